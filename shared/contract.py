@@ -1,0 +1,350 @@
+"""What upstream may send: CloudEvents 1.0 in structured JSON, or its bare `data`.
+
+The models are the source of `docs/contract.schema.json`. Names in JSON are in camelCase. `read` turns the
+bytes of a queue message into a `Request`, or raises `Refused` with a JSON pointer (RFC 6901) to each fault.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from shared.localtime import zone
+
+#: The source of a notification that names none.
+DEFAULT_SOURCE = "/queues/notifications"
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _web_link(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError("must be a URL beginning with https:// or http://")
+    return text
+
+
+def _object_id(text: str) -> str:
+    compact = text.replace("-", "")
+    if len(text) != 36 or len(compact) != 32 or not set(compact.lower()) <= set("0123456789abcdef"):
+        raise ValueError("must be an Entra object id; a user principal name cannot be looked up yet")
+    return text.lower()
+
+
+def _zone_name(text: str) -> str:
+    if text == "recipient":
+        raise ValueError("each recipient's own zone is not available yet: name a zone, such as Europe/Berlin")
+    zone(text)
+    return text
+
+
+def _wall_time(text: str) -> str:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a wall time, such as 2026-12-01T09:00") from None
+    if parsed.tzinfo is not None or "T" not in text:
+        raise ValueError("must be a wall time without an offset, such as 2026-12-01T09:00; the zone is timeZone")
+    _near(parsed)
+    return text
+
+
+def _near(time: datetime) -> datetime:
+    if not 2000 <= time.year <= 9000:
+        raise ValueError("must be in the years 2000 to 9000")  # the ends of the calendar overflow in other zones
+    return time
+
+
+M = TypeVar("M", bound=BaseModel)
+WebLink = Annotated[Text, AfterValidator(_web_link)]
+Instant = Annotated[AwareDatetime, AfterValidator(_near)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+
+class UserRecipient(_Model):
+    """One person, by Entra object id."""
+
+    user: Annotated[str, AfterValidator(_object_id)]
+
+
+class ChannelId(_Model):
+    team_id: Name
+    channel_id: Name
+
+
+class ChannelRecipient(_Model):
+    """A channel of a team, as a new thread."""
+
+    channel: ChannelId
+
+
+class ConversationRecipient(_Model):
+    """A personal chat, a group chat, a channel, or (with `;messageid=`) a thread, by its conversation id."""
+
+    conversation: Name
+
+
+class AllRecipient(_Model):
+    """Everyone of the tenant who has the bot in a personal chat."""
+
+    all: Literal[True]
+
+
+_KINDS = ("user", "channel", "conversation", "all")
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, _Model):
+        return "<" + next(iter(type(value).model_fields)) + ">"
+    named = [name for name in _KINDS if isinstance(value, dict) and name in value]
+    return f"<{named[0]}>" if named else None
+
+
+Recipient = Annotated[
+    Annotated[UserRecipient, Tag("<user>")]
+    | Annotated[ChannelRecipient, Tag("<channel>")]
+    | Annotated[ConversationRecipient, Tag("<conversation>")]
+    | Annotated[AllRecipient, Tag("<all>")],
+    Discriminator(
+        _kind,
+        custom_error_type="recipient_kind",
+        custom_error_message="must name one of user, channel, conversation, all",
+    ),
+]
+
+
+class Fact(_Model):
+    title: Text
+    value: str
+
+
+class Actor(_Model):
+    """Who or what set it off; `user` is an Entra object id."""
+
+    name: Text
+    user: Name | None = None
+
+
+class Link(_Model):
+    title: Text
+    url: WebLink
+
+
+class Image(_Model):
+    url: WebLink
+    alt_text: Text
+
+
+class Action(_Model):
+    id: Name
+    title: Text
+
+
+class Content(_Model):
+    """What happened (`title`, `text`, `facts`), what resulted, who set it off, and what one can do."""
+
+    title: Text
+    text: str = ""
+    facts: Sequence[Fact] = ()
+    result: str = ""
+    actor: Actor | None = None
+    link: Link | None = None
+    image: Image | None = None
+    actions: Annotated[Sequence[Action], Field(max_length=6)] = ()
+
+
+class Schedule(_Model):
+    """When: a wall time and the IANA zone it is meant in (the default zone of the settings, where none is named)."""
+
+    at: Annotated[str, AfterValidator(_wall_time)]
+    time_zone: Annotated[str, AfterValidator(_zone_name)] | None = None
+    if_past: Literal["send", "skip", "nextDay"] = "send"
+
+
+class Digest(_Model):
+    mode: Literal["auto"] = "auto"
+    key: Name | None = None
+
+
+class Thread(_Model):
+    key: Name
+    on_repeat: Literal["update", "reply", "new"] = "new"
+
+
+class Notification(_Model):
+    """What to tell whom, when, and in which form: the `data` of a CloudEvent."""
+
+    recipients: Annotated[Sequence[Recipient], Field(min_length=1)]
+    category: Name
+    content: Content | None = None
+    card: dict[str, Any] | None = None
+    tenant: Name | None = None
+    priority: Literal["normal", "urgent"] = "normal"
+    locale: Name | None = None
+    expires_at: Instant | None = None
+    schedule: Schedule | None = None
+    digest: Digest | None = None
+    thread: Thread | None = None
+    on_missing: Literal["hold", "suppress"] = "suppress"
+    on_unknown: Literal["resend", "stop"] = "resend"
+    cancellation_key: Name | None = None
+    simulate: StrictBool = False
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.content is None) == (self.card is None):
+            raise ValueError("needs exactly one of content and card")
+        if self.card is not None and self.card.get("type") != "AdaptiveCard":
+            raise ValueError("card must be an Adaptive Card: an object whose type is AdaptiveCard")
+        return self
+
+
+class BareNotification(Notification):
+    """A notification on its own, with its identity inside."""
+
+    id: Name | None = None
+    source: Name | None = None
+
+
+class CloudEvent(BaseModel):
+    """The envelope of CloudEvents 1.0 (cloudevents.io, JSON format 1.0.2); extension attributes may be present."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    specversion: Literal["1.0"]
+    type: Name
+    source: Name
+    id: Name
+    time: AwareDatetime | None = None
+    datacontenttype: Annotated[str, StringConstraints(pattern=r"^application/([\w.+-]+\+)?json(;.*)?$")] | None = None
+    expirytime: Instant | None = None
+    traceparent: str | None = None
+    data: Notification
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a message: where (JSON pointer; "" is the whole) and what."""
+
+    pointer: str
+    message: str
+
+
+class Refused(Exception):
+    """A message that is not taken; `reason` is `unreadable`, `invalid` or `reused`."""
+
+    def __init__(self, reason: Literal["unreadable", "invalid", "reused"], faults: Sequence[Fault]) -> None:
+        super().__init__(reason)
+        self.reason, self.faults = reason, faults
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A valid message: its identity, its `data` as canonical JSON, and the same as a model.
+
+    `id` is None where the caller gave none. `expires_at` is the earlier of the envelope's and the data's.
+    """
+
+    source: str
+    id: str | None
+    data: bytes
+    notification: Notification
+    expires_at: datetime | None
+
+    @property
+    def content_hash(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def decode(body: bytes) -> Any:
+    """The JSON value of a queue message, raw or base64; raises `Refused`."""
+    text = body.strip().removeprefix(b"\xef\xbb\xbf")
+    if text[:1] not in (b"{", b"["):
+        try:
+            text = base64.b64decode(text, validate=True).removeprefix(b"\xef\xbb\xbf")
+        except (binascii.Error, ValueError):
+            raise Refused("unreadable", [Fault("", "is neither JSON nor base64 of JSON")]) from None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise Refused("unreadable", [Fault("", "is no JSON in UTF-8")]) from None
+
+
+def read(body: bytes) -> Request:
+    """The notification in the body of a queue message; raises `Refused`."""
+    value = decode(body)
+    if not isinstance(value, dict):
+        raise Refused("invalid", [Fault("", "must be a JSON object")])
+    if "specversion" in value:
+        return _read_event(value)
+    bare = _validated(BareNotification, value)
+    data = {name: part for name, part in value.items() if name not in ("id", "source")}
+    return Request(bare.source or DEFAULT_SOURCE, bare.id, _canonical(data), bare, bare.expires_at)
+
+
+def _read_event(value: dict[str, Any]) -> Request:
+    if "data" not in value and isinstance(value.get("data_base64"), str):
+        try:
+            value = value | {"data": orjson.loads(base64.b64decode(value["data_base64"], validate=True))}
+        except ValueError:
+            raise Refused("invalid", [Fault("/data_base64", "is no base64 of JSON")]) from None
+    event = _validated(CloudEvent, value)
+    ends = [end for end in (event.expirytime, event.data.expires_at) if end]
+    return Request(event.source, event.id, _canonical(value["data"]), event.data, min(ends, default=None))
+
+
+def stored(data: bytes) -> Notification:
+    """The notification whose canonical `data` was stored."""
+    return Notification.model_validate_json(data)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of both forms."""
+    from pydantic import TypeAdapter
+
+    either: Any = TypeAdapter(CloudEvent | BareNotification)
+    described: dict[str, Any] = either.json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Herald notification", **described}
+
+
+def _canonical(data: Any) -> bytes:
+    return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+
+
+def _validated(model: type[M], value: Any) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Refused("invalid", [_fault(item) for item in error.errors(include_input=False)]) from None
+
+
+def _fault(item: Any) -> Fault:
+    path = [str(part) for part in item["loc"] if not str(part).startswith("<")]
+    escaped = (part.replace("~", "~0").replace("/", "~1") for part in path)
+    return Fault("".join(f"/{part}" for part in escaped), item["msg"].removeprefix("Value error, "))

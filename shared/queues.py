@@ -1,0 +1,106 @@
+"""The queues on which the three parts of the app meet, and the messages that they pass there.
+
+A message is thin: it names rows, and carries no content. It says its version `v`; whoever meets a newer one
+than its own puts it back for a newer process. All messages live until they are done (`time_to_live=-1`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Self
+
+import orjson
+from azure.core.exceptions import ResourceExistsError
+
+from shared.contract import decode
+
+if TYPE_CHECKING:
+    from azure.storage.queue.aio import QueueClient, QueueServiceClient
+
+NOTIFICATIONS = "notifications"
+EXPANSIONS = "expansions"
+DELIVERIES = "deliveries"
+ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES)
+
+VERSION = 1
+#: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
+LONGEST_DELAY = 7 * 24 * 3600
+#: Seconds after which a message of a newer version is looked at again.
+NEWER_VERSION_DELAY = 60
+
+
+class Newer(Exception):
+    """The message has a newer version than this process reads."""
+
+
+class Unreadable(Exception):
+    """The message is none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    def encode(self) -> str:
+        return orjson.dumps({"v": VERSION, **asdict(self)}).decode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The message in `body`; raises `Newer` or `Unreadable`."""
+        value = decode(body)
+        try:
+            if value["v"] > VERSION:
+                raise Newer
+            return cls(**{name: part for name, part in value.items() if name != "v"})
+        except (KeyError, TypeError, IndexError):
+            raise Unreadable from None
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion(_Message):
+    """List page `page` (from 0) of the recipients of the notification with this key."""
+
+    notification: str
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(_Message):
+    """Send the notification with this key to one recipient.
+
+    `recipient` is `u:` and an Entra object id, or `c:` and a conversation id; `shard` names the partition of its
+    row in Deliveries. `etag` and `attempts` are those of the row when the message was written: where the ETag
+    still holds, the row need not be read.
+    """
+
+    notification: str
+    shard: str
+    recipient: str
+    etag: str
+    attempts: int
+
+
+class Queues:
+    def __init__(self, service: QueueServiceClient) -> None:
+        self._service = service
+        self._client = cache(self._open)
+
+    def _open(self, name: str) -> QueueClient:
+        return self._service.get_queue_client(name)
+
+    async def create(self, name: str) -> None:
+        """Create the queue, where it is missing."""
+        try:
+            await self._client(name).create_queue()
+        except ResourceExistsError:
+            return
+
+    async def put(self, name: str, text: str, delay: float = 0) -> None:
+        """Put `text` on the queue, visible after `delay` seconds (rounded up: a queue knows whole seconds only)."""
+        seconds = min(max(0, -int(-delay // 1)), LONGEST_DELAY)
+        await self._client(name).send_message(text, visibility_timeout=seconds, time_to_live=-1)
+
+    async def expand(self, message: Expansion, delay: float = 0) -> None:
+        await self.put(EXPANSIONS, message.encode(), delay)
+
+    async def deliver(self, message: Delivery, delay: float = 0) -> None:
+        await self.put(DELIVERIES, message.encode(), delay)

@@ -1,0 +1,102 @@
+"""The one place where the long-lived clients are made: once a process, inside its running loop, when first asked."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from shared import queues, settings
+from shared.storage import open_storage
+from shared.store.conversations import Conversations
+from shared.store.dead_letters import DeadLetters
+from shared.store.deliveries import Deliveries
+from shared.store.due import Due
+from shared.store.notifications import Notifications
+from shared.store.table import Table
+from shared.teams.connector import Connector
+from shared.teams.hosts import allowed_service_url
+from shared.teams.tokens import Tokens
+
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableServiceClient
+    from azure.storage.queue.aio import QueueServiceClient
+
+#: Connections to Teams that are kept open at most.
+CONNECTIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What the functions stand on. `clock` gives the time in UTC; policy and schedules take it from here."""
+
+    settings: settings.Settings
+    queues: queues.Queues
+    conversations: Conversations
+    notifications: Notifications
+    deliveries: Deliveries
+    due: Due
+    dead_letters: DeadLetters
+    http: aiohttp.ClientSession
+    connector: Connector
+    clock: Callable[[], datetime]
+    close: Callable[[], Awaitable[None]]
+
+
+async def open_services(
+    configured: settings.Settings,
+    storage: tuple[QueueServiceClient, TableServiceClient],
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Services:
+    """New clients, with their tables and queues created where they are missing."""
+    queue_service, table_service = storage
+
+    def table(name: str) -> Table:
+        return Table(table_service.get_table_client(configured.table_prefix + name))
+
+    tables = {name: table(name) for name in ("Conversations", "Notifications", "Deliveries", "Due", "DeadLetters")}
+    all_queues = queues.Queues(queue_service)
+    await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(n) for n in queues.ALL))
+
+    # Made here, not by aiohttp at its import, so that it trusts what SSL_CERT_FILE names by now.
+    trusted = await asyncio.to_thread(ssl.create_default_context)
+    http = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trusted), cookie_jar=aiohttp.DummyCookieJar()
+    )
+
+    def allowed(url: str) -> bool:
+        return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
+
+    async def close() -> None:
+        await asyncio.gather(http.close(), queue_service.close(), table_service.close())
+
+    return Services(
+        settings=configured,
+        queues=all_queues,
+        conversations=Conversations(tables["Conversations"]),
+        notifications=Notifications(tables["Notifications"], time.monotonic),
+        deliveries=Deliveries(tables["Deliveries"]),
+        due=Due(tables["Due"]),
+        dead_letters=DeadLetters(tables["DeadLetters"]),
+        http=http,
+        connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock),
+        clock=clock,
+        close=close,
+    )
+
+
+_opening: asyncio.Task[Services] | None = None
+
+
+async def services() -> Services:
+    """The services of this process; a failure to open them is not kept, so that the next call tries again."""
+    global _opening
+    if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
+        _opening = asyncio.create_task(open_services(settings.load(), open_storage()))
+    return await asyncio.shield(_opening)

@@ -1,0 +1,53 @@
+"""The words for what has become of a notification and of each message of it.
+
+They are kept in tables, shown to callers and described in `docs/contract.md`; none is ever renamed.
+"""
+
+from enum import StrEnum
+
+
+class NotificationState(StrEnum):
+    ACCEPTED = "accepted"  #: stored; its recipients are not listed yet
+    SCHEDULED = "scheduled"  #: stored; waits for its time
+    EXPANDING = "expanding"  #: its recipients are being listed, page by page
+    EXPANDED = "expanded"  #: every recipient has a delivery
+    SKIPPED = "skipped"  #: its time had passed, and it asked not to be sent then
+
+
+class DeliveryState(StrEnum):
+    QUEUED = "queued"  #: to be sent, now or at a later try
+    SENDING = "sending"  #: a process has claimed it, and sends it
+    SENT = "sent"  #: Teams accepted it; that it was read is not known
+    SIMULATED = "simulated"  #: all was done but the request to Teams
+    SUPPRESSED = "suppressed"  #: cannot or must not reach this recipient; see the reason
+    EXPIRED = "expired"  #: its expiry came before it could be sent
+    FAILED = "failed"  #: given up; see the reason
+    UNKNOWN = "unknown"  #: it may have arrived, and was asked not to be sent twice
+
+    @property
+    def final(self) -> bool:
+        return self not in (DeliveryState.QUEUED, DeliveryState.SENDING)
+
+
+class Reason(StrEnum):
+    """Why a request to Teams, or a delivery, ended as it did."""
+
+    NOT_INSTALLED = "notInstalled"  #: the bot is not, or no longer, installed there
+    BLOCKED = "blocked"  #: the person blocked the bot
+    DISABLED_BY_ADMIN = "disabledByAdmin"  #: the tenant's administrator switched the bot off
+    NOT_PERSONAL_SCOPE = "notPersonalScope"  #: the app cannot be used in personal chats
+    NOT_PERMITTED = "notPermitted"  #: Teams refused it for another reason
+    WRONG_CLOUD = "wrongCloud"  #: the bot belongs to another Microsoft cloud
+    CONVERSATION_GONE = "conversationGone"  #: the conversation does not exist any more
+    BAD_REQUEST = "badRequest"  #: Teams does not take this activity
+    TOO_BIG = "tooBig"  #: larger than Teams takes
+    SERVICE_ERROR = "serviceError"  #: Teams failed, and says that a retry is of no use
+    UNAUTHORIZED = "unauthorized"  #: Teams refuses our token: check the app id and its secret
+    NO_TOKEN = "noToken"  #: the token service gave us no token  # noqa: S105
+    THROTTLED = "throttled"  #: too many requests; Teams said when to go on
+    PRECONDITION = "precondition"  #: Teams was changing the conversation at that moment
+    UNREACHABLE = "unreachable"  #: the request did not leave: no connection to Teams
+    NO_ANSWER = "noAnswer"  #: the request left, and no usable answer came back
+    CRASHED = "crashed"  #: a process died while it was sending
+    HOST_NOT_ALLOWED = "hostNotAllowed"  #: the stored serviceUrl is no host of Teams
+    EXHAUSTED = "exhausted"  #: still not accepted a day after the first try

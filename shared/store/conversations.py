@@ -1,0 +1,157 @@
+"""Table Conversations: where and how a person, a chat, a channel or a team is reached.
+
+A *user* row is keyed by Entra object id. A *conversation* row is keyed by the conversation id of a group chat
+or channel, or is the alias that leads from a personal chat to its person. A *team* row is keyed by the team's
+thread id, with an alias from its Entra group id; its status counts for all of its channels. The *tenant* row
+keeps the serviceUrl seen last in that tenant, by which people without a stored conversation are reached.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from enum import StrEnum
+
+from shared.store import keys
+from shared.store.table import Conflict, Row, Table
+
+#: How often a write is tried again when other processes change the same row at the same moment.
+TRIES = 8
+SHARDS = "0123456789abcdef"
+VERSION = 1
+
+
+class Kind(StrEnum):
+    USER = "user"
+    CONVERSATION = "conversation"
+    TEAM = "team"
+    TENANT = "tenant"
+
+
+class Status(StrEnum):
+    ACTIVE = "active"
+    UNINSTALLED = "uninstalled"
+    BLOCKED = "blocked"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One row. Ids are those of Teams; an empty string is what is not known.
+
+    `status_at` is the time of the event that last changed `status`, in ISO 8601 with zone: an event that is
+    older than it, such as one which Teams repeats, changes the status no more.
+    """
+
+    tenant: str
+    kind: Kind
+    id: str
+    service_url: str = ""
+    conversation_id: str = ""
+    conversation_type: str = ""
+    user_id: str = ""
+    bot_id: str = ""
+    name: str = ""
+    locale: str = ""
+    time_zone: str = ""
+    team: str = ""
+    group: str = ""
+    user: str = ""
+    status: Status = Status.ACTIVE
+    status_at: str = ""
+
+
+_COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id"))
+
+
+def refreshed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
+    """What is known after an event at `at` (with zone): what it did not tell stays, an older one keeps the status."""
+    known = {name: value for name, value in seen.items() if value}
+    if status is not None and status is not old.status and at.isoformat() >= old.status_at:
+        known |= {"status": status, "status_at": at.isoformat()}
+    return replace(old, **known)  # type: ignore[arg-type]
+
+
+class Conversations:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def get(self, tenant: str, kind: Kind, identifier: str) -> Reference | None:
+        """The reference, or None; one point read."""
+        found = await self._table.get(_partition(tenant, kind, identifier), keys.key(identifier))
+        return _reference(tenant, kind, identifier, found[0]) if found else None
+
+    async def save(
+        self,
+        tenant: str,
+        kind: Kind,
+        identifier: str,
+        seen: Mapping[str, str],
+        *,
+        at: datetime,
+        status: Status | None = None,
+        create: bool = True,
+    ) -> bool:
+        """Write what an event showed, only where that changes the row; whether it wrote.
+
+        `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
+        unknown. Raises `Conflict` if others changed the row each time.
+        """
+        partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
+        for _ in range(TRIES):
+            found = await self._table.get(partition, row_key)
+            if found is None and not create:
+                return False
+            blank = Reference(tenant=tenant, kind=kind, id=identifier)
+            old = _reference(tenant, kind, identifier, found[0]) if found else blank
+            new = refreshed(old, seen, status, at)
+            stored = _row(old) if found else {}
+            changed = {name: value for name, value in _row(new).items() if stored.get(name) != value}
+            if not changed:
+                return False
+            try:
+                where = {"PartitionKey": partition, "RowKey": row_key}
+                if found:
+                    await self._table.merge(where | changed, found[1])
+                else:
+                    await self._table.insert(where | changed | {"v": VERSION, "id": identifier})
+            except Conflict:
+                continue
+            return True
+        raise Conflict
+
+    async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
+        """Object ids of people whom a stored conversation reaches, and the place to go on after; "" at the end.
+
+        `after` is "" at the start, then what the call before returned. May return fewer than `limit`, or none,
+        before the end: one call reads within one shard.
+        """
+        shard, last = json.loads(after) if after else (SHARDS[0], "")
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey gt @last and status eq 'active' and conversation_id ne ''",
+            {"partition": f"{tenant};{Kind.USER};{shard}", "last": last},
+            limit=limit,
+            select=["RowKey"],
+        )
+        ids = [keys.unkey(str(row["RowKey"])) for row in rows]
+        if len(ids) == limit:
+            return ids, json.dumps([shard, keys.key(ids[-1])])
+        following = SHARDS[SHARDS.index(shard) + 1 :]
+        return ids, json.dumps([following[0], ""]) if following else ""
+
+
+def _partition(tenant: str, kind: Kind, identifier: str) -> str:
+    return f"{tenant};{kind};{keys.shard(identifier)}"
+
+
+def _row(reference: Reference) -> dict[str, str]:
+    return {name: str(value) for name in _COLUMNS if (value := getattr(reference, name))}
+
+
+def _reference(tenant: str, kind: Kind, identifier: str, row: Row) -> Reference:
+    known = {name: row[name] for name in _COLUMNS if name in row}
+    if "status" in known:
+        known["status"] = Status(known["status"])
+    return Reference(tenant=tenant, kind=kind, id=identifier, **known)

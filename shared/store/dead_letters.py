@@ -1,0 +1,44 @@
+"""Table DeadLetters: what was refused or given up, with the reason and the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import orjson
+
+from shared.contract import Fault
+from shared.store import keys
+from shared.store.table import Table
+
+VERSION = 1
+#: Faults that are kept of one message: a column holds 32 Ki characters.
+MOST_FAULTS = 50
+
+
+class DeadLetters:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def put(
+        self, queue: str, message_id: str, body: bytes, reason: str, faults: Sequence[Fault], at: datetime
+    ) -> str:
+        """Keep the message, and return the row's key; the same message again replaces its row of that day."""
+        row = keys.key(f"{queue};{message_id}")
+        await self._table.put(
+            {
+                "PartitionKey": f"{at.astimezone(UTC):%Y-%m-%d}",
+                "RowKey": row,
+                "v": VERSION,
+                "queue": queue,
+                "reason": reason,
+                "faults": orjson.dumps([_short(fault) for fault in faults[:MOST_FAULTS]]).decode(),
+                "body": body,
+                "at": at,
+            }
+        )
+        return row
+
+
+def _short(fault: Fault) -> Fault:
+    return Fault(fault.pointer[:300], fault.message[:300])

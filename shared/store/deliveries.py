@@ -1,0 +1,272 @@
+"""Table Deliveries: one row for each recipient of a notification, and in each partition a row that counts them.
+
+The count changes in the same entity group transaction as a state, so that the states of a notification always
+sum to the recipients listed so far. Final states of one partition are written together: while one
+transaction is under way, what comes in meanwhile waits for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from shared.queues import Delivery
+from shared.states import DeliveryState, Reason
+from shared.store import keys
+from shared.store.table import BATCH, Conflict, Operation, Row, Table
+
+VERSION = 1
+#: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.
+CLAIM_SECONDS = 90
+#: From this many recipients on, the deliveries of a notification lie in 16 partitions instead of one.
+SHARDED_FROM = 1000
+#: Most rows that one expansion reads back from a partition.
+LONGEST_RANGE = 10_000
+#: How often an insert is tried again when others insert into the same partition at the same moment.
+TRIES = 20
+
+_COUNTS = "~counts"
+_OPEN = "open"
+#: Never taken back: once a request may have arrived, it may have.
+_TWICE = {"maybe_twice": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How far one delivery is.
+
+    `attempts` counts the requests that were sent or begun. `maybe_twice` says that an earlier request may have
+    arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a sender ends.
+    """
+
+    state: DeliveryState
+    attempts: int
+    etag: str
+    created: datetime
+    maybe_twice: bool = False
+    claimed_until: datetime | None = None
+    not_before: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Settling:
+    row: dict[str, object]
+    etag: str
+    state: DeliveryState
+    done: asyncio.Future[None]
+
+
+class Deliveries:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._waiting: dict[str, list[_Settling]] = {}
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def add(
+        self, notification: str, shard: str, recipients: Sequence[str], now: datetime
+    ) -> list[Delivery]:
+        """Add a row for each recipient that has none; returns a message for each that is not finished, new or old."""
+        partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
+        for _ in range(TRIES):
+            present = await self._range(partition, min(wanted), max(wanted))
+            missing = [key for key in sorted(wanted) if key not in present]
+            try:
+                for start in range(0, len(missing), BATCH - 1):
+                    await self._insert(partition, missing[start : start + BATCH - 1], now)
+            except Conflict:
+                continue
+            if missing:
+                present |= await self._range(partition, missing[0], missing[-1])
+            open_rows = {key: state for key, state in present.items() if key in wanted and not state.state.final}
+            return [
+                Delivery(notification, shard, wanted[key], state.etag, state.attempts)
+                for key, state in open_rows.items()
+            ]
+        raise Conflict
+
+    async def get(self, message: Delivery) -> State | None:
+        """How far the delivery is that `message` names, or None."""
+        found = await self._table.get(_partition(message.notification, message.shard), keys.key(message.recipient))
+        return _state(*found) if found else None
+
+    async def claim(self, message: Delivery, known: State, now: datetime) -> str:
+        """Claim it for `CLAIM_SECONDS` and one more attempt; returns the ETag, or raises `Conflict`."""
+        claim = uuid4().hex
+        row = _where(message) | {
+            "state": str(DeliveryState.SENDING),
+            "attempts": known.attempts + 1,
+            "claim": claim,
+            "claimed_until": now + timedelta(seconds=CLAIM_SECONDS),
+            "updated": now,
+        }
+        row |= _TWICE if known.maybe_twice else {}
+        try:
+            return await self._table.merge(row, known.etag)
+        except Conflict:
+            # Maybe with ourselves: the write happened, its answer was lost, and the SDK wrote again.
+            found = await self._table.get(str(row["PartitionKey"]), str(row["RowKey"]), select=["claim"])
+            if found is None or found[0].get("claim") != claim:
+                raise
+            return found[1]
+
+    async def release(
+        self,
+        message: Delivery,
+        etag: str,
+        reason: Reason | None,
+        *,
+        attempts: int,
+        maybe_twice: bool,
+        not_before: datetime,
+        now: datetime,
+    ) -> str:
+        """Give a claimed one back, to be tried again at `not_before`; returns the ETag, or raises `Conflict`."""
+        row = _where(message) | {
+            "state": str(DeliveryState.QUEUED),
+            "reason": str(reason or ""),
+            "attempts": attempts,
+            "not_before": not_before,
+            "updated": now,
+        }
+        return await self._table.merge(row | (_TWICE if maybe_twice else {}), etag)
+
+    async def settle(
+        self,
+        message: Delivery,
+        etag: str,
+        state: DeliveryState,
+        *,
+        now: datetime,
+        reason: Reason | None = None,
+        activity_id: str = "",
+        conversation_id: str = "",
+    ) -> None:
+        """Write a final state and count it; raises `Conflict` where the row is not the one of `etag` any more."""
+        told = {"reason": reason and str(reason), "activity_id": activity_id, "conversation_id": conversation_id}
+        row = _where(message) | {"state": str(state), "updated": now} | {k: v for k, v in told.items() if v}
+        item = _Settling(row, etag, state, asyncio.get_running_loop().create_future())
+        partition = _partition(message.notification, message.shard)
+        if partition in self._waiting:
+            self._waiting[partition].append(item)
+        else:
+            self._waiting[partition] = [item]
+            writer = asyncio.create_task(self._write(partition))
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        await item.done
+
+    async def counts(self, notification: str, shards: int) -> Counter[str]:
+        """How many deliveries are `open`, and how many in each final state."""
+        found = await asyncio.gather(
+            *(self._read_counts(_partition(notification, shard)) for shard in shard_names(shards))
+        )
+        return sum((counted for counted, _ in found), Counter())
+
+    async def _insert(self, partition: str, missing: Sequence[str], now: datetime) -> None:
+        counted, etag = await self._read_counts(partition)
+        counted[_OPEN] += len(missing)
+        blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
+        rows: list[Operation] = [("create", blank | {"RowKey": key, "created": now}) for key in missing]
+        await self._table.batch([*rows, _count(partition, counted, etag)])
+
+    async def _range(self, partition: str, first: str, last: str) -> dict[str, State]:
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey ge @first and RowKey le @last",
+            {"partition": partition, "first": first, "last": last},
+            limit=LONGEST_RANGE,
+        )
+        return {row["RowKey"]: _state(row, row.metadata["etag"]) for row in rows}  # type: ignore[attr-defined]
+
+    async def _read_counts(self, partition: str) -> tuple[Counter[str], str]:
+        found = await self._table.get(partition, _COUNTS)
+        if found is None:
+            return Counter(), ""
+        row, etag = found
+        return Counter({name: row[name] for name in _COUNTED if name in row}), etag
+
+    async def _write(self, partition: str) -> None:
+        while True:
+            batch = self._waiting[partition][: BATCH - 1]
+            if not batch:
+                del self._waiting[partition]
+                return
+            self._waiting[partition] = self._waiting[partition][BATCH - 1 :]
+            try:
+                await self._commit(partition, batch)
+            except Exception as error:  # noqa: BLE001 (each waiting delivery is told, and fails with it)
+                for item in batch:
+                    if not item.done.done():
+                        item.done.set_exception(error)
+
+    async def _commit(self, partition: str, batch: Sequence[_Settling]) -> None:
+        counted, etag = await self._read_counts(partition)
+        while True:
+            after = counted + Counter(str(item.state) for item in batch)
+            after[_OPEN] -= len(batch)
+            try:
+                await self._table.batch(
+                    [*(("update", item.row, item.etag) for item in batch), _count(partition, after, etag)]
+                )
+            except Conflict:
+                counted, again = await self._read_counts(partition)
+                if again != etag:
+                    etag = again
+                    continue
+                # The count is as it was read, so it is one of the rows that has changed.
+                if len(batch) == 1:
+                    raise
+                for item in batch:
+                    try:
+                        await self._commit(partition, [item])
+                    except Conflict as conflict:
+                        item.done.set_exception(conflict)
+                return
+            for item in batch:
+                if not item.done.done():
+                    item.done.set_result(None)
+            return
+
+
+_COUNTED = (_OPEN, *(str(state) for state in DeliveryState if state.final))
+
+
+def shard_names(shards: int) -> Sequence[str]:
+    """The names of the partitions of a notification's deliveries: of 16, or of the only one."""
+    return "0123456789abcdef" if shards > 1 else "0"
+
+
+def shard_of(recipient: str, shards: int) -> str:
+    """The partition of a recipient `u:...` or `c:...`; people lie as in Conversations, so that a page is a range."""
+    return keys.shard(recipient[2:]) if shards > 1 else "0"
+
+
+def _partition(notification: str, shard: str) -> str:
+    return f"{notification};{shard}"
+
+
+def _where(message: Delivery) -> dict[str, object]:
+    return {
+        "PartitionKey": _partition(message.notification, message.shard),
+        "RowKey": keys.key(message.recipient),
+    }
+
+
+def _count(partition: str, counted: Counter[str], etag: str) -> Operation:
+    row = {"PartitionKey": partition, "RowKey": _COUNTS, "v": VERSION, **counted}
+    return ("update", row, etag) if etag else ("create", row)
+
+
+def _state(row: Row, etag: str) -> State:
+    return State(
+        state=DeliveryState(row["state"]),
+        attempts=row["attempts"],
+        etag=etag,
+        created=row["created"],
+        maybe_twice=row.get("maybe_twice", False),
+        claimed_until=row.get("claimed_until"),
+        not_before=row.get("not_before"),
+    )

@@ -1,0 +1,120 @@
+"""Table Notifications: what was accepted, its content, and how far its recipients are listed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from shared import contract
+from shared.states import NotificationState
+from shared.store import keys
+from shared.store.table import Row, Table
+
+VERSION = 1
+#: How old, in seconds, a notification's state may be when a delivery relies on it.
+MAX_AGE = 2.0
+#: Notifications kept in memory, with their content (64 KiB at most each).
+CACHED = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notification:
+    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (contract.Notification).
+
+    `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many
+    partitions its deliveries lie. `total` is how many recipients it has, None until all are listed. `due` is when
+    a scheduled one is to be sent.
+    """
+
+    key: str
+    tenant: str
+    source: str
+    id: str
+    content_hash: str
+    data: bytes
+    state: NotificationState
+    created: datetime
+    shards: int
+    page: int = 0
+    cursor: str = ""
+    total: int | None = None
+    due: datetime | None = None
+    expires: datetime | None = None
+    etag: str = ""
+
+    @cached_property
+    def content(self) -> contract.Notification:
+        return contract.stored(self.data)
+
+
+def notification_key(tenant: str, source: str, identifier: str) -> str:
+    """The key under which a notification is stored: 64 hex digits."""
+    return keys.digest(tenant, source, identifier)
+
+
+class Notifications:
+    def __init__(self, table: Table, monotonic: Callable[[], float]) -> None:
+        self._table = table
+        self._monotonic = monotonic
+        self._cache: OrderedDict[str, tuple[float, asyncio.Task[Notification | None]]] = OrderedDict()
+
+    async def insert(self, notification: Notification) -> Notification:
+        """Store a new one and return it with its ETag; raises `Conflict` where there is one of this key."""
+        row = _where(notification.key) | {
+            "v": VERSION,
+            "tenant": notification.tenant,
+            "source": notification.source,
+            "id": notification.id,
+            "content_hash": notification.content_hash,
+            "data": notification.data,
+            "state": str(notification.state),
+            "created": notification.created,
+            "shards": notification.shards,
+            "page": notification.page,
+            "cursor": notification.cursor,
+        }
+        row |= {name: at for name in ("due", "expires") if (at := getattr(notification, name))}
+        return replace(notification, etag=await self._table.insert(row))
+
+    async def get(self, key: str) -> Notification | None:
+        """The notification as it is now, or None."""
+        found = await self._table.get(key[:2], key)
+        return _notification(*found) if found else None
+
+    async def recent(self, key: str) -> Notification | None:
+        """The notification as it was at most `MAX_AGE` ago, or None; however many wait, it is read once."""
+        read_at, reading = self._cache.get(key, (0.0, None))
+        if reading is None or self._monotonic() - read_at > MAX_AGE or (reading.done() and reading.exception()):
+            reading = asyncio.ensure_future(self.get(key))
+            self._cache[key] = (self._monotonic(), reading)
+            self._cache.move_to_end(key)
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return await asyncio.shield(reading)
+
+    async def advance(self, notification: Notification, **changes: object) -> Notification:
+        """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
+        plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
+        etag = await self._table.merge(_where(notification.key) | plain, notification.etag)
+        return replace(notification, **changes, etag=etag)  # type: ignore[arg-type]
+
+
+def _where(key: str) -> dict[str, object]:
+    return {"PartitionKey": key[:2], "RowKey": key}
+
+
+def _notification(row: Row, etag: str) -> Notification:
+    columns = ("tenant", "source", "id", "content_hash", "data", "created", "shards", "page", "cursor")
+    return Notification(
+        key=row["RowKey"],
+        state=NotificationState(row["state"]),
+        total=row.get("total"),
+        due=row.get("due"),
+        expires=row.get("expires"),
+        etag=etag,
+        **{name: row[name] for name in columns},
+    )

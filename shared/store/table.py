@@ -1,0 +1,108 @@
+"""One table, in the few operations that the stores need, with the conflicts as exceptions of our own.
+
+Rows are plain dictionaries with `PartitionKey` and `RowKey`; an ETag is an opaque string. The SDK repeats a
+request whose answer was lost, so that a write which did happen can be reported as a conflict: whoever must
+know that a row is its own writes a token of its own into it and reads it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableClient
+
+#: Most operations in one entity group transaction, and most rows in one answer ("Performing entity group
+#: transactions" and "Query timeout and pagination", Table service REST reference).
+BATCH = 100
+PAGE = 1000
+
+Row = Mapping[str, Any]
+#: What a batch does with a row: insert it, or merge it where its ETag still is the given one.
+Operation = tuple[Literal["create"], Row] | tuple[Literal["update"], Row, str]
+
+
+class Conflict(Exception):
+    """The row is not as it was expected to be: it exists, was changed, or is gone."""
+
+
+class Table:
+    def __init__(self, client: TableClient) -> None:
+        self._client = client
+
+    async def create(self) -> None:
+        """Create the table itself, where it is missing."""
+        try:
+            await self._client.create_table()
+        except ResourceExistsError:
+            return
+
+    async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
+        """The row and its ETag, or None; all columns, or those of `select`."""
+        try:
+            entity = await self._client.get_entity(partition, row, select=list(select) if select else None)
+        except ResourceNotFoundError:
+            return None
+        return entity, str(entity.metadata["etag"])
+
+    async def insert(self, row: Row) -> str:
+        """Add the row and return its ETag; `Conflict` where there is one."""
+        try:
+            return str((await self._client.create_entity(row))["etag"])
+        except ResourceExistsError:
+            raise Conflict from None
+
+    async def merge(self, row: Row, etag: str) -> str:
+        """Change the given columns where the row still has this ETag, and return the new one; else `Conflict`."""
+        try:
+            answer = await self._client.update_entity(row, etag=etag, match_condition=MatchConditions.IfNotModified)
+        except (ResourceModifiedError, ResourceNotFoundError):
+            raise Conflict from None
+        return str(answer["etag"])
+
+    async def put(self, row: Row) -> None:
+        """Write the row, in the place of any that there is."""
+        await self._client.upsert_entity(row, mode="replace")
+
+    async def delete(self, partition: str, row: str) -> None:
+        """Remove the row, where it exists."""
+        await self._client.delete_entity(partition, row)
+
+    async def batch(self, operations: Sequence[Operation]) -> list[str]:
+        """Do up to 100 operations on one partition, all or none, and return the ETags; `Conflict` where one fails."""
+        tuples: Iterable[Any] = (
+            (kind, row)
+            if not etag
+            else (kind, row, {"etag": etag[0], "match_condition": MatchConditions.IfNotModified})
+            for kind, row, *etag in operations
+        )
+        try:
+            return [str(answer["etag"]) for answer in await self._client.submit_transaction(tuples)]
+        except HttpResponseError as error:
+            if error.status_code in (404, 409, 412):
+                raise Conflict from None
+            raise
+
+    async def query(
+        self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
+    ) -> list[Row]:
+        """The first `limit` rows that match, in the order of their keys, read page by page."""
+        return [row async for row in self._rows(where, values, limit, select)]
+
+    async def _rows(
+        self, where: str, values: Mapping[str, Any], limit: int, select: Sequence[str] | None
+    ) -> AsyncIterator[Row]:
+        left = limit
+        pages = self._client.query_entities(
+            where, parameters=dict(values), select=list(select) if select else None, results_per_page=min(limit, PAGE)
+        ).by_page()
+        async for page in pages:
+            async for row in page:
+                yield row
+                left -= 1
+                if not left:
+                    return

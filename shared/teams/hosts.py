@@ -1,0 +1,54 @@
+"""Which serviceUrl a token of ours may go to.
+
+Teams' own hosts are those of "Send proactive messages" (Microsoft Learn): one for each Microsoft cloud.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Set
+from urllib.parse import urlsplit
+
+TEAMS_HOSTS = frozenset(
+    {
+        "smba.trafficmanager.net",
+        "smba.infra.gcc.teams.microsoft.com",
+        "smba.infra.gov.teams.microsoft.us",
+        "smba.infra.dod.teams.microsoft.us",
+    }
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address, without a port) is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_service_url(url: str, *, hosts: Set[str], loopback_only: bool = False) -> bool:
+    """Whether `url` leads to Teams: https to a host of Teams, or to one of `hosts` (`host` or `host:port`).
+
+    Plain http is taken only to loopback. `loopback_only` (running without an app id) takes loopback alone, of
+    any port.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    clean = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>^`{|}')
+    if not clean or parts.username is not None or parts.query or parts.fragment or not host:
+        return False
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        return False
+    if loopback_only:
+        return is_loopback(host)
+    if host in TEAMS_HOSTS:
+        return parts.scheme == "https" and port in (None, 443)
+    named = f"[{host}]" if ":" in host else host
+    effective = port or (443 if parts.scheme == "https" else 80)
+    return bool({host, named, f"{named}:{effective}"} & hosts)

@@ -1,0 +1,121 @@
+"""What an answer of Teams, or the lack of one, means.
+
+The table is that of "Status codes from bot conversational APIs" (Microsoft Learn, Teams platform), with both
+documented shapes of an error body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from shared.states import Reason
+
+
+class Verdict(StrEnum):
+    DONE = "done"  #: Teams did what was asked
+    RETRY = "retry"  #: it did not, and may do so later
+    UNKNOWN = "unknown"  #: it may have done it
+    SUPPRESSED = "suppressed"  #: this recipient cannot be reached
+    FAILED = "failed"  #: it will never do it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request: the verdict, why, and the JSON body of a success.
+
+    `retry_after` is seconds, where Teams named a time. `activity_id` and `conversation_id` are those in the answer.
+    """
+
+    verdict: Verdict
+    reason: Reason | None = None
+    retry_after: float | None = None
+    activity_id: str = ""
+    conversation_id: str = ""
+
+
+_BY_CODE = {
+    "BotDisabledByAdmin": Reason.DISABLED_BY_ADMIN,
+    "BotNotInConversationRoster": Reason.NOT_INSTALLED,
+    "ConversationBlockedByUser": Reason.BLOCKED,
+    "MessageWritesBlocked": Reason.BLOCKED,
+    "ForbiddenOperationException": Reason.NOT_PERSONAL_SCOPE,
+}
+_BY_STATUS = {
+    400: (Verdict.FAILED, Reason.BAD_REQUEST),
+    401: (Verdict.RETRY, Reason.UNAUTHORIZED),
+    404: (Verdict.FAILED, Reason.CONVERSATION_GONE),
+    412: (Verdict.RETRY, Reason.PRECONDITION),
+    413: (Verdict.FAILED, Reason.TOO_BIG),
+    429: (Verdict.RETRY, Reason.THROTTLED),
+    500: (Verdict.FAILED, Reason.SERVICE_ERROR),
+    502: (Verdict.UNKNOWN, Reason.NO_ANSWER),
+    503: (Verdict.UNKNOWN, Reason.NO_ANSWER),
+    504: (Verdict.UNKNOWN, Reason.NO_ANSWER),
+}
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
+    """The outcome of an answer; `headers` are case-insensitive, `now` has a zone."""
+    if 200 <= status < 300:
+        # A text beside an attachment is accepted with 202 and no body, and update and delete have none either.
+        value = _json(body)
+        identifier = value.get("activityId") or value.get("id")
+        return Outcome(Verdict.DONE, activity_id=_text(identifier), conversation_id=_text(value.get("id")))
+    if status == 403:
+        code = error_code(body)
+        if code == "InvalidBotApiHost":
+            return Outcome(Verdict.FAILED, Reason.WRONG_CLOUD)
+        if code == "NotEnoughPermissions":
+            return Outcome(Verdict.FAILED, Reason.NOT_PERMITTED)
+        # An unknown one is final all the same: bodies that are not documented occur.
+        return Outcome(Verdict.SUPPRESSED, _BY_CODE.get(code, Reason.NOT_PERMITTED))
+    verdict, reason = _BY_STATUS.get(
+        status, (Verdict.UNKNOWN, Reason.NO_ANSWER) if status > 500 else (Verdict.FAILED, Reason.BAD_REQUEST)
+    )
+    return Outcome(verdict, reason, retry_after(headers.get("Retry-After"), now))
+
+
+def error_code(body: bytes) -> str:
+    """The code in an error body of either documented shape; "" where there is none.
+
+    The one is `{"error": {"code"}}`, the other `{"errorCode", "message": "{\\"subCode\\": ...}"}`.
+    """
+    value = _json(body)
+    error = value.get("error")
+    if isinstance(error, dict) and error.get("code"):
+        return _text(error["code"])
+    message = value.get("message")
+    inner = _json(message.encode()) if isinstance(message, str) else {}
+    return _text(inner.get("subCode") or value.get("subCode") or value.get("code"))
+
+
+def retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds until the time of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None where unreadable."""
+    if not header:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,200 @@
+"""What upstream may send, and where the faults of what it may not send are."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import contract
+from shared.contract import Refused, read
+
+PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
+DATA: dict[str, Any] = {
+    "recipients": [{"user": PERSON}],
+    "category": "builds",
+    "content": {"title": "Build 42 failed", "text": "Stage test failed"},
+}
+EVENT: dict[str, Any] = {
+    "specversion": "1.0",
+    "type": "com.example.notification.requested.v1",
+    "source": "/ci",
+    "id": "build-42",
+    "data": DATA,
+}
+
+
+def body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def faults(value: object) -> dict[str, str]:
+    with pytest.raises(Refused) as refused:
+        read(body(value))
+    return {fault.pointer: fault.message for fault in refused.value.faults}
+
+
+def test_an_event_and_its_bare_data_are_the_same_notification() -> None:
+    event, bare = read(body(EVENT)), read(body(DATA | {"id": "build-42", "source": "/ci"}))
+    assert (event.source, event.id, event.content_hash) == (bare.source, bare.id, bare.content_hash)
+    assert event.notification == contract.stored(bare.data)
+
+
+def test_base64_is_read_like_raw() -> None:
+    assert read(base64.b64encode(body(EVENT))) == read(body(EVENT))
+
+
+def test_a_byte_order_mark_is_no_fault() -> None:
+    assert read(b"\xef\xbb\xbf" + body(EVENT)) == read(body(EVENT))
+    assert read(base64.b64encode(b"\xef\xbb\xbf" + body(EVENT))) == read(body(EVENT))
+
+
+def test_data_base64_is_read_like_data() -> None:
+    value = {name: part for name, part in EVENT.items() if name != "data"}
+    value["data_base64"] = base64.b64encode(body(DATA)).decode()
+    assert read(body(value)) == read(body(EVENT))
+    assert list(faults(value | {"data_base64": "!"})) == ["/data_base64"]
+
+
+def test_the_order_of_keys_and_white_space_do_not_make_another_notification() -> None:
+    turned = dict(reversed(DATA.items()))
+    assert read(json.dumps(EVENT | {"data": turned}, indent=2).encode()).content_hash == read(body(EVENT)).content_hash
+    assert read(body(EVENT | {"data": DATA | {"category": "x"}})).content_hash != read(body(EVENT)).content_hash
+
+
+def test_without_identity_the_source_is_the_queue_and_the_id_is_left_open() -> None:
+    bare = read(body(DATA))
+    assert (bare.source, bare.id) == (contract.DEFAULT_SOURCE, None)
+
+
+def test_the_earlier_expiry_counts() -> None:
+    data = DATA | {"expiresAt": "2026-11-23T18:00:00Z"}
+    both = read(body(EVENT | {"expirytime": "2026-11-23T17:00:00+00:00", "data": data}))
+    assert both.expires_at is not None
+    assert both.expires_at.hour == 17
+    alone = read(body(data))
+    assert alone.expires_at is not None
+    assert alone.expires_at.hour == 18
+
+
+def test_the_example_of_the_documentation_is_taken() -> None:
+    text = Path("docs/contract.md").read_text(encoding="utf-8")
+    example = text.split("```json")[1].split("```")[0]
+    assert read(example.encode()).notification.content is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"recipients": []}, "/data/recipients"),
+        ({"recipients": [{"user": "ada@contoso.example"}]}, "/data/recipients/0/user"),
+        ({"recipients": [{"user": PERSON}, {"group": "g"}]}, "/data/recipients/1"),
+        ({"recipients": [{"all": False}]}, "/data/recipients/0/all"),
+        ({"recipients": [{"user": PERSON, "all": True}]}, "/data/recipients/0/all"),
+        ({"recipients": [{"channel": {"teamId": "t"}}]}, "/data/recipients/0/channel/channelId"),
+        ({"recipients": ["me"]}, "/data/recipients/0"),
+        ({"category": ""}, "/data/category"),
+        ({"content": {"title": 5}}, "/data/content/title"),
+        ({"content": None}, "/data"),
+        ({"card": {"type": "AdaptiveCard"}}, "/data"),
+        ({"content": None, "card": {"type": "Other"}}, "/data"),
+        ({"content": {"title": "x", "link": {"title": "y", "url": "javascript:alert(1)"}}}, "/data/content/link/url"),
+        ({"content": {"title": "x", "a/b~c": 1}}, "/data/content/a~1b~0c"),
+        ({"prority": "urgent"}, "/data/prority"),
+        ({"simulate": "yes"}, "/data/simulate"),
+        ({"expiresAt": "2026-11-23T18:00:00"}, "/data/expiresAt"),
+        ({"expiresAt": "9999-12-31T23:59:59-12:00"}, "/data/expiresAt"),
+        ({"schedule": {"at": "2026-12-01T09:00Z"}}, "/data/schedule/at"),
+        ({"schedule": {"at": "2026-12-01"}}, "/data/schedule/at"),
+        ({"schedule": {"at": "9999-12-31T23:59"}}, "/data/schedule/at"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "Mars"}}, "/data/schedule/timeZone"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "../etc/passwd"}}, "/data/schedule/timeZone"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "recipient"}}, "/data/schedule/timeZone"),
+    ],
+)
+def test_a_fault_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
+    found = faults(EVENT | {"data": DATA | change})
+    assert list(found) == [pointer]
+    bare = faults(DATA | change)
+    assert list(bare) == [pointer.removeprefix("/data")]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"specversion": "0.3"}, "/specversion"),
+        ({"id": ""}, "/id"),
+        ({"source": 5}, "/source"),
+        ({"type": None}, "/type"),
+        ({"data": "text"}, "/data"),
+        ({"datacontenttype": "text/plain"}, "/datacontenttype"),
+        ({"expirytime": "soon"}, "/expirytime"),
+    ],
+)
+def test_a_fault_of_the_envelope_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
+    assert list(faults(EVENT | change)) == [pointer]
+
+
+def test_every_fault_is_told_at_once() -> None:
+    assert set(faults(DATA | {"category": 1, "recipients": [], "content": {}})) == {
+        "/category",
+        "/recipients",
+        "/content/title",
+    }
+
+
+@pytest.mark.parametrize(
+    "bytes_",
+    [b"", b"\xff\xfe", b"hello", b"aGVsbG8=", b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' * 5000, b"[" * 100000],
+)
+def test_what_is_no_json_is_unreadable(bytes_: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        read(bytes_)
+    assert refused.value.reason == "unreadable"
+
+
+def test_a_fault_never_repeats_the_text_it_was_found_in() -> None:
+    assert "very private" not in str(faults(DATA | {"priority": "very private", "tenant": {"very private": 1}}))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from([*DATA, "schedule", "user", "all", "at", "title", "specversion", "data", "id"]), x)))  # noqa: E501  # fmt: skip
+def test_any_json_is_either_taken_or_refused(value: Any) -> None:
+    for bytes_ in (body(value), body(DATA | {"content": value}), body(EVENT | {"data": value})):
+        try:
+            read(bytes_)
+        except Refused as refused:
+            assert refused.faults  # noqa: PT017
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_either_taken_or_refused(bytes_: bytes) -> None:
+    with pytest.raises(Refused):
+        read(bytes_)
+
+
+def test_the_exported_schema_is_the_models() -> None:
+    exported = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
+    assert exported == contract.schema(), "write it anew: python -m local.export_schema"
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        (EVENT, True),
+        (DATA, True),
+        (DATA | {"id": "x", "source": "/y"}, True),
+        (DATA | {"recipients": [{"nobody": 1}]}, False),
+        (EVENT | {"specversion": "2"}, False),
+        (DATA | {"prority": "urgent"}, False),
+        (DATA | {"recipients": []}, False),
+    ],
+)
+def test_the_exported_schema_takes_and_refuses_what_the_models_do(value: dict[str, Any], valid: bool) -> None:
+    schema = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
+    assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.states import Reason
+from shared.teams.outcome import Outcome, Verdict, classify, error_code, retry_after
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def coded(code: str) -> bytes:
+    return json.dumps({"error": {"code": code, "message": "..."}}).encode()
+
+
+def sub_coded(code: str) -> bytes:
+    return json.dumps({"errorCode": 209, "message": json.dumps({"subCode": code, "details": ""})}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "reason"),
+    [
+        (400, coded("Bad Argument"), Verdict.FAILED, Reason.BAD_REQUEST),
+        (401, coded("BotNotRegistered"), Verdict.RETRY, Reason.UNAUTHORIZED),
+        (401, b"", Verdict.RETRY, Reason.UNAUTHORIZED),
+        (403, coded("BotDisabledByAdmin"), Verdict.SUPPRESSED, Reason.DISABLED_BY_ADMIN),
+        (403, coded("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
+        (403, coded("ConversationBlockedByUser"), Verdict.SUPPRESSED, Reason.BLOCKED),
+        (403, sub_coded("MessageWritesBlocked"), Verdict.SUPPRESSED, Reason.BLOCKED),
+        (403, sub_coded("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
+        (403, coded("ForbiddenOperationException"), Verdict.SUPPRESSED, Reason.NOT_PERSONAL_SCOPE),
+        (403, coded("NotEnoughPermissions"), Verdict.FAILED, Reason.NOT_PERMITTED),
+        (403, coded("InvalidBotApiHost"), Verdict.FAILED, Reason.WRONG_CLOUD),
+        (403, coded("SomethingNew"), Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
+        (403, b"<html>", Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
+        (404, coded("ConversationNotFound"), Verdict.FAILED, Reason.CONVERSATION_GONE),
+        (412, coded("PreconditionFailed"), Verdict.RETRY, Reason.PRECONDITION),
+        (413, coded("MessageSizeTooBig"), Verdict.FAILED, Reason.TOO_BIG),
+        (429, coded("Throttled"), Verdict.RETRY, Reason.THROTTLED),
+        (500, coded("ServiceError"), Verdict.FAILED, Reason.SERVICE_ERROR),
+        (502, b"<html>Bad gateway</html>", Verdict.UNKNOWN, Reason.NO_ANSWER),
+        (503, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
+        (504, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
+        (418, b"", Verdict.FAILED, Reason.BAD_REQUEST),
+        (302, b"", Verdict.FAILED, Reason.BAD_REQUEST),
+        (599, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
+    ],
+)
+def test_each_documented_answer_has_its_meaning(status: int, body: bytes, verdict: Verdict, reason: Reason) -> None:
+    outcome = classify(status, {}, body, NOW)
+    assert (outcome.verdict, outcome.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (201, b'{"id":"1:x"}', Outcome(Verdict.DONE, activity_id="1:x", conversation_id="1:x")),
+        (200, b'{"id":"19:c","activityId":"1"}', Outcome(Verdict.DONE, activity_id="1", conversation_id="19:c")),
+        (202, b"", Outcome(Verdict.DONE)),
+        (200, b"not json", Outcome(Verdict.DONE)),
+        (200, b'{"id":5}', Outcome(Verdict.DONE)),
+    ],
+)
+def test_a_success_gives_the_ids_it_names(status: int, body: bytes, expected: Outcome) -> None:
+    assert classify(status, {}, body, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("20", 20),
+        (" 3 ", 3),
+        ("Mon, 23 Nov 2026 12:00:30 GMT", 30),
+        ("Mon, 23 Nov 2026 11:00:00 GMT", 0),
+        ("soon", None),
+        ("-1", None),
+        ("1e9999", None),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header, NOW) == seconds
+
+
+@given(st.integers(100, 599), st.binary() | st.text().map(str.encode), st.none() | st.text())
+def test_any_answer_has_a_meaning(status: int, body: bytes, header: str | None) -> None:
+    outcome = classify(status, {"Retry-After": header} if header is not None else {}, body, NOW)
+    assert (outcome.verdict is Verdict.DONE) == (200 <= status < 300)
+    assert (outcome.reason is None) == (outcome.verdict is Verdict.DONE)
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.dictionaries(st.sampled_from(["error", "code", "message", "subCode", "errorCode"]), x)))  # noqa: E501  # fmt: skip
+def test_any_error_body_yields_a_code_or_none(value: object) -> None:
+    assert isinstance(error_code(json.dumps(value).encode()), str)
