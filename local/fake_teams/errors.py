@@ -1,0 +1,99 @@
+"""The refusals of Teams and Entra ID, and their bodies."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+#: The code that Teams gives with a status, and its message (Teams, "Bot APIs: status codes").
+CODES = {
+    400: "Bad Argument",
+    401: "BotNotRegistered",
+    404: "ConversationNotFound",
+    412: "PreconditionFailed",
+    413: "MessageSizeTooBig",
+    429: "Throttled",
+    500: "ServiceError",
+    502: "ServiceError",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+}
+MESSAGES = {
+    "BotNotRegistered": "No registration found for this bot.",
+    "BotDisabledByAdmin": "The tenant admin disabled this bot.",
+    "BotNotInConversationRoster": "The bot is not part of the conversation roster.",
+    "ConversationBlockedByUser": "User blocked the conversation with the bot.",
+    "ForbiddenOperationException": "Bot is not installed in user's personal scope.",
+    "InvalidBotApiHost": "Invalid bot api host. For GCC tenants, call the GCC host.",
+    "NotEnoughPermissions": "The bot does not have the permissions for this operation.",
+    "ConversationNotFound": "Conversation not found.",
+    "ActivityNotFoundInConversation": "Activity not found in the conversation.",
+    "MemberNotFoundInConversation": "The member was not found in the conversation.",
+    "PreconditionFailed": "Precondition failed, please try again.",
+    "MessageSizeTooBig": "Message size too large.",
+    "Throttled": "Too many requests.",
+    "ServiceError": "Various internal errors.",
+}
+HTML = "<html><head><title>{reason}</title></head><body><center><h1>{reason}</h1></center></body></html>"
+
+
+class Refusal(Exception):
+    """A request is refused with this status, code and message."""
+
+    def __init__(self, status: int, code: str | None = None, message: str | None = None) -> None:
+        self.status = status
+        self.code = code or CODES.get(status, "ServiceError")
+        self.message = message or MESSAGES.get(self.code, self.code)
+        super().__init__(f"{status} {self.code}: {self.message}")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"code": self.code, "message": self.message}}
+
+    @property
+    def nested(self) -> dict[str, Any]:
+        """The other documented shape: an error code, and a message that is JSON itself."""
+        blocked = self.code in ("ConversationBlockedByUser", "BotNotInConversationRoster")
+        inner = {
+            "subCode": "MessageWritesBlocked" if blocked else self.code,
+            "details": "Thread is blocked from message writes." if blocked else self.message,
+            "errorCode": None,
+            "errorSubCode": None,
+        }
+        return {"errorCode": 209, "message": orjson.dumps(inner, option=orjson.OPT_INDENT_2).decode()}
+
+
+class EntraRefusal(Refusal):
+    """The token endpoint refuses; `number` is the one of the `AADSTS` code."""
+
+    def __init__(self, status: int, code: str, number: int, message: str) -> None:
+        super().__init__(status, code, message)
+        self.number = number
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": self.code,
+            "error_description": f"AADSTS{self.number}: {self.message}",
+            "error_codes": [self.number],
+            "trace_id": "00000000-0000-0000-0000-000000000000",
+            "correlation_id": "00000000-0000-0000-0000-000000000000",
+        }
+
+
+def answer(status: int, data: Any) -> web.Response:
+    """A JSON answer; `data` is anything orjson takes."""
+    return web.Response(
+        status=status,
+        body=orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS),
+        content_type="application/json",
+    )
+
+
+def html(status: int) -> web.Response:
+    """The page of a proxy that stands before the service and could not reach it."""
+    reason = f"{status} {HTTPStatus(status).phrase}"
+    return web.Response(status=status, text=HTML.format(reason=reason), content_type="text/html")

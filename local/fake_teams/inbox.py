@@ -1,0 +1,180 @@
+"""What each conversation received: every accepted message, with the times, its changes, and who is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from local.fake_teams.world import World
+
+
+@dataclass(slots=True)
+class Message:
+    """One accepted message; `body` is its activity as JSON, `changed` the position of its last change in the log."""
+
+    number: int
+    conversation: str
+    id: str
+    reply_to: str | None
+    body: bytes
+    at: float
+    monotonic: float
+    connection: int
+    token: int
+    changed: int = 0
+    updates: list[tuple[float, bytes]] = field(default_factory=list)
+    deleted_at: float | None = None
+
+
+class Inbox:
+    """Messages by conversation and id, and a log of changes; a message appears in the log at each of its changes."""
+
+    def __init__(self) -> None:
+        self._wakeup: asyncio.Future[None] | None = None
+        self.closed = False
+        self.clear()
+
+    def clear(self) -> None:
+        self._messages: dict[str, dict[str, Message]] = {}
+        self._log: list[Message] = []
+        self._bodies: dict[bytes, bytes] = {}
+        self.count = 0
+
+    def add(
+        self,
+        conversation: str,
+        message_id: str,
+        body: bytes,
+        *,
+        reply_to: str | None,
+        connection: int,
+        token: int,
+    ) -> Message:
+        # A broadcast stores its content once, not once for each recipient.
+        body = self._bodies.setdefault(body, body)
+        self.count += 1
+        message = Message(
+            self.count,
+            conversation,
+            message_id,
+            reply_to,
+            body,
+            time.time(),
+            time.monotonic(),
+            connection,
+            token,
+        )
+        self._messages.setdefault(_base(conversation), {})[message_id] = message
+        self._changed(message)
+        return message
+
+    def find(self, conversation: str, message_id: str) -> Message | None:
+        """A message that is there to be changed; None when there is none, or it was deleted."""
+        message = self._messages.get(_base(conversation), {}).get(message_id)
+        return None if message is None or message.deleted_at is not None else message
+
+    def update(self, message: Message, body: bytes) -> None:
+        message.updates.append((time.time(), message.body))
+        message.body = body
+        self._changed(message)
+
+    def delete(self, message: Message) -> None:
+        message.deleted_at = time.time()
+        self._changed(message)
+
+    def close(self) -> None:
+        """Ends all waiting."""
+        self.closed = True
+        self._wake()
+
+    async def wait(self, since: int, conversations: frozenset[str] | None, count: int, patience: float) -> None:
+        """Returns when `count` messages changed after `since`, or after `patience` seconds."""
+        deadline = time.monotonic() + patience
+        seen: set[int] = set()
+        position = since
+        while True:
+            # A reset in between leaves a shorter log: begin anew.
+            position = min(position, len(self._log))
+            for message in self._log[position:]:
+                if conversations is None or _base(message.conversation) in conversations:
+                    seen.add(message.number)
+            position = len(self._log)
+            left = deadline - time.monotonic()
+            if len(seen) >= count or left <= 0 or self.closed:
+                return
+            if self._wakeup is None or self._wakeup.done():
+                self._wakeup = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._wakeup], timeout=left)
+
+    def changes(self, since: int, conversations: frozenset[str] | None, limit: int) -> tuple[list[Message], int, bool]:
+        """At most `limit` messages changed after `since`; the next `since`; whether more follow."""
+        found: list[Message] = []
+        for position in range(since, len(self._log)):
+            message = self._log[position]
+            if message.changed != position + 1:
+                continue
+            if conversations is None or _base(message.conversation) in conversations:
+                if len(found) == limit:
+                    return found, position, True
+                found.append(message)
+        return found, len(self._log), False
+
+    def per_conversation(self) -> Counter[int]:
+        return Counter(len(messages) for messages in self._messages.values())
+
+    def duplicates(self) -> int:
+        """How many messages equal an earlier one of the same conversation."""
+        total = 0
+        for messages in self._messages.values():
+            first = {message.updates[0][1] if message.updates else message.body for message in messages.values()}
+            total += len(messages) - len(first)
+        return total
+
+    def span(self) -> float:
+        """Seconds between the first accepted message and the last."""
+        times = [message.monotonic for messages in self._messages.values() for message in messages.values()]
+        return max(times) - min(times) if times else 0.0
+
+    def _changed(self, message: Message) -> None:
+        self._log.append(message)
+        message.changed = len(self._log)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+
+def view(message: Message, world: World) -> dict[str, Any]:
+    """The message as `api.Received`."""
+    place = world.places[_base(message.conversation)]
+    return {
+        "number": message.number,
+        "changed": message.changed,
+        "tenant": place.tenant,
+        "person": place.person,
+        "conversation": message.conversation,
+        "id": message.id,
+        "replyTo": message.reply_to,
+        "activity": orjson.Fragment(message.body),
+        "receivedAt": _iso(message.at),
+        "monotonic": message.monotonic,
+        "updates": [{"at": _iso(at), "activity": orjson.Fragment(body)} for at, body in message.updates],
+        "deletedAt": None if message.deleted_at is None else _iso(message.deleted_at),
+        "connection": message.connection,
+        "token": message.token,
+    }
+
+
+def _base(conversation: str) -> str:
+    return conversation.partition(";messageid=")[0]
+
+
+def _iso(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")

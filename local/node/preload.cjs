@@ -1,0 +1,62 @@
+"use strict";
+// Loaded before a Node program of the local stack (`node --require`). Neither program can be told all of this:
+// - it listens on 127.0.0.1 alone, whatever address it asks for;
+// - it connects to this machine alone, so that no telemetry leaves;
+// - it ends, the graceful way, when its standard input (a pipe) closes: also when its parent was killed, on every system.
+
+const net = require("node:net");
+
+// Milliseconds that a program may take to end by itself.
+const GRACE = 8000;
+const LOOPBACK = "127.0.0.1";
+
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (...args) {
+  const [first] = args;
+  if (typeof first === "object" && first !== null) {
+    // A handle, a file descriptor or the path of a pipe has no address to choose.
+    if (first._handle === undefined && first.fd === undefined && first.path === undefined) {
+      args[0] = { ...first, host: LOOPBACK };
+    }
+    return listen.apply(this, args);
+  }
+  if (typeof first === "string" && !/^\d+$/.test(first)) {
+    return listen.apply(this, args);
+  }
+  const options = { port: typeof first === "function" || first === undefined ? 0 : Number(first), host: LOOPBACK };
+  const backlog = args.slice(1).find((arg) => typeof arg === "number");
+  const callback = args.find((arg) => typeof arg === "function");
+  return listen.call(this, backlog === undefined ? options : { ...options, backlog }, ...(callback ? [callback] : []));
+};
+
+function isLoopback(host) {
+  return !host || host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
+}
+
+const connect = net.Socket.prototype.connect;
+net.Socket.prototype.connect = function (...args) {
+  // net.connect and tls.connect hand over the arguments as one normalized array.
+  const [first, second] = Array.isArray(args[0]) ? args[0] : args;
+  const host = typeof first === "object" && first !== null ? first.host : typeof second === "string" ? second : undefined;
+  if (!isLoopback(host)) {
+    process.stderr.write(`Refused to connect to ${host}: only this machine may be reached\n`);
+    process.nextTick(() => this.destroy(new Error(`connect refused: ${host} is not loopback`)));
+    return this;
+  }
+  return connect.apply(this, args);
+};
+
+let ending = false;
+function end() {
+  if (ending) {
+    return;
+  }
+  ending = true;
+  setTimeout(() => process.exit(1), GRACE).unref();
+  if (!process.emit("SIGTERM") && !process.emit("SIGINT")) {
+    process.exit(0);
+  }
+}
+// Reading the pipe must not keep a program alive that has ended by itself.
+process.stdin.on("end", end).on("error", end).resume();
+process.stdin.unref();

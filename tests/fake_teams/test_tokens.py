@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import msal
+import pytest
+
+from local.fake_teams.api import Behaviour
+from local.fake_teams.client import FakeTeams
+from local.fake_teams.server import Options
+from tests.fake_teams.conftest import SCOPE, Bot, fetch_token, open_session
+
+
+@pytest.fixture(autouse=True)
+def _no_ca_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    # requests prefers these to what msal is told.
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+
+
+async def _by_msal(teams: FakeTeams, secret: str) -> dict[str, Any]:
+    def acquire() -> dict[str, Any]:
+        application = msal.ConfidentialClientApplication(
+            teams.app_id,
+            client_credential=secret,
+            authority=teams.settings["ToChannelFromBotLoginUrl"],
+            instance_discovery=False,
+            verify=str(teams.ca_file),
+        )
+        first: dict[str, Any] = application.acquire_token_for_client([SCOPE])
+        return first if "error" in first else dict(application.acquire_token_for_client([SCOPE]))
+
+    return await asyncio.to_thread(acquire)
+
+
+async def test_msal_gets_a_token_that_the_connector_takes(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
+    granted = await _by_msal(teams, teams.settings["MicrosoftAppPassword"])
+    assert (granted["token_type"], granted["token_source"]) == ("Bearer", "cache")
+    bot = Bot(teams, session, granted["access_token"])
+    assert (await bot.send((await teams.world()).people[0].conversation)).status == 201
+    stats = await teams.stats()
+    assert (stats.tokens_issued, stats.tokens_used, stats.count("token")) == (1, 1, 1)
+
+
+async def test_msal_reports_a_wrong_secret(teams: FakeTeams) -> None:
+    refused = await _by_msal(teams, "wrong")
+    assert refused["error"] == "invalid_client"
+    assert "AADSTS7000215" in refused["error_description"]
+    assert (await teams.stats()).tokens_issued == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "error"),
+    [
+        ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"client_id": "someone else"}, 400, "unauthorized_client"),
+        ({"client_secret": ""}, 401, "invalid_client"),
+        ({"scope": "https://graph.example/.default"}, 400, "invalid_scope"),
+    ],
+)
+async def test_a_bad_token_request_is_refused_as_by_entra(
+    teams: FakeTeams, session: aiohttp.ClientSession, changed: dict[str, str], status: int, error: str
+) -> None:
+    refused = await fetch_token(teams, session, **changed)
+    assert (refused.status, refused.body["error"]) == (status, error)
+
+
+async def test_an_unknown_tenant_has_no_login(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
+    async with session.get(f"{teams.url}/unknown/v2.0/.well-known/openid-configuration") as response:
+        assert (response.status, (await response.json())["error_codes"]) == (400, [90002])
+
+
+async def test_an_expired_token_is_401(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
+    await teams.behave(Behaviour(token_lifetime=1))
+    bot = Bot(teams, session, (await fetch_token(teams, session)).body["access_token"])
+    conversation = (await teams.world()).people[0].conversation
+    async with asyncio.timeout(10):
+        while (await bot.send(conversation)).status != 401:  # noqa: ASYNC110 (time has no event)
+            await asyncio.sleep(0.2)
+    assert (await fetch_token(teams, session)).body["expires_in"] == 1
+
+
+async def test_a_revoked_token_is_401_and_a_fresh_one_is_good(
+    teams: FakeTeams, session: aiohttp.ClientSession, bot: Bot
+) -> None:
+    conversation = (await teams.world()).people[0].conversation
+    unused = (await fetch_token(teams, session)).body["access_token"]
+    assert (await bot.send(conversation)).status == 201
+    await teams.revoke_tokens()
+    assert (await bot.send(conversation)).status == 401
+    assert (await Bot(teams, session, unused).send(conversation)).status == 401
+    fresh = (await fetch_token(teams, session)).body["access_token"]
+    assert (await Bot(teams, session, fresh).send(conversation)).status == 201
+
+
+async def test_the_token_of_another_login_is_401(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
+    async with FakeTeams.serve(Options()) as other, open_session(other) as elsewhere:
+        foreign = (await fetch_token(other, elsewhere)).body["access_token"]
+    reply = await Bot(teams, session, foreign).send((await teams.world()).people[0].conversation)
+    assert reply.status == 401
