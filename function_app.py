@@ -1,0 +1,15 @@
+"""The front door: one app, three blueprints."""
+
+import azure.functions as func
+import messages.functions
+
+import notify.functions
+import timer_digest.functions
+from shared import settings
+
+settings.load()  # a missing or contradictory setting stops the start, and says which
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+app.register_functions(messages.functions.blueprint)
+app.register_functions(notify.functions.blueprint)
+app.register_functions(timer_digest.functions.blueprint)

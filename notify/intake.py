@@ -1,0 +1,119 @@
+"""The way in: a message is validated, stored once under its identity, and its recipients are listed or scheduled.
+
+A repeat of a message whose recipients are not listed yet finishes what the first began, so that a process that
+dies between the row and what follows from it loses nothing: the queue brings the message again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from notify.expansion import expand
+from shared.contract import Fault, Refused, Request, Schedule, read
+from shared.localtime import instant, zone
+from shared.queues import NOTIFICATIONS, Expansion
+from shared.services import Services
+from shared.settings import Settings
+from shared.states import NotificationState
+from shared.store.deliveries import SHARDED_FROM
+from shared.store.notifications import Notification, notification_key
+from shared.store.table import Conflict
+
+#: The kind of a waking in table Due that lists the recipients of a notification.
+WAKES = "notification"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a notification is to be sent: `due` is None for at once; `skip` says never."""
+
+    due: datetime | None = None
+    skip: bool = False
+
+
+async def take_in(services: Services, body: bytes, message_id: str) -> None:
+    """Take in one message of the queue `notifications`; what cannot be taken becomes a dead letter."""
+    now = services.clock()
+    try:
+        request = read(body)
+        tenant = allowed_tenant(request.notification.tenant, services.settings)
+        await _store(services, request, tenant, request.id or message_id, now)
+    except Refused as refused:
+        row = await services.dead_letters.put(
+            NOTIFICATIONS, message_id, body, refused.reason, refused.faults, services.clock()
+        )
+        log.warning("Refused a message (%s, %d faults): see DeadLetters %s", refused.reason, len(refused.faults), row)
+
+
+async def _store(services: Services, request: Request, tenant: str, identifier: str, now: datetime) -> None:
+    plan = planned(request.notification.schedule, services.settings.default_time_zone, now)
+    state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
+    new = Notification(
+        key=notification_key(tenant, request.source, identifier),
+        tenant=tenant,
+        source=request.source,
+        id=identifier,
+        content_hash=request.content_hash,
+        data=request.data,
+        state=NotificationState.SKIPPED if plan.skip else state,
+        created=now,
+        shards=shards(request),
+        due=plan.due,
+        expires=request.expires_at,
+    )
+    try:
+        stored = await services.notifications.insert(new)
+    except Conflict:
+        found = await services.notifications.get(new.key)
+        if found is None:
+            raise  # removed between the two: the queue brings the message again
+        if found.content_hash != new.content_hash:
+            raise Refused("reused", _REUSED) from None
+        stored = found
+    if stored.state is NotificationState.SCHEDULED and stored.due:
+        await services.due.put(stored.due, WAKES, stored.key)
+    elif stored.state is NotificationState.ACCEPTED:
+        await expand(services, Expansion(stored.key, 0))
+
+
+def allowed_tenant(named: str | None, settings: Settings) -> str:
+    """The tenant of a notification: the one it names, or the only one allowed; raises `Refused`."""
+    if named is None:
+        if len(settings.tenants) == 1:
+            return next(iter(settings.tenants))
+        raise Refused("invalid", [Fault("/tenant", "is required, as several tenants are allowed")])
+    if not settings.allows_tenant(named):
+        raise Refused("invalid", [Fault("/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
+    return named.lower()
+
+
+def planned(schedule: Schedule | None, default_zone: str, now: datetime) -> Plan:
+    """When to send by `schedule`, told at `now`; a time that has passed goes by its `ifPast`."""
+    if schedule is None:
+        return Plan()
+    wall, place = datetime.fromisoformat(schedule.at), zone(schedule.time_zone or default_zone)
+    at = instant(wall, place)
+    if at > now:
+        return Plan(at)
+    if schedule.if_past == "skip":
+        return Plan(skip=True)
+    if schedule.if_past == "send":
+        return Plan()
+    today = now.astimezone(place).date()
+    at = instant(datetime.combine(today, wall.time()), place)
+    return Plan(at if at > now else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))
+
+
+def shards(request: Request) -> int:
+    """In how many partitions the deliveries lie: several where the audience is, or may be, large."""
+    recipients = request.notification.recipients
+    many = len(recipients) >= SHARDED_FROM or any("all" in type(each).model_fields for each in recipients)
+    return 16 if many else 1
+
+
+_REUSED: Sequence[Fault] = (Fault("/id", "was used before by this source for another notification"),)

@@ -1,0 +1,101 @@
+"""Decisions on one delivery, on plain values: may it be sent now, what does its row say, and when to try again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from shared.states import DeliveryState, Reason
+from shared.store.conversations import Kind, Reference, Status
+from shared.store.deliveries import State
+from shared.teams.outcome import Outcome, Verdict
+
+#: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
+#: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).
+FIRST_BACKOFF = 5.0
+LONGEST_BACKOFF = 900.0
+#: How long a delivery is tried.
+TRY_FOR = timedelta(days=1)
+
+_BY_STATUS = {
+    Status.UNINSTALLED: Reason.NOT_INSTALLED,
+    Status.BLOCKED: Reason.BLOCKED,
+    Status.DELETED: Reason.CONVERSATION_GONE,
+}
+
+
+class Step(Enum):
+    """What a process that holds a message of a delivery does, by the delivery's row."""
+
+    END = "end"  #: nothing: it has its final state
+    WAIT = "wait"  #: come back later: another process sends it, or its next try is not due
+    SEND = "send"
+    RESOLVE = "resolve"  #: a sender died: whether the message arrived is not known
+
+
+def step(known: State, now: datetime) -> tuple[Step, datetime]:
+    """What to do at `now`, and for `Step.WAIT` until when."""
+    if known.state.final:
+        return Step.END, now
+    if known.state is DeliveryState.SENDING:
+        until = known.claimed_until or now
+        return (Step.WAIT, until) if until > now else (Step.RESOLVE, now)
+    if known.not_before and known.not_before > now:
+        return Step.WAIT, known.not_before
+    return Step.SEND, now
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a delivery goes, and by which row that is known (`kind`, `id`).
+
+    A person's chat which has no `conversation` yet is created; `bot_id` is "" where it is not known.
+    """
+
+    kind: Kind
+    id: str
+    service_url: str
+    conversation: str
+    bot_id: str = ""
+
+
+def person(user: str, reference: Reference | None, tenant: Reference | None) -> Target | Reason:
+    """How to reach a person, by what is known of them and of their tenant; or why not."""
+    if reference and reference.status is not Status.ACTIVE:
+        return _BY_STATUS[reference.status]
+    service_url = (reference and reference.service_url) or (tenant and tenant.service_url)
+    if not service_url:
+        return Reason.NOT_INSTALLED
+    if reference is None:
+        return Target(Kind.USER, user, service_url, "")
+    return Target(Kind.USER, user, service_url, reference.conversation_id, reference.bot_id)
+
+
+def conversation(identifier: str, reference: Reference | None, team: Reference | None) -> Target | Reason:
+    """How to reach a group chat or channel, by what is known of it and of its team; or why not."""
+    for known in (reference, team):
+        if known and known.status is not Status.ACTIVE:
+            return _BY_STATUS[known.status]
+    if reference is None or not reference.service_url:
+        return Reason.NOT_INSTALLED
+    # A bot is installed in a team, not in its channels: what is learnt of one is true of all.
+    of = team or reference
+    return Target(of.kind, of.id, reference.service_url, identifier)
+
+
+def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliveryState | None:
+    """The final state that an outcome leads to, or None for another try; `age` is since the delivery was made."""
+    if outcome.verdict is Verdict.DONE:
+        return DeliveryState.SENT
+    if outcome.verdict is Verdict.SUPPRESSED:
+        return DeliveryState.SUPPRESSED
+    if outcome.verdict is Verdict.UNKNOWN and on_unknown == "stop":
+        return DeliveryState.UNKNOWN
+    return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or age > TRY_FOR else None
+
+
+def backoff(attempt: int, share: float) -> float:
+    """Seconds to wait after attempt number `attempt` (from 1); `share`, from 0 to 1, is the jitter."""
+    longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (min(attempt, 20) - 1))
+    return 1.0 + share * (longest - 1.0)

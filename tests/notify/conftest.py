@@ -1,0 +1,200 @@
+"""The sending part in the test's own loop: real Azurite, a real fake Teams with tokens on, and no function host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import Growth, PersonView, Received, WorldView
+from local.fake_teams.client import FakeTeams
+from local.fake_teams.server import Options
+from notify.delivery import deliver
+from notify.expansion import expand
+from notify.intake import take_in
+from shared.contract import read
+from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion
+from shared.services import Services, open_services
+from shared.settings import load
+from shared.states import NotificationState
+from shared.storage import open_storage
+from shared.store.conversations import Kind, Status
+from shared.store.deliveries import State, shard_of
+from shared.store.notifications import Notification, notification_key
+from timer_digest.tick import tick
+
+
+@dataclass
+class Clock:
+    """The time, in UTC, as the test moves it."""
+
+    moved: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.moved
+
+
+@dataclass
+class Herald:
+    """The app, as a test drives it: what comes to its queues is done when the test says so."""
+
+    services: Services
+    teams: FakeTeams
+    clock: Clock
+    environ: dict[str, str]
+
+    @property
+    def tenant(self) -> str:
+        return self.teams.tenant
+
+    async def know(self, person: PersonView, **seen: str) -> None:
+        """Store the reference of a person, as the install event does."""
+        known = {
+            "conversation_id": person.conversation,
+            "conversation_type": "personal",
+            "service_url": self.teams.service_url,
+            "user_id": person.id,
+            "bot_id": f"28:{self.teams.app_id}",
+        }
+        now = self.clock()
+        conversations = self.services.conversations
+        await conversations.save(
+            self.tenant, Kind.USER, person.object_id, known | seen, at=now, status=Status.ACTIVE
+        )
+        alias = {"user": person.object_id}
+        await conversations.save(self.tenant, Kind.CONVERSATION, person.conversation, alias, at=now)
+
+    async def grow(self, **growth: Any) -> WorldView:
+        """Add to the world of the bot's own tenant; returns what is new."""
+        return await self.teams.grow(Growth(tenant=self.tenant, **growth))
+
+    async def expand(self, of: Notification) -> Notification:
+        """List all pages of recipients now, not each at its turn; returns the notification as it is then."""
+        while of.state is not NotificationState.EXPANDED:
+            await expand(self.services, Expansion(of.key, of.page))
+            found = await self.services.notifications.get(of.key)
+            assert found
+            assert found.page > of.page
+            of = found
+        return of
+
+    async def people(self, count: int) -> list[PersonView]:
+        """So many people whose references are stored."""
+        people = (await self.teams.world()).people[:count]
+        await asyncio.gather(*(self.know(person) for person in people))
+        return people
+
+    async def know_tenant(self) -> None:
+        """Store the serviceUrl of the tenant, as every activity does."""
+        seen = {"service_url": self.teams.service_url}
+        await self.services.conversations.save(self.tenant, Kind.TENANT, self.tenant, seen, at=self.clock())
+
+    async def ask(self, *recipients: dict[str, Any], **data: Any) -> Notification:
+        """Send a notification through the intake; returns it as it is stored then."""
+        body = notification(*recipients, **data)
+        await take_in(self.services, body, uuid.uuid4().hex)
+        return await self.stored(body)
+
+    async def stored(self, body: bytes) -> Notification:
+        request = read(body)
+        assert request.id
+        found = await self.services.notifications.get(notification_key(self.tenant, request.source, request.id))
+        assert found
+        return found
+
+    async def row(self, of: Notification, recipient: str) -> dict[str, Any]:
+        """A row of table Deliveries, as an operator sees it."""
+        _, tables = open_storage(self.environ)
+        async with tables:
+            table = tables.get_table_client("HeraldDeliveries")
+            return dict(await table.get_entity(f"{of.key};{shard_of(recipient, of.shards)}", recipient))
+
+    async def message(self, of: Notification, recipient: str) -> Delivery:
+        """The message for a delivery, as it would be written now."""
+        shard = shard_of(recipient, of.shards)
+        known = await self.state(Delivery(of.key, shard, recipient, "", 0))
+        return Delivery(of.key, shard, recipient, known.etag, known.attempts)
+
+    async def state(self, message: Delivery) -> State:
+        found = await self.services.deliveries.get(message)
+        assert found
+        return found
+
+    async def counts(self, of: Notification) -> Counter[str]:
+        return +await self.services.deliveries.counts(of.key, of.shards)
+
+    async def send(self) -> None:
+        """Do all that is on the queues and visible, as the triggers do, until nothing is."""
+        while any(
+            [
+                await self._drain(NOTIFICATIONS, lambda b: take_in(self.services, b, uuid.uuid4().hex)),
+                await self._drain(EXPANSIONS, lambda b: expand(self.services, Expansion.decode(b))),
+                await self._drain(DELIVERIES, lambda b: deliver(self.services, Delivery.decode(b))),
+            ]
+        ):
+            continue
+
+    async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
+        queues, tables = open_storage(self.environ)
+        async with queues, tables:
+            queue = queues.get_queue_client(name)
+
+            async def one(message: Any) -> None:
+                await work(message.content.encode())
+                await queue.delete_message(message)
+
+            found = [each async for each in queue.receive_messages(max_messages=32, visibility_timeout=60)]
+            await asyncio.gather(*map(one, found))
+            return bool(found)
+
+    async def waiting(self, name: str) -> int:
+        """How many messages are on a queue, invisible ones too."""
+        queues, tables = open_storage(self.environ)
+        async with queues, tables:
+            properties = await queues.get_queue_client(name).get_queue_properties()
+            return properties.approximate_message_count or 0
+
+    async def tick(self) -> int:
+        return await tick(self.services)
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        _, tables = open_storage(self.environ)
+        async with tables:
+            return [dict(row) async for row in tables.get_table_client("HeraldDeadLetters").list_entities()]
+
+    async def received(self) -> list[Received]:
+        return await self.teams.received()
+
+
+def notification(*recipients: dict[str, Any], **data: Any) -> bytes:
+    """The bytes of a bare notification with an id of its own."""
+    whole = {"id": uuid.uuid4().hex, "recipients": recipients, "category": "builds", "content": {"title": "Done"}}
+    return json.dumps(whole | data).encode()
+
+
+def user(person: PersonView) -> dict[str, str]:
+    return {"user": person.object_id}
+
+
+@pytest.fixture
+async def teams() -> AsyncIterator[FakeTeams]:
+    async with FakeTeams.serve(Options()) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def herald(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    environ = teams.settings | {"AzureWebJobsStorage": connection}
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, environ[name])
+    clock = Clock()
+    services = await open_services(load(environ), open_storage(environ), clock)
+    yield Herald(services, teams, clock, environ)
+    await services.close()

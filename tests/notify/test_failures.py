@@ -1,0 +1,207 @@
+"""What Teams refuses, what is lost on the way, and processes that die: each ends in the state that is true."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import Fault
+from notify.delivery import deliver
+from notify.policy import TRY_FOR
+from shared.queues import DELIVERIES
+from shared.store.conversations import Kind, Status
+from shared.store.deliveries import CLAIM_SECONDS
+from tests.notify.conftest import Herald, user
+
+
+async def one_person(herald: Herald) -> Any:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    return ada
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "reason"),
+    [
+        (Fault(operation="send", status=400, code="Bad Argument"), "failed", "badRequest"),
+        (Fault(operation="send", status=403, code="BotDisabledByAdmin"), "suppressed", "disabledByAdmin"),
+        (Fault(operation="send", status=403, code="ConversationBlockedByUser"), "suppressed", "blocked"),
+        (Fault(operation="send", status=403, code="MessageWritesBlocked", shape="nested"), "suppressed", "blocked"),
+        (Fault(operation="send", status=403, code="BotNotInConversationRoster"), "suppressed", "notInstalled"),
+        (Fault(operation="send", status=403, code="NotEnoughPermissions"), "failed", "notPermitted"),
+        (Fault(operation="send", status=413, code="MessageSizeTooBig"), "failed", "tooBig"),
+        (Fault(operation="send", status=500, code="ServiceError"), "failed", "serviceError"),
+        (Fault(operation="send", status=429, retry_after=30), "queued", "throttled"),
+        (Fault(operation="send", status=412, code="PreconditionFailed"), "queued", "precondition"),
+        (Fault(operation="send", status=502, shape="html"), "queued", "noAnswer"),
+        (Fault(operation="send", status=503), "queued", "noAnswer"),
+        (Fault(operation="send", drop=True), "queued", "noAnswer"),
+        (Fault(operation="token", status=500), "queued", "noToken"),
+    ],
+)
+async def test_each_refusal_is_written_down(herald: Herald, fault: Fault, state: str, reason: str) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(fault)
+    asked = await herald.ask(user(ada))
+    await herald.send()
+    row = await herald.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == (state, reason)
+    assert await herald.counts(asked) == {"open" if state == "queued" else state: 1}
+    assert await herald.waiting(DELIVERIES) == (1 if state == "queued" else 0)
+
+
+async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
+    """Do the next try when it is due; returns the row."""
+    message = await herald.message(asked, recipient)
+    state = await herald.state(message)
+    assert state.not_before
+    herald.clock.moved += max(timedelta(), state.not_before - herald.clock()) + timedelta(seconds=1)
+    await deliver(herald.services, message)
+    return await herald.row(asked, recipient)
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts", "maybe_twice", "copies"),
+    [
+        (Fault(operation="send", status=429, retry_after=30, count=1), 1, False, 1),
+        (Fault(operation="send", status=429, count=1), 1, False, 1),
+        (Fault(operation="send", status=412, code="PreconditionFailed", count=1), 2, False, 1),
+        (Fault(operation="send", status=502, shape="html", count=1), 2, True, 1),
+        (Fault(operation="send", drop=True, count=1), 2, True, 1),
+        (Fault(operation="send", drop=True, accept=True, count=1), 2, True, 2),
+    ],
+)
+async def test_a_passing_fault_is_tried_again_and_a_lost_answer_is_marked(
+    herald: Herald, fault: Fault, attempts: int, maybe_twice: bool, copies: int
+) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(fault)
+    asked = await herald.ask(user(ada))
+    await herald.send()
+    row = await later(herald, asked, f"u:{ada.object_id}")
+    assert (row["state"], row["attempts"], row.get("maybe_twice", False)) == ("sent", attempts, maybe_twice)
+    assert len(await herald.received()) == copies
+
+
+async def test_the_wait_that_teams_names_is_kept(herald: Herald) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="send", status=429, retry_after=120, count=1))
+    asked = await herald.ask(user(ada))
+    await herald.send()
+    state = await herald.state(await herald.message(asked, f"u:{ada.object_id}"))
+    assert state.not_before
+    assert timedelta(seconds=110) < state.not_before - herald.clock() <= timedelta(seconds=120)
+
+
+async def test_a_copy_that_comes_before_the_next_try_is_due_goes_back_to_the_queue(herald: Herald) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="send", status=429, retry_after=120, count=1))
+    asked = await herald.ask(user(ada))
+    stale = await herald.message(asked, f"u:{ada.object_id}")
+    await herald.send()
+    await deliver(herald.services, stale)
+    assert (await herald.teams.stats()).count("send") == 1
+    assert await herald.waiting(DELIVERIES) == 2
+
+
+async def test_where_an_unknown_outcome_is_not_to_be_sent_again_it_stays_unknown(herald: Herald) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="send", drop=True, accept=True))
+    asked = await herald.ask(user(ada), onUnknown="stop")
+    await herald.send()
+    assert await herald.counts(asked) == {"unknown": 1}
+    assert len(await herald.received()) == 1
+
+
+async def test_a_day_of_tries_is_enough(herald: Herald) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed"))
+    asked = await herald.ask(user(ada))
+    await herald.send()
+    herald.clock.moved += TRY_FOR
+    row = await later(herald, asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == ("failed", "exhausted")
+
+
+async def test_who_blocked_the_bot_is_not_asked_again_until_there_is_a_sign_of_life(herald: Herald) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="send", status=403, code="ConversationBlockedByUser", count=1))
+    await herald.ask(user(ada))
+    await herald.send()
+    second = await herald.ask(user(ada))
+    await herald.send()
+    assert await herald.counts(second) == {"suppressed": 1}
+    assert (await herald.teams.stats()).count("send") == 1
+    await herald.services.conversations.save(
+        herald.tenant, Kind.USER, ada.object_id, {}, at=herald.clock(), status=Status.ACTIVE
+    )
+    third = await herald.ask(user(ada))
+    await herald.send()
+    assert await herald.counts(third) == {"sent": 1}
+
+
+async def test_a_wrong_secret_fails_nothing_and_costs_no_attempt(
+    herald: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada = await one_person(herald)
+    await herald.teams.fault(Fault(operation="token", status=400, code="invalid_client", count=1))
+    asked = await herald.ask(user(ada))
+    await herald.send()
+    row = await herald.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["attempts"]) == ("queued", 0)
+    assert "check MicrosoftAppId and its secret" in caplog.text
+    assert herald.environ["MicrosoftAppPassword"] not in caplog.text
+
+
+async def test_a_token_that_teams_refuses_is_replaced_once_for_all(herald: Herald) -> None:
+    await herald.grow(people=10)
+    people = await herald.people(10)
+    await herald.ask(user(people[0]))
+    await herald.send()
+    await herald.teams.revoke_tokens()
+    asked = await herald.ask(*(user(each) for each in people))
+    await herald.send()
+    assert await herald.counts(asked) == {"sent": 10}
+    assert (await herald.teams.stats()).count("token") == 2
+
+
+async def test_a_copy_that_meets_a_live_claim_waits_for_its_end(herald: Herald) -> None:
+    ada = await one_person(herald)
+    asked = await herald.ask(user(ada))
+    message = await herald.message(asked, f"u:{ada.object_id}")
+    known = await herald.state(message)
+    await herald.services.deliveries.claim(message, known, herald.clock())
+    await herald.send()
+    assert (await herald.teams.stats()).requests == {}
+    assert await herald.waiting(DELIVERIES) == 1
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "state", "copies"), [("resend", "sent", 1), ("stop", "unknown", 0)]
+)
+async def test_a_claim_whose_process_died_is_an_unknown_outcome(
+    herald: Herald, on_unknown: str, state: str, copies: int
+) -> None:
+    ada = await one_person(herald)
+    asked = await herald.ask(user(ada), onUnknown=on_unknown)
+    message = await herald.message(asked, f"u:{ada.object_id}")
+    await herald.services.deliveries.claim(message, await herald.state(message), herald.clock())
+    herald.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
+    await herald.send()
+    row = await herald.row(asked, f"u:{ada.object_id}")
+    assert row["state"] == state
+    assert row.get("maybe_twice", False) is (state == "sent")
+    assert len(await herald.received()) == copies
+
+
+async def test_copies_of_a_delivery_send_one_message(herald: Herald) -> None:
+    ada = await one_person(herald)
+    asked = await herald.ask(user(ada))
+    message = await herald.message(asked, f"u:{ada.object_id}")
+    await asyncio.gather(*(deliver(herald.services, message) for _ in range(10)))
+    await deliver(herald.services, message)
+    assert len(await herald.received()) == 1
+    assert await herald.counts(asked) == {"sent": 1}

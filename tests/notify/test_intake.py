@@ -1,0 +1,207 @@
+"""A notification is taken in once under its identity, and what cannot be taken becomes a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from notify.expansion import expand
+from notify.functions import send_one
+from notify.intake import Plan, allowed_tenant, planned, take_in
+from shared.contract import Refused, Schedule
+from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
+from shared.settings import load
+from shared.states import NotificationState
+from shared.store.notifications import Notification
+from tests.notify.conftest import Herald, notification, user
+from tests.shared.test_settings import BOT, TENANT
+
+
+async def test_the_same_notification_at_once_and_again_is_sent_once(herald: Herald) -> None:
+    await herald.grow(people=3)
+    people = await herald.people(3)
+    body = notification(*(user(each) for each in people))
+    await asyncio.gather(*(take_in(herald.services, body, f"m{n}") for n in range(20)))
+    await herald.send()
+    await take_in(herald.services, body, "again")
+    await herald.send()
+    assert len(await herald.received()) == 3
+    assert await herald.counts(await herald.stored(body)) == {"sent": 3}
+    assert await herald.dead_letters() == []
+
+
+async def test_without_an_id_the_queue_messages_own_serves(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    body = json.dumps({"recipients": [user(ada)], "category": "c", "content": {"title": "t"}}).encode()
+    for message_id in ("m1", "m1", "m2"):
+        await take_in(herald.services, body, message_id)
+    await herald.send()
+    assert len(await herald.received()) == 2
+
+
+async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    first = json.loads(notification(user(ada)))
+    await take_in(herald.services, json.dumps(first).encode(), "m1")
+    await take_in(herald.services, json.dumps(first | {"category": "other"}).encode(), "m2")
+    await herald.send()
+    [letter] = await herald.dead_letters()
+    assert (letter["reason"], json.loads(letter["faults"])[0]["pointer"]) == ("reused", "/id")
+    assert len(await herald.received()) == 1
+
+
+async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    first = json.loads(notification(user(ada), source="/a"))
+    await take_in(herald.services, json.dumps(first).encode(), "m1")
+    await take_in(herald.services, json.dumps(first | {"source": "/b"}).encode(), "m2")
+    await herald.send()
+    assert len(await herald.received()) == 2
+
+
+async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fault(
+    herald: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = notification({"user": "secret@contoso.example"}, category="")
+    await take_in(herald.services, body, "m1")
+    [letter] = await herald.dead_letters()
+    assert letter["body"] == body
+    assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
+    assert "secret" not in caplog.text
+    assert "Refused a message" in caplog.text
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])
+async def test_nothing_that_comes_on_the_queue_raises(herald: Herald, body: bytes) -> None:
+    await take_in(herald.services, body, "m1")
+    [letter] = await herald.dead_letters()
+    assert letter["body"] == body
+    assert letter["queue"] == NOTIFICATIONS
+
+
+async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_for(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    asked = await herald.ask(user(ada), schedule={"at": "2020-01-01T00:00", "timeZone": "UTC", "ifPast": "skip"})
+    assert asked.state is NotificationState.SKIPPED
+    body = notification(user(ada))
+    stored = await herald.services.notifications.insert(_as_stored(herald, body))
+    await take_in(herald.services, body, "redelivered")
+    await herald.send()
+    assert await herald.counts(stored) == {"sent": 1}
+
+
+def _as_stored(herald: Herald, body: bytes) -> Notification:
+    from shared.contract import read
+    from shared.store.notifications import notification_key
+
+    request = read(body)
+    assert request.id
+    return Notification(
+        key=notification_key(herald.tenant, request.source, request.id),
+        tenant=herald.tenant,
+        source=request.source,
+        id=request.id,
+        content_hash=request.content_hash,
+        data=request.data,
+        state=NotificationState.ACCEPTED,
+        created=herald.clock(),
+        shards=1,
+    )
+
+
+async def test_a_page_that_comes_again_adds_what_is_missing_and_nothing_twice(herald: Herald) -> None:
+    await herald.grow(people=6)
+    people = await herald.people(6)
+    body = notification(*(user(each) for each in people))
+    stored = await herald.services.notifications.insert(_as_stored(herald, body))
+    # As if the first try had died after some of the rows, and before their messages and the cursor.
+    await herald.services.deliveries.add(stored.key, "0", [f"u:{p.object_id}" for p in people[:3]], herald.clock())
+    await asyncio.gather(*(expand(herald.services, Expansion(stored.key, 0)) for _ in range(3)))
+    await herald.send()
+    await expand(herald.services, Expansion(stored.key, 0))
+    await herald.send()
+    assert len(await herald.received()) == 6
+    done = await herald.services.notifications.get(stored.key)
+    assert done
+    assert (done.state, done.total) == (NotificationState.EXPANDED, 6)
+
+
+async def test_a_process_that_died_before_it_announced_the_next_page_is_made_up_for(herald: Herald) -> None:
+    await herald.grow(people=1)
+    await herald.people(1)
+    asked = await herald.ask({"all": True})
+    assert asked.state is NotificationState.EXPANDING
+    announced = await herald.waiting(EXPANSIONS)
+    await expand(herald.services, Expansion(asked.key, asked.page - 1))
+    assert await herald.waiting(EXPANSIONS) == announced + 1
+    await expand(herald.services, Expansion(asked.key, asked.page + 1))  # a page that nobody announced
+    assert await herald.waiting(EXPANSIONS) == announced + 1
+
+
+def at(day: int, hour: int, minute: int = 0) -> datetime:
+    return datetime(2026, 11, day, hour, minute, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "plan"),
+    [
+        (None, Plan()),
+        ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, Plan(at(23, 12, 30))),
+        ({"at": "2026-11-23T12:30"}, Plan()),  # 03:30 UTC, as the default zone is Tokyo's
+        ({"at": "2026-11-23T21:30"}, Plan(at(23, 12, 30))),
+        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, Plan()),
+        ({"at": "2026-11-23T11:59", "timeZone": "UTC", "ifPast": "skip"}, Plan(skip=True)),
+        ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(24, 9))),
+        ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(23, 13))),
+    ],
+)
+def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(
+    schedule: dict[str, str] | None, plan: Plan
+) -> None:
+    model = Schedule.model_validate(schedule) if schedule else None
+    assert planned(model, "Asia/Tokyo", at(23, 12)) == plan
+
+
+def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:
+    one, two = load(BOT), load(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
+    assert allowed_tenant(None, one) == TENANT
+    assert allowed_tenant("A", two) == "a"
+    for named, settings in ((None, two), ("c", two), ("a", one)):
+        with pytest.raises(Refused) as refused:
+            allowed_tenant(named, settings)
+        assert refused.value.faults[0].pointer == "/tenant"
+
+
+def test_an_internal_message_is_read_as_it_was_written() -> None:
+    message = Delivery("n", "0", "u:x", "etag", 3)
+    assert Delivery.decode(message.encode().encode()) == message
+    with pytest.raises(Newer):
+        Delivery.decode(b'{"v": 2, "other": 1}')
+    for body in (b"{}", b"[]", b'{"v": 1}', b'{"v": "x"}', b'{"v": 1, "notification": 1, "extra": 2}'):
+        with pytest.raises(Unreadable):
+            Delivery.decode(body)
+
+
+async def test_an_internal_message_of_a_newer_version_waits_and_one_that_is_not_ours_is_a_dead_letter(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import azure.functions as func
+
+    async def ours() -> object:
+        return herald.services
+
+    monkeypatch.setattr("notify.functions.services", ours)
+    trigger = send_one.build().get_user_function()  # type: ignore[attr-defined]
+    await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
+    assert await herald.waiting(DELIVERIES) == 1
+    await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"mine": false}'))
+    [letter] = await herald.dead_letters()
+    assert (letter["queue"], letter["reason"]) == (DELIVERIES, "unreadable")

@@ -1,0 +1,3 @@
+from tests.notify.conftest import herald, teams
+
+__all__ = ["herald", "teams"]
