@@ -28,7 +28,9 @@ LOCK_LOOK = 0.2
 _MISLEADING = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
 #: Lines of pip and npm that name an error, and those of them that say nothing about it.
 _ERROR = re.compile(r"^\s*(ERROR:|npm (ERR!|error)|\w*Error:)", re.IGNORECASE)
-_NOISE = re.compile(r"complete log of this run|^\s*npm (ERR!|error)(\s*$|\s+(code|errno)\b)", re.IGNORECASE)
+_NOISE = re.compile(r"complete log of this run|npm (ERR!|error)\s*(code|errno|path|stack|syscall|$)", re.IGNORECASE)
+#: What Debian's Python says where it cannot make a .venv yet.
+_ADVICE = re.compile(r"^\s*(apt install \S+)", re.MULTILINE)
 
 
 class Missing(Exception):
@@ -115,8 +117,10 @@ class Setup:
         return self.python.exists() and version(python) in PYTHONS and _succeeds(python, "-m", "pip", "-V")
 
     def _make_venv(self) -> None:
+        running = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        command = [*find_python(running), "-m", "venv", "--clear", str(self.venv)]
         with step("Making .venv"):
-            self._run("venv", [*find_python(), "-m", "venv", "--clear", str(self.venv)], self.root)
+            self._run("venv", command, self.root)
 
     def _run(self, tool: str, command: Sequence[str], folder: Path) -> None:
         log = self.local / "log" / (tool + ".log")
@@ -135,9 +139,11 @@ class Setup:
             raise Missing(f"{tool} failed: {reason(log.read_text('utf-8', 'replace'))} (all it said: {log})")
 
 
-def find_python() -> list[str]:
-    """The command of a Python that the app runs on: this one, or one on PATH; raises `Missing`."""
-    running = f"{sys.version_info[0]}.{sys.version_info[1]}"
+def find_python(running: str) -> list[str]:
+    """The command of a Python that the app runs on: this one, if version `running` ("3.11") is, or one on PATH.
+
+    Raises `Missing`.
+    """
     if running in PYTHONS:
         return [sys.executable]
     candidates = [["py", "-" + wanted] for wanted in PYTHONS] if os.name == "nt" else []
@@ -192,9 +198,13 @@ def digest(*paths: Path) -> str:
 
 
 def reason(output: str) -> str:
-    """The line of pip's or npm's output that says best why it failed."""
+    """The line of the output of pip, npm or venv that says best why it failed."""
+    if advice := _ADVICE.search(output):
+        return f"run `{advice[1]}` first"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line) and not _NOISE.search(line)]
+    if errors and errors[0].startswith("npm"):
+        return errors[0]  # npm explains afterwards, pip before
     return (errors or lines or ["it said nothing"])[-1]
 
 

@@ -4,8 +4,8 @@ Each listens on 127.0.0.1, writes into a log file, and is told to end by closing
 signal that every system has, and that reaches a child also when its parent was killed.
 
 >>> with Azurite(folder) as azurite:            # in memory, on free ports
-...     with FunctionHost(folder, azurite.connection_string()) as host:
-...         requests.get(host.url)
+...     with FunctionHost(folder, {"AzureWebJobsStorage": azurite.connection_string()}) as host:
+...         print(host.url)
 """
 
 from __future__ import annotations
@@ -147,6 +147,9 @@ class Program:
             self.process.wait(grace)
         except subprocess.TimeoutExpired:
             self.kill()
+        except BaseException:  # such as a second Ctrl-C
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End it at once, as a crash does (SIGKILL), and wait for that."""
@@ -204,19 +207,30 @@ class Playground(Program):
     def __init__(self, logs: Path, endpoint: str, *, port: int | None = None, config: Path = PLAYGROUND_CONFIG) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        log = logs / "playground.log"
+        self._own_log = logs / "playground.log"
+        self._own_log.unlink(missing_ok=True)  # what an earlier one heard must not be taken for its words
         # A client that leaves while the Playground logs becomes a rejection that nobody handles, and ended it.
         command = node("@microsoft/m365agentsplayground", "--unhandled-rejections=warn")
         command += ["-e", endpoint, "-c", "msteams", "-p", str(self.port), "--su", f"{self.url}/_connector", "--dt"]
         env = {
             "TEAMSAPPTESTER_BROWSER": "none",
             "M365_AGENTS_PLAYGROUND_CONFIG_PATH": str(config),
-            "M365_AGENTS_PLAYGROUND_LOGFILE": str(log),
+            "M365_AGENTS_PLAYGROUND_LOGFILE": str(self._own_log),
             "APPLICATION_INSIGHTS_NO_STATSBEAT": "1",  # what --dt leaves on
         }
         super().__init__(
-            command, log, _environ(env), ROOT, listening=r"Listening on (\d+)", health=f"{self.url}/_debug/ping"
+            command,
+            logs / "playground-output.log",
+            _environ(env),
+            ROOT,
+            listening=r"Listening on (\d+)",
+            health=f"{self.url}/_debug/ping",
         )
+
+    def output(self) -> str:
+        # It writes its own log, which it deletes when it starts, and hardly anything to its output.
+        own = self._own_log.read_text("utf-8", "replace") if self._own_log.exists() else ""
+        return own + super().output()
 
     def _heard(self, listening: re.Match[str]) -> None:
         if int(listening[1]) != self.port:
@@ -224,9 +238,9 @@ class Playground(Program):
 
 
 class FunctionHost(Program):
-    """The local function host, with the app in `app`.
+    """The local function host with the app in the folder `app`.
 
-    It has the settings given and no others: neither the environment's nor those of a local.settings.json are seen.
+    The app has these `settings` and no others: neither the environment's nor those of a local.settings.json.
     """
 
     name = "The function host"
@@ -234,8 +248,7 @@ class FunctionHost(Program):
     def __init__(
         self,
         logs: Path,
-        storage: str,
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, str],
         *,
         port: int | None = None,
         app: Path = ROOT,
@@ -248,9 +261,8 @@ class FunctionHost(Program):
             logs / "host.log",
             _environ(
                 unset
-                | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "AzureWebJobsStorage": storage}
-                | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-                | dict(settings or {})
+                | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+                | dict(settings)
             ),
             app,
             listening="Listening on http",

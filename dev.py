@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Herald on your machine.
+
+    python dev.py up [--once]                  the app, a storage emulator and a Teams-like chat; sends a first message
+    python dev.py host [--port N] [--local]    the function host alone (Core Tools, where installed; --local: ours)
+    python dev.py test [--full] [...]          every check and test; further arguments are for pytest
+
+Python 3.8 or newer starts it: it makes .venv with Python 3.11 or 3.12 and installs what is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from local.bootstrap import Missing, Setup
+
+#: Processes among which the tests are spread, at most; each starts its own storage emulator.
+TEST_WORKERS = 4
+
+ROOT = Path(__file__).resolve().parent
+RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
+
+
+def up(setup: Setup, arguments: list[str]) -> int:
+    setup.ensure_python(RUNTIME)
+    setup.ensure_node()
+    return become([str(setup.python), "-m", "local.up", *arguments], setup.environ())
+
+
+def host(setup: Setup, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py host", description="The function host alone.")
+    parser.add_argument("--port", type=int, default=7071, help="port on 127.0.0.1 (default: 7071)")
+    parser.add_argument("--local", action="store_true", help="our local host, also where Core Tools are installed")
+    options = parser.parse_args(arguments)
+    setup.ensure_python(RUNTIME)
+    func = None if options.local else shutil.which("func")
+    if func:
+        return attend([func, "start", "--port", str(options.port)], setup.environ())
+    return become([str(setup.python), "-m", "local.host", "--port", str(options.port)], setup.environ())
+
+
+def test(setup: Setup, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py test", description="Every check and test.")
+    parser.add_argument("--full", action="store_true", help="also the long ones")
+    options, for_pytest = parser.parse_known_args(arguments)
+    setup.ensure_python(RUNTIME, DEVELOPMENT)
+    setup.ensure_node()
+    selected = [] if options.full else ["-m", "not full"]
+    workers = ["-n", str(min(os.cpu_count() or 2, TEST_WORKERS)), "--dist", "worksteal"]
+    coverage = ["--cov", "--cov-report=term:skip-covered"]
+    steps = {
+        "ruff": ["-m", "ruff", "check"],
+        "mypy": ["-m", "mypy"],
+        "import-linter": ["-c", "from importlinter.cli import lint_imports_command as run; run()"],
+        "pytest": ["-m", "pytest", *workers, *coverage, *selected, *for_pytest],
+    }
+    results = []
+    for name, command in steps.items():
+        print("\n== " + name, flush=True)
+        begun = time.monotonic()
+        code = subprocess.run([str(setup.python), *command], cwd=str(ROOT), env=setup.environ(), check=False).returncode
+        results.append((name, code, time.monotonic() - begun))
+    print()
+    for name, code, seconds in results:
+        print(f"{name:14} {seconds:6.1f} s  {f'failed (exit code {code})' if code else 'ok'}")
+    return 1 if any(code for _, code, _ in results) else 0
+
+
+def become(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Run `command` in our place, so that it has our process id, our group and our signals."""
+    os.chdir(str(ROOT))
+    if os.name != "nt":
+        sys.stdout.flush()
+        os.execve(command[0], list(command), environ)  # noqa: S606 (no shell is meant)
+    return attend(command, environ)  # on Windows, exec would give the console back before the program ends
+
+
+def attend(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Run `command` as a child; 0 where we ended it because a signal asked us to."""
+    asked: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _: object) -> None:
+        asked.append(number)
+        if child is not None and os.name != "nt" and number != signal.SIGINT:  # Ctrl-C reaches the child by itself
+            child.send_signal(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), forward)
+    child = subprocess.Popen(list(command), cwd=str(ROOT), env=environ)
+    if asked:  # before there was a child to tell
+        child.terminate()
+    code = child.wait()
+    return 0 if asked else code
+
+
+COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {"up": up, "host": host, "test": test}
+
+
+def main(arguments: list[str]) -> int:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None:
+        print(__doc__)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    # So that a half-done install is ended with us, and not left to run without its lock.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return command(Setup(ROOT), arguments[1:])
+    except Missing as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,155 @@
+"""How `dev.py` makes `.venv` and installs the Node packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.bootstrap import Missing, Setup, find_python, node, reason
+
+ROOT = Path(__file__).parents[2]
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+posix = pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    """An empty checkout whose requirements are none."""
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    return Setup(tmp_path)
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    """A program for PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+def installed_again(setup: Setup) -> bool:
+    """Whether pip ran in a further call."""
+    log = setup.local / "log" / "pip.log"
+    log.unlink(missing_ok=True)
+    setup.ensure_python("requirements.txt")
+    return log.exists()
+
+
+def test_only_a_changed_file_or_a_broken_venv_is_installed_again(setup: Setup) -> None:
+    setup.ensure_python("requirements.txt")
+    assert not installed_again(setup)
+    (setup.root / "requirements.txt").write_text("# nothing else\n")
+    assert installed_again(setup)
+    setup.python.unlink()
+    assert installed_again(setup)
+    assert setup.python.exists()
+
+
+def test_a_failed_install_is_one_line_and_is_done_anew(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    (setup.root / "requirements.txt").write_text("./nowhere\n")
+    with pytest.raises(Missing) as caught:
+        setup.ensure_python("requirements.txt")
+    assert "nowhere" in str(caught.value)
+    assert str(setup.local / "log" / "pip.log") in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert capsys.readouterr().out.count("\n") == 2  # no noise of pip: two steps, one line each
+
+    (setup.root / "requirements.txt").write_text("# nothing\n")
+    assert installed_again(setup)
+    assert "Making .venv" in capsys.readouterr().out  # what was half installed is gone
+    assert not installed_again(setup)
+
+
+def test_two_at_once_install_once(setup: Setup) -> None:
+    program = (
+        "import sys; from pathlib import Path; from local.bootstrap import Setup; "
+        "Setup(Path(sys.argv[1])).ensure_python('requirements.txt')"
+    )
+    command = [sys.executable, "-c", program, str(setup.root)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [each.communicate(timeout=60)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert "".join(said).count("Installing the Python packages") == 1
+
+
+def test_children_see_our_environment_and_not_the_active_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", "/elsewhere")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    environ = setup.environ()
+    assert environ["VIRTUAL_ENV"] == str(setup.venv)
+    assert environ["PATH"].startswith(str(setup.python.parent) + os.pathsep)
+    assert "PYTHONPATH" not in environ
+
+
+@posix
+def test_another_python_is_found_where_the_running_one_does_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "bin", "python3.12", "exit 1")  # one that is there, and does not work
+    script(tmp_path / "bin", "python3.11", "echo 3.11")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert find_python("3.14") == [str(tmp_path / "bin" / "python3.11")]
+    assert find_python(RUNNING) == [sys.executable]
+
+
+def test_no_python_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Missing, match=r"^Python 3\.11 or 3\.12 is needed, and this is 3\.9: install .*$"):
+        find_python("3.9")
+
+
+def test_a_missing_node_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Missing, match=r"^Node 20 or newer is needed .* install it from https://nodejs\.org$"):
+        node()
+
+
+@posix
+def test_an_old_node_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path / "bin", "node", "echo v18.19.1")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(Missing, match=r"^Node 20 or newer is needed, and .* is v18\.19\.1: install it from .*$"):
+        node()
+
+
+def test_the_node_packages_are_installed_once(setup: Setup) -> None:
+    source = setup.root / "local" / "node"
+    source.mkdir(parents=True)
+    (source / "package.json").write_text('{"name": "nothing", "version": "1.0.0"}')
+    lock = '{"name": "nothing", "version": "1.0.0", "lockfileVersion": 3, "packages": {"": {"name": "nothing"}}}'
+    (source / "package-lock.json").write_text(lock)
+    setup.ensure_node()
+    log = setup.local / "log" / "npm.log"
+    log.unlink()
+    setup.ensure_node()
+    assert not log.exists()
+
+    broken = lock.replace('{"name": "nothing"}', '{"dependencies": {"gone": "file:gone.tgz"}}')
+    broken = broken.replace("}}}}", '}}, "node_modules/gone": {"version": "1.0.0", "resolved": "file:gone.tgz"}}}')
+    (source / "package.json").write_text('{"dependencies": {"gone": "file:gone.tgz"}}')
+    (source / "package-lock.json").write_text(broken)
+    with pytest.raises(Missing, match=r"^npm failed: .*gone\.tgz.* \(all it said: .*npm\.log\)$"):
+        setup.ensure_node()
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("Collecting a\nERROR: No matching distribution found for a\n", "ERROR: No matching distribution found for a"),
+        ("ERROR: Exception:\nTraceback:\n  File\nOSError: No space left\n", "OSError: No space left"),
+        (
+            "npm error code ENOENT\nnpm error path /x.tgz\nnpm error enoent no such file, open '/x.tgz'\n"
+            "npm error enoent This is related to npm\nnpm error A complete log of this run is in: /x\n",
+            "npm error enoent no such file, open '/x.tgz'",
+        ),
+        ("ensurepip is not\navailable.\n\n    apt install python3-venv\n", "run `apt install python3-venv` first"),
+        ("no line names an error\n\nthe last one does\n", "the last one does"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_reason_is_the_line_that_names_the_error(output: str, line: str) -> None:
+    assert reason(output) == line

@@ -1,0 +1,155 @@
+"""The command line of `dev.py`, in a checkout whose programs are replaced by ones that say how they were called."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from local.bootstrap import digest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes and signals")
+
+#: Says how it was called, and waits until it is told to end.
+SHOW = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print(os.getpid(), os.getpgid(0), os.getcwd(), os.environ["VIRTUAL_ENV"], *sys.argv[1:], flush=True)
+signal.pause()
+"""
+FUNC = """#!/bin/sh
+trap 'exit 143' TERM
+echo $PWD $VIRTUAL_ENV "$@"
+while :; do sleep 0.05; done
+"""
+#: What `dev.py test` runs, in this order.
+CHECKS = ["ruff", "mypy", "importlinter", "pytest"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in which everything is installed already."""
+    root = tmp_path / "checkout"
+    (root / "local" / "node").mkdir(parents=True)
+    (root / "local" / "host").mkdir()
+    shutil.copy(ROOT / "dev.py", root)
+    shutil.copy(ROOT / "local" / "bootstrap.py", root / "local")
+    for name in ("requirements.txt", "requirements-dev.txt", "local/node/package.json", "local/node/package-lock.json"):
+        (root / name).touch()
+    (root / "local" / "host" / "__main__.py").write_text(SHOW)
+    (root / "local" / "up.py").write_text(SHOW)
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (root / ".venv" / ".herald-installed").write_text(digest(root / "requirements.txt"))
+    packages = [root / "local" / "node" / name for name in ("package.json", "package-lock.json")]
+    (root / ".local" / "node").mkdir(parents=True)
+    (root / ".local" / "node" / ".installed").write_text(digest(*packages))
+    return root
+
+
+@contextmanager
+def running(checkout: Path, *arguments: str, path: str = os.environ["PATH"]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(checkout / "dev.py"), *arguments]
+    environ = {**os.environ, "PATH": path, "VIRTUAL_ENV": "/elsewhere"}
+    with subprocess.Popen(
+        command, cwd="/", env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def first_line(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout
+    return process.stdout.readline().split()
+
+
+def result(checkout: Path, *arguments: str) -> tuple[int, str]:
+    with running(checkout, *arguments) as process:
+        output = process.communicate(timeout=60)[0]
+    return process.returncode, output
+
+
+def test_the_host_takes_the_place_of_dev_py_and_gets_its_signals(checkout: Path) -> None:
+    with running(checkout, "host", "--local", "--port", "7099") as process:
+        pid, group, folder, venv, *arguments = first_line(process)
+        assert int(pid) == process.pid
+        assert int(group) == process.pid  # that of the caller, who gave dev.py one of its own
+        assert folder == str(checkout)
+        assert venv == str(checkout / ".venv")
+        assert arguments == ["--port", "7099"]
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_core_tools_are_used_where_they_are_installed(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "func").write_text(FUNC)
+    (tmp_path / "bin" / "func").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    with running(checkout, "host", path=path) as process:
+        assert first_line(process) == [str(checkout), str(checkout / ".venv"), "start", "--port", "7071"]
+        process.terminate()
+        assert process.wait(20) == 0  # whatever func makes of the signal
+    with running(checkout, "host", "--local", path=path) as process:
+        assert first_line(process)[4:] == ["--port", "7071"]
+
+
+def test_up_gets_all_of_its_arguments(checkout: Path) -> None:
+    with running(checkout, "up", "--once", "--host-port", "7099") as process:
+        assert first_line(process)[4:] == ["--once", "--host-port", "7099"]
+
+
+def write_checks(checkout: Path, **codes: int) -> None:
+    """Replace the checks by programs that say that they ran, and end with these codes."""
+    (checkout / "importlinter").mkdir()
+    for name in CHECKS:
+        file = "importlinter/cli" if name == "importlinter" else name
+        say = f"import sys\ndef lint_imports_command():\n  print('ran', '{name}', *sys.argv[1:])\n"
+        end = f"  sys.exit({codes.get(name, 0)})\nif __name__ == '__main__': lint_imports_command()\n"
+        (checkout / f"{file}.py").write_text(say + end)
+
+
+def test_every_check_runs_although_one_fails_and_the_end_says_so(checkout: Path) -> None:
+    write_checks(checkout, ruff=1)
+    code, output = result(checkout, "test")
+    assert code == 1
+    assert re.findall(r"^ran (\S+)", output, re.MULTILINE) == CHECKS
+    assert re.findall(r"^(\S+) +[0-9.]+ s  failed \(exit code 1\)$", output, re.MULTILINE) == ["ruff"]
+
+
+def test_the_long_tests_run_only_when_asked_for(checkout: Path) -> None:
+    write_checks(checkout)
+    code, output = result(checkout, "test", "-k", "some")
+    assert code == 0
+    assert "-m not full -k some" in output
+    code, output = result(checkout, "test", "--full")
+    assert code == 0
+    assert "not full" not in output
+
+
+def test_what_is_missing_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    with running(checkout, "up", path=str(tmp_path)) as process:
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert output.startswith("Node 20 or newer is needed")
+    assert output.count("\n") == 1
+
+
+def test_no_command_shows_the_commands(checkout: Path) -> None:
+    code, output = result(checkout)
+    assert code == 2
+    assert "python dev.py up [--once]" in output
+    assert result(checkout, "--help")[0] == 0

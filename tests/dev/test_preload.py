@@ -1,0 +1,100 @@
+"""`local/node/preload.cjs`: what every Node program of the local stack is held to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from local.processes import PRELOAD
+
+NODE = shutil.which("node") or "node"
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    command = [NODE, "--require", str(PRELOAD), "-e", program]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "0",
+        "'0'",
+        "0, '0.0.0.0'",
+        "0, '0.0.0.0', 5",
+        "0, 5",
+        "0, undefined",
+        "{port: 0}",
+        "{port: 0, host: '::'}",
+        "",
+    ],
+)
+def test_a_server_listens_on_loopback_alone(arguments: str) -> None:
+    called = f"{arguments}, told" if arguments else "told"
+    with start(
+        "const told = () => console.log(JSON.stringify(s.address())); const s = require('http').createServer(); "
+        f"s.listen({called})"
+    ) as process:
+        address = json.loads(first_line(process))
+        assert address["address"] == "127.0.0.1"
+        assert address["port"] > 0
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        "require('net').connect(9, '192.0.2.1')",
+        "require('net').connect({port: 9, host: 'example.invalid'})",
+        "new (require('net').Socket)().connect(9, '192.0.2.1')",
+        "require('http').get('http://192.0.2.1:9/')",
+        "require('tls').connect(9, '192.0.2.1')",
+    ],
+)
+def test_no_connection_leaves_the_machine(connection: str) -> None:
+    with start(f"{connection}.on('error', e => console.log(e.message))") as process:
+        assert first_line(process).endswith("is not loopback")
+
+
+def test_fetch_does_not_leave_the_machine_either() -> None:
+    with start("fetch('http://192.0.2.1/').catch(e => console.log(e.cause.message))") as process:
+        assert first_line(process) == "connect refused: 192.0.2.1 is not loopback"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_connection_to_this_machine_is_made(host: str) -> None:
+    with start(
+        "const s = require('http').createServer((_, r) => r.end('hello')).listen(0, () => "
+        f"fetch(`http://{host}:${{s.address().port}}/`).then(r => r.text())"
+        ".then(console.log))"
+    ) as process:
+        assert first_line(process) == "hello"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 3), ("SIGINT", 3), ("SIGUSR2", 0)])
+def test_the_end_of_its_input_ends_a_program_by_its_own_graceful_way(name: str, code: int) -> None:
+    program = (
+        f"process.on('{name}', () => setTimeout(() => {{ console.log('drained'); process.exit(3) }}, 10));"
+        "setInterval(() => {}, 1000); console.log('up')"
+    )
+    with start(program) as process:
+        assert first_line(process) == "up"
+        assert process.stdin
+        assert process.stdout
+        process.stdin.close()
+        assert process.stdout.read() == ("drained\n" if code else "")
+    assert process.returncode == code
+
+
+def test_an_open_input_keeps_no_program_that_has_ended() -> None:
+    process = start("console.log('done')")
+    assert process.wait(20) == 0
+    process.communicate()

@@ -1,0 +1,239 @@
+"""`local.processes`: how the programs of the local stack are started, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import aiohttp.web
+import pytest
+from aiohttp.test_utils import TestServer
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.queue import QueueClient
+
+from local.processes import ROOT, Azurite, Failed, FunctionHost, Playground, free_port, is_taken
+from local.send import API_VERSION
+
+linux = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux which addresses are listened on")
+
+APP = """
+import json, os
+import azure.functions as func
+
+app = func.FunctionApp()
+
+@app.route("environment", auth_level=func.AuthLevel.ANONYMOUS)
+async def environment(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(json.dumps(dict(os.environ)))
+"""
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from local.processes import Azurite, FunctionHost, Playground
+
+folder = Path(sys.argv[1])
+with Azurite(folder) as azurite, Playground(folder, "http://127.0.0.1:9/") as playground:
+    settings = {"AzureWebJobsStorage": azurite.connection_string()}
+    with FunctionHost(folder, settings, app=folder / "app") as host:
+        print(azurite.pid, playground.pid, host.pid, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """The folder of an app that shows its environment."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "function_app.py").write_text(APP)
+    (folder / "host.json").write_text('{"version": "2.0"}')
+    return folder
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A program of somebody else that listens on all addresses."""
+    with socket.socket() as server:
+        server.bind(("0.0.0.0", free_port()))
+        server.listen()
+        yield server
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has waited for yet counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def queue(connection_string: str) -> QueueClient:
+    return QueueClient.from_connection_string(connection_string, "things", api_version=API_VERSION)
+
+
+def addresses(port: int) -> set[str]:
+    """The addresses on which `port` is listened on, in hexadecimal as Linux has them."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        if (file := Path("/proc/net", table)).exists()
+        for line in file.read_text().splitlines()[1:]
+    ]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and int(line[1].split(":")[1], 16) == port}
+
+
+@linux
+def test_all_programs_listen_on_loopback_alone(
+    azurite: Azurite, connection: str, app: Path, tmp_path: Path
+) -> None:
+    settings = {"AzureWebJobsStorage": connection}
+    with Playground(tmp_path, "http://127.0.0.1:9/") as playground, FunctionHost(tmp_path, settings, app=app) as host:
+        for port in (*azurite.ports, playground.port, host.port):
+            assert addresses(port) == {"0100007F"}  # 127.0.0.1
+
+
+def test_an_account_of_azurite_shares_nothing_with_another(tmp_path: Path) -> None:
+    with Azurite(tmp_path, accounts=("one", "two")) as azurite:
+        with queue(azurite.connection_string("one")) as one:
+            one.create_queue()
+        with queue(azurite.connection_string("two")) as two, pytest.raises(ResourceNotFoundError):
+            two.peek_messages()
+
+
+def test_what_azurite_keeps_survives_a_stop(tmp_path: Path) -> None:
+    with Azurite(tmp_path, data=tmp_path / "data") as azurite, queue(azurite.connection_string()) as things:
+        things.create_queue()
+        things.send_message("kept")
+    assert azurite.process.returncode == 0
+    with Azurite(tmp_path, data=tmp_path / "data") as azurite, queue(azurite.connection_string()) as things:
+        assert [message.content for message in things.peek_messages()] == ["kept"]
+
+
+def test_a_program_that_ends_before_it_is_healthy_is_one_line_with_its_last_words(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    azurite = Azurite(tmp_path, ports=(listener.getsockname()[1], free_port(), free_port()))
+    with pytest.raises(Failed) as caught, azurite:
+        pytest.fail("it is not healthy")
+    assert "Azurite has ended with exit code 1" in str(caught.value)
+    assert "EADDRINUSE" in str(caught.value)
+    assert str(azurite.log) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_program_that_does_not_become_healthy_in_time_is_named(tmp_path: Path) -> None:
+    playground = Playground(tmp_path, "http://127.0.0.1:9/")
+    try:
+        with pytest.raises(Failed, match=r"^The Playground is not healthy after 0 s: it wrote nothing"):
+            playground.wait_until_healthy(0)
+    finally:
+        playground.kill()
+
+
+def test_the_playground_is_refused_where_it_would_take_another_port(listener: socket.socket, tmp_path: Path) -> None:
+    playground = Playground(tmp_path, "http://127.0.0.1:9/", port=listener.getsockname()[1])
+    with pytest.raises(Failed, match=rf"^Port {playground.port} \(the Playground\) was taken"), playground:
+        pytest.fail("it serves on another port")
+    assert playground.process.returncode is not None
+
+
+async def test_a_page_that_is_closed_while_it_loads_does_not_end_the_playground(tmp_path: Path) -> None:
+    connected = asyncio.Barrier(4)
+
+    async def watch(http: aiohttp.ClientSession) -> None:
+        async with http.ws_connect("/_ws/log/stream") as log:
+            await connected.wait()
+            async for _ in log:
+                pass
+
+    async with TestServer(aiohttp.web.Application()) as bot:
+        with Playground(tmp_path, str(bot.make_url("/"))) as playground:
+            for _ in range(3):
+                async with aiohttp.ClientSession(playground.url) as http:
+                    pages = [asyncio.create_task(watch(http)) for _ in range(3)]
+                    await connected.wait()
+                    await http.get("/_internal/v1/config")
+                    await http.get("/_internal/v1/config")
+                    for page in pages:
+                        page.cancel()
+                    await asyncio.gather(*pages, return_exceptions=True)
+            async with aiohttp.ClientSession(playground.url) as http, http.get("/_debug/ping") as answer:
+                assert answer.status == 200
+
+
+def test_the_app_sees_the_settings_that_it_is_given_and_no_others(
+    connection: str, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (app / "local.settings.json").write_text(json.dumps({"Values": {"MicrosoftAppPassword": "of the file"}}))
+    monkeypatch.setenv("MicrosoftAppId", "of the environment")
+    monkeypatch.setenv("HERALD_UNHEARD_OF", "of the environment")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    given = {"AzureWebJobsStorage": connection, "HERALD_TENANT_RATE": "7"}
+    with FunctionHost(tmp_path, given, app=app) as host:
+        seen = json.loads(urllib.request.urlopen(f"{host.url}/api/environment").read())
+    assert {name: seen[name] for name in given} == given
+    assert seen["MicrosoftAppId"] == seen["MicrosoftAppPassword"] == ""
+    assert seen.keys().isdisjoint({"HERALD_UNHEARD_OF", "HTTPS_PROXY"})
+
+
+def test_a_stop_is_graceful_and_a_kill_is_not(connection: str, app: Path, tmp_path: Path) -> None:
+    settings = {"AzureWebJobsStorage": connection}
+    with FunctionHost(tmp_path, settings, app=app) as host:
+        host.stop()
+        assert host.process.returncode == 0
+    with FunctionHost(tmp_path, settings, app=app) as host:
+        host.kill()
+        with pytest.raises(Failed, match=r"^The function host has ended with exit code "):
+            host.check()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+def test_a_program_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    with Playground(tmp_path, "http://127.0.0.1:9/") as playground:
+        os.kill(playground.pid, signal.SIGSTOP)
+        playground.stop(grace=0.1)
+        assert playground.process.returncode == -signal.SIGKILL
+
+
+@linux
+def test_all_programs_end_when_their_parent_is_killed(app: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 3
+        assert not any(map(is_gone, pids))
+        parent.kill()
+    assert eventually(lambda: all(map(is_gone, pids)))
+
+
+def test_a_port_that_is_listened_on_at_all_addresses_is_taken(listener: socket.socket) -> None:
+    assert is_taken(listener.getsockname()[1])
+
+
+def test_a_program_starts_where_another_one_ran_before(tmp_path: Path) -> None:
+    with Playground(tmp_path, "http://127.0.0.1:9/") as one:
+        pass
+    assert not is_taken(one.port)
+    with Playground(tmp_path, "http://127.0.0.1:9/") as other:  # on another port, with the logs in the same folder
+        assert other.port != one.port
