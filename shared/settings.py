@@ -81,11 +81,12 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.app_id:
-            hosted = self.site_name or self.container_name
-            if hosted or self.environment != "Development":
+            if self.site_name or self.container_name or self.environment != "Development":
+                hosted = "WEBSITE_SITE_NAME" if self.site_name else "CONTAINER_NAME" if self.container_name else ""
                 raise ValueError(
-                    "MicrosoftAppId is missing: set it to the bot's app id (running without one is possible only "
-                    "on a developer's machine, with AZURE_FUNCTIONS_ENVIRONMENT=Development)"
+                    "MicrosoftAppId is missing: set it to the bot's app id (running without one is possible only on a "
+                    "developer's machine: AZURE_FUNCTIONS_ENVIRONMENT is Development, and neither WEBSITE_SITE_NAME "
+                    f"nor CONTAINER_NAME is set{f'; {hosted} is' if hosted else ''})"
                 )
             return self
         if self.app_type == "SingleTenant" and not self.app_tenant:

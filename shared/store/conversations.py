@@ -67,8 +67,13 @@ _COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "
 
 
 def refreshed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
-    """What is known after an event at `at` (with zone): what it did not tell stays, an older one keeps the status."""
+    """What is known after an event at `at` (UTC): what it did not tell stays, an older one keeps the status.
+
+    A `status_at` among what it told counts also where the status stays the same, and never goes back.
+    """
     known = {name: value for name, value in seen.items() if value}
+    if known.get("status_at", "") < old.status_at:
+        known.pop("status_at", None)
     if status is not None and status is not old.status and at.isoformat() >= old.status_at:
         known |= {"status": status, "status_at": at.isoformat()}
     return replace(old, **known)  # type: ignore[arg-type]

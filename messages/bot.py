@@ -1,0 +1,70 @@
+"""The bot: it remembers whom each activity shows, and answers invokes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+
+from botbuilder.core import InvokeResponse, TurnContext
+from botbuilder.core.teams import TeamsActivityHandler
+
+from messages.incoming import Incoming
+from messages.references import Change, changes
+from shared.store.conversations import Conversations, Kind
+
+#: Rows of one activity that are read and written at a time; a team's first event can name thousands of members.
+CONCURRENT = 16
+#: Tenants and serviceUrls remembered as stored, so that they cost nothing; all are forgotten when there are more.
+REMEMBERED = 1000
+
+#: Where a turn's state holds the `Event`.
+EVENT = "herald.event"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A verified activity of `tenant` which happened at `at` (UTC)."""
+
+    incoming: Incoming
+    tenant: str
+    at: datetime
+
+
+class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
+    def __init__(self, conversations: Conversations) -> None:
+        super().__init__()
+        self._conversations = conversations
+        self._stored: set[tuple[str, str]] = set()
+
+    async def on_turn(self, turn_context: TurnContext) -> None:
+        event: Event = turn_context.turn_state[EVENT]
+        found = changes(event.incoming, event.tenant)
+        places = asyncio.Semaphore(CONCURRENT)
+        await asyncio.gather(*(self._save(event, change, places) for change in found))
+        await super().on_turn(turn_context)
+
+    async def on_conversation_update_activity(self, turn_context: TurnContext) -> None:
+        """Nothing more: botbuilder's own would ask Teams about every new member."""
+
+    async def on_invoke_activity(self, turn_context: TurnContext) -> InvokeResponse:
+        """501, as botbuilder answers an invoke that a bot does not implement."""
+        return InvokeResponse(status=HTTPStatus.NOT_IMPLEMENTED)
+
+    async def _save(self, event: Event, change: Change, places: asyncio.Semaphore) -> None:
+        stored = (event.tenant, event.incoming.service_url)
+        if change.kind is Kind.TENANT and stored in self._stored:
+            return
+        seen = dict(change.seen)
+        if change.status is not None and event.incoming.type != "message":
+            # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
+            seen["status_at"] = event.at.isoformat()
+        async with places:
+            await self._conversations.save(
+                event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
+            )
+        if change.kind is Kind.TENANT:
+            if len(self._stored) >= REMEMBERED:
+                self._stored.clear()
+            self._stored.add(stored)

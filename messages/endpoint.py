@@ -1,0 +1,107 @@
+"""What happens to one request to `/api/messages`: admitted step by step, then handled by the bot.
+
+The order is that of the cost and of what a caller may learn: size, token, body, serviceUrl, channel, tenant, host.
+Nothing is stored before all of them are passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import aiohttp
+import orjson
+from azure.core.exceptions import AzureError
+from botbuilder.schema import Activity
+from pydantic import ValidationError
+
+from messages.adapter import NotAnActivity, TurnAdapter, read_activity
+from messages.admission import Refused, is_local_caller, tenant_of
+from messages.answers import Answer, refusal
+from messages.bot import EVENT, Event, HeraldBot
+from messages.incoming import Incoming
+from messages.references import event_time
+from messages.signing_keys import KeysUnavailable, SigningKeys
+from messages.token import TokenRefused, Verifier
+from shared.settings import Settings
+from shared.store.conversations import Conversations
+from shared.store.table import Conflict
+
+#: Largest body that is looked at, in bytes.
+LARGEST = 256 * 1024
+#: Seconds an activity may take: Teams repeats it when the answer takes longer than 15 s, or less.
+PATIENCE = 8
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """`verifier` is None where the bot has no app id: then only this machine may call."""
+
+    def __init__(
+        self, settings: Settings, verifier: Verifier | None, bot: HeraldBot, clock: Callable[[], datetime]
+    ) -> None:
+        self._settings = settings
+        self._verifier = verifier
+        self._bot = bot
+        self._clock = clock
+        self._adapter = TurnAdapter()
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Handle one request, header names in lower case; never raises for what a caller sent or storage refused."""
+        try:
+            if len(body) > LARGEST:
+                raise Refused(413, "the body is too large")
+            issued_for = await self._caller(headers)
+            activity, incoming = _read(body)
+            tenant = tenant_of(incoming, self._settings, issued_for)
+            event = Event(incoming, tenant, event_time(incoming, self._clock()))
+            async with asyncio.timeout(PATIENCE):
+                response = await self._adapter.process(activity, self._bot, {EVENT: event})
+        except Refused as refused:
+            log.info("An activity was refused with %d: %s", refused.status, refused.reason)
+            return refusal(refused.status, refused.reason)
+        except NotAnActivity:
+            return refusal(400, "the body is no activity")
+        except (AzureError, Conflict, TimeoutError) as error:
+            log.error("An activity could not be stored, Teams is told to repeat it: %s", type(error).__name__)
+            return refusal(503, "the activity could not be stored")
+        if response is None:
+            return Answer(200)
+        return Answer(int(response.status), b"" if response.body is None else orjson.dumps(response.body))
+
+    async def _caller(self, headers: Mapping[str, str]) -> str | None:
+        """The serviceUrl for which the caller's token was issued, None where none is needed; raises `Refused`."""
+        if self._verifier is None:
+            if not is_local_caller(headers):
+                raise Refused(401, "without an app id, only this machine may call")
+            return None
+        try:
+            return await self._verifier.service_url(headers.get("authorization", ""))
+        except TokenRefused as refused:
+            log.info("A token was refused: %s", refused)
+            raise Refused(401, "the token does not show that Microsoft Teams is calling") from None
+        except KeysUnavailable:
+            raise Refused(503, "tokens cannot be verified at the moment") from None
+
+
+def open_endpoint(
+    settings: Settings, conversations: Conversations, session: aiohttp.ClientSession, clock: Callable[[], datetime]
+) -> Endpoint:
+    """The endpoint as `settings` want it."""
+    verifier = None
+    if settings.app_id:
+        keys = SigningKeys(settings.openid_metadata_url, session, clock)
+        verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
+    return Endpoint(settings, verifier, HeraldBot(conversations), clock)
+
+
+def _read(body: bytes) -> tuple[Activity, Incoming]:
+    try:
+        decoded = orjson.loads(body)
+        incoming = Incoming.model_validate(decoded)
+        return read_activity(decoded), incoming
+    except (orjson.JSONDecodeError, ValidationError):
+        raise NotAnActivity from None

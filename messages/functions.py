@@ -1,0 +1,56 @@
+"""The trigger of what Teams tells us."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+from azure.core.exceptions import AzureError
+
+from messages.answers import Answer, refusal
+from shared.services import Services, services
+
+if TYPE_CHECKING:
+    from messages.endpoint import Endpoint
+
+blueprint = func.Blueprint()
+log = logging.getLogger(__name__)
+
+_opened: tuple[Services, Endpoint] | None = None
+
+
+# Anonymous to the function host: Teams has no key of it, and shows a token, which is verified.
+@blueprint.route(route="messages", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
+async def messages(req: func.HttpRequest) -> func.HttpResponse:
+    try:
+        endpoint = await _endpoint()
+    except AzureError as error:
+        log.error("Storage could not be opened, Teams is told to repeat its activity: %s", type(error).__name__)
+        return _encoded(refusal(503, "the storage is not available"))
+    return _encoded(await endpoint.receive(req.headers, req.get_body()))
+
+
+def _encoded(answer: Answer) -> func.HttpResponse:
+    # RFC 9110, 11.6.1: a 401 names the scheme that is wanted.
+    headers = {"WWW-Authenticate": "Bearer"} if answer.status == 401 else {}
+    return func.HttpResponse(answer.body, status_code=answer.status, headers=headers, mimetype="application/json")
+
+
+async def _endpoint() -> Endpoint:
+    """The endpoint on this process's services.
+
+    Importing it takes half a second, since it brings botbuilder: it is imported by the first activity and off the
+    loop, so that a worker which only sends never does.
+    """
+    global _opened
+    stand = await services()
+    if _opened is None or _opened[0] is not stand:
+        await asyncio.to_thread(importlib.import_module, "messages.endpoint")
+        from messages.endpoint import open_endpoint
+
+        if _opened is None or _opened[0] is not stand:
+            _opened = stand, open_endpoint(stand.settings, stand.conversations, stand.http, stand.clock)
+    return _opened[1]

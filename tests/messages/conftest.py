@@ -1,0 +1,256 @@
+"""Teams as these tests need it: keys that sign, a server that publishes them, and activities of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import aiohttp
+import jwt
+import orjson
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from messages.signing_keys import SigningKeys
+from shared.settings import Settings
+from shared.settings import load as load_settings
+from shared.storage import open_storage
+from shared.store.conversations import Conversations
+from shared.store.table import Row, Table
+
+APP = "8f14c2a0-6d1f-4f0b-9a57-3a1f3f0f9b11"
+TENANT = "5f0c1b52-8f5e-4a57-9d0b-6b1d3c0f7a11"
+ADA = "c4a7e1d2-9b36-4d58-8f0c-5e2a7b91d364"
+BEN = "0d9e6c15-72fb-4a83-b4e8-913f5c6d2a07"
+GROUP = "92f4c6d8-1b3e-4a70-8c59-7d0e6a2b5f41"
+TEAM = "19:Yk3vQ8nTz5WbLm1@thread.tacv2"
+CHANNEL = "19:d5b8a1f37e6c4920@thread.tacv2"
+CHAT = "19:7c2e9f4b1a6d4805@thread.v2"
+PERSONAL = "a:1xTb5HqWnV8kYrC3"
+BOT = f"28:{APP}"
+SERVICE_URL = "https://smba.trafficmanager.net/emea/"
+ISSUER = "https://api.botframework.com"
+
+
+@cache
+def private_key(number: int) -> rsa.RSAPrivateKey:
+    """The same key for the same number, made once."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@dataclass
+class Clock:
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+def jwk(number: int, kid: str, endorsements: list[str] | None) -> dict[str, Any]:
+    key = dict(jwt.algorithms.RSAAlgorithm.to_jwk(private_key(number).public_key(), as_dict=True))
+    key |= {"kid": kid, "use": "sig"}
+    return key if endorsements is None else key | {"endorsements": endorsements}
+
+
+class Publisher:
+    """An OpenID server on loopback; `keys` is what it publishes, `requests` what it was asked for."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = [jwk(1, "key-1", ["msteams"])]
+        self.metadata: object = None
+        self.status = 200
+        self.asked = asyncio.Event()
+        self.hold: asyncio.Event | None = None
+        self.requests: Counter[str] = Counter()
+        self.url = ""
+
+    async def start(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/openid", self._metadata)
+        app.router.add_get("/keys", self._keys)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return runner
+
+    async def _metadata(self, request: web.Request) -> web.Response:
+        return await self._answer("openid", self._default() if self.metadata is None else self.metadata)
+
+    def _default(self) -> object:
+        return {"issuer": ISSUER, "jwks_uri": f"{self.url}/keys"}
+
+    async def _keys(self, request: web.Request) -> web.Response:
+        return await self._answer("keys", {"keys": self.keys})
+
+    async def _answer(self, what: str, document: object) -> web.Response:
+        self.requests[what] += 1
+        self.asked.set()
+        if self.hold:
+            await self.hold.wait()
+        return web.Response(body=orjson.dumps(document), status=self.status, content_type="application/json")
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    publisher = Publisher()
+    runner = await publisher.start()
+    try:
+        yield publisher
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        yield session
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(publisher: Publisher, session: aiohttp.ClientSession, clock: Clock) -> SigningKeys:
+    return SigningKeys(f"{publisher.url}/openid", session, clock)
+
+
+def claims(**changed: object) -> dict[str, Any]:
+    """Those of a good token; None takes a claim away, a number is seconds from now."""
+    now = int(datetime.now(UTC).timestamp())
+    good = {"iss": ISSUER, "aud": APP, "nbf": -5, "exp": 3600, "serviceurl": SERVICE_URL} | changed
+    times = {name: now + value if isinstance(value, int) else value for name, value in good.items()}
+    return {name: value for name, value in times.items() if value is not None}
+
+
+def sign(number: int = 1, kid: object = "key-1", *, algorithm: str = "RS256", **changed: object) -> str:
+    headers = {} if kid is None else {"kid": kid}
+    return jwt.encode(claims(**changed), private_key(number), algorithm=algorithm, headers=headers)
+
+
+def bearer(*arguments: Any, **changed: Any) -> str:
+    return f"Bearer {sign(*arguments, **changed)}"
+
+
+def settings(**changed: str) -> Settings:
+    good = {
+        "MicrosoftAppId": APP,
+        "MicrosoftAppPassword": "a secret",
+        "MicrosoftAppTenantId": TENANT,
+        "AzureWebJobsStorage": "UseDevelopmentStorage=true",
+    }
+    return load_settings(good | changed)
+
+
+def activity(kind: str, **changed: Any) -> dict[str, Any]:
+    """What Teams sends from the person Ada in her personal chat; None takes a part away."""
+    parts = {
+        "type": kind,
+        "id": "f:1",
+        "timestamp": "2026-11-20T09:00:00.000Z",
+        "channelId": "msteams",
+        "serviceUrl": SERVICE_URL,
+        "from": {"id": "29:ada", "aadObjectId": ADA},
+        "recipient": {"id": BOT, "name": "Herald"},
+        "conversation": {"conversationType": "personal", "tenantId": TENANT, "id": PERSONAL},
+        "channelData": {"tenant": {"id": TENANT}},
+    } | changed
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def message(**changed: Any) -> dict[str, Any]:
+    """A message, with what a client adds to it."""
+    client = {
+        "from": {"id": "29:ada", "aadObjectId": ADA, "name": "Ada"},
+        "text": "hello",
+        "locale": "de-DE",
+        "localTimezone": "Europe/Berlin",
+        "localTimestamp": "2026-11-20T10:00:00.000+01:00",
+        "entities": [{"type": "clientInfo", "locale": "de-DE", "country": "DE", "timezone": "Europe/Berlin"}],
+    }
+    return activity("message", **(client | changed))
+
+
+def in_chat() -> dict[str, Any]:
+    return {
+        "conversation": {
+            "conversationType": "groupChat", "isGroup": True, "tenantId": TENANT, "id": CHAT, "name": "Release crew",
+        },
+    }  # fmt: skip
+
+
+def in_team(at: str = TEAM, /, **data: Any) -> dict[str, Any]:
+    """A place in the team; `data` is added to `channelData`."""
+    return {
+        "conversation": {"conversationType": "channel", "isGroup": True, "tenantId": TENANT, "id": at},
+        "channelData": {
+            "tenant": {"id": TENANT}, "team": {"id": TEAM, "name": "Platform", "aadGroupId": GROUP}, **data,
+        },
+    }  # fmt: skip
+
+
+class CountedTable(Table):
+    """The real table, which counts what is asked of it."""
+
+    calls: Counter[str]
+
+    async def get(self, *arguments: Any, **named: Any) -> tuple[Row, str] | None:
+        self.calls["read"] += 1
+        return await super().get(*arguments, **named)
+
+    async def insert(self, row: Row) -> str:
+        self.calls["write"] += 1
+        return await super().insert(row)
+
+    async def merge(self, row: Row, etag: str) -> str:
+        self.calls["write"] += 1
+        return await super().merge(row, etag)
+
+
+@pytest.fixture
+async def table(connection: str) -> AsyncIterator[CountedTable]:
+    """Table Conversations on a real Azurite."""
+    queues, tables = open_storage({"AzureWebJobsStorage": connection})
+    async with queues, tables:
+        table = CountedTable(tables.get_table_client("HeraldConversations"))
+        table.calls = Counter()
+        await table.create()
+        yield table
+
+
+class Memory:
+    """Storage that takes everything, or fails with `error`."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.saved: list[tuple[str, str, str]] = []
+
+    async def save(self, tenant: str, kind: str, identifier: str, seen: object, **_: object) -> bool:
+        if self.error:
+            raise self.error
+        self.saved.append((tenant, kind, identifier))
+        return True
+
+
+class Untouched:
+    """Storage that must not be asked for anything."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"storage was asked to {name}")
+
+
+@pytest.fixture
+def untouched() -> Conversations:
+    return Conversations(Untouched())  # type: ignore[arg-type]
