@@ -1,8 +1,8 @@
 """The front door: one app, three blueprints."""
 
 import azure.functions as func
-import messages.functions
 
+import messages.functions
 import notify.functions
 import timer_digest.functions
 from shared import settings

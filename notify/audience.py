@@ -12,13 +12,38 @@ from dataclasses import dataclass
 
 import orjson
 
-from shared.contract import AllRecipient, ChannelId, ChannelRecipient, ConversationRecipient, Recipient, UserRecipient
+from shared.contract import (
+    AllRecipient,
+    ChannelId,
+    ChannelRecipient,
+    ConversationRecipient,
+    Recipient,
+    TeamRecipient,
+    TopicRecipient,
+    UserRecipient,
+)
 from shared.services import Services
-from shared.store.conversations import Kind
+from shared.store.conversations import Kind, Reference, Status
+from shared.teams.connector import Route
 from shared.teams.ids import channel_of
+from shared.teams.outcome import Verdict
 
 #: Recipients that are looked up at the same time.
 AT_ONCE = 16
+#: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
+FEWEST_MEMBERS, MOST_MEMBERS = 50, 500
+#: Seconds until Teams is asked again for the members of a team, where it names no time.
+PAUSE = 5.0
+
+_MANY = (TeamRecipient, TopicRecipient, AllRecipient)
+
+
+class NotNow(Exception):
+    """Teams cannot be asked at the moment; `seconds` until it may be."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +55,55 @@ class Page:
 
 
 async def page(services: Services, tenant: str, audience: Sequence[Recipient], cursor: str, limit: int) -> Page:
-    """The recipients from `cursor` ("" at first) on, `limit` at most; maybe none, before the end too.
+    """The recipients from `cursor` ("" at first) on, about `limit` at most; maybe none, before the end too.
 
-    Those that are named one by one come first, then everyone.
+    Those that are named one by one come first. Raises `NotNow` where Teams has to be asked and does not answer.
     """
-    named = [each for each in audience if not isinstance(each, AllRecipient)]
-    everyone = len(named) < len(audience)
+    many = [each for each in audience if isinstance(each, _MANY)]
+    named = [each for each in audience if not isinstance(each, _MANY)]
     start, after = orjson.loads(cursor) if cursor else (0, "")
     if start < len(named):
         part = named[start : start + limit]
         gate = asyncio.Semaphore(AT_ONCE)
-        found = await asyncio.gather(*(_named(services, tenant, each, gate) for each in part))
-        end = start + len(part)
-        more = end < len(named) or everyone
-        return Page(list(dict.fromkeys(found)), _cursor(end, "") if more else "")
+        found: Sequence[str] = await asyncio.gather(*(_named(services, tenant, each, gate) for each in part))
+        start, after = start + len(part), ""
+    else:
+        found, after = await _some(services, tenant, many[start - len(named)], after, limit)
+        start += not after
+    return Page(list(dict.fromkeys(found)), _cursor(start, after) if start < len(audience) else "")
+
+
+async def _some(
+    services: Services, tenant: str, audience: Recipient, after: str, limit: int
+) -> tuple[Sequence[str], str]:
+    """Some recipients of one audience, from `after` ("" at first) on, and where to go on; "" at the end."""
+    if isinstance(audience, TeamRecipient):
+        return await _members(services, tenant, audience.team, after, limit)
+    if isinstance(audience, TopicRecipient):
+        return await services.topics.subscribers(tenant, audience.topic, after, limit)
     ids, after = await services.conversations.people(tenant, after, limit)
-    return Page([f"u:{each}" for each in ids], _cursor(start, after) if after else "")
+    return [f"u:{each}" for each in ids], after
+
+
+async def _members(
+    services: Services, tenant: str, team_id: str, after: str, limit: int
+) -> tuple[Sequence[str], str]:
+    """Members of a team as Teams tells them. A team that is not reached is its only recipient: its row says why."""
+    team = await _team(services, tenant, team_id)
+    if team is None or team.status is not Status.ACTIVE:
+        return [f"c:{team.id if team else team_id}"], ""
+    route = Route(tenant, team.service_url)
+    size = min(max(limit, FEWEST_MEMBERS), MOST_MEMBERS)
+    outcome = await services.connector.members(route, team.id, size, after)
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
+        raise NotNow(outcome.retry_after or PAUSE)
+    if outcome.verdict is not Verdict.DONE:
+        return [f"c:{team.id}"], ""
+    members = outcome.body.get("members")
+    found = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
+    return [f"u:{each.lower()}" for each in found if isinstance(each, str)], str(
+        outcome.body.get("continuationToken") or ""
+    )
 
 
 def _cursor(start: int, after: str) -> str:
@@ -71,9 +129,15 @@ async def _know_channel(services: Services, tenant: str, channel: ChannelId) -> 
     conversations = services.conversations
     if await conversations.get(tenant, Kind.CONVERSATION, channel.channel_id):
         return
-    team = await conversations.get(tenant, Kind.TEAM, channel.team_id)
-    if team and team.team:  # named by its Entra group id
-        team = await conversations.get(tenant, Kind.TEAM, team.team)
+    team = await _team(services, tenant, channel.team_id)
     if team:
         seen = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
         await conversations.save(tenant, Kind.CONVERSATION, channel.channel_id, seen, at=services.clock())
+
+
+async def _team(services: Services, tenant: str, identifier: str) -> Reference | None:
+    """The team of this thread id or Entra group id, or None."""
+    team = await services.conversations.get(tenant, Kind.TEAM, identifier)
+    if team and team.team:  # the alias of its group id
+        team = await services.conversations.get(tenant, Kind.TEAM, team.team)
+    return team

@@ -9,44 +9,81 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 
-from notify import policy
+from notify import policy, threads
+from notify.amending import amend
 from notify.policy import Step, Target
-from shared.cards.notification import activity
-from shared.contract import stored
-from shared.queues import Delivery
+from notify.progress import finish
+from notify.rendering import rendered
+from notify.targets import find_target
+from shared.cards.size import TooLarge
+from shared.queues import Delivery, Task
 from shared.services import Services
-from shared.states import DeliveryState, Reason
+from shared.states import DeliveryState, NotificationState, Reason
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS, State
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
-from shared.teams.connector import TIMEOUT
-from shared.teams.ids import channel_of
+from shared.store.threads import Thread
+from shared.teams.connector import TIMEOUT, Route
 from shared.teams.outcome import Outcome, Verdict
 
-#: Seconds until the next try when our token is not accepted: it needs a person, and costs the message no attempt.
-UNAUTHORIZED_RETRY = 60.0
+#: Seconds over which those come back, by chance, whom a lane that is held sent away.
+SPREAD = 5.0
 #: How often a row that others change at the same moment is looked at anew.
 TRIES = 8
-#: Notifications whose activity is kept ready in memory.
-RENDERED = 128
+#: Where a bot of the GCC cloud sends when Teams says that its API host is another ("Send proactive messages").
+GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
 #: What an answer of Teams tells of the recipient from now on.
 _MARKS = {
     Reason.BLOCKED: Status.BLOCKED,
     Reason.NOT_INSTALLED: Status.UNINSTALLED,
 }
-_OURS = (Reason.UNAUTHORIZED, Reason.NO_TOKEN)
+#: What costs the message no attempt: it is not of its making.
+_NO_ATTEMPT = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One delivery under way: what is to be sent, the message that asks for it, and its row as last known."""
+
+    services: Services
+    notification: Notification
+    message: Delivery
+    known: State
+    now: datetime
+
+    async def end(self, state: DeliveryState, reason: Reason | None = None, **sent: object) -> None:
+        """Write the final state; where no delivery is open after it, see whether the notification is finished."""
+        last = await self.services.deliveries.settle(
+            self.message,
+            self.known.etag,
+            state,
+            now=self.services.clock(),
+            reason=reason,
+            **sent,  # type: ignore[arg-type]
+        )
+        if last:
+            await finish(self.services, self.notification.key)
+
+    async def later(self, etag: str, attempts: int, delay: float) -> None:
+        """Put the message back, visible in `delay` seconds."""
+        again = replace(self.message, etag=etag, attempts=attempts)
+        await self.services.queues.deliver(again, delay, urgent=self.notification.urgent)
+
+
 async def deliver(services: Services, message: Delivery) -> None:
     """Bring one delivery a step further: to its final state, or back to the queue for later."""
+    if message.task is not Task.SEND:
+        fresh = await services.notifications.get(message.notification)
+        if fresh is not None:
+            await amend(services, fresh, message)
+        return
     notification = await services.notifications.recent(message.notification)
     if notification is None:
         log.warning("No notification %s: its delivery is dropped", message.notification)
@@ -59,87 +96,95 @@ async def deliver(services: Services, message: Delivery) -> None:
         if known is None:
             log.warning("No row for a delivery of notification %s", message.notification)
             return
-        now = services.clock()
-        todo, until = policy.step(known, now)
+        sending = Sending(services, notification, message, known, services.clock())
+        todo, until = policy.step(known, sending.now)
         if todo is Step.END:
             return
         if todo is Step.WAIT:
-            await _later(services, message, known.etag, known.attempts, (until - now).total_seconds())
+            await sending.later(known.etag, known.attempts, (until - sending.now).total_seconds())
             return
         try:
             if todo is Step.RESOLVE:
                 if notification.content.on_unknown == "stop":
-                    await services.deliveries.settle(
-                        message, known.etag, DeliveryState.UNKNOWN, now=now, reason=Reason.CRASHED
-                    )
+                    await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
                     return
-                known = replace(known, maybe_twice=True)
-            await _send(services, notification, message, known, now)
+                sending = replace(sending, known=replace(known, maybe_twice=True))
+            await _send(sending)
             return
         except Conflict:
             known = await services.deliveries.get(message)
     raise Conflict
 
 
-async def _send(
-    services: Services, notification: Notification, message: Delivery, known: State, now: datetime
-) -> None:
-    deliveries = services.deliveries
-    if notification.expires and notification.expires <= now:
-        await deliveries.settle(message, known.etag, DeliveryState.EXPIRED, now=now)
+async def _send(sending: Sending) -> None:
+    services, notification, known, now = sending.services, sending.notification, sending.known, sending.now
+    if notification.state is NotificationState.CANCELLED:
+        await sending.end(DeliveryState.CANCELLED)
         return
-    target = await _target(services, notification.tenant, message.recipient)
+    if notification.expires and notification.expires <= now:
+        await sending.end(DeliveryState.EXPIRED)
+        return
+    target = await find_target(services, notification.tenant, sending.message.recipient)
     if isinstance(target, Reason):
-        await deliveries.settle(message, known.etag, DeliveryState.SUPPRESSED, now=now, reason=target)
+        await sending.end(DeliveryState.SUPPRESSED, target)
         return
     if notification.content.simulate:
-        await deliveries.settle(message, known.etag, DeliveryState.SIMULATED, now=now)
+        await sending.end(DeliveryState.SIMULATED)
         return
-    claimed = replace(known, etag=await deliveries.claim(message, known, now))
-    outcome, conversation = await _post(services, notification, target, now)
+    if held := services.pacer.held(notification.tenant):
+        wait = held + random.uniform(0, SPREAD)  # noqa: S311 (jitter)
+        await sending.later(known.etag, known.attempts, wait)
+        return
+    shown = await threads.shown(services, notification, sending.message.recipient)
+    if shown and shown.newest > threads.told_at(notification):
+        await sending.end(DeliveryState.SUPERSEDED)
+        return
+    claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, now))
+    sending = replace(sending, known=claimed)
+    route = Route(notification.tenant, target.service_url, notification.urgent)
+    outcome, conversation = await _post(sending, target, route, shown)
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _MARKS:
         status = _MARKS[outcome.reason]
         await services.conversations.save(
             notification.tenant, target.kind, target.id, {}, at=services.clock(), status=status, create=False
         )
-    await _conclude(services, notification, message, claimed, outcome, conversation)
+    if outcome.verdict is Verdict.DONE and outcome.activity_id:
+        sent = outcome.activity_id, conversation
+        await threads.keep(services, notification, sending.message.recipient, route, shown, sent)
+    await _conclude(sending, outcome, conversation)
 
 
-async def _target(services: Services, tenant: str, recipient: str) -> Target | Reason:
-    conversations, identifier = services.conversations, recipient[2:]
-    if recipient.startswith("u:"):
-        reference = await conversations.get(tenant, Kind.USER, identifier)
-        known = reference and reference.service_url
-        return policy.person(
-            identifier, reference, None if known else await conversations.get(tenant, Kind.TENANT, tenant)
-        )
-    reference = await conversations.get(tenant, Kind.CONVERSATION, channel_of(identifier))
-    team = await conversations.get(tenant, Kind.TEAM, reference.team) if reference and reference.team else None
-    return policy.conversation(identifier, reference, team)
-
-
-async def _post(
-    services: Services, notification: Notification, target: Target, claimed: datetime
-) -> tuple[Outcome, str]:
+async def _post(sending: Sending, target: Target, route: Route, shown: Thread | None) -> tuple[Outcome, str]:
     """Send it, to a personal chat that is created where there is none; returns the conversation too."""
-    conversation, rendered = target.conversation, _rendered(notification.data)
-    if conversation:
-        outcome = await services.connector.send(target.service_url, conversation, rendered)
+    services = sending.services
+    try:
+        activity = rendered(sending.notification.data, services.settings.max_activity_bytes)
+    except TooLarge:
+        return Outcome(Verdict.FAILED, Reason.TOO_BIG), ""
+    if shown and (place := threads.place(sending.notification, target, shown)):
+        outcome = await threads.show(services, route, place, activity)
+        if outcome.reason is not Reason.CONVERSATION_GONE:
+            return outcome, place.conversation
+        # What showed the thread was deleted: it begins anew.
+    if target.conversation:
+        outcome = await services.connector.send(route, target.conversation, activity)
+        if outcome.reason is Reason.WRONG_CLOUD and route.service_url != GCC:
+            return await _post(sending, replace(target, service_url=GCC), replace(route, service_url=GCC), None)
         if outcome.reason is not Reason.CONVERSATION_GONE or target.kind is not Kind.USER:
-            return outcome, conversation
+            return outcome, target.conversation
         # The person deleted the chat: it is created anew, once.
-    created = await _create(services, notification.tenant, target)
+    created = await _create(services, route, target)
     if created.verdict is not Verdict.DONE:
         return created, ""
-    if services.clock() - claimed > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
+    if services.clock() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end while the request is under way
     conversation = created.conversation_id
-    return await services.connector.send(target.service_url, conversation, rendered), conversation
+    return await services.connector.send(route, conversation, activity), conversation
 
 
-async def _create(services: Services, tenant: str, target: Target) -> Outcome:
+async def _create(services: Services, route: Route, target: Target) -> Outcome:
     bot = target.bot_id or f"28:{services.settings.app_id}"
-    outcome = await services.connector.create_conversation(target.service_url, tenant, bot, target.id)
+    outcome = await services.connector.create_conversation(route, bot, target.id)
     if outcome.verdict is Verdict.UNKNOWN:
         # Creating the same chat again yields the same one, so nothing can come twice.
         return replace(outcome, verdict=Verdict.RETRY)
@@ -147,43 +192,35 @@ async def _create(services: Services, tenant: str, target: Target) -> Outcome:
         now, conversation = services.clock(), outcome.conversation_id
         if not conversation:
             return Outcome(Verdict.FAILED, Reason.SERVICE_ERROR)
-        seen = {"conversation_id": conversation, "conversation_type": "personal", "service_url": target.service_url}
-        await services.conversations.save(tenant, Kind.USER, target.id, seen, at=now)
+        seen = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
+        await services.conversations.save(route.tenant, Kind.USER, target.id, seen, at=now)
         alias = {"user": target.id, "conversation_type": "personal"}
-        await services.conversations.save(tenant, Kind.CONVERSATION, conversation, alias, at=now)
+        await services.conversations.save(route.tenant, Kind.CONVERSATION, conversation, alias, at=now)
     return outcome
 
 
-async def _conclude(
-    services: Services,
-    notification: Notification,
-    message: Delivery,
-    claimed: State,
-    outcome: Outcome,
-    conversation: str,
-) -> None:
+async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> None:
     """Write the outcome down, and put the message back where there is to be another try."""
+    services, notification, claimed = sending.services, sending.notification, sending.known
     now = services.clock()
     state = policy.final_state(outcome, notification.content.on_unknown, now - claimed.created)
     if state is not None:
-        gave_up = state is DeliveryState.FAILED and outcome.verdict not in (Verdict.FAILED, Verdict.DONE)
-        await services.deliveries.settle(
-            message,
-            claimed.etag,
+        gave_up = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
+        await sending.end(
             state,
-            now=now,
-            reason=Reason.EXHAUSTED if gave_up else outcome.reason,
+            Reason.EXHAUSTED if gave_up else outcome.reason,
             activity_id=outcome.activity_id,
             conversation_id=conversation,
+            revision=notification.revision,
         )
         return
     attempts = claimed.attempts + 1
-    wait = UNAUTHORIZED_RETRY if outcome.reason in _OURS else outcome.retry_after
+    wait = outcome.retry_after
     if wait is None:
         wait = policy.backoff(attempts, random.random())  # noqa: S311 (jitter)
-    kept = claimed.attempts if outcome.reason in _OURS or outcome.reason is Reason.THROTTLED else attempts
+    kept = claimed.attempts if outcome.reason in _NO_ATTEMPT else attempts
     etag = await services.deliveries.release(
-        message,
+        sending.message,
         claimed.etag,
         outcome.reason,
         attempts=kept,
@@ -191,13 +228,4 @@ async def _conclude(
         not_before=now + timedelta(seconds=wait),
         now=now,
     )
-    await _later(services, message, etag, kept, wait)
-
-
-async def _later(services: Services, message: Delivery, etag: str, attempts: int, delay: float) -> None:
-    await services.queues.deliver(replace(message, etag=etag, attempts=attempts), delay)
-
-
-@lru_cache(maxsize=RENDERED)
-def _rendered(data: bytes) -> bytes:
-    return activity(stored(data))
+    await sending.later(etag, kept, wait)

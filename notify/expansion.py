@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections import defaultdict
 
-from notify.audience import Page, page
+from notify.audience import NotNow, Page, page
+from notify.progress import finish, watch
 from shared.queues import Delivery, Expansion
 from shared.services import Services
 from shared.states import NotificationState
@@ -25,7 +26,8 @@ LONGEST_PAGE = 1000
 #: Messages that are put on the queue at the same time.
 AT_ONCE = 32
 
-_TO_EXPAND = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
+#: States in which there are recipients to list.
+LISTED = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +39,20 @@ async def expand(services: Services, message: Expansion) -> None:
         log.warning("No notification %s: its page is dropped", message.notification)
         return
     following = message.page + 1
-    if notification.page == message.page and notification.state in _TO_EXPAND:
-        found = await _put_page(services, notification)
+    if notification.page == message.page and notification.state in LISTED:
+        if notification.page == 0:
+            await watch(services, notification.key)
+        try:
+            found = await _put_page(services, notification)
+        except NotNow as later:
+            await services.queues.expand(message, later.seconds)
+            return
         notification = await _move_on(services, notification, found.cursor)
-        delay = len(found.recipients) / services.settings.tenant_rate
+        delay = 0 if notification.urgent else len(found.recipients) / services.settings.tenant_rate
     else:
         delay = 0
+    if notification.state is NotificationState.EXPANDED:
+        await finish(services, notification.key)  # the last delivery may have ended before the list did
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
     if notification.page == following and notification.state is NotificationState.EXPANDING:
         await services.queues.expand(Expansion(notification.key, following), delay)
@@ -59,7 +69,7 @@ async def _put_page(services: Services, notification: Notification) -> Page:
 
     async def put(message: Delivery) -> None:
         async with gate:
-            await services.queues.deliver(message)
+            await services.queues.deliver(message, urgent=notification.urgent)
 
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, services.clock())
@@ -76,7 +86,7 @@ async def _move_on(services: Services, notification: Notification, cursor: str) 
     else:
         counts = await services.deliveries.counts(notification.key, notification.shards)
         changes |= {"state": NotificationState.EXPANDED, "total": counts.total()}
-    while notification.page == this:
+    while notification.page == this and notification.state in LISTED:
         try:
             return await services.notifications.advance(notification, **changes)
         except Conflict:

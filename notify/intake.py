@@ -11,14 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from notify.control import control
 from notify.expansion import expand
-from shared.contract import Fault, Refused, Request, Schedule, read
+from notify.form import check_form
+from shared.contract import (
+    AllRecipient,
+    Command,
+    Fault,
+    Refused,
+    Request,
+    Schedule,
+    TeamRecipient,
+    TopicRecipient,
+    read,
+)
 from shared.localtime import instant, zone
 from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
 from shared.store.deliveries import SHARDED_FROM
+from shared.store.marks import cancellation
 from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 
@@ -41,7 +54,11 @@ async def take_in(services: Services, body: bytes, message_id: str) -> None:
     now = services.clock()
     try:
         request = read(body)
+        if isinstance(request, Command):
+            await control(services, request, allowed_tenant(request.tenant, services.settings))
+            return
         tenant = allowed_tenant(request.notification.tenant, services.settings)
+        check_form(request.notification, services.settings.max_activity_bytes)
         await _store(services, request, tenant, request.id or message_id, now)
     except Refused as refused:
         row = await services.dead_letters.put(
@@ -65,7 +82,11 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         shards=shards(request),
         due=plan.due,
         expires=request.expires_at,
+        time=request.time,
     )
+    if request.notification.cancellation_key:
+        # Before the row: what is accepted can be called off.
+        await services.marks.put(cancellation(tenant, request.notification.cancellation_key), new.key)
     try:
         stored = await services.notifications.insert(new)
     except Conflict:
@@ -112,7 +133,8 @@ def planned(schedule: Schedule | None, default_zone: str, now: datetime) -> Plan
 def shards(request: Request) -> int:
     """In how many partitions the deliveries lie: several where the audience is, or may be, large."""
     recipients = request.notification.recipients
-    many = len(recipients) >= SHARDED_FROM or any("all" in type(each).model_fields for each in recipients)
+    large = (AllRecipient, TeamRecipient, TopicRecipient)
+    many = len(recipients) >= SHARDED_FROM or any(isinstance(each, large) for each in recipients)
     return 16 if many else 1
 
 

@@ -110,13 +110,25 @@ class ConversationRecipient(_Model):
     conversation: Name
 
 
+class TeamRecipient(_Model):
+    """The members of a team, one by one, by its thread id or Entra group id."""
+
+    team: Name
+
+
+class TopicRecipient(_Model):
+    """Who has subscribed to a topic."""
+
+    topic: Name
+
+
 class AllRecipient(_Model):
     """Everyone of the tenant who has the bot in a personal chat."""
 
     all: Literal[True]
 
 
-_KINDS = ("user", "channel", "conversation", "all")
+_KINDS = ("user", "channel", "conversation", "team", "topic", "all")
 
 
 def _kind(value: Any) -> str | None:
@@ -130,11 +142,13 @@ Recipient = Annotated[
     Annotated[UserRecipient, Tag("<user>")]
     | Annotated[ChannelRecipient, Tag("<channel>")]
     | Annotated[ConversationRecipient, Tag("<conversation>")]
+    | Annotated[TeamRecipient, Tag("<team>")]
+    | Annotated[TopicRecipient, Tag("<topic>")]
     | Annotated[AllRecipient, Tag("<all>")],
     Discriminator(
         _kind,
         custom_error_type="recipient_kind",
-        custom_error_message="must name one of user, channel, conversation, all",
+        custom_error_message="must name one of user, channel, conversation, team, topic, all",
     ),
 ]
 
@@ -225,6 +239,46 @@ class Notification(_Model):
         return self
 
 
+class DeadLetters(_Model):
+    """Dead letters of a queue: the one of this row key, or all that have this reason."""
+
+    queue: Name
+    key: Name | None = None
+    reason: Name | None = None
+
+
+class Target(_Model):
+    """What a command is about: one notification, all that share a cancellation key, or dead letters."""
+
+    source: Name | None = None
+    id: Name | None = None
+    cancellation_key: Name | None = None
+    dead_letters: DeadLetters | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if [self.id, self.cancellation_key, self.dead_letters].count(None) != 2 or (self.source and not self.id):
+            raise ValueError("needs id (with source), or cancellationKey, or deadLetters")
+        return self
+
+
+class Command(_Model):
+    """Call off what was not sent (cancel), take back what was (recall), change it (edit), or try it again (redrive)."""
+
+    command: Literal["cancel", "recall", "edit", "redrive"]
+    target: Target
+    content: Content | None = None
+    tenant: Name | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.command == "edit") != (self.content is not None):
+            raise ValueError("content belongs to edit, and edit needs it")
+        if self.target.dead_letters and self.command != "redrive":
+            raise ValueError("dead letters can only be redriven")
+        return self
+
+
 class BareNotification(Notification):
     """A notification on its own, with its identity inside."""
 
@@ -232,7 +286,14 @@ class BareNotification(Notification):
     source: Name | None = None
 
 
-class CloudEvent(BaseModel):
+class BareCommand(Command):
+    """A command on its own; its identity has no effect, as to do it again changes nothing."""
+
+    id: Name | None = None
+    source: Name | None = None
+
+
+class _Envelope(BaseModel):
     """The envelope of CloudEvents 1.0 (cloudevents.io, JSON format 1.0.2); extension attributes may be present."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -241,11 +302,22 @@ class CloudEvent(BaseModel):
     type: Name
     source: Name
     id: Name
-    time: AwareDatetime | None = None
+    time: Instant | None = None
     datacontenttype: Annotated[str, StringConstraints(pattern=r"^application/([\w.+-]+\+)?json(;.*)?$")] | None = None
     expirytime: Instant | None = None
     traceparent: str | None = None
+
+
+class CloudEvent(_Envelope):
+    """A notification in its envelope."""
+
     data: Notification
+
+
+class CommandEvent(_Envelope):
+    """A command in its envelope."""
+
+    data: Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +329,9 @@ class Fault:
 
 
 class Refused(Exception):
-    """A message that is not taken; `reason` is `unreadable`, `invalid` or `reused`."""
+    """A message that is not taken; `reason` is `unreadable`, `invalid`, `reused` or `unknown`."""
 
-    def __init__(self, reason: Literal["unreadable", "invalid", "reused"], faults: Sequence[Fault]) -> None:
+    def __init__(self, reason: Literal["unreadable", "invalid", "reused", "unknown"], faults: Sequence[Fault]) -> None:
         super().__init__(reason)
         self.reason, self.faults = reason, faults
 
@@ -268,7 +340,8 @@ class Refused(Exception):
 class Request:
     """A valid message: its identity, its `data` as canonical JSON, and the same as a model.
 
-    `id` is None where the caller gave none. `expires_at` is the earlier of the envelope's and the data's.
+    `id` is None where the caller gave none, `time` where it did not say when it happened. `expires_at` is the
+    earlier of the envelope's and the data's.
     """
 
     source: str
@@ -276,6 +349,7 @@ class Request:
     data: bytes
     notification: Notification
     expires_at: datetime | None
+    time: datetime | None = None
 
     @property
     def content_hash(self) -> str:
@@ -296,27 +370,31 @@ def decode(body: bytes) -> Any:
         raise Refused("unreadable", [Fault("", "is no JSON in UTF-8")]) from None
 
 
-def read(body: bytes) -> Request:
-    """The notification in the body of a queue message; raises `Refused`."""
+def read(body: bytes) -> Request | Command:
+    """The notification or the command in the body of a queue message; raises `Refused`."""
     value = decode(body)
     if not isinstance(value, dict):
         raise Refused("invalid", [Fault("", "must be a JSON object")])
     if "specversion" in value:
         return _read_event(value)
+    if "command" in value:
+        return _validated(BareCommand, value)
     bare = _validated(BareNotification, value)
     data = {name: part for name, part in value.items() if name not in ("id", "source")}
     return Request(bare.source or DEFAULT_SOURCE, bare.id, _canonical(data), bare, bare.expires_at)
 
 
-def _read_event(value: dict[str, Any]) -> Request:
+def _read_event(value: dict[str, Any]) -> Request | Command:
     if "data" not in value and isinstance(value.get("data_base64"), str):
         try:
             value = value | {"data": orjson.loads(base64.b64decode(value["data_base64"], validate=True))}
         except ValueError:
             raise Refused("invalid", [Fault("/data_base64", "is no base64 of JSON")]) from None
+    if isinstance(value.get("data"), dict) and "command" in value["data"]:
+        return _validated(CommandEvent, value).data
     event = _validated(CloudEvent, value)
     ends = [end for end in (event.expirytime, event.data.expires_at) if end]
-    return Request(event.source, event.id, _canonical(value["data"]), event.data, min(ends, default=None))
+    return Request(event.source, event.id, _canonical(value["data"]), event.data, min(ends, default=None), event.time)
 
 
 def stored(data: bytes) -> Notification:
@@ -328,9 +406,10 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of both forms."""
     from pydantic import TypeAdapter
 
-    either: Any = TypeAdapter(CloudEvent | BareNotification)
+    either: Any = TypeAdapter(CloudEvent | BareNotification | CommandEvent | BareCommand)
     described: dict[str, Any] = either.json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Herald notification", **described}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "What Herald takes on its queue", **described}
 
 
 def _canonical(data: Any) -> bytes:

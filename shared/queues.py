@@ -7,6 +7,7 @@ than its own puts it back for a newer process. All messages live until they are 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 NOTIFICATIONS = "notifications"
 EXPANSIONS = "expansions"
 DELIVERIES = "deliveries"
-ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES)
+DELIVERIES_URGENT = "deliveries-urgent"
+SWEEPS = "sweeps"
+ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS)
 
 VERSION = 1
 #: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
@@ -38,6 +41,16 @@ class Unreadable(Exception):
     """The message is none of ours."""
 
 
+class Task(StrEnum):
+    """What is to be done with a delivery, or with all of a notification's."""
+
+    SEND = "send"
+    RECALL = "recall"  #: take back what was sent
+    EDIT = "edit"  #: bring what was sent to the notification's newest content
+    REDRIVE = "redrive"  #: try again what has failed
+    WATCH = "watch"  #: resume what stands still
+
+
 @dataclass(frozen=True, slots=True)
 class _Message:
     def encode(self) -> str:
@@ -50,26 +63,31 @@ class _Message:
         try:
             if value["v"] > VERSION:
                 raise Newer
-            return cls(**{name: part for name, part in value.items() if name != "v"})
-        except (KeyError, TypeError, IndexError):
+            fields = {name: Task(part) if name == "task" else part for name, part in value.items() if name != "v"}
+            return cls(**fields)
+        except (KeyError, TypeError, IndexError, ValueError):
             raise Unreadable from None
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion(_Message):
-    """List page `page` (from 0) of the recipients of the notification with this key."""
+    """List page `page` (from 0) of the recipients of the notification with this key.
+
+    `chances` counts how often it was put back after it had been poisonous.
+    """
 
     notification: str
     page: int
+    chances: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery(_Message):
-    """Send the notification with this key to one recipient.
+    """Do `task` for one recipient of the notification with this key.
 
     `recipient` is `u:` and an Entra object id, or `c:` and a conversation id; `shard` names the partition of its
     row in Deliveries. `etag` and `attempts` are those of the row when the message was written: where the ETag
-    still holds, the row need not be read.
+    still holds, the row need not be read. `chances` counts how often it was put back after it had been poisonous.
     """
 
     notification: str
@@ -77,6 +95,19 @@ class Delivery(_Message):
     recipient: str
     etag: str
     attempts: int
+    task: Task = Task.SEND
+    chances: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(_Message):
+    """Go through the deliveries of a notification for `task`: those of `shard` after the row `after` ("" at first)."""
+
+    notification: str
+    task: Task
+    shard: str
+    after: str = ""
+    chances: int = 0
 
 
 class Queues:
@@ -102,5 +133,8 @@ class Queues:
     async def expand(self, message: Expansion, delay: float = 0) -> None:
         await self.put(EXPANSIONS, message.encode(), delay)
 
-    async def deliver(self, message: Delivery, delay: float = 0) -> None:
-        await self.put(DELIVERIES, message.encode(), delay)
+    async def deliver(self, message: Delivery, delay: float = 0, *, urgent: bool = False) -> None:
+        await self.put(DELIVERIES_URGENT if urgent else DELIVERIES, message.encode(), delay)
+
+    async def sweep(self, message: Sweep, delay: float = 0) -> None:
+        await self.put(SWEEPS, message.encode(), delay)

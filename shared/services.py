@@ -18,16 +18,25 @@ from shared.store.conversations import Conversations
 from shared.store.dead_letters import DeadLetters
 from shared.store.deliveries import Deliveries
 from shared.store.due import Due
+from shared.store.lanes import Lanes
+from shared.store.marks import Marks
 from shared.store.notifications import Notifications
 from shared.store.table import Table
+from shared.store.threads import Threads
+from shared.store.topics import Topics
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
+from shared.teams.pacer import Pacer
 from shared.teams.tokens import Tokens
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
     from azure.storage.queue.aio import QueueServiceClient
 
+#: The tables, without their prefix.
+TABLES = (
+    "Conversations", "Notifications", "Deliveries", "Due", "DeadLetters", "Lanes", "Marks", "Topics", "Threads",
+)  # fmt: skip
 #: Connections to Teams that are kept open at most.
 CONNECTIONS = 100
 
@@ -43,7 +52,11 @@ class Services:
     deliveries: Deliveries
     due: Due
     dead_letters: DeadLetters
+    marks: Marks
+    topics: Topics
+    threads: Threads
     http: aiohttp.ClientSession
+    pacer: Pacer
     connector: Connector
     clock: Callable[[], datetime]
     close: Callable[[], Awaitable[None]]
@@ -60,7 +73,7 @@ async def open_services(
     def table(name: str) -> Table:
         return Table(table_service.get_table_client(configured.table_prefix + name))
 
-    tables = {name: table(name) for name in ("Conversations", "Notifications", "Deliveries", "Due", "DeadLetters")}
+    tables = {name: table(name) for name in TABLES}
     all_queues = queues.Queues(queue_service)
     await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(n) for n in queues.ALL))
 
@@ -73,6 +86,8 @@ async def open_services(
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
 
+    pacer = Pacer(Lanes(tables["Lanes"]), configured.tenant_rate)
+
     async def close() -> None:
         await asyncio.gather(http.close(), queue_service.close(), table_service.close())
 
@@ -84,8 +99,12 @@ async def open_services(
         deliveries=Deliveries(tables["Deliveries"]),
         due=Due(tables["Due"]),
         dead_letters=DeadLetters(tables["DeadLetters"]),
+        marks=Marks(tables["Marks"]),
+        topics=Topics(tables["Topics"]),
+        threads=Threads(tables["Threads"]),
         http=http,
-        connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock),
+        pacer=pacer,
+        connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock, pacer),
         clock=clock,
         close=close,
     )

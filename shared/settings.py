@@ -116,6 +116,11 @@ class Settings(BaseModel):
             return MULTI_TENANT_AUTHORITY
         return f"https://login.microsoftonline.com/{self.app_tenant}"
 
+    @property
+    def max_activity_bytes(self) -> int:
+        """How large an activity may be, in UTF-16."""
+        return self.max_activity_kb * 1024
+
     @cached_property
     def tenants(self) -> frozenset[str]:
         """The tenants that may talk to the bot, in lower case; empty only without an app id: then any may."""

@@ -12,6 +12,9 @@ class NotificationState(StrEnum):
     EXPANDING = "expanding"  #: its recipients are being listed, page by page
     EXPANDED = "expanded"  #: every recipient has a delivery
     SKIPPED = "skipped"  #: its time had passed, and it asked not to be sent then
+    CANCELLED = "cancelled"  #: called off: what was not sent yet is not sent any more
+    FAILED = "failed"  #: its recipients could not be listed; see the dead letters
+    FINISHED = "finished"  #: every delivery has its final state
 
 
 class DeliveryState(StrEnum):
@@ -23,10 +26,18 @@ class DeliveryState(StrEnum):
     EXPIRED = "expired"  #: its expiry came before it could be sent
     FAILED = "failed"  #: given up; see the reason
     UNKNOWN = "unknown"  #: it may have arrived, and was asked not to be sent twice
+    CANCELLED = "cancelled"  #: its notification was called off before it was sent
+    RECALLED = "recalled"  #: it was sent, and taken back
+    SUPERSEDED = "superseded"  #: something newer in its thread had been sent before
 
     @property
     def final(self) -> bool:
         return self not in (DeliveryState.QUEUED, DeliveryState.SENDING)
+
+    @property
+    def counted(self) -> str:
+        """The name under which it is counted: its own once it is final, else `open`."""
+        return str(self) if self.final else "open"
 
 
 class Reason(StrEnum):
@@ -45,9 +56,11 @@ class Reason(StrEnum):
     UNAUTHORIZED = "unauthorized"  #: Teams refuses our token: check the app id and its secret
     NO_TOKEN = "noToken"  #: the token service gave us no token  # noqa: S105
     THROTTLED = "throttled"  #: too many requests; Teams said when to go on
+    PACED = "paced"  #: its turn in the lane of the tenant or of the conversation is further away
     PRECONDITION = "precondition"  #: Teams was changing the conversation at that moment
     UNREACHABLE = "unreachable"  #: the request did not leave: no connection to Teams
     NO_ANSWER = "noAnswer"  #: the request left, and no usable answer came back
+    POISON = "poison"  #: our own code failed on it again and again; see the dead letters
     CRASHED = "crashed"  #: a process died while it was sending
     HOST_NOT_ALLOWED = "hostNotAllowed"  #: the stored serviceUrl is no host of Teams
     EXHAUSTED = "exhausted"  #: still not accepted a day after the first try

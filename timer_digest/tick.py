@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from shared.queues import Expansion
+from shared.queues import Expansion, Sweep, Task
 from shared.services import Services
 from shared.store.due import Waking
 
@@ -30,9 +30,12 @@ async def tick(services: Services) -> int:
 
 
 async def _wake(services: Services, waking: Waking) -> bool:
-    if waking.kind != "notification":
+    if waking.kind == "notification":
+        await services.queues.expand(Expansion(waking.key, 0))
+    elif waking.kind == "watch":
+        await services.queues.sweep(Sweep(waking.key, Task.WATCH, ""))
+    else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False
-    await services.queues.expand(Expansion(waking.key, 0))
     await services.due.done(waking)
     return True

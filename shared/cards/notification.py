@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from shared.cards.size import fit, within
 from shared.contract import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
@@ -18,13 +19,18 @@ CARD_TYPE = "application/vnd.microsoft.card.adaptive"
 LONGEST_SUMMARY = 200
 
 
-def activity(notification: Notification) -> bytes:
-    """The message activity of a notification, as JSON in UTF-8."""
+def activity(notification: Notification, limit: int) -> bytes:
+    """The message activity of a notification, as JSON in UTF-8, of at most `limit` bytes in UTF-16.
+
+    A text that is too long for that is shortened; raises `TooLarge` where that is not enough.
+    """
     if notification.content is not None:
-        card, summary = draw(notification.content), notification.content.title
-    else:
-        card = notification.card or {}
-        summary = _summary(card) or notification.category
+        return fit(notification.content, limit, lambda content: _message(draw(content), content.title))
+    card = notification.card or {}
+    return within(_message(card, _summary(card) or notification.category), limit)
+
+
+def _message(card: dict[str, Any], summary: str) -> bytes:
     return orjson.dumps(
         {
             "type": "message",
@@ -55,7 +61,6 @@ def draw(content: Content) -> dict[str, Any]:
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.5",
-        "msteams": {"width": "Full"},
         "body": body,
     }
     buttons: list[dict[str, Any]] = []

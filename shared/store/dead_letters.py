@@ -9,7 +9,7 @@ import orjson
 
 from shared.contract import Fault
 from shared.store import keys
-from shared.store.table import Table
+from shared.store.table import Row, Table
 
 VERSION = 1
 #: Faults that are kept of one message: a column holds 32 Ki characters.
@@ -38,6 +38,15 @@ class DeadLetters:
             }
         )
         return row
+
+    async def of(self, queue: str, key: str | None, reason: str | None, limit: int) -> Sequence[Row]:
+        """The first `limit` dead letters of a queue: the one of this row key, or those of this reason."""
+        where, values = ("RowKey eq @key", {"key": key}) if key else ("reason eq @reason", {"reason": reason})
+        return await self._table.query(f"queue eq @queue and {where}", values | {"queue": queue}, limit=limit)
+
+    async def delete(self, letter: Row) -> None:
+        """Forget one that was put back."""
+        await self._table.delete(letter["PartitionKey"], letter["RowKey"])
 
 
 def _short(fault: Fault) -> Fault:

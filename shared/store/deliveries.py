@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -40,7 +40,8 @@ class State:
     """How far one delivery is.
 
     `attempts` counts the requests that were sent or begun. `maybe_twice` says that an earlier request may have
-    arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a sender ends.
+    arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a sender ends. What was
+    sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
     """
 
     state: DeliveryState
@@ -50,14 +51,19 @@ class State:
     maybe_twice: bool = False
     claimed_until: datetime | None = None
     not_before: datetime | None = None
+    reason: str = ""
+    activity_id: str = ""
+    conversation_id: str = ""
+    revision: int = 0
 
 
 @dataclass(slots=True)
 class _Settling:
     row: dict[str, object]
     etag: str
+    was: DeliveryState
     state: DeliveryState
-    done: asyncio.Future[None]
+    done: asyncio.Future[bool]
 
 
 class Deliveries:
@@ -76,7 +82,7 @@ class Deliveries:
             missing = [key for key in sorted(wanted) if key not in present]
             try:
                 for start in range(0, len(missing), BATCH - 1):
-                    await self._insert(partition, missing[start : start + BATCH - 1], now)
+                    await self._insert(partition, missing[start : start + BATCH - 1], wanted, now)
             except Conflict:
                 continue
             if missing:
@@ -141,14 +147,21 @@ class Deliveries:
         state: DeliveryState,
         *,
         now: datetime,
+        was: DeliveryState = DeliveryState.SENDING,
         reason: Reason | None = None,
         activity_id: str = "",
         conversation_id: str = "",
-    ) -> None:
-        """Write a final state and count it; raises `Conflict` where the row is not the one of `etag` any more."""
-        told = {"reason": reason and str(reason), "activity_id": activity_id, "conversation_id": conversation_id}
-        row = _where(message) | {"state": str(state), "updated": now} | {k: v for k, v in told.items() if v}
-        item = _Settling(row, etag, state, asyncio.get_running_loop().create_future())
+        revision: int = 0,
+    ) -> bool:
+        """Write a state and count it; whether no delivery of its partition is open after that.
+
+        `was` is the state before, as far as counting goes: any that is not final is as good as another. Raises
+        `Conflict` where the row is not the one of `etag` any more.
+        """
+        told = {"activity_id": activity_id, "conversation_id": conversation_id, "revision": revision}
+        row = _where(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
+        row |= {name: value for name, value in told.items() if value}
+        item = _Settling(row, etag, was, state, asyncio.get_running_loop().create_future())
         partition = _partition(message.notification, message.shard)
         if partition in self._waiting:
             self._waiting[partition].append(item)
@@ -157,7 +170,29 @@ class Deliveries:
             writer = asyncio.create_task(self._write(partition))
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
-        await item.done
+        return await item.done
+
+    async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
+        """Let one that has ended be tried again, with all its attempts; raises `Conflict`."""
+        await self.settle(message, known.etag, DeliveryState.QUEUED, was=known.state, now=now)
+
+    async def revise(self, message: Delivery, etag: str, revision: int) -> None:
+        """Note that what was sent shows this revision now; raises `Conflict`."""
+        await self._table.merge(_where(message) | {"revision": revision}, etag)
+
+    async def page(self, notification: str, shard: str, after: str, limit: int) -> Sequence[tuple[Delivery, State]]:
+        """The first `limit` deliveries of a partition whose row key is above `after`, as messages, in that order."""
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts",
+            {"partition": _partition(notification, shard), "after": after, "counts": _COUNTS},
+            limit=limit,
+        )
+        found = []
+        for row in rows:
+            state = _state(row, row.metadata["etag"])  # type: ignore[attr-defined]
+            recipient = row.get("recipient") or keys.unkey(row["RowKey"])
+            found.append((Delivery(notification, shard, recipient, state.etag, state.attempts), state))
+        return found
 
     async def counts(self, notification: str, shards: int) -> Counter[str]:
         """How many deliveries are `open`, and how many in each final state."""
@@ -166,11 +201,15 @@ class Deliveries:
         )
         return sum((counted for counted, _ in found), Counter())
 
-    async def _insert(self, partition: str, missing: Sequence[str], now: datetime) -> None:
+    async def _insert(
+        self, partition: str, missing: Sequence[str], wanted: Mapping[str, str], now: datetime
+    ) -> None:
         counted, etag = await self._read_counts(partition)
         counted[_OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
-        rows: list[Operation] = [("create", blank | {"RowKey": key, "created": now}) for key in missing]
+        rows: list[Operation] = [
+            ("create", blank | {"RowKey": key, "created": now, **_readable(key, wanted[key])}) for key in missing
+        ]
         await self._table.batch([*rows, _count(partition, counted, etag)])
 
     async def _range(self, partition: str, first: str, last: str) -> dict[str, State]:
@@ -205,8 +244,9 @@ class Deliveries:
     async def _commit(self, partition: str, batch: Sequence[_Settling]) -> None:
         counted, etag = await self._read_counts(partition)
         while True:
-            after = counted + Counter(str(item.state) for item in batch)
-            after[_OPEN] -= len(batch)
+            after = counted.copy()
+            after.update(item.state.counted for item in batch)
+            after.subtract(item.was.counted for item in batch)
             try:
                 await self._table.batch(
                     [*(("update", item.row, item.etag) for item in batch), _count(partition, after, etag)]
@@ -227,7 +267,7 @@ class Deliveries:
                 return
             for item in batch:
                 if not item.done.done():
-                    item.done.set_result(None)
+                    item.done.set_result(after[_OPEN] == 0 and item is batch[-1])
             return
 
 
@@ -269,4 +309,12 @@ def _state(row: Row, etag: str) -> State:
         maybe_twice=row.get("maybe_twice", False),
         claimed_until=row.get("claimed_until"),
         not_before=row.get("not_before"),
+        reason=row.get("reason", ""),
+        activity_id=row.get("activity_id", ""),
+        conversation_id=row.get("conversation_id", ""),
+        revision=row.get("revision", 0),
     )
+
+
+def _readable(key: str, recipient: str) -> dict[str, str]:
+    return {} if keys.unkey(key) == recipient else {"recipient": recipient}

@@ -27,7 +27,8 @@ class Notification:
 
     `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many
     partitions its deliveries lie. `total` is how many recipients it has, None until all are listed. `due` is when
-    a scheduled one is to be sent.
+    a scheduled one is to be sent, `time` when what it tells happened. `revision` counts how often its content was
+    edited. `counts` is how its deliveries ended, as JSON, "" while any is open.
     """
 
     key: str
@@ -42,13 +43,21 @@ class Notification:
     page: int = 0
     cursor: str = ""
     total: int | None = None
+    revision: int = 0
+    recalled: bool = False
+    counts: str = ""
     due: datetime | None = None
     expires: datetime | None = None
+    time: datetime | None = None
     etag: str = ""
 
     @cached_property
     def content(self) -> contract.Notification:
         return contract.stored(self.data)
+
+    @property
+    def urgent(self) -> bool:
+        return self.content.priority == "urgent"
 
 
 def notification_key(tenant: str, source: str, identifier: str) -> str:
@@ -77,7 +86,7 @@ class Notifications:
             "page": notification.page,
             "cursor": notification.cursor,
         }
-        row |= {name: at for name in ("due", "expires") if (at := getattr(notification, name))}
+        row |= {name: at for name in ("due", "expires", "time") if (at := getattr(notification, name))}
         return replace(notification, etag=await self._table.insert(row))
 
     async def get(self, key: str) -> Notification | None:
@@ -113,8 +122,12 @@ def _notification(row: Row, etag: str) -> Notification:
         key=row["RowKey"],
         state=NotificationState(row["state"]),
         total=row.get("total"),
+        revision=row.get("revision", 0),
+        recalled=row.get("recalled", False),
+        counts=row.get("counts", ""),
         due=row.get("due"),
         expires=row.get("expires"),
+        time=row.get("time"),
         etag=etag,
         **{name: row[name] for name in columns},
     )

@@ -7,7 +7,7 @@ documented shapes of an error body.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -28,9 +28,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request: the verdict, why, and the JSON body of a success.
+    """What became of one request: the verdict, why, and of a success the JSON object in its body.
 
-    `retry_after` is seconds, where Teams named a time. `activity_id` and `conversation_id` are those in the answer.
+    `retry_after` is seconds, where a time is known. `activity_id` and `conversation_id` are those in the answer.
     """
 
     verdict: Verdict
@@ -38,6 +38,7 @@ class Outcome:
     retry_after: float | None = None
     activity_id: str = ""
     conversation_id: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 _BY_CODE = {
@@ -67,7 +68,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
         # A text beside an attachment is accepted with 202 and no body, and update and delete have none either.
         value = _json(body)
         identifier = value.get("activityId") or value.get("id")
-        return Outcome(Verdict.DONE, activity_id=_text(identifier), conversation_id=_text(value.get("id")))
+        return Outcome(Verdict.DONE, activity_id=_text(identifier), conversation_id=_text(value.get("id")), body=value)
     if status == 403:
         code = error_code(body)
         if code == "InvalidBotApiHost":

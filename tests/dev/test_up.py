@@ -177,5 +177,6 @@ async def test_a_first_message_that_fails_says_why(connection: str, tmp_path: Pa
 
 def test_what_send_puts_on_the_queue_fits_the_contract() -> None:
     request = contract.read(json.dumps(event({"title": "Hello"})).encode())
+    assert isinstance(request, contract.Request)
     assert [recipient.model_dump() for recipient in request.notification.recipients] == [{"user": PERSON}]
     assert request.id

@@ -17,13 +17,12 @@ from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
 from local.fake_teams.server import Options
 from notify.delivery import deliver
-from notify.expansion import expand
+from notify.expansion import LISTED, expand
 from notify.intake import take_in
-from shared.contract import read
+from shared.contract import Request, read
 from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion
 from shared.services import Services, open_services
 from shared.settings import load
-from shared.states import NotificationState
 from shared.storage import open_storage
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import State, shard_of
@@ -77,7 +76,7 @@ class Herald:
 
     async def expand(self, of: Notification) -> Notification:
         """List all pages of recipients now, not each at its turn; returns the notification as it is then."""
-        while of.state is not NotificationState.EXPANDED:
+        while of.state in LISTED:
             await expand(self.services, Expansion(of.key, of.page))
             found = await self.services.notifications.get(of.key)
             assert found
@@ -104,6 +103,7 @@ class Herald:
 
     async def stored(self, body: bytes) -> Notification:
         request = read(body)
+        assert isinstance(request, Request)
         assert request.id
         found = await self.services.notifications.get(notification_key(self.tenant, request.source, request.id))
         assert found

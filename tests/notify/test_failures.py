@@ -66,7 +66,7 @@ async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "attempts", "maybe_twice", "copies"),
     [
-        (Fault(operation="send", status=429, retry_after=30, count=1), 1, False, 1),
+        (Fault(operation="send", status=429, retry_after=1, count=1), 1, False, 1),
         (Fault(operation="send", status=429, count=1), 1, False, 1),
         (Fault(operation="send", status=412, code="PreconditionFailed", count=1), 2, False, 1),
         (Fault(operation="send", status=502, shape="html", count=1), 2, True, 1),

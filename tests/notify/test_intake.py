@@ -99,10 +99,11 @@ async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_
 
 
 def _as_stored(herald: Herald, body: bytes) -> Notification:
-    from shared.contract import read
+    from shared.contract import Request, read
     from shared.store.notifications import notification_key
 
     request = read(body)
+    assert isinstance(request, Request)
     assert request.id
     return Notification(
         key=notification_key(herald.tenant, request.source, request.id),
@@ -131,7 +132,7 @@ async def test_a_page_that_comes_again_adds_what_is_missing_and_nothing_twice(he
     assert len(await herald.received()) == 6
     done = await herald.services.notifications.get(stored.key)
     assert done
-    assert (done.state, done.total) == (NotificationState.EXPANDED, 6)
+    assert (done.state, done.total) == (NotificationState.FINISHED, 6)
 
 
 async def test_a_process_that_died_before_it_announced_the_next_page_is_made_up_for(herald: Herald) -> None:

@@ -30,7 +30,7 @@ async def test_a_person_gets_the_card_with_a_summary_and_the_row_says_sent(heral
     assert (row["state"], row["activity_id"], row["attempts"]) == ("sent", message.id, 1)
     done = await herald.services.notifications.get(asked.key)
     assert done
-    assert (done.state, done.total) == (NotificationState.EXPANDED, 1)
+    assert (done.state, done.total, done.counts) == (NotificationState.FINISHED, 1, '{"sent":1}')
     assert await herald.counts(asked) == {"sent": 1}
 
 

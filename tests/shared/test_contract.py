@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import contract
-from shared.contract import Refused, read
+from shared.contract import Refused, Request, read
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 DATA: dict[str, Any] = {
@@ -34,6 +34,12 @@ def body(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
+def taken(text: bytes) -> Request:
+    request = read(text)
+    assert isinstance(request, Request)
+    return request
+
+
 def faults(value: object) -> dict[str, str]:
     with pytest.raises(Refused) as refused:
         read(body(value))
@@ -41,44 +47,44 @@ def faults(value: object) -> dict[str, str]:
 
 
 def test_an_event_and_its_bare_data_are_the_same_notification() -> None:
-    event, bare = read(body(EVENT)), read(body(DATA | {"id": "build-42", "source": "/ci"}))
+    event, bare = taken(body(EVENT)), taken(body(DATA | {"id": "build-42", "source": "/ci"}))
     assert (event.source, event.id, event.content_hash) == (bare.source, bare.id, bare.content_hash)
     assert event.notification == contract.stored(bare.data)
 
 
 def test_base64_is_read_like_raw() -> None:
-    assert read(base64.b64encode(body(EVENT))) == read(body(EVENT))
+    assert taken(base64.b64encode(body(EVENT))) == taken(body(EVENT))
 
 
 def test_a_byte_order_mark_is_no_fault() -> None:
-    assert read(b"\xef\xbb\xbf" + body(EVENT)) == read(body(EVENT))
-    assert read(base64.b64encode(b"\xef\xbb\xbf" + body(EVENT))) == read(body(EVENT))
+    assert taken(b"\xef\xbb\xbf" + body(EVENT)) == taken(body(EVENT))
+    assert taken(base64.b64encode(b"\xef\xbb\xbf" + body(EVENT))) == taken(body(EVENT))
 
 
 def test_data_base64_is_read_like_data() -> None:
     value = {name: part for name, part in EVENT.items() if name != "data"}
     value["data_base64"] = base64.b64encode(body(DATA)).decode()
-    assert read(body(value)) == read(body(EVENT))
+    assert taken(body(value)) == taken(body(EVENT))
     assert list(faults(value | {"data_base64": "!"})) == ["/data_base64"]
 
 
 def test_the_order_of_keys_and_white_space_do_not_make_another_notification() -> None:
-    turned = dict(reversed(DATA.items()))
-    assert read(json.dumps(EVENT | {"data": turned}, indent=2).encode()).content_hash == read(body(EVENT)).content_hash
-    assert read(body(EVENT | {"data": DATA | {"category": "x"}})).content_hash != read(body(EVENT)).content_hash
+    turned = json.dumps(EVENT | {"data": dict(reversed(DATA.items()))}, indent=2).encode()
+    assert taken(turned).content_hash == taken(body(EVENT)).content_hash
+    assert taken(body(EVENT | {"data": DATA | {"category": "x"}})).content_hash != taken(body(EVENT)).content_hash
 
 
 def test_without_identity_the_source_is_the_queue_and_the_id_is_left_open() -> None:
-    bare = read(body(DATA))
+    bare = taken(body(DATA))
     assert (bare.source, bare.id) == (contract.DEFAULT_SOURCE, None)
 
 
 def test_the_earlier_expiry_counts() -> None:
     data = DATA | {"expiresAt": "2026-11-23T18:00:00Z"}
-    both = read(body(EVENT | {"expirytime": "2026-11-23T17:00:00+00:00", "data": data}))
+    both = taken(body(EVENT | {"expirytime": "2026-11-23T17:00:00+00:00", "data": data}))
     assert both.expires_at is not None
     assert both.expires_at.hour == 17
-    alone = read(body(data))
+    alone = taken(body(data))
     assert alone.expires_at is not None
     assert alone.expires_at.hour == 18
 
@@ -86,7 +92,7 @@ def test_the_earlier_expiry_counts() -> None:
 def test_the_example_of_the_documentation_is_taken() -> None:
     text = Path("docs/contract.md").read_text(encoding="utf-8")
     example = text.split("```json")[1].split("```")[0]
-    assert read(example.encode()).notification.content is not None
+    assert taken(example.encode()).notification.content is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""What was sent is taken back, or brought to the newest content."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import replace
+
+from notify import policy
+from notify.rendering import rendered
+from notify.targets import find_target
+from shared.queues import Delivery, Task
+from shared.services import Services
+from shared.states import DeliveryState, Reason
+from shared.store.notifications import Notification
+from shared.teams.connector import Route
+from shared.teams.outcome import Verdict
+
+#: Seconds after which a delivery is looked at again that is being sent just now.
+WHILE_SENDING = 10.0
+
+log = logging.getLogger(__name__)
+
+
+async def amend(services: Services, notification: Notification, message: Delivery) -> None:
+    """Recall or edit one delivery that was sent; to do so twice changes nothing."""
+    known = await services.deliveries.get(message)
+    if known is None:
+        return
+    if known.state is DeliveryState.SENDING:
+        await services.queues.deliver(message, WHILE_SENDING, urgent=notification.urgent)
+        return
+    if known.state is not DeliveryState.SENT or not known.activity_id:
+        return
+    recall = message.task is Task.RECALL
+    if not recall and known.revision >= notification.revision:
+        return
+    target = await find_target(services, notification.tenant, message.recipient)
+    if isinstance(target, Reason):
+        log.info("A message of notification %s cannot be changed any more: %s", notification.key, target)
+        return
+    route = Route(notification.tenant, target.service_url, notification.urgent)
+    where, what = known.conversation_id, known.activity_id
+    if recall:
+        outcome = await services.connector.delete(route, where, what)
+    else:
+        activity = rendered(notification.data, services.settings.max_activity_bytes)
+        outcome = await services.connector.update(route, where, what, activity)
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
+        attempts = message.attempts + 1
+        wait = outcome.retry_after
+        again = replace(message, attempts=attempts)
+        delay = policy.backoff(attempts, random.random()) if wait is None else wait  # noqa: S311 (jitter)
+        await services.queues.deliver(again, delay, urgent=notification.urgent)
+    elif outcome.verdict is Verdict.DONE or (recall and outcome.reason is Reason.CONVERSATION_GONE):
+        if recall:
+            now, was = services.clock(), DeliveryState.SENT
+            await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
+        else:
+            await services.deliveries.revise(message, known.etag, notification.revision)
+    else:
+        log.warning("Teams does not change a message of notification %s: %s", notification.key, outcome.reason)

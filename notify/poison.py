@@ -1,0 +1,72 @@
+"""Messages on which our own code failed five times: a second chance alone, and then the dead letters."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from notify.progress import finish
+from shared.contract import Fault, Refused
+from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, Delivery, Expansion, Newer, Sweep, Unreadable
+from shared.services import Services
+from shared.states import DeliveryState, NotificationState, Reason
+from shared.store.table import Conflict
+
+#: How often a message is put back before it is given up, and after how many seconds.
+CHANCES = 2
+PAUSE = 60
+
+log = logging.getLogger(__name__)
+
+
+async def rescue(services: Services, queue: str, body: bytes, message_id: str) -> None:
+    """See to a message of the poison queue of `queue`."""
+    if queue in (DELIVERIES, DELIVERIES_URGENT):
+        kind: type[Delivery | Expansion | Sweep] = Delivery
+    else:
+        kind = Expansion if queue == EXPANSIONS else Sweep
+    try:
+        message = kind.decode(body)
+    except (Newer, Unreadable, Refused):
+        await _give_up(services, queue, body, message_id)
+        return
+    if message.chances < CHANCES:
+        log.warning("A message on %s was poisonous, and gets another chance", queue)
+        await services.queues.put(queue, replace(message, chances=message.chances + 1).encode(), PAUSE)
+        return
+    await _give_up(services, queue, body, message_id)
+    if isinstance(message, Delivery):
+        await _fail_delivery(services, message)
+    elif isinstance(message, Expansion):
+        await _fail_notification(services, message)
+
+
+async def _give_up(services: Services, queue: str, body: bytes, message_id: str) -> None:
+    fault = Fault("", "failed each time it was tried")
+    row = await services.dead_letters.put(queue, message_id, body, Reason.POISON, [fault], services.clock())
+    log.error("A message on %s was given up: see DeadLetters %s", queue, row)
+
+
+async def _fail_delivery(services: Services, message: Delivery) -> None:
+    while (known := await services.deliveries.get(message)) and not known.state.final:
+        try:
+            last = await services.deliveries.settle(
+                message, known.etag, DeliveryState.FAILED, now=services.clock(), reason=Reason.POISON
+            )
+        except Conflict:
+            continue
+        if last:
+            await finish(services, message.notification)
+        return
+
+
+async def _fail_notification(services: Services, message: Expansion) -> None:
+    while True:
+        notification = await services.notifications.get(message.notification)
+        if notification is None or notification.page != message.page:
+            return
+        try:
+            await services.notifications.advance(notification, state=NotificationState.FAILED)
+        except Conflict:
+            continue
+        return

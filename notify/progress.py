@@ -1,0 +1,74 @@
+"""How far a notification is: its end, and what to do where it stands still."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import orjson
+
+from shared.queues import Expansion, Sweep, Task
+from shared.services import Services
+from shared.states import NotificationState
+from shared.store.deliveries import shard_names
+from shared.store.notifications import Notification
+from shared.store.table import Conflict
+
+#: How often a notification that is under way is looked at.
+WATCH_EVERY = timedelta(minutes=10)
+#: The kind of a waking in table Due that looks at a notification.
+WATCHES = "watch"
+
+_LISTING = (NotificationState.ACCEPTED, NotificationState.EXPANDING)
+_SENDING = (NotificationState.EXPANDED, NotificationState.CANCELLED)
+
+log = logging.getLogger(__name__)
+
+
+async def watch(services: Services, key: str) -> None:
+    """Have the notification looked at in a while, and again until it is finished."""
+    await services.due.put(services.clock() + WATCH_EVERY, WATCHES, key)
+
+
+async def finish(services: Services, key: str) -> None:
+    """Store the final counts, where all recipients are listed and no delivery is open."""
+    notification = await services.notifications.get(key)
+    while notification and notification.state in _SENDING:
+        counts = await services.deliveries.counts(key, notification.shards)
+        final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
+        if counts["open"] or final == notification.counts:
+            return
+        changes: dict[str, object] = {"counts": final, "total": counts.total()}
+        if notification.state is NotificationState.EXPANDED:
+            changes["state"] = NotificationState.FINISHED
+        try:
+            await services.notifications.advance(notification, **changes)
+        except Conflict:
+            notification = await services.notifications.get(key)
+            continue
+        return
+
+
+async def look_after(services: Services, key: str) -> None:
+    """Resume a notification that may stand still: whatever is repeated changes nothing where it does not."""
+    notification = await services.notifications.get(key)
+    if notification is None:
+        return
+    if notification.state in _LISTING:
+        log.warning("Notification %s is still being listed, at page %d: resumed", key, notification.page)
+        await services.queues.expand(Expansion(key, notification.page))
+    elif notification.state in _SENDING:
+        await finish(services, key)
+        if (await services.deliveries.counts(key, notification.shards))["open"]:
+            await sweep(services, notification, Task.WATCH)
+        else:
+            return
+    else:
+        return
+    await watch(services, key)
+
+
+async def sweep(services: Services, notification: Notification, task: Task, delay: float = 0) -> None:
+    """Go through all deliveries of a notification for `task`."""
+    for shard in shard_names(notification.shards):
+        await services.queues.sweep(Sweep(notification.key, task, shard), delay)

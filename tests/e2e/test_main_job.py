@@ -1,0 +1,118 @@
+"""The main job, end to end: Teams tells whom the app can reach, and what is put on the queue reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import UTC, datetime, timedelta
+
+from shared.queues import NOTIFICATIONS
+from shared.storage import open_storage
+from tests.e2e.conftest import Deployment
+from tests.notify.conftest import notification, user
+
+
+async def test_who_installs_is_reached_by_raw_and_base64_messages_each_once_with_one_token(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    people = (await deployment.teams.world()).people
+    await deployment.install(*people)
+    raw = notification(user(people[0]), content={"title": "For one"})
+    encoded = base64.b64encode(notification({"all": True}, content={"title": "For all"})).decode()
+    await deployment.put(raw)
+    await deployment.put(encoded)
+    received = await deployment.teams.wait(len(people) + 1, timeout=30)
+    told = sorted((str(message.person), message.activity["summary"]) for message in received)
+    assert told == sorted([(people[0].object_id, "For one"), *((each.object_id, "For all") for each in people)])
+    stats = await deployment.teams.stats()
+    assert (stats.count("token"), stats.tokens_used) == (1, 1)
+    rows = [row for row in await deployment.rows("Deliveries") if row["RowKey"] != "~counts"]
+    assert {row["state"] for row in rows} == {"sent"}
+
+
+async def test_who_left_gets_nothing_until_the_bot_is_back(deployment: Deployment) -> None:
+    deployment.start()
+    ada, *_ = (await deployment.teams.world()).people
+    await deployment.install(ada)
+    await deployment.tell(kind="uninstall", person=ada.object_id)
+    await deployment.put(notification(user(ada), content={"title": "Gone"}))
+
+    async def suppressed() -> bool:
+        return any(row.get("reason") == "notInstalled" for row in await deployment.rows("Deliveries"))
+
+    async with asyncio.timeout(30):
+        while not await suppressed():
+            await asyncio.sleep(0.1)
+    await deployment.install(ada)
+    await deployment.put(notification(user(ada), content={"title": "Back"}))
+    [message] = await deployment.teams.wait(1, timeout=30)
+    assert message.activity["summary"] == "Back"
+
+
+async def test_a_team_and_a_group_chat_are_reached_after_the_bot_was_added(deployment: Deployment) -> None:
+    deployment.start()
+    world = await deployment.teams.world()
+    team, chat, ada = world.teams[0], world.chats[0], world.people[0]
+    await deployment.tell(kind="install", person=ada.object_id, team=team.id)
+    await deployment.tell(kind="install", person=ada.object_id, chat=chat.id)
+    channel = {"channel": {"teamId": team.group_id, "channelId": team.channels[-1].id}}
+    await deployment.put(notification(channel, {"conversation": chat.id}))
+    received = await deployment.teams.wait(2, timeout=30)
+    assert {message.conversation.split(";")[0] for message in received} == {team.channels[-1].id, chat.id}
+
+
+async def test_a_one_off_schedule_goes_out_at_its_minute(deployment: Deployment) -> None:
+    deployment.start()
+    ada, *_ = (await deployment.teams.world()).people
+    await deployment.install(ada)
+    at = (datetime.now(UTC) + timedelta(seconds=61)).replace(second=0, microsecond=0)
+    schedule = {"at": at.replace(tzinfo=None).isoformat(timespec="minutes"), "timeZone": "UTC"}
+    await deployment.put(notification(user(ada), schedule=schedule))
+    [message] = await deployment.teams.wait(1, timeout=90)
+    assert datetime.fromisoformat(message.received_at) >= at
+
+
+async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(deployment: Deployment) -> None:
+    host = deployment.start()
+    ada, *_ = (await deployment.teams.world()).people
+    await deployment.install(ada)
+    host.stop()
+    # The row that a notification scheduled for a minute in the past has left behind.
+    at = (datetime.now(UTC) + timedelta(minutes=2)).replace(tzinfo=None)
+    await deployment.put(
+        notification(user(ada), schedule={"at": at.isoformat(timespec="minutes"), "timeZone": "UTC"})
+    )
+    host = deployment.start()
+    async with asyncio.timeout(30):
+        while not (due := await deployment.rows("Due")):
+            await asyncio.sleep(0.1)
+    host.stop()
+    await _move_into_the_past(deployment, due[0])
+    deployment.start()
+    await deployment.teams.wait(1, timeout=30)
+
+
+async def _move_into_the_past(deployment: Deployment, row: dict[str, object]) -> None:
+    queues, tables = open_storage({"AzureWebJobsStorage": deployment.connection})
+    async with queues, tables:
+        table = tables.get_table_client("HeraldDue")
+        await table.create_entity(row | {"PartitionKey": "2026-01-01T00:00;0"})
+        await table.delete_entity(str(row["PartitionKey"]), str(row["RowKey"]))
+
+
+async def test_a_host_that_is_killed_while_it_works_loses_nothing(deployment: Deployment) -> None:
+    host = deployment.start()
+    ada, *_ = (await deployment.teams.world()).people
+    await deployment.install(ada)
+    await deployment.put(notification(user(ada)))
+    queues, tables = open_storage({"AzureWebJobsStorage": deployment.connection})
+    async with queues, tables, asyncio.timeout(30):
+        queue = queues.get_queue_client(NOTIFICATIONS)
+        while await queue.peek_messages():
+            await asyncio.sleep(0.005)
+    host.kill()
+    deployment.start()
+    # A kill right after the claim makes the next sender wait for the claim's end, 90 s.
+    [message] = await deployment.teams.wait(1, timeout=110)
+    assert message.person == ada.object_id

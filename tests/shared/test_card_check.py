@@ -1,0 +1,330 @@
+"""A card of the caller's own is an Adaptive Card that Teams renders, or its faults are told with pointers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.cards import notification
+from shared.cards.check import DEEPEST, MOST_FAULTS, MOST_VALUES, faults
+from shared.contract import Action, Actor, Content, Fact, Fault, Image, Link
+
+TEXT: dict[str, Any] = {"type": "TextBlock", "text": "Build 42 failed", "wrap": True}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+# fmt: off
+NAMES = st.sampled_from([
+    "type", "version", "body", "actions", "items", "columns", "rows", "cells", "facts", "inlines", "fallback", "card",
+    "selectAction", "url", "text", "title", "backgroundImage", "msteams", "entities", "refresh", "userIds", "style",
+    "requires", "data", "choices", "targetElements",
+])
+TYPES = st.sampled_from([
+    "AdaptiveCard", "TextBlock", "Image", "Container", "ColumnSet", "Column", "Table", "FactSet", "RichTextBlock",
+    "TextRun", "ActionSet", "Media", "Action.Submit", "Action.Execute", "Action.ShowCard", "Action.OpenUrl",
+    "Input.ChoiceSet", "Input.Text", "Badge", "Nothing",
+])
+# fmt: on
+CARDS = st.recursive(
+    JSON | TYPES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner | TYPES, max_size=5),
+    max_leaves=40,
+)
+
+
+def card(*body: object, **properties: object) -> dict[str, Any]:
+    return {"type": "AdaptiveCard", "version": "1.5", "body": list(body)} | properties
+
+
+def told(value: dict[str, Any]) -> dict[str, str]:
+    found = faults(value)
+    assert len({fault.pointer for fault in found}) == len(found)
+    return {fault.pointer: fault.message for fault in found}
+
+
+def submits(count: int, **properties: object) -> list[dict[str, Any]]:
+    return [{"type": "Action.Submit", "title": f"Choice {number}"} | properties for number in range(count)]
+
+
+# What is taken
+
+
+def test_our_own_card_is_a_good_one() -> None:
+    content = Content(
+        title="Build 42 failed",
+        text="Stage **test** failed",
+        facts=[Fact(title="Branch", value="main")],
+        result="Not deployed",
+        actor=Actor(name="nightly schedule"),
+        link=Link(title="Open", url="https://example.com/42"),
+        image=Image.model_validate({"url": "https://example.com/42.png", "altText": "The graph of failures"}),
+        actions=[Action(id="retry", title="Retry")],
+    )
+    assert faults(notification.draw(content)) == []
+
+
+EVERYTHING = card(
+    TEXT,
+    {"type": "RichTextBlock", "inlines": ["plain", {"type": "TextRun", "text": "bold", "weight": "bolder"}]},
+    {"type": "ImageSet", "images": [{"type": "Image", "url": "https://example.com/a.png"}]},
+    {"type": "ColumnSet", "columns": [{"type": "Column", "width": "stretch", "items": [TEXT]}, {"width": 2}]},
+    {"type": "Table", "columns": [{"width": 1}], "rows": [{"type": "TableRow", "cells": [{"items": [TEXT]}]}]},
+    {"type": "Input.ChoiceSet", "id": "who", "choices": [{"title": "Ada", "value": "ada"}], "isMultiSelect": True},
+    {"type": "Input.Text", "id": "why", "inlineAction": {"type": "Action.Submit", "data": {"a": [1, None]}}},
+    {"type": "Input.Toggle", "id": "sure", "title": "Sure?", "requires": {"adaptiveCards": "1.5"}},
+    {"type": "Media", "sources": [{"mimeType": "video/mp4", "url": "https://example.com/a.mp4"}]},
+    {"type": "Table", "rows": [{"type": "TableRow", "cells": [{"type": "TableCell"}], "spacing": "None"}]},
+    {
+        "type": "ActionSet",
+        "actions": [{"type": "Action.ToggleVisibility", "targetElements": ["a", {"elementId": "b"}]}],
+        "separator": True,
+    },
+    {"type": "Container", "items": [TEXT], "style": "Emphasis", "rtl": True, "fallback": "drop", "minHeight": "80px"},
+    actions=[
+        {"type": "Action.ShowCard", "title": "More", "card": {"type": "AdaptiveCard", "body": [TEXT]}},
+        {"type": "Action.Execute", "verb": "retry", "data": "x", "fallback": {"type": "Action.Submit", "title": "a"}},
+        {"type": "Action.OpenUrl", "url": "https://example.com", "iconUrl": "icon:Open"},
+    ],
+    selectAction={"type": "Action.OpenUrl", "url": "https://example.com"},
+    backgroundImage={"url": "https://example.com/b.png", "fillMode": "cover"},
+    refresh={"action": {"type": "Action.Execute", "verb": "refresh"}, "userIds": ["29:1"]},
+    msteams={"width": "Full"},
+    **{"$schema": "http://adaptivecards.io/schemas/adaptive-card.json"},
+)
+
+
+def test_a_card_of_every_kind_of_part_is_taken() -> None:
+    assert faults(EVERYTHING) == []
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        {"type": "CodeBlock", "codeSnippet": "print(1)", "language": "Python"},
+        {"type": "Badge", "text": "New"},
+        {"type": "Input.ChoiceSet", "id": "a", "style": "filtered", "choices.data": {"type": "Data.Query"}},
+        {"type": "TextBlock", "text": "a", "style": "columnHeader", "targetWidth": "atLeast:Narrow"},
+        {"type": "Image", "url": "https://example.com/a.png", "msteams": {"allowExpand": True}},
+        {"type": "Image", "url": "data:image/png;base64,iVBORw0KGgo="},
+    ],
+)
+def test_what_teams_adds_to_the_schema_is_taken(element: dict[str, Any]) -> None:
+    assert faults(card(element)) == []
+
+
+def test_a_value_of_a_list_of_names_is_taken_in_any_case() -> None:
+    assert faults(card(TEXT | {"size": "LARGE", "color": "Attention", "weight": "bolder"})) == []
+
+
+def test_a_property_of_the_future_is_taken() -> None:
+    assert faults(card(TEXT | {"shadow": "long"}, actions=submits(1, role="button"), mood="calm")) == []
+
+
+def test_a_type_of_the_future_is_taken_for_its_fallback() -> None:
+    assert faults(card({"type": "Hologram", "shape": "cube", "fallback": TEXT})) == []
+    found = told(card({"type": "Hologram", "fallback": {"type": "TextBlock"}}))
+    assert found == {"/body/0/fallback/text": "is missing"}
+
+
+# Structure
+
+
+@pytest.mark.parametrize(
+    ("value", "pointer", "message"),
+    [
+        (card({"type": "TextBlock"}), "/body/0/text", "is missing"),
+        (card(TEXT, TEXT, TEXT, {"type": "Hologram"}), "/body/3/type", "is no element of Adaptive Cards"),
+        (card({"text": "a"}), "/body/0/type", "is missing"),
+        (card({"type": ["TextBlock"]}), "/body/0/type", "is no element of Adaptive Cards"),
+        (card("text"), "/body/0", "must be an object"),
+        (card(TEXT | {"text": 42}), "/body/0/text", "must be a string"),
+        (card(TEXT | {"wrap": "yes"}), "/body/0/wrap", "must be true or false"),
+        (card(TEXT | {"maxLines": True}), "/body/0/maxLines", "must be a number"),
+        (card(TEXT | {"color": "pink"}), "/body/0/color", "must be one of default, dark,"),
+        (card({"type": "Input.Text"}), "/body/0/id", "is missing"),
+        (card({"type": "FactSet", "facts": [{"title": "a"}]}), "/body/0/facts/0/value", "is missing"),
+        (card({"type": "RichTextBlock", "inlines": [1]}), "/body/0/inlines/0", "must be a string or an object"),
+        (card({"type": "Container", "items": [{"type": "Container"}]}), "/body/0/items/0/items", "is missing"),
+        (card({"type": "Action.Submit"}), "/body/0/type", "is no element of Adaptive Cards"),
+        (card(TEXT | {"requires": {"a/b~": 1}}), "/body/0/requires/a~1b~0", "must be a string"),
+        (card(actions=[TEXT]), "/actions/0/type", "is no action of Adaptive Cards"),
+        (card(actions=[{"type": "Action.Http"}]), "/actions/0/type", "is no action of Adaptive Cards"),
+        (card(actions={}), "/actions", "must be an array"),
+        (card(actions=[{"type": "Action.OpenUrl"}]), "/actions/0/url", "is missing"),
+        (card(selectAction={"type": "Action.ShowCard"}), "/selectAction/type", "is no action of Adaptive Cards"),
+        ({"type": "AdaptiveCard"}, "/version", "is missing"),
+        ({"version": "1.5"}, "/type", "is missing"),
+    ],
+)
+def test_a_fault_is_told_inside_the_part_that_was_meant(value: dict[str, Any], pointer: str, message: str) -> None:
+    found = told(value)
+    assert list(found) == [pointer]
+    assert found[pointer].startswith(message)
+
+
+def test_a_card_inside_another_needs_no_version() -> None:
+    inner = {"type": "AdaptiveCard", "body": [{"type": "TextBlock"}]}
+    found = told(card(actions=[{"type": "Action.ShowCard", "card": inner}]))
+    assert found == {"/actions/0/card/body/0/text": "is missing"}
+
+
+# What Teams does not render
+
+
+@pytest.mark.parametrize("version", ["1.6", "2.0", "1", "1.50", "", "1.5\n"])
+def test_a_version_above_1_5_is_not_rendered(version: str) -> None:
+    assert list(told(card(TEXT, version=version))) == ["/version"]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.3", "1.5"])
+def test_a_version_up_to_1_5_is_rendered(version: str) -> None:
+    assert faults(card(TEXT, version=version)) == []
+
+
+def test_universal_actions_need_version_1_4() -> None:
+    execute = {"type": "Action.Execute", "verb": "retry"}
+    old = card(version="1.3", actions=[execute], refresh={"action": execute})
+    assert set(told(old)) == {"/refresh", "/refresh/action/type", "/actions/0/type"}
+    assert faults(old | {"version": "1.4"}) == []
+
+
+@pytest.mark.parametrize("url", ["http://example.com/a.png", "file:///a.png", "a.png", "data:text/html;base64,AA", ""])
+def test_an_image_is_at_an_https_address(url: str) -> None:
+    found = told(
+        card(
+            {"type": "Image", "url": url},
+            {"type": "Container", "items": [], "backgroundImage": url},
+            backgroundImage={"url": url},
+            actions=[{"type": "Action.Submit", "iconUrl": url}],
+        )
+    )
+    assert set(found) == {"/body/0/url", "/body/1/backgroundImage", "/backgroundImage/url", "/actions/0/iconUrl"}
+
+
+def test_a_link_may_go_to_any_address() -> None:
+    assert faults(card(actions=[{"type": "Action.OpenUrl", "url": "msteams:/l/chat"}])) == []
+
+
+def test_more_buttons_than_a_row_holds_are_taken() -> None:
+    assert faults(card(actions=submits(9))) == []
+
+
+def test_a_card_is_refreshed_for_at_most_sixty_people() -> None:
+    refresh = {"action": {"type": "Action.Execute"}, "userIds": [f"29:{number}" for number in range(61)]}
+    assert list(told(card(refresh=refresh))) == ["/refresh/userIds"]
+
+
+def mention(text: str) -> dict[str, Any]:
+    return {"type": "mention", "text": text, "mentioned": {"id": "29:1", "name": "Ada"}}
+
+
+def test_a_mention_has_its_text_and_its_entity() -> None:
+    greeting = TEXT | {"text": "Hello <at>Ada</at>"}
+    facts = {"type": "FactSet", "facts": [{"title": "For", "value": "<at>Ada</at>"}]}
+    entities = {"entities": [mention("<at>Ada</at>")]}
+    assert faults(card(greeting, msteams=entities)) == []
+    assert faults(card(facts, msteams=entities)) == []
+    assert list(told(card(TEXT, msteams=entities))) == ["/msteams/entities/0/text"]
+    assert list(told(card(greeting))) == ["/body/0/text"]
+    assert list(told(card(facts))) == ["/body/0/facts/0/value"]
+    unlike = card(greeting, msteams={"entities": [mention("Ada")]})
+    assert list(told(unlike)) == ["/msteams/entities/0/text", "/body/0/text"]
+
+
+@pytest.mark.parametrize("who", [{"name": "Ada"}, {"id": ""}, {"id": 29}, "29:1", None])
+def test_a_mention_says_who_is_mentioned(who: object) -> None:
+    entity = mention("<at>Ada</at>") | {"mentioned": who}
+    found = told(card(TEXT | {"text": "<at>Ada</at>"}, msteams={"entities": [entity]}))
+    assert found == {"/msteams/entities/0/mentioned/id": "is missing"}
+
+
+@pytest.mark.parametrize("entities", [[{"type": "clientInfo"}, "text"], {}, None])
+def test_an_entity_that_is_no_mention_is_not_checked(entities: object) -> None:
+    assert faults(card(TEXT, msteams={"entities": entities})) == []
+
+
+def test_what_the_bot_gets_back_is_not_checked() -> None:
+    data = {"type": "Image", "url": "http://example.com"}
+    assert faults(card(actions=[{"type": "Action.Submit", "data": data}])) == []
+
+
+# Bounds
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A card nested so many JSON levels deep, its innermost text missing."""
+    inner: dict[str, Any] = {"type": "TextBlock", "wrap": True}
+    for _ in range(levels - 4):
+        inner = {"type": "Container", "items": [], "fallback": inner}
+    return card(inner)
+
+
+@pytest.mark.parametrize("levels", [DEEPEST + 1, 10_000])
+def test_a_card_nested_too_deeply_is_one_fault(levels: int) -> None:
+    assert faults(nested(levels)) == [Fault("", f"must be nested at most {DEEPEST} levels deep")]
+
+
+def test_a_card_nested_to_the_limit_leaves_room_on_the_stack() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(800)
+    try:
+        found = faults(nested(DEEPEST))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [fault.message for fault in found] == ["is missing"]
+
+
+def test_a_card_of_too_many_values_is_one_fault() -> None:
+    assert faults(card(*[TEXT] * MOST_VALUES)) == [Fault("", f"must have at most {MOST_VALUES} values")]
+
+
+def test_faults_are_told_up_to_a_number() -> None:
+    assert len(faults(card(*[{"type": "TextBlock"}] * 1000))) == MOST_FAULTS
+
+
+def test_a_fault_repeats_no_text_of_the_card() -> None:
+    secret = "hunter2"
+    value = card(
+        {"type": secret, "text": secret},
+        TEXT | {"color": secret, "wrap": secret, "text": f"<at>{secret}</at>"},
+        {"type": "Image", "url": secret},
+        version=secret,
+        msteams={"entities": [mention(secret)]},
+    )
+    found = faults(value)
+    assert len(found) == 7
+    assert not any(secret in fault.message or secret in fault.pointer for fault in found)
+
+
+@given(st.lists(CARDS, max_size=3), st.dictionaries(NAMES, CARDS, max_size=4))
+def test_no_json_value_breaks_the_check(body: list[Any], more: dict[str, Any]) -> None:
+    for fault in faults(card(*body) | more):
+        assert fault.message
+        assert "\n" not in fault.message
+
+
+@given(st.lists(CARDS, max_size=3), st.dictionaries(NAMES, CARDS, max_size=4))
+def test_a_pointer_leads_to_what_is_wrong(body: list[Any], more: dict[str, Any]) -> None:
+    value = card(*body) | more
+    for fault in faults(value):
+        parts = [part.replace("~1", "/").replace("~0", "~") for part in fault.pointer.split("/")[1:]]
+        if fault.message == "is missing":
+            parts.pop()
+        found: Any = value
+        for part in parts:
+            found = found[int(part) if isinstance(found, list) else part]
+
+
+def test_the_checker_is_loaded_only_with_the_first_card() -> None:
+    code = (
+        "import sys; from shared.cards import check; assert 'jsonschema' not in sys.modules; "
+        "assert check.faults({'type': 'AdaptiveCard', 'version': '1.5'}) == []; assert 'jsonschema' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
