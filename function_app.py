@@ -5,9 +5,10 @@ import azure.functions as func
 import messages.functions
 import notify.functions
 import timer_digest.functions
-from shared import settings
+from shared import categories, settings
 
-settings.load()  # a missing or contradictory setting stops the start, and says which
+# A missing or contradictory setting stops the start, and says which.
+categories.load(settings.load().categories_file)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 app.register_functions(messages.functions.blueprint)

@@ -58,6 +58,12 @@ class Sending:
     known: State
     now: datetime
 
+    @property
+    def on_unknown(self) -> str:
+        """What to do when it cannot be known whether it arrived: `resend` or `stop`."""
+        content = self.notification.content
+        return content.on_unknown or self.services.categories.of(content.category).on_unknown
+
     async def end(self, state: DeliveryState, reason: Reason | None = None, **sent: object) -> None:
         """Write the final state; where no delivery is open after it, see whether the notification is finished."""
         last = await self.services.deliveries.settle(
@@ -105,7 +111,7 @@ async def deliver(services: Services, message: Delivery) -> None:
             return
         try:
             if todo is Step.RESOLVE:
-                if notification.content.on_unknown == "stop":
+                if sending.on_unknown == "stop":
                     await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
                     return
                 sending = replace(sending, known=replace(known, maybe_twice=True))
@@ -128,7 +134,7 @@ async def _send(sending: Sending) -> None:
     if isinstance(target, Reason):
         await sending.end(DeliveryState.SUPPRESSED, target)
         return
-    if notification.content.simulate:
+    if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
         return
     if held := services.pacer.held(notification.tenant):
@@ -203,7 +209,7 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
     """Write the outcome down, and put the message back where there is to be another try."""
     services, notification, claimed = sending.services, sending.notification, sending.known
     now = services.clock()
-    state = policy.final_state(outcome, notification.content.on_unknown, now - claimed.created)
+    state = policy.final_state(outcome, sending.on_unknown, now - claimed.created)
     if state is not None:
         gave_up = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
         await sending.end(

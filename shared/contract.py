@@ -226,7 +226,7 @@ class Notification(_Model):
     digest: Digest | None = None
     thread: Thread | None = None
     on_missing: Literal["hold", "suppress"] = "suppress"
-    on_unknown: Literal["resend", "stop"] = "resend"
+    on_unknown: Literal["resend", "stop"] | None = None
     cancellation_key: Name | None = None
     simulate: StrictBool = False
 

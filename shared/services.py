@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from shared import queues, settings
+from shared.categories import Categories
+from shared.categories import load as load_categories
 from shared.storage import open_storage
 from shared.store.conversations import Conversations
 from shared.store.dead_letters import DeadLetters
@@ -58,6 +60,7 @@ class Services:
     http: aiohttp.ClientSession
     pacer: Pacer
     connector: Connector
+    categories: Categories
     clock: Callable[[], datetime]
     close: Callable[[], Awaitable[None]]
 
@@ -105,6 +108,7 @@ async def open_services(
         http=http,
         pacer=pacer,
         connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock, pacer),
+        categories=load_categories(configured.categories_file),
         clock=clock,
         close=close,
     )

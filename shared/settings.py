@@ -53,6 +53,8 @@ class Settings(BaseModel):
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
     max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=4, le=100)
 
+    categories_file: str = Field("", alias="HERALD_CATEGORIES_FILE")
+
     environment: str = Field("", alias="AZURE_FUNCTIONS_ENVIRONMENT")
     site_name: str = Field("", alias="WEBSITE_SITE_NAME")
     container_name: str = Field("", alias="CONTAINER_NAME")
