@@ -77,7 +77,7 @@ async def test_an_expired_token_is_401(teams: FakeTeams, session: aiohttp.Client
     bot = Bot(teams, session, (await fetch_token(teams, session)).body["access_token"])
     conversation = (await teams.world()).people[0].conversation
     async with asyncio.timeout(10):
-        while (await bot.send(conversation)).status != 401:  # noqa: ASYNC110 (time has no event)
+        while (await bot.send(conversation)).status != 401:
             await asyncio.sleep(0.2)
     assert (await fetch_token(teams, session)).body["expires_in"] == 1
 
