@@ -111,7 +111,7 @@ async def deliver(services: Services, message: Delivery) -> None:
             return
         try:
             if todo is Step.RESOLVE:
-                if sending.on_unknown == "stop":
+                if sending.on_unknown == "stop" or notification.state is NotificationState.CANCELLED:
                     await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
                     return
                 sending = replace(sending, known=replace(known, maybe_twice=True))

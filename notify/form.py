@@ -7,9 +7,12 @@ from shared.cards.size import TooLarge
 from shared.contract import Fault, Notification, Refused
 
 
-def check_form(notification: Notification, limit: int) -> None:
-    """Raises `Refused` for a card that Teams would not show, or a message that is too large for it."""
-    field = "/content" if notification.card is None else "/card"
+def check_form(notification: Notification, limit: int, data: str) -> None:
+    """Raises `Refused` for a card that Teams would not show, or a message over `limit` bytes of UTF-16.
+
+    `data` is the JSON pointer to the notification in its message.
+    """
+    field = data + ("/content" if notification.card is None else "/card")
     try:
         activity(notification, limit)
     except TooLarge as large:

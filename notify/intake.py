@@ -23,6 +23,7 @@ from shared.contract import (
     Schedule,
     TeamRecipient,
     TopicRecipient,
+    inside,
     read,
 )
 from shared.localtime import instant, zone
@@ -54,11 +55,12 @@ async def take_in(services: Services, body: bytes, message_id: str) -> None:
     now = services.clock()
     try:
         request = read(body)
+        data = inside(request)
         if isinstance(request, Command):
-            await control(services, request, allowed_tenant(request.tenant, services.settings))
+            await control(services, request, allowed_tenant(request.tenant, services.settings, data), data)
             return
-        tenant = allowed_tenant(request.notification.tenant, services.settings)
-        check_form(request.notification, services.settings.max_activity_bytes)
+        tenant = allowed_tenant(request.notification.tenant, services.settings, data)
+        check_form(request.notification, services.settings.max_activity_bytes, data)
         await _store(services, request, tenant, request.id or message_id, now)
     except Refused as refused:
         row = await services.dead_letters.put(
@@ -102,14 +104,14 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         await expand(services, Expansion(stored.key, 0))
 
 
-def allowed_tenant(named: str | None, settings: Settings) -> str:
-    """The tenant of a notification: the one it names, or the only one allowed; raises `Refused`."""
+def allowed_tenant(named: str | None, settings: Settings, data: str) -> str:
+    """The tenant that a message names, or the only one allowed; raises `Refused`, `data` being the pointer to it."""
     if named is None:
         if len(settings.tenants) == 1:
             return next(iter(settings.tenants))
-        raise Refused("invalid", [Fault("/tenant", "is required, as several tenants are allowed")])
+        raise Refused("invalid", [Fault(f"{data}/tenant", "is required, as several tenants are allowed")])
     if not settings.allows_tenant(named):
-        raise Refused("invalid", [Fault("/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
+        raise Refused("invalid", [Fault(f"{data}/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
     return named.lower()
 
 

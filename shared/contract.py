@@ -397,6 +397,12 @@ def _read_event(value: dict[str, Any]) -> Request | Command:
     return Request(event.source, event.id, _canonical(value["data"]), event.data, min(ends, default=None), event.time)
 
 
+def inside(request: Request | Command) -> str:
+    """The JSON pointer to the `data` of what was read: "" where it came bare."""
+    model = request.notification if isinstance(request, Request) else request
+    return "" if isinstance(model, BareNotification | BareCommand) else "/data"
+
+
 def stored(data: bytes) -> Notification:
     """The notification whose canonical `data` was stored."""
     return Notification.model_validate_json(data)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.queue.aio import QueueServiceClient
 
-from local.fake_teams.api import Answer, Event, PersonView
+from local.fake_teams.api import Answer, Event, Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import FunctionHost
 from shared.queues import NOTIFICATIONS
+from shared.states import DeliveryState
 from shared.storage import open_storage
+from shared.store import keys
+from shared.store.conversations import Kind, Status
+from shared.store.table import BATCH
+from tests.notify.conftest import user
 
 #: Seconds for which the host keeps a message to itself: short, so that one in flight at a kill is soon back.
 LEASE = "3"
+#: Seconds between two looks at the storage.
+LOOK = 0.2
+#: Transactions that write references at the same time.
+AT_ONCE = 8
+#: Recipients that may be named one by one: a message on a queue holds 64 KiB.
+NAMED = 1000
+
+Row = dict[str, Any]
 
 
 @dataclass
@@ -27,16 +44,22 @@ class Deployment:
     connection: str
     teams: FakeTeams
     folder: Path
+    queues: QueueServiceClient
+    tables: TableServiceClient
     hosts: list[FunctionHost] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, **settings: str) -> FunctionHost:
-        """Start another host; it is stopped at the end of the test."""
+    def start(self, count: int = 1, **settings: str) -> FunctionHost:
+        """Start further hosts, and return the last; they are stopped at the end of the test."""
         own = {"AzureWebJobsStorage": self.connection, "HERALD_LOCAL_VISIBILITY_SECONDS": LEASE}
-        host = FunctionHost(self.folder / f"host{len(self.hosts)}", self.teams.settings | own | settings)
-        self.hosts.append(host)
-        self.stack.enter_context(host)
-        return host
+        environ = self.teams.settings | own | settings
+        started = [FunctionHost(self.folder / f"host{len(self.hosts) + each}", environ) for each in range(count)]
+        self.hosts += started
+        for host in started:
+            self.stack.push(host)
+        for host in started:
+            host.wait_until_healthy()
+        return self.hosts[-1]
 
     @property
     def endpoint(self) -> str:
@@ -52,18 +75,88 @@ class Deployment:
         answers = await self.teams.events(events, concurrency=8)
         assert {answer.status for answer in answers} == {200}
 
+    async def people(self, count: int, tenant: str | None = None) -> Sequence[PersonView]:
+        """So many new people, of the bot's own tenant or another, whose references are stored as installs store them.
+
+        They are written straight into the table: thousands of installs would take longer than what they are for.
+        """
+        new = (await self.teams.grow(Growth(tenant=tenant or self.teams.tenant, people=count))).people
+        by_partition: dict[str, list[Row]] = defaultdict(list)
+        for person in new:
+            partition = f"{person.tenant};{Kind.USER};{keys.shard(person.object_id)}"
+            row = {
+                "PartitionKey": partition,
+                "RowKey": keys.key(person.object_id),
+                "v": 1,
+                "id": person.object_id,
+                "conversation_id": person.conversation,
+                "conversation_type": "personal",
+                "service_url": self.teams.service_url,
+                "user_id": person.id,
+                "bot_id": f"28:{self.teams.app_id}",
+                "status": str(Status.ACTIVE),
+            }
+            by_partition[partition].append(row)
+        table, gate = self.tables.get_table_client("HeraldConversations"), asyncio.Semaphore(AT_ONCE)
+
+        async def write(rows: Sequence[Row]) -> None:
+            async with gate:
+                await table.submit_transaction([("create", row) for row in rows])
+
+        parts = (rows[at : at + BATCH] for rows in by_partition.values() for at in range(0, len(rows), BATCH))
+        await asyncio.gather(*(write(part) for part in parts))
+        return new
+
     async def put(self, body: bytes | str) -> None:
         """Put a message on the queue, as upstream does."""
-        queues, tables = open_storage({"AzureWebJobsStorage": self.connection})
-        async with queues, tables:
-            text = body if isinstance(body, str) else body.decode()
-            await queues.get_queue_client(NOTIFICATIONS).send_message(text)
+        text = body if isinstance(body, str) else body.decode()
+        await self.queues.get_queue_client(NOTIFICATIONS).send_message(text)
 
-    async def rows(self, table: str) -> list[dict[str, Any]]:
+    async def rows(self, table: str) -> list[Row]:
         """All rows of a table, as an operator sees them."""
-        queues, tables = open_storage({"AzureWebJobsStorage": self.connection})
-        async with queues, tables:
-            return [dict(row) async for row in tables.get_table_client(f"Herald{table}").list_entities()]
+        return [dict(row) async for row in self.tables.get_table_client(f"Herald{table}").list_entities()]
+
+    async def deliveries(self) -> dict[str, Row]:
+        """The delivery of each recipient, where there is but one notification."""
+        rows = [row for row in await self.rows("Deliveries") if row["RowKey"] != "~counts"]
+        found = {row["RowKey"]: row for row in rows}
+        assert len(found) == len(rows), "a recipient has two deliveries"
+        return found
+
+    async def ended(self, within: float, count: int = 1) -> list[Row]:
+        """The notifications, once there are `count` and each has stored how its deliveries ended."""
+        async with asyncio.timeout(within):
+            while True:
+                rows = await self.rows("Notifications")
+                if len(rows) >= count and all(row.get("counts") for row in rows):
+                    return rows
+                await asyncio.sleep(LOOK)
+
+    async def check_counts(self) -> Counter[str]:
+        """Assert that the states of each part of the deliveries are what it has counted; returns the sum.
+
+        Part by part, since only one part is read in one moment.
+        """
+        table = self.tables.get_table_client("HeraldDeliveries")
+        counts = table.query_entities("RowKey eq '~counts'", select=["PartitionKey"])
+        total: Counter[str] = Counter()
+        for part in [row["PartitionKey"] async for row in counts]:
+            states: Counter[str] = Counter()
+            counted: Counter[str] = Counter()
+            async for row in table.query_entities("PartitionKey eq @part", parameters={"part": part}):
+                if row["RowKey"] == "~counts":
+                    names = {"open", *DeliveryState} & set(row)
+                    counted = Counter({name: row[name] for name in names})
+                else:
+                    states[DeliveryState(row["state"]).counted] += 1
+            assert +counted == +states, f"the counts of {part}"
+            total += states
+        return total
+
+
+def audience(people: Sequence[PersonView]) -> Sequence[Row]:
+    """Recipients of a notification for these people, who are all that the app knows where they are many."""
+    return [user(person) for person in people] if len(people) <= NAMED else [{"all": True}]
 
 
 @pytest.fixture
@@ -73,7 +166,9 @@ async def teams() -> AsyncIterator[FakeTeams]:
 
 
 @pytest.fixture
-def deployment(connection: str, teams: FakeTeams, tmp_path: Path) -> Iterator[Deployment]:
-    found = Deployment(connection, teams, tmp_path)
-    with found.stack:
-        yield found
+async def deployment(connection: str, teams: FakeTeams, tmp_path: Path) -> AsyncIterator[Deployment]:
+    queues, tables = open_storage({"AzureWebJobsStorage": connection})
+    async with queues, tables:
+        found = Deployment(connection, teams, tmp_path, queues, tables)
+        with found.stack:
+            yield found

@@ -173,12 +173,12 @@ def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(
 
 def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:
     one, two = load(BOT), load(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
-    assert allowed_tenant(None, one) == TENANT
-    assert allowed_tenant("A", two) == "a"
+    assert allowed_tenant(None, one, "") == TENANT
+    assert allowed_tenant("A", two, "") == "a"
     for named, settings in ((None, two), ("c", two), ("a", one)):
         with pytest.raises(Refused) as refused:
-            allowed_tenant(named, settings)
-        assert refused.value.faults[0].pointer == "/tenant"
+            allowed_tenant(named, settings, "/data")
+        assert refused.value.faults[0].pointer == "/data/tenant"
 
 
 def test_an_internal_message_is_read_as_it_was_written() -> None:
