@@ -85,7 +85,7 @@ async def _go(playground_url: str, connection_string: str, services: Services, p
         delivery = Delivery(key, "0", f"u:{PERSON}", "", 0)
         ended = await _until(lambda: services.deliveries.get(delivery), _is_final)
         if ended.state is not DeliveryState.SENT:
-            raise Failed(f"the delivery is {ended.state}")
+            raise Failed(f"the delivery is {ended.state}{f' ({ended.reason})' if ended.reason else ''}")
         arrived = await _logged(log, "message", containing=message["id"])
         progress(f"Delivered, seen in the Playground    message {arrived['messageId']}")
 

@@ -11,6 +11,7 @@ import pytest
 from local.fake_teams.api import Fault
 from notify.delivery import deliver
 from notify.policy import TRY_FOR
+from shared.categories import Categories, Category
 from shared.queues import DELIVERIES
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS
@@ -114,6 +115,16 @@ async def test_where_an_unknown_outcome_is_not_to_be_sent_again_it_stays_unknown
     await herald.send()
     assert await herald.counts(asked) == {"unknown": 1}
     assert len(await herald.received()) == 1
+
+
+async def test_a_category_may_say_what_to_do_with_an_unknown_outcome(herald: Herald) -> None:
+    ada = await one_person(herald)
+    careful = Categories([Category(name="payments", onUnknown="stop")])
+    object.__setattr__(herald.services, "categories", careful)
+    await herald.teams.fault(Fault(operation="send", drop=True, accept=True))
+    asked = await herald.ask(user(ada), category="payments")
+    await herald.send()
+    assert await herald.counts(asked) == {"unknown": 1}
 
 
 async def test_a_day_of_tries_is_enough(herald: Herald) -> None:

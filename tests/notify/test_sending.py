@@ -7,6 +7,7 @@ import base64
 import json
 
 from local.fake_teams.api import Behaviour, Fault
+from shared.categories import Categories, Category
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
 from shared.teams.ids import channel_of
@@ -180,6 +181,16 @@ async def test_a_simulated_one_goes_all_the_way_but_to_teams(herald: Herald) -> 
     await herald.send()
     assert await herald.counts(asked) == {"simulated": 1}
     assert (await herald.teams.stats()).requests == {}
+
+
+async def test_a_category_may_be_simulated_as_a_whole(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    trial = Categories([Category(name="trial", simulate=True)])
+    object.__setattr__(herald.services, "categories", trial)
+    simulated, sent = await herald.ask(user(ada), category="trial"), await herald.ask(user(ada), category="other")
+    await herald.send()
+    assert (await herald.counts(simulated), await herald.counts(sent)) == ({"simulated": 1}, {"sent": 1})
 
 
 async def test_what_is_late_is_expired_and_not_sent(herald: Herald) -> None:
