@@ -4,6 +4,7 @@
     python dev.py up [--once]                  the app, a storage emulator and a Teams-like chat; sends a first message
     python dev.py host [--port N] [--local]    the function host alone (Core Tools, where installed; --local: ours)
     python dev.py test [--full] [...]          every check and test; further arguments are for pytest
+    python dev.py bench [names] [--quick]      the benchmarks; --json FILE writes their figures, --help says more
 
 Python 3.8 or newer starts it: it makes .venv with Python 3.11 or 3.12 and installs what is needed.
 """
@@ -26,7 +27,7 @@ from local.bootstrap import Missing, Setup
 TEST_WORKERS = 4
 
 ROOT = Path(__file__).resolve().parent
-RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
+RUNTIME, DEVELOPMENT, PEERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"
 
 
 def up(setup: Setup, arguments: list[str]) -> int:
@@ -74,6 +75,18 @@ def test(setup: Setup, arguments: list[str]) -> int:
     return 1 if any(code for _, code, _ in results) else 0
 
 
+def bench(setup: Setup, arguments: list[str]) -> int:
+    setup.ensure_python(RUNTIME, DEVELOPMENT)
+    setup.ensure_node()
+    peers = Setup(ROOT)
+    peers.venv = setup.local / "peers"  # apart, so that what they need does not change what the app gets
+    try:
+        peers.ensure_python(PEERS)
+    except Missing as error:
+        print(f"Without the ways of sending of others: {error}", file=sys.stderr)
+    return become([str(setup.python), "-m", "benchmarks", *arguments], setup.environ())
+
+
 def become(command: Sequence[str], environ: dict[str, str]) -> int:
     """Run `command` in our place, so that it has our process id, our group and our signals."""
     os.chdir(str(ROOT))
@@ -103,7 +116,7 @@ def attend(command: Sequence[str], environ: dict[str, str]) -> int:
     return 0 if asked else code
 
 
-COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {"up": up, "host": host, "test": test}
+COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {"up": up, "host": host, "test": test, "bench": bench}
 
 
 def main(arguments: list[str]) -> int:

@@ -138,7 +138,7 @@ async def _send(sending: Sending) -> None:
         await sending.end(DeliveryState.SIMULATED)
         return
     if held := services.pacer.held(notification.tenant):
-        wait = held + random.uniform(0, SPREAD)  # noqa: S311 (jitter)
+        wait = held + random.uniform(0, min(held, SPREAD))  # noqa: S311 (jitter)
         await sending.later(known.etag, known.attempts, wait)
         return
     shown = await threads.shown(services, notification, sending.message.recipient)

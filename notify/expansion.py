@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from dataclasses import replace
 
 from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
@@ -23,6 +24,8 @@ from shared.store.table import Conflict
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
 PAGE_SECONDS = 5
 LONGEST_PAGE = 1000
+#: A page is listed so many seconds before its turn, so that its deliveries are there when those before it are sent.
+EARLY = 4.0
 #: Messages that are put on the queue at the same time.
 AT_ONCE = 32
 
@@ -38,24 +41,30 @@ async def expand(services: Services, message: Expansion) -> None:
     if notification is None:
         log.warning("No notification %s: its page is dropped", message.notification)
         return
-    following = message.page + 1
+    following = Expansion(notification.key, message.page + 1, turn=message.turn)
+    delay = 0.0
     if notification.page == message.page and notification.state in LISTED:
         if notification.page == 0:
             await watch(services, notification.key)
+        if held := services.pacer.held(notification.tenant):
+            await services.queues.expand(message, held)
+            return
         try:
             found = await _put_page(services, notification)
         except NotNow as later:
             await services.queues.expand(message, later.seconds)
             return
         notification = await _move_on(services, notification, found.cursor)
-        delay = 0 if notification.urgent else len(found.recipients) / services.settings.tenant_rate
-    else:
-        delay = 0
+        if not notification.urgent:
+            # Reckoned from this page's turn, not from now: else what each page comes late would add up.
+            now, takes = services.clock().timestamp(), len(found.recipients) / services.settings.tenant_rate
+            following = replace(following, turn=max(message.turn, now) + takes)
+            delay = max(0.0, following.turn - EARLY - now)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the list did
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
-    if notification.page == following and notification.state is NotificationState.EXPANDING:
-        await services.queues.expand(Expansion(notification.key, following), delay)
+    if notification.page == following.page and notification.state is NotificationState.EXPANDING:
+        await services.queues.expand(following, delay)
 
 
 async def _put_page(services: Services, notification: Notification) -> Page:

@@ -73,12 +73,14 @@ class _Message:
 class Expansion(_Message):
     """List page `page` (from 0) of the recipients of the notification with this key.
 
-    `chances` counts how often it was put back after it had been poisonous.
+    `chances` counts how often it was put back after it had been poisonous. `turn` is when those before it are sent,
+    in seconds since 1970, as far as is known.
     """
 
     notification: str
     page: int
     chances: int = 0
+    turn: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

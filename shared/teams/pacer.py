@@ -18,6 +18,9 @@ from shared.store.table import Conflict
 
 #: Seconds for which a request waits for its turn in the process; what would wait longer goes back to its queue.
 PATIENCE = 5.0
+#: A lane that is held for longer than these microseconds keeps nobody waiting: they would fill the process, and
+#: other tenants with them.
+BRIEF = SECOND
 #: Slots are taken this many microseconds ahead, so that what must be stored before the request is stored by then.
 LEAD = SECOND // 20
 #: Conversations whose record is kept in memory, which saves a read where nobody else wrote to it.
@@ -61,8 +64,8 @@ class Pacer:
 
     def held(self, tenant: str) -> float:
         """For how many seconds the tenant is known to be held, where that is longer than one waits; else 0."""
-        wait = (self._lane(tenant).held_until - self._clock()) / SECOND
-        return wait if wait > PATIENCE else 0.0
+        wait = self._lane(tenant).held_until - self._clock()
+        return wait / SECOND if wait > BRIEF else 0.0
 
     async def hold_tenant(self, tenant: str, seconds: float) -> None:
         """Let no request to this tenant leave for so long, from any process."""
@@ -186,9 +189,10 @@ class _TenantLane:
     async def _wait(self, now: int) -> None:
         """Until slots are given out again; those who would wait too long are sent away."""
         opens = self._following - AHEAD
-        staying = [entry for entry in self._waiting if entry[2] >= opens]
+        is_brief = opens <= now + BRIEF
+        staying = [entry for entry in self._waiting if is_brief and entry[2] >= opens]
         for _, _, deadline, granted in self._waiting:
-            if deadline < opens and not granted.done():
+            if not (is_brief and deadline >= opens) and not granted.done():
                 granted.set_exception(Later((opens - now) / SECOND))
         heapq.heapify(staying)
         self._waiting = staying

@@ -112,6 +112,20 @@ def test_up_gets_all_of_its_arguments(checkout: Path) -> None:
         assert first_line(process)[4:] == ["--once", "--host-port", "7099"]
 
 
+def test_bench_has_the_ways_of_others_apart_and_goes_on_without_them(checkout: Path) -> None:
+    (checkout / "benchmarks").mkdir()
+    (checkout / "benchmarks" / "__main__.py").write_text("import sys; print('ran', *sys.argv[1:])")
+    (checkout / ".venv" / ".herald-installed").write_text(
+        "\n".join(digest(checkout / name) for name in ("requirements.txt", "requirements-dev.txt"))
+    )
+    (checkout / "requirements-bench.txt").write_text("no requirement")
+    code, output = result(checkout, "bench", "cold", "--quick")
+    assert code == 0
+    assert "ran cold --quick" in output
+    assert "Without the ways of sending of others: pip failed" in output
+    assert (checkout / ".local" / "peers" / "bin" / "python").exists()
+
+
 def write_checks(checkout: Path, **codes: int) -> None:
     """Replace the checks by programs that say that they ran, and end with these codes."""
     (checkout / "importlinter").mkdir()

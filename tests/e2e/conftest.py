@@ -132,6 +132,13 @@ class Deployment:
                     return rows
                 await asyncio.sleep(LOOK)
 
+    async def emptied(self, *names: str, within: float) -> None:
+        """Returns once these queues hold no message, not even one that waits for its time."""
+        clients = [self.queues.get_queue_client(name) for name in names]
+        async with asyncio.timeout(within):
+            while any([(await each.get_queue_properties()).approximate_message_count for each in clients]):
+                await asyncio.sleep(LOOK)
+
     async def check_counts(self) -> Counter[str]:
         """Assert that the states of each part of the deliveries are what it has counted; returns the sum.
 

@@ -119,7 +119,7 @@ async def test_where_an_unknown_outcome_is_not_to_be_sent_again_it_stays_unknown
 
 async def test_a_category_may_say_what_to_do_with_an_unknown_outcome(herald: Herald) -> None:
     ada = await one_person(herald)
-    careful = Categories([Category(name="payments", onUnknown="stop")])
+    careful = Categories([Category.model_validate({"name": "payments", "onUnknown": "stop"})])
     object.__setattr__(herald.services, "categories", careful)
     await herald.teams.fault(Fault(operation="send", drop=True, accept=True))
     asked = await herald.ask(user(ada), category="payments")
