@@ -6,18 +6,22 @@ import logging
 import random
 from dataclasses import replace
 
-from notify import policy
+from notify import policy, threads
 from notify.rendering import rendered
 from notify.targets import find_target
 from shared.queues import Delivery, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
+from shared.store.deliveries import State
 from shared.store.notifications import Notification
+from shared.store.table import Conflict
 from shared.teams.connector import Route
-from shared.teams.outcome import Verdict
+from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds after which a delivery is looked at again that is being sent just now.
 WHILE_SENDING = 10.0
+#: How often a change is tried, with those waits between that `policy.backoff` gives: about a day.
+TRIES = 100
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +45,31 @@ async def amend(services: Services, notification: Notification, message: Deliver
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     where, what = known.conversation_id, known.activity_id
-    if recall:
+    seen = await threads.shown(services, notification, message.recipient)
+    if seen and seen.activity_id == what and seen.notification != notification.key:
+        outcome = Outcome(Verdict.DONE)  # the card shows something newer of the thread by now, which stays
+    elif recall:
         outcome = await services.connector.delete(route, where, what)
     else:
         activity = rendered(notification.data, services.settings.max_activity_bytes)
         outcome = await services.connector.update(route, where, what, activity)
-    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
-        attempts = message.attempts + 1
-        wait = outcome.retry_after
-        again = replace(message, attempts=attempts)
-        delay = policy.backoff(attempts, random.random()) if wait is None else wait  # noqa: S311 (jitter)
-        await services.queues.deliver(again, delay, urgent=notification.urgent)
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < TRIES:
+        attempts = message.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
+        wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311
+        await services.queues.deliver(replace(message, attempts=attempts), wait, urgent=notification.urgent)
     elif outcome.verdict is Verdict.DONE or (recall and outcome.reason is Reason.CONVERSATION_GONE):
-        if recall:
-            now, was = services.clock(), DeliveryState.SENT
-            await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
-        else:
-            await services.deliveries.revise(message, known.etag, notification.revision)
+        try:
+            await _note(services, message, known, None if recall else notification.revision)
+        except Conflict:  # another command changes it too: it is looked at anew
+            await services.queues.deliver(message, urgent=notification.urgent)
     else:
         log.warning("Teams does not change a message of notification %s: %s", notification.key, outcome.reason)
+
+
+async def _note(services: Services, message: Delivery, known: State, revision: int | None) -> None:
+    """Write down that it shows this revision, or, for None, that it was taken back; raises `Conflict`."""
+    if revision is None:
+        now, was = services.clock(), DeliveryState.SENT
+        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
+    else:
+        await services.deliveries.revise(message, known.etag, revision)

@@ -1,12 +1,14 @@
 """Who a notification goes to, page by page.
 
 A recipient is a row key of table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id. All
-the names by which a person can be given lead to the same `u:`, so that overlapping audiences meet in one row.
+the names by which a person can be given lead to the same `u:`, so that overlapping audiences meet in one row. `t:` and
+a team stands for its members where Teams does not tell them: nothing is ever sent there, and its row says why.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from shared.contract import (
     UserRecipient,
 )
 from shared.services import Services
+from shared.states import Reason
 from shared.store.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
@@ -34,6 +37,8 @@ AT_ONCE = 16
 FEWEST_MEMBERS, MOST_MEMBERS = 50, 500
 #: Seconds until Teams is asked again for the members of a team, where it names no time.
 PAUSE = 5.0
+
+log = logging.getLogger(__name__)
 
 _MANY = (TeamRecipient, TopicRecipient, AllRecipient)
 
@@ -88,17 +93,21 @@ async def _some(
 async def _members(
     services: Services, tenant: str, team_id: str, after: str, limit: int
 ) -> tuple[Sequence[str], str]:
-    """Members of a team as Teams tells them. A team that is not reached is its only recipient: its row says why."""
+    """Members of a team as Teams tells them, or the team itself as `t:` where it does not."""
     team = await _team(services, tenant, team_id)
     if team is None or team.status is not Status.ACTIVE:
-        return [f"c:{team.id if team else team_id}"], ""
+        return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, FEWEST_MEMBERS), MOST_MEMBERS)
     outcome = await services.connector.members(route, team.id, size, after)
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
         raise NotNow(outcome.retry_after or PAUSE)
     if outcome.verdict is not Verdict.DONE:
-        return [f"c:{team.id}"], ""
+        log.warning("Teams does not tell the members of a team: %s", outcome.reason)
+        if outcome.reason is Reason.NOT_INSTALLED:
+            now = services.clock()
+            await services.conversations.save(tenant, Kind.TEAM, team.id, {}, at=now, status=Status.UNINSTALLED)
+        return [f"t:{team.id}"], ""
     members = outcome.body.get("members")
     found = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
     return [f"u:{each.lower()}" for each in found if isinstance(each, str)], str(

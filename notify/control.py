@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
 from notify.form import check_form
-from notify.progress import finish, sweep
-from shared.contract import DEFAULT_SOURCE, Command, DeadLetters, Fault, Refused, Target, stored
-from shared.queues import Expansion, Task
+from notify.progress import finish, sweep, watch
+from notify.redriving import list_again, reopen
+from shared.contract import DEFAULT_SOURCE, Command, Content, DeadLetters, Fault, Refused, Target, stored
+from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
 from shared.store.marks import cancellation
@@ -21,6 +23,8 @@ from shared.store.table import Conflict
 SETTLED = 2 * MAX_AGE
 #: Dead letters that one command puts back.
 MOST_LETTERS = 1000
+
+_CALLED_OFF = (NotificationState.CANCELLED, NotificationState.SKIPPED)
 
 log = logging.getLogger(__name__)
 
@@ -50,41 +54,59 @@ async def _meant(services: Services, target: Target, tenant: str) -> Sequence[st
 async def _apply(services: Services, command: Command, notification: Notification, inside: str) -> None:
     key = notification.key
     if command.command == "redrive":
-        if notification.state is NotificationState.FAILED:
-            notification = await _change(services, key, state=NotificationState.EXPANDING)
-            await services.queues.expand(Expansion(key, notification.page))
-        if notification.state is NotificationState.FINISHED:
-            notification = await _change(services, key, state=NotificationState.EXPANDED, counts="")
+        if notification.state in _CALLED_OFF or notification.recalled:
+            return
+        await watch(services, key)
+        await list_again(services, key)
         await sweep(services, notification, Task.REDRIVE)
     elif command.command == "edit":
         assert command.content
-        value = orjson.loads(notification.data) | {"content": command.content.model_dump(by_alias=True, mode="json")}
-        value.pop("card", None)
-        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-        check_form(stored(data), services.settings.max_activity_bytes, inside)
-        if stored(data) != stored(notification.data):
-            notification = await _change(services, key, data=data, revision=notification.revision + 1)
+        content = command.content
+
+        def edited(now: Notification) -> Mapping[str, object]:
+            data = _with(now.data, content)
+            new = stored(data)
+            check_form(new, services.settings.max_activity_bytes, inside)
+            return {} if new == now.content else {"data": data, "revision": now.revision + 1}
+
+        notification = await _change(services, notification, edited)
         await sweep(services, notification, Task.EDIT, SETTLED)
     else:
         recall = command.command == "recall"
-        if notification.state is not NotificationState.FINISHED:
-            changes: dict[str, object] = {"state": NotificationState.CANCELLED}
-            notification = await _change(services, key, **changes)
-            await finish(services, key)
+
+        def called_off(now: Notification) -> Mapping[str, object]:
+            ended = now.state in (*_CALLED_OFF, NotificationState.FINISHED)
+            changes: dict[str, object] = {} if ended else {"state": NotificationState.CANCELLED}
+            return changes | ({"recalled": True} if recall and not now.recalled else {})
+
+        notification = await _change(services, notification, called_off)
+        await finish(services, key)
         if recall:
+            await watch(services, key)  # the stored counts are brought up to date then
             await sweep(services, notification, Task.RECALL, SETTLED)
     log.info("Notification %s: %s", key, command.command)
 
 
-async def _change(services: Services, key: str, **changes: object) -> Notification:
-    while True:
-        notification = await services.notifications.get(key)
-        if notification is None:
-            raise Refused("unknown", [Fault("", "is about a notification that is gone")])
+def _with(data: bytes, content: Content) -> bytes:
+    """The canonical `data` of a notification with this content instead of its own."""
+    value = orjson.loads(data) | {"content": content.model_dump(by_alias=True, mode="json")}
+    value.pop("card", None)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+async def _change(
+    services: Services, notification: Notification, change: Callable[[Notification], Mapping[str, object]]
+) -> Notification:
+    """Change the columns that `change` names of the notification as it is now, maybe none; returns it after that."""
+    while changes := change(notification):
         try:
             return await services.notifications.advance(notification, **changes)
         except Conflict:
-            continue
+            found = await services.notifications.get(notification.key)
+            if found is None:
+                raise Refused("unknown", [Fault("", "is about a notification that is gone")]) from None
+            notification = found
+    return notification
 
 
 async def _redrive_letters(services: Services, asked: DeadLetters, data: str) -> None:
@@ -93,6 +115,23 @@ async def _redrive_letters(services: Services, asked: DeadLetters, data: str) ->
         raise Refused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
     for letter in letters:
         # First back on the queue, then forgotten: a death between the two puts it there twice, which does no harm.
-        await services.queues.put(letter["queue"], bytes(letter["body"]).decode())
+        await _put_back(services, letter["queue"], bytes(letter["body"]))
         await services.dead_letters.delete(letter)
     log.info("%d dead letters of %s are back on their queue", len(letters), asked.queue)
+
+
+async def _put_back(services: Services, queue: str, body: bytes) -> None:
+    """Put what was given up back on its queue, with all its chances; what it had led to is taken back before."""
+    try:
+        message = MESSAGES[queue].decode(body)
+    except (KeyError, Newer, Unreadable, Refused):  # upstream's, or none of ours
+        await services.queues.put(queue, body.decode())
+        return
+    if isinstance(message, Delivery):
+        known = await services.deliveries.get(message)
+        if known:
+            await reopen(services, message.notification, [(message, known)])
+        message = replace(message, etag="")
+    elif isinstance(message, Expansion):
+        await list_again(services, message.notification)
+    await services.queues.put(queue, replace(message, chances=0).encode())

@@ -42,8 +42,6 @@ _MARKS = {
     Reason.BLOCKED: Status.BLOCKED,
     Reason.NOT_INSTALLED: Status.UNINSTALLED,
 }
-#: What costs the message no attempt: it is not of its making.
-_NO_ATTEMPT = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +70,23 @@ class Sending:
             state,
             now=self.services.clock(),
             reason=reason,
+            maybe_twice=self.known.maybe_twice,
             **sent,  # type: ignore[arg-type]
         )
         if last:
             await finish(self.services, self.notification.key)
 
-    async def later(self, etag: str, attempts: int, delay: float) -> None:
+    async def leave(self, state: DeliveryState) -> None:
+        """End it without a request; where an earlier one may have arrived, that is what is said."""
+        if self.known.maybe_twice:
+            crashed = self.known.state is DeliveryState.SENDING
+            await self.end(DeliveryState.UNKNOWN, Reason.CRASHED if crashed else Reason.NO_ANSWER)
+        else:
+            await self.end(state)
+
+    async def later(self, delay: float, **changed: object) -> None:
         """Put the message back, visible in `delay` seconds."""
-        again = replace(self.message, etag=etag, attempts=attempts)
+        again = replace(self.message, **changed)  # type: ignore[arg-type]
         await self.services.queues.deliver(again, delay, urgent=self.notification.urgent)
 
 
@@ -94,10 +101,9 @@ async def deliver(services: Services, message: Delivery) -> None:
     if notification is None:
         log.warning("No notification %s: its delivery is dropped", message.notification)
         return
-    # Where the ETag still holds, the row is as it was when the message was written.
-    known: State | None = State(
-        state=DeliveryState.QUEUED, attempts=message.attempts, etag=message.etag, created=notification.created
-    )
+    # An ETag that still holds says that the delivery was not tried yet: its row need not be read.
+    untried = State(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
+    known = untried if message.etag else await services.deliveries.get(message)
     for _ in range(TRIES):
         if known is None:
             log.warning("No row for a delivery of notification %s", message.notification)
@@ -107,11 +113,11 @@ async def deliver(services: Services, message: Delivery) -> None:
         if todo is Step.END:
             return
         if todo is Step.WAIT:
-            await sending.later(known.etag, known.attempts, (until - sending.now).total_seconds())
+            await sending.later((until - sending.now).total_seconds(), etag="")
             return
         try:
             if todo is Step.RESOLVE:
-                if sending.on_unknown == "stop" or notification.state is NotificationState.CANCELLED:
+                if sending.on_unknown == "stop":
                     await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
                     return
                 sending = replace(sending, known=replace(known, maybe_twice=True))
@@ -125,10 +131,10 @@ async def deliver(services: Services, message: Delivery) -> None:
 async def _send(sending: Sending) -> None:
     services, notification, known, now = sending.services, sending.notification, sending.known, sending.now
     if notification.state is NotificationState.CANCELLED:
-        await sending.end(DeliveryState.CANCELLED)
+        await sending.leave(DeliveryState.CANCELLED)
         return
     if notification.expires and notification.expires <= now:
-        await sending.end(DeliveryState.EXPIRED)
+        await sending.leave(DeliveryState.EXPIRED)
         return
     target = await find_target(services, notification.tenant, sending.message.recipient)
     if isinstance(target, Reason):
@@ -138,16 +144,18 @@ async def _send(sending: Sending) -> None:
         await sending.end(DeliveryState.SIMULATED)
         return
     if held := services.pacer.held(notification.tenant):
-        wait = held + random.uniform(0, min(held, SPREAD))  # noqa: S311 (jitter)
-        await sending.later(known.etag, known.attempts, wait)
+        await sending.later(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
         return
+    route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
     if shown and shown.newest > threads.told_at(notification):
-        await sending.end(DeliveryState.SUPERSEDED)
+        if known.maybe_twice:
+            await _show_again(sending, route, shown)
+        else:
+            await sending.end(DeliveryState.SUPERSEDED)
         return
     claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, now))
     sending = replace(sending, known=claimed)
-    route = Route(notification.tenant, target.service_url, notification.urgent)
     outcome, conversation = await _post(sending, target, route, shown)
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _MARKS:
         status = _MARKS[outcome.reason]
@@ -156,8 +164,20 @@ async def _send(sending: Sending) -> None:
         )
     if outcome.verdict is Verdict.DONE and outcome.activity_id:
         sent = outcome.activity_id, conversation
-        await threads.keep(services, notification, sending.message.recipient, route, shown, sent)
+        newer = await threads.keep(services, notification, sending.message.recipient, shown, sent)
+        if newer:
+            await _show_again(replace(sending, known=replace(claimed, maybe_twice=True)), route, newer)
+            return
     await _conclude(sending, outcome, conversation)
+
+
+async def _show_again(sending: Sending, route: Route, newer: Thread) -> None:
+    """Show what is newer in the thread, which an update of ours covers or may cover; then ours is superseded."""
+    outcome = await threads.show_again(sending.services, route, newer)
+    if outcome.verdict is Verdict.RETRY:
+        await _conclude(sending, outcome, "")
+    else:
+        await sending.end(DeliveryState.SUPERSEDED)
 
 
 async def _post(sending: Sending, target: Target, route: Route, shown: Thread | None) -> tuple[Outcome, str]:
@@ -209,7 +229,8 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
     """Write the outcome down, and put the message back where there is to be another try."""
     services, notification, claimed = sending.services, sending.notification, sending.known
     now = services.clock()
-    state = policy.final_state(outcome, sending.on_unknown, now - claimed.created)
+    age = now - claimed.since if claimed.attempts and claimed.since else timedelta()
+    state = policy.final_state(outcome, sending.on_unknown, age)
     if state is not None:
         gave_up = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
         await sending.end(
@@ -219,19 +240,29 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
             conversation_id=conversation,
             revision=notification.revision,
         )
+        if state is DeliveryState.SENT:
+            await _catch_up(sending)
         return
     attempts = claimed.attempts + 1
     wait = outcome.retry_after
     if wait is None:
         wait = policy.backoff(attempts, random.random())  # noqa: S311 (jitter)
-    kept = claimed.attempts if outcome.reason in _NO_ATTEMPT else attempts
+    kept = claimed.attempts if outcome.reason in policy.NOT_ITS_MAKING else attempts
     etag = await services.deliveries.release(
         sending.message,
         claimed.etag,
         outcome.reason,
         attempts=kept,
-        maybe_twice=outcome.verdict is Verdict.UNKNOWN,
+        maybe_twice=claimed.maybe_twice or outcome.verdict is Verdict.UNKNOWN,
         not_before=now + timedelta(seconds=wait),
         now=now,
     )
-    await sending.later(etag, kept, wait)
+    await sending.later(wait, etag="" if kept else etag, attempts=kept)
+
+
+async def _catch_up(sending: Sending) -> None:
+    """Have amended what was sent while its notification was edited or recalled, after the sweep had passed it."""
+    sent = sending.notification
+    now = await sending.services.notifications.recent(sent.key)
+    if now and (now.recalled or now.revision > sent.revision):
+        await sending.later(0, etag="", attempts=0, task=Task.RECALL if now.recalled else Task.EDIT)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract import Fault, Refused
-from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, Delivery, Expansion, Newer, Sweep, Unreadable
+from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Reason
 from shared.store.table import Conflict
@@ -21,13 +22,9 @@ log = logging.getLogger(__name__)
 
 async def rescue(services: Services, queue: str, body: bytes, message_id: str) -> None:
     """See to a message of the poison queue of `queue`."""
-    if queue in (DELIVERIES, DELIVERIES_URGENT):
-        kind: type[Delivery | Expansion | Sweep] = Delivery
-    else:
-        kind = Expansion if queue == EXPANSIONS else Sweep
     try:
-        message = kind.decode(body)
-    except (Newer, Unreadable, Refused):
+        message = MESSAGES[queue].decode(body)
+    except (KeyError, Newer, Unreadable, Refused):
         await _give_up(services, queue, body, message_id)
         return
     if message.chances < CHANCES:
@@ -35,7 +32,7 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
         await services.queues.put(queue, replace(message, chances=message.chances + 1).encode(), PAUSE)
         return
     await _give_up(services, queue, body, message_id)
-    if isinstance(message, Delivery):
+    if isinstance(message, Delivery) and message.task is Task.SEND:
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
@@ -49,9 +46,15 @@ async def _give_up(services: Services, queue: str, body: bytes, message_id: str)
 
 async def _fail_delivery(services: Services, message: Delivery) -> None:
     while (known := await services.deliveries.get(message)) and not known.state.final:
+        begun = known.state is DeliveryState.SENDING  # it failed, or its process died, with the request under way
         try:
             last = await services.deliveries.settle(
-                message, known.etag, DeliveryState.FAILED, now=services.clock(), reason=Reason.POISON
+                message,
+                known.etag,
+                DeliveryState.FAILED,
+                now=services.clock(),
+                reason=Reason.POISON,
+                maybe_twice=begun,
             )
         except Conflict:
             continue
@@ -63,7 +66,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
 async def _fail_notification(services: Services, message: Expansion) -> None:
     while True:
         notification = await services.notifications.get(message.notification)
-        if notification is None or notification.page != message.page:
+        if notification is None or notification.page != message.page or notification.state not in LISTED:
             return
         try:
             await services.notifications.advance(notification, state=NotificationState.FAILED)

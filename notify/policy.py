@@ -15,8 +15,11 @@ from shared.teams.outcome import Outcome, Verdict
 #: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).
 FIRST_BACKOFF = 5.0
 LONGEST_BACKOFF = 900.0
-#: How long a delivery is tried.
+#: How long a delivery is tried, from its first try on.
 TRY_FOR = timedelta(days=1)
+#: What costs a delivery no attempt, and never ends it: it is not of its making, and a wrong secret of the bot is
+#: not to turn a broadcast into failures.
+NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 _BY_STATUS = {
     Status.UNINSTALLED: Reason.NOT_INSTALLED,
@@ -84,15 +87,23 @@ def conversation(identifier: str, reference: Reference | None, team: Reference |
     return Target(of.kind, of.id, reference.service_url, identifier)
 
 
+def untold(team: Reference | None) -> Reason:
+    """Why the members of a team were not told, by what is known of it."""
+    if team is None:
+        return Reason.NOT_INSTALLED
+    return Reason.NOT_PERMITTED if team.status is Status.ACTIVE else _BY_STATUS[team.status]
+
+
 def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliveryState | None:
-    """The final state that an outcome leads to, or None for another try; `age` is since the delivery was made."""
+    """The final state that an outcome leads to, or None for another try; `age` is since the first try."""
     if outcome.verdict is Verdict.DONE:
         return DeliveryState.SENT
     if outcome.verdict is Verdict.SUPPRESSED:
         return DeliveryState.SUPPRESSED
     if outcome.verdict is Verdict.UNKNOWN and on_unknown == "stop":
         return DeliveryState.UNKNOWN
-    return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or age > TRY_FOR else None
+    over = age > TRY_FOR and outcome.reason not in NOT_ITS_MAKING
+    return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or over else None
 
 
 def backoff(attempt: int, share: float) -> float:

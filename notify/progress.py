@@ -14,35 +14,52 @@ from shared.store.deliveries import shard_names
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
 
-#: How often a notification that is under way is looked at.
-WATCH_EVERY = timedelta(minutes=10)
+#: When a notification that is under way is looked at for the first time, and how rarely at least after that: each look
+#: adds copies of messages that may only wait, so the next one comes after half the time since it was to be sent.
+WATCH_AFTER = timedelta(minutes=10)
+WATCH_EACH = timedelta(days=1)
 #: The kind of a waking in table Due that looks at a notification.
 WATCHES = "watch"
 
 _LISTING = (NotificationState.ACCEPTED, NotificationState.EXPANDING)
-_SENDING = (NotificationState.EXPANDED, NotificationState.CANCELLED)
+_LISTED = (NotificationState.EXPANDED, NotificationState.CANCELLED, NotificationState.FINISHED)
 
 log = logging.getLogger(__name__)
 
 
-async def watch(services: Services, key: str) -> None:
+async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) -> None:
     """Have the notification looked at in a while, and again until it is finished."""
-    await services.due.put(services.clock() + WATCH_EVERY, WATCHES, key)
+    await services.due.put(services.clock() + after, WATCHES, key)
 
 
-async def finish(services: Services, key: str) -> None:
-    """Store the final counts, where all recipients are listed and no delivery is open."""
+async def finish(services: Services, key: str) -> bool:
+    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them."""
     notification = await services.notifications.get(key)
-    while notification and notification.state in _SENDING:
+    while notification and notification.state in _LISTED:
         counts = await services.deliveries.counts(key, notification.shards)
         final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
         if counts["open"] or final == notification.counts:
-            return
+            return False
         changes: dict[str, object] = {"counts": final, "total": counts.total()}
         if notification.state is NotificationState.EXPANDED:
             changes["state"] = NotificationState.FINISHED
         try:
             await services.notifications.advance(notification, **changes)
+        except Conflict:
+            notification = await services.notifications.get(key)
+            continue
+        return True
+    return False
+
+
+async def unfinish(services: Services, key: str) -> None:
+    """Say that deliveries are open again; whoever counted them before that does not finish the notification."""
+    notification = await services.notifications.get(key)
+    while notification:
+        finished = notification.state is NotificationState.FINISHED
+        state = NotificationState.EXPANDED if finished else notification.state
+        try:
+            await services.notifications.advance(notification, state=state, counts="")
         except Conflict:
             notification = await services.notifications.get(key)
             continue
@@ -57,18 +74,18 @@ async def look_after(services: Services, key: str) -> None:
     if notification.state in _LISTING:
         log.warning("Notification %s is still being listed, at page %d: resumed", key, notification.page)
         await services.queues.expand(Expansion(key, notification.page))
-    elif notification.state in _SENDING:
-        await finish(services, key)
+    elif notification.state in _LISTED:
+        changed = await finish(services, key)
         if (await services.deliveries.counts(key, notification.shards))["open"]:
             await sweep(services, notification, Task.WATCH)
-        else:
+        elif not changed:
             return
     else:
         return
-    await watch(services, key)
+    age = services.clock() - (notification.due or notification.created)
+    await watch(services, key, min(WATCH_EACH, max(WATCH_AFTER, age / 2)))
 
 
 async def sweep(services: Services, notification: Notification, task: Task, delay: float = 0) -> None:
-    """Go through all deliveries of a notification for `task`."""
-    for shard in shard_names(notification.shards):
-        await services.queues.sweep(Sweep(notification.key, task, shard), delay)
+    """Go through all deliveries of a notification for `task`, beginning in `delay` seconds."""
+    await services.queues.sweep(Sweep(notification.key, task, shard_names(notification.shards)[0]), delay)

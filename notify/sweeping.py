@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
+from notify import policy
+from notify.policy import Step
 from notify.progress import look_after
+from notify.redriving import reopen
 from shared.queues import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.store import keys
-from shared.store.deliveries import State
-from shared.store.table import Conflict
+from shared.store.deliveries import State, shard_names
+from shared.store.notifications import Notification
 
 #: Deliveries of one page.
 PAGE = 200
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 async def go_through(services: Services, message: Sweep) -> None:
-    """See to one page of deliveries, then put the next page on the queue."""
+    """See to one page of deliveries, then put the next page on the queue, for when about its turn comes."""
     if message.task is Task.WATCH and not message.shard:
         await look_after(services, message.notification)
         return
@@ -32,33 +36,46 @@ async def go_through(services: Services, message: Sweep) -> None:
     if notification is None:
         return
     found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE)
+    todo = await _todo(services, message, notification, found)
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def see_to(delivery: Delivery, state: State) -> None:
+    async def put(delivery: Delivery) -> None:
         async with gate:
-            todo = await _todo(services, message.task, delivery, state)
-            if todo:
-                await services.queues.deliver(todo, urgent=notification.urgent)
+            await services.queues.deliver(delivery, urgent=notification.urgent)
 
-    await asyncio.gather(*(see_to(*each) for each in found))
-    if message.task is Task.WATCH and found:
-        waiting = Counter(f"{state.state} {state.reason}".strip() for _, state in found if not state.state.final)
-        log.info("Notification %s is under way in part %s: %s", message.notification, message.shard, dict(waiting))
+    await asyncio.gather(*(put(each) for each in todo))
+    following = _following(message, notification, found)
+    if following:
+        await services.queues.sweep(following, len(todo) / services.settings.tenant_rate)
+
+
+def _following(
+    message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]
+) -> Sweep | None:
+    """The page after the one of `message`, where `found` was seen to; None after the last."""
     if len(found) == PAGE:
-        await services.queues.sweep(replace(message, after=keys.key(found[-1][0].recipient)))
+        return replace(message, after=keys.key(found[-1][0].recipient), chances=0)
+    names = shard_names(notification.shards)
+    rest = names[names.index(message.shard) + 1 :]
+    return replace(message, shard=rest[0], after="", chances=0) if rest else None
 
 
-async def _todo(services: Services, task: Task, delivery: Delivery, state: State) -> Delivery | None:
-    """The message that does `task` for one delivery, if there is anything to do."""
-    if task is Task.WATCH:
-        return None if state.state.final else delivery
-    if task is Task.REDRIVE:
-        if state.state not in (DeliveryState.FAILED, DeliveryState.UNKNOWN):
-            return None
-        try:
-            await services.deliveries.reopen(delivery, state, services.clock())
-        except Conflict:
-            return None  # somebody else was faster
-        return delivery
+async def _todo(
+    services: Services, message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]
+) -> Sequence[Delivery]:
+    """The messages that do the task of `message` for those of a page for which there is something to do."""
+    if message.task is Task.REDRIVE:
+        return await reopen(services, message.notification, found)
+    if message.task is Task.WATCH:
+        still = [each for each in found if not each[1].state.final]
+        if still:
+            waiting = dict(Counter(f"{state.state} {state.reason}".strip() for _, state in still))
+            log.info("Notification %s is under way in part %s: %s", notification.key, message.shard, waiting)
+        now = services.clock()
+        return [delivery for delivery, state in still if policy.step(state, now)[0] is not Step.WAIT]
     # What is being sent at this moment may turn out to have been sent.
-    return replace(delivery, task=task) if state.state in (DeliveryState.SENT, DeliveryState.SENDING) else None
+    return [
+        replace(delivery, task=message.task, attempts=0)
+        for delivery, state in found
+        if state.state in (DeliveryState.SENT, DeliveryState.SENDING)
+    ]

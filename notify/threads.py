@@ -14,7 +14,7 @@ from shared.store.table import Conflict
 from shared.store.threads import Thread
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
-from shared.teams.outcome import Outcome
+from shared.teams.outcome import Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,9 @@ def place(notification: Notification, target: Target, seen: Thread) -> Place | N
         return Place(seen.conversation_id, seen.activity_id)
     if target.kind is not Kind.TEAM:  # only channels have threads
         return None
-    return Place(f"{channel_of(seen.conversation_id)};messageid={seen.activity_id}")
+    below = seen.conversation_id
+    in_thread = channel_of(below) != below
+    return Place(below if in_thread else f"{below};messageid={seen.activity_id}")
 
 
 async def show(services: Services, route: Route, where: Place, activity: bytes) -> Outcome:
@@ -53,6 +55,8 @@ async def show(services: Services, route: Route, where: Place, activity: bytes) 
     if not where.activity:
         return await services.connector.send(route, where.conversation, activity)
     outcome = await services.connector.update(route, where.conversation, where.activity, activity)
+    if outcome.verdict is Verdict.UNKNOWN:  # the same update again changes nothing
+        return replace(outcome, verdict=Verdict.RETRY)
     return replace(outcome, activity_id=where.activity)
 
 
@@ -60,23 +64,25 @@ async def keep(
     services: Services,
     notification: Notification,
     recipient: str,
-    route: Route,
     seen: Thread | None,
     sent: tuple[str, str],
-) -> None:
-    """Remember that the activity and conversation `sent` show the thread; `seen` is what did before."""
+) -> Thread | None:
+    """Remember that the activity and conversation `sent` show the thread; `seen` is what did before.
+
+    Returns what is newer, where `sent` has covered it: that was told meanwhile.
+    """
     thread = notification.content.thread
     if thread is None:
-        return
+        return None
     activity, conversation = sent
     at, tenant = told_at(notification), notification.tenant
     while seen is None or seen.newest <= at:
-        first = thread.on_repeat == "reply" and seen is not None and seen.activity_id
+        root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
         now = Thread(
             newest=at,
             notification=notification.key,
-            activity_id=seen.activity_id if first and seen else activity,
-            conversation_id=seen.conversation_id if first and seen else conversation,
+            activity_id=root.activity_id if root else activity,
+            conversation_id=root.conversation_id if root else conversation,
             etag=seen.etag if seen else "",
         )
         try:
@@ -84,9 +90,14 @@ async def keep(
         except Conflict:
             seen = await services.threads.get(tenant, recipient, thread.key)
             continue
-        return
-    # Something newer was told meanwhile, and ours may have covered it: it is shown again.
-    newer = await services.notifications.get(seen.notification)
-    if newer and activity == seen.activity_id:
-        limit = services.settings.max_activity_bytes
-        await services.connector.update(route, conversation, activity, rendered(newer.data, limit))
+        return None
+    return seen if activity == seen.activity_id else None
+
+
+async def show_again(services: Services, route: Route, newer: Thread) -> Outcome:
+    """Bring the card of a thread to what is newest in it."""
+    notification = await services.notifications.get(newer.notification)
+    if notification is None:
+        return Outcome(Verdict.DONE)
+    activity = rendered(notification.data, services.settings.max_activity_bytes)
+    return await show(services, route, Place(newer.conversation_id, newer.activity_id), activity)

@@ -17,7 +17,7 @@ BLOCK = SECOND // 2
 #: from its turn than this.
 AHEAD = SECOND
 #: How late a slot may be used. At 45 a second, requests that are all late by this and then at once make 50 in a second.
-VOID = SECOND // 10
+VOID = SECOND // 20
 
 #: Requests to one conversation by one bot: so many within so long.
 WINDOWS = ((7, SECOND), (8, 2 * SECOND), (60, 30 * SECOND), (1800, 3600 * SECOND))

@@ -6,6 +6,7 @@ than its own puts it back for a newer process. All messages live until they are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
@@ -110,6 +111,15 @@ class Sweep(_Message):
     shard: str
     after: str = ""
     chances: int = 0
+
+
+#: What the messages of our own queues are.
+MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep]] = {
+    EXPANSIONS: Expansion,
+    DELIVERIES: Delivery,
+    DELIVERIES_URGENT: Delivery,
+    SWEEPS: Sweep,
+}
 
 
 class Queues:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -24,8 +24,12 @@ VERSION = 1
 CLAIM_SECONDS = 90
 #: From this many recipients on, the deliveries of a notification lie in 16 partitions instead of one.
 SHARDED_FROM = 1000
-#: Most rows that one expansion reads back from a partition.
-LONGEST_RANGE = 10_000
+#: An expansion reads the range of a partition in which its recipients lie, while that holds at most so many rows
+#: (or so many times those it looks for); beyond that it reads them one by one.
+LONGEST_RANGE = 200
+RANGE_FACTOR = 4
+#: Rows that are read one by one at the same time.
+AT_ONCE = 16
 #: How often an insert is tried again when others insert into the same partition at the same moment.
 TRIES = 20
 
@@ -39,15 +43,15 @@ _TWICE = {"maybe_twice": True}
 class State:
     """How far one delivery is.
 
-    `attempts` counts the requests that were sent or begun. `maybe_twice` says that an earlier request may have
-    arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a sender ends. What was
-    sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
+    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` says that an
+    earlier request may have arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a
+    sender ends. What was sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
     """
 
     state: DeliveryState
     attempts: int
     etag: str
-    created: datetime
+    since: datetime | None = None
     maybe_twice: bool = False
     claimed_until: datetime | None = None
     not_before: datetime | None = None
@@ -78,19 +82,18 @@ class Deliveries:
         """Add a row for each recipient that has none; returns a message for each that is not finished, new or old."""
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
         for _ in range(TRIES):
-            present = await self._range(partition, min(wanted), max(wanted))
+            present = await self._present(partition, wanted)
             missing = [key for key in sorted(wanted) if key not in present]
             try:
                 for start in range(0, len(missing), BATCH - 1):
-                    await self._insert(partition, missing[start : start + BATCH - 1], wanted, now)
+                    present |= await self._insert(partition, missing[start : start + BATCH - 1], wanted, now)
             except Conflict:
                 continue
-            if missing:
-                present |= await self._range(partition, missing[0], missing[-1])
-            open_rows = {key: state for key, state in present.items() if key in wanted and not state.state.final}
+            found = ((wanted[key], state) for key, state in present.items() if key in wanted)
             return [
-                Delivery(notification, shard, wanted[key], state.etag, state.attempts)
-                for key, state in open_rows.items()
+                _message(notification, shard, recipient, state)
+                for recipient, state in found
+                if not state.state.final
             ]
         raise Conflict
 
@@ -109,6 +112,7 @@ class Deliveries:
             "claimed_until": now + timedelta(seconds=CLAIM_SECONDS),
             "updated": now,
         }
+        row |= {} if known.attempts else {"since": now}
         row |= _TWICE if known.maybe_twice else {}
         try:
             return await self._table.merge(row, known.etag)
@@ -152,6 +156,7 @@ class Deliveries:
         activity_id: str = "",
         conversation_id: str = "",
         revision: int = 0,
+        maybe_twice: bool = False,
     ) -> bool:
         """Write a state and count it; whether no delivery of its partition is open after that.
 
@@ -160,7 +165,18 @@ class Deliveries:
         """
         told = {"activity_id": activity_id, "conversation_id": conversation_id, "revision": revision}
         row = _where(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
-        row |= {name: value for name, value in told.items() if value}
+        row |= {name: value for name, value in told.items() if value} | (_TWICE if maybe_twice else {})
+        return await self._settle(message, row, etag, was, state)
+
+    async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
+        """Let one that has ended be tried again, as long as a new one; raises `Conflict`."""
+        row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "since": now, "updated": now}
+        row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
+        await self._settle(message, row, known.etag, known.state, DeliveryState.QUEUED)
+
+    async def _settle(
+        self, message: Delivery, row: dict[str, object], etag: str, was: DeliveryState, state: DeliveryState
+    ) -> bool:
         item = _Settling(row, etag, was, state, asyncio.get_running_loop().create_future())
         partition = _partition(message.notification, message.shard)
         if partition in self._waiting:
@@ -171,10 +187,6 @@ class Deliveries:
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
         return await item.done
-
-    async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
-        """Let one that has ended be tried again, with all its attempts; raises `Conflict`."""
-        await self.settle(message, known.etag, DeliveryState.QUEUED, was=known.state, now=now)
 
     async def revise(self, message: Delivery, etag: str, revision: int) -> None:
         """Note that what was sent shows this revision now; raises `Conflict`."""
@@ -191,7 +203,7 @@ class Deliveries:
         for row in rows:
             state = _state(row, row.metadata["etag"])  # type: ignore[attr-defined]
             recipient = row.get("recipient") or keys.unkey(row["RowKey"])
-            found.append((Delivery(notification, shard, recipient, state.etag, state.attempts), state))
+            found.append((_message(notification, shard, recipient, state), state))
         return found
 
     async def counts(self, notification: str, shards: int) -> Counter[str]:
@@ -203,22 +215,35 @@ class Deliveries:
 
     async def _insert(
         self, partition: str, missing: Sequence[str], wanted: Mapping[str, str], now: datetime
-    ) -> None:
+    ) -> dict[str, State]:
         counted, etag = await self._read_counts(partition)
         counted[_OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
         rows: list[Operation] = [
             ("create", blank | {"RowKey": key, "created": now, **_readable(key, wanted[key])}) for key in missing
         ]
-        await self._table.batch([*rows, _count(partition, counted, etag)])
+        etags = await self._table.batch([*rows, _count(partition, counted, etag)])
+        fresh = State(state=DeliveryState.QUEUED, attempts=0, etag="")
+        return {key: replace(fresh, etag=written) for key, written in zip(missing, etags, strict=False)}
 
-    async def _range(self, partition: str, first: str, last: str) -> dict[str, State]:
+    async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, State]:
+        """The rows there are of `wanted`, and maybe others that lie between them."""
+        limit = max(LONGEST_RANGE, RANGE_FACTOR * len(wanted))
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey ge @first and RowKey le @last",
-            {"partition": partition, "first": first, "last": last},
-            limit=LONGEST_RANGE,
+            {"partition": partition, "first": min(wanted), "last": max(wanted)},
+            limit=limit,
         )
-        return {row["RowKey"]: _state(row, row.metadata["etag"]) for row in rows}  # type: ignore[attr-defined]
+        if len(rows) < limit:
+            return {row["RowKey"]: _state(row, row.metadata["etag"]) for row in rows}  # type: ignore[attr-defined]
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(key: str) -> tuple[str, tuple[Row, str] | None]:
+            async with gate:
+                return key, await self._table.get(partition, key)
+
+        found = await asyncio.gather(*(one(key) for key in wanted))
+        return {key: _state(*row) for key, row in found if row}
 
     async def _read_counts(self, partition: str) -> tuple[Counter[str], str]:
         found = await self._table.get(partition, _COUNTS)
@@ -228,18 +253,19 @@ class Deliveries:
         return Counter({name: row[name] for name in _COUNTED if name in row}), etag
 
     async def _write(self, partition: str) -> None:
-        while True:
-            batch = self._waiting[partition][: BATCH - 1]
-            if not batch:
-                del self._waiting[partition]
-                return
-            self._waiting[partition] = self._waiting[partition][BATCH - 1 :]
+        while waiting := self._waiting[partition]:
+            # A transaction refuses to have a row twice: of copies that end the same delivery, the next one waits.
+            first = {str(item.row["RowKey"]): item for item in reversed(waiting)}
+            batch = list(first.values())[-(BATCH - 1) :]
+            taken = set(map(id, batch))
+            self._waiting[partition] = [item for item in waiting if id(item) not in taken]
             try:
                 await self._commit(partition, batch)
             except Exception as error:  # noqa: BLE001 (each waiting delivery is told, and fails with it)
                 for item in batch:
                     if not item.done.done():
                         item.done.set_exception(error)
+        del self._waiting[partition]
 
     async def _commit(self, partition: str, batch: Sequence[_Settling]) -> None:
         counted, etag = await self._read_counts(partition)
@@ -288,6 +314,13 @@ def _partition(notification: str, shard: str) -> str:
     return f"{notification};{shard}"
 
 
+def _message(notification: str, shard: str, recipient: str, state: State) -> Delivery:
+    """The message that asks for a delivery. It has the ETag only of a row that was never tried: whoever finds that
+    ETag still good then knows the row, and nobody takes the claim of another, or comes before the next try is due."""
+    untried = state.state is DeliveryState.QUEUED and not state.attempts and state.not_before is None
+    return Delivery(notification, shard, recipient, state.etag if untried else "", state.attempts)
+
+
 def _where(message: Delivery) -> dict[str, object]:
     return {
         "PartitionKey": _partition(message.notification, message.shard),
@@ -305,7 +338,7 @@ def _state(row: Row, etag: str) -> State:
         state=DeliveryState(row["state"]),
         attempts=row["attempts"],
         etag=etag,
-        created=row["created"],
+        since=row.get("since"),
         maybe_twice=row.get("maybe_twice", False),
         claimed_until=row.get("claimed_until"),
         not_before=row.get("not_before"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,10 +21,23 @@ from local.fake_teams.server import Options
 from notify.delivery import deliver
 from notify.expansion import LISTED, expand
 from notify.intake import take_in
+from notify.sweeping import go_through
 from shared.contract import Request, read
-from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion
+from shared.queues import (
+    ALL,
+    DELIVERIES,
+    DELIVERIES_URGENT,
+    EXPANSIONS,
+    NOTIFICATIONS,
+    SWEEPS,
+    Delivery,
+    Expansion,
+    Queues,
+    Sweep,
+)
 from shared.services import Services, open_services
 from shared.settings import load
+from shared.states import DeliveryState
 from shared.storage import open_storage
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import State, shard_of
@@ -40,6 +55,19 @@ class Clock:
         return datetime.now(UTC) + self.moved
 
 
+class TimedQueues(Queues):
+    """Queues whose delays go by the test's clock: what is put with a delay is kept back until that gets there."""
+
+    clock: Clock
+    kept: list[tuple[datetime, str, str]]
+
+    async def put(self, name: str, text: str, delay: float = 0) -> None:
+        if delay > 0:
+            self.kept.append((self.clock() + timedelta(seconds=delay), name, text))
+        else:
+            await super().put(name, text)
+
+
 @dataclass
 class Herald:
     """The app, as a test drives it: what comes to its queues is done when the test says so."""
@@ -48,6 +76,8 @@ class Herald:
     teams: FakeTeams
     clock: Clock
     environ: dict[str, str]
+    #: Messages with a delay, where that goes by the test's clock (fixture `timed`): when, on which queue, what.
+    kept: list[tuple[datetime, str, str]] = field(default_factory=list)
 
     @property
     def tenant(self) -> str:
@@ -120,7 +150,8 @@ class Herald:
         """The message for a delivery, as it would be written now."""
         shard = shard_of(recipient, of.shards)
         known = await self.state(Delivery(of.key, shard, recipient, "", 0))
-        return Delivery(of.key, shard, recipient, known.etag, known.attempts)
+        untried = known.state is DeliveryState.QUEUED and not known.attempts and not known.not_before
+        return Delivery(of.key, shard, recipient, known.etag if untried else "", known.attempts)
 
     async def state(self, message: Delivery) -> State:
         found = await self.services.deliveries.get(message)
@@ -132,14 +163,65 @@ class Herald:
 
     async def send(self) -> None:
         """Do all that is on the queues and visible, as the triggers do, until nothing is."""
-        while any(
-            [
-                await self._drain(NOTIFICATIONS, lambda b: take_in(self.services, b, uuid.uuid4().hex)),
-                await self._drain(EXPANSIONS, lambda b: expand(self.services, Expansion.decode(b))),
-                await self._drain(DELIVERIES, lambda b: deliver(self.services, Delivery.decode(b))),
-            ]
-        ):
+        work: dict[str, Callable[[bytes], Awaitable[None]]] = {
+            NOTIFICATIONS: lambda b: take_in(self.services, b, uuid.uuid4().hex),
+            EXPANSIONS: lambda b: expand(self.services, Expansion.decode(b)),
+            DELIVERIES: lambda b: deliver(self.services, Delivery.decode(b)),
+            DELIVERIES_URGENT: lambda b: deliver(self.services, Delivery.decode(b)),
+            SWEEPS: lambda b: go_through(self.services, Sweep.decode(b)),
+        }
+        while any([await self._drain(name, work[name]) for name in ALL]):
             continue
+
+    async def command(self, command: str, of: Notification, **more: Any) -> None:
+        """Give a command about a notification, and let it be done as far as it can at once."""
+        target = {"source": of.source, "id": of.id}
+        body = json.dumps({"command": command, "target": target, **more}).encode()
+        await take_in(self.services, body, uuid.uuid4().hex)
+        await self.send()
+
+    async def wait(self, seconds: float) -> None:
+        """Let the time pass that long: messages that were put with a delay come, and what is due wakes."""
+        self.clock.moved += timedelta(seconds=seconds)
+        now = self.clock()
+        come = [each for each in self.kept if each[0] <= now]
+        self.kept[:] = [each for each in self.kept if each[0] > now]
+        for _, name, text in come:
+            await self.services.queues.put(name, text)
+        await self.tick()
+        await self.send()
+
+    async def run(self, most: int = 200) -> None:
+        """Let the time pass until nothing is left to be done, in at most so many leaps."""
+        await self.send()
+        for _ in range(most):
+            soonest = [at for at, _, _ in self.kept] + [at async for at in self._due()]
+            if not soonest:
+                return
+            await self.wait(max(0.0, (min(soonest) - self.clock()).total_seconds()) + 0.01)
+        raise AssertionError("it does not come to rest")
+
+    async def _due(self) -> AsyncIterator[datetime]:
+        _, tables = open_storage(self.environ)
+        async with tables:
+            async for row in tables.get_table_client("HeraldDue").list_entities():
+                yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
+
+    async def now(self, of: Notification) -> Notification:
+        """The notification as it is now."""
+        found = await self.services.notifications.get(of.key)
+        assert found
+        return found
+
+    async def lose(self, name: str) -> int:
+        """Take all that is on a queue away, as if it had never been put there; returns how many."""
+        queues, tables = open_storage(self.environ)
+        async with queues, tables:
+            lost = await self.waiting(name)
+            await queues.get_queue_client(name).clear_messages()
+        kept = len(self.kept)
+        self.kept[:] = [each for each in self.kept if each[1] != name]
+        return lost + kept - len(self.kept)
 
     async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
         queues, tables = open_storage(self.environ)
@@ -189,8 +271,8 @@ async def teams() -> AsyncIterator[FakeTeams]:
         yield fake
 
 
-@pytest.fixture
-async def herald(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+@asynccontextmanager
+async def opened(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
     environ = teams.settings | {"AzureWebJobsStorage": connection}
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, environ[name])
@@ -198,3 +280,26 @@ async def herald(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPa
     services = await open_services(load(environ), open_storage(environ), clock)
     yield Herald(services, teams, clock, environ)
     await services.close()
+
+
+@pytest.fixture
+async def herald(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    async with opened(connection, teams, monkeypatch) as herald:
+        yield herald
+
+
+@pytest.fixture
+async def timed(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    """The same, but the delays of queues and the age of what is cached go by the test's clock."""
+    monkeypatch.setattr("shared.queues.Queues", TimedQueues)
+    async with opened(connection, teams, monkeypatch) as herald:
+        attune(herald)
+        yield herald
+
+
+def attune(herald: Herald) -> None:
+    """Let the delays and the caches of the app go by the test's clock."""
+    queues, clock = herald.services.queues, herald.clock
+    assert isinstance(queues, TimedQueues)
+    queues.clock, queues.kept = clock, herald.kept
+    herald.services.notifications._monotonic = lambda: time.monotonic() + clock.moved.total_seconds()

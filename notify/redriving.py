@@ -1,0 +1,54 @@
+"""What has failed is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from notify.progress import unfinish
+from shared.queues import Delivery, Expansion
+from shared.services import Services
+from shared.states import DeliveryState, NotificationState
+from shared.store.deliveries import State
+from shared.store.table import Conflict
+
+#: Deliveries that are opened at the same time.
+AT_ONCE = 32
+
+_FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN)
+
+
+async def reopen(
+    services: Services, key: str, found: Sequence[tuple[Delivery, State]]
+) -> Sequence[Delivery]:
+    """Open those deliveries of a notification that have failed; returns messages for all that are open.
+
+    That are also those which were open before: whoever opened them may have died before their messages were put.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(delivery: Delivery, state: State) -> None:
+        async with gate:
+            try:
+                await services.deliveries.reopen(delivery, state, services.clock())
+            except Conflict:
+                return  # somebody else was faster
+
+    await asyncio.gather(*(one(*each) for each in found if each[1].state in _FAILED))
+    todo = [delivery for delivery, state in found if state.state in _FAILED or not state.state.final]
+    if todo:
+        await unfinish(services, key)
+    return todo
+
+
+async def list_again(services: Services, key: str) -> None:
+    """Go on listing the recipients of a notification where that had failed."""
+    notification = await services.notifications.get(key)
+    while notification and notification.state is NotificationState.FAILED:
+        try:
+            await services.notifications.advance(notification, state=NotificationState.EXPANDING)
+        except Conflict:
+            notification = await services.notifications.get(key)
+            continue
+        await services.queues.expand(Expansion(key, notification.page))
+        return
