@@ -179,7 +179,8 @@ class Azurite(Program):
         command = node("azurite")
         for service, port in zip(("blob", "queue", "table"), self.ports, strict=True):
             command += [f"--{service}Port", str(port)]
-        command += ["--silent", "--disableTelemetry"]
+        # Clients newer than the emulator speak a newer version of the protocol: that of upstream's own may.
+        command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
         if data:
             data.mkdir(parents=True, exist_ok=True)
         super().__init__(

@@ -15,12 +15,13 @@ _ADDRESSES = ("x-forwarded-for", "x-forwarded-host", "x-client-ip", "x-real-ip")
 
 
 class Refused(Exception):
-    """The request is refused with this HTTP status, for a reason that the caller may read."""
+    """The request is refused with this HTTP status, for a reason that the caller may read; the log tells `detail`."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, detail: str = "") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.detail = detail or reason
 
 
 def tenant_of(incoming: Incoming, settings: Settings, issued_for: str | None) -> str:

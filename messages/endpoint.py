@@ -61,9 +61,10 @@ class Endpoint:
             async with asyncio.timeout(PATIENCE):
                 response = await self._adapter.process(activity, self._bot, {EVENT: event})
         except Refused as refused:
-            log.info("An activity was refused with %d: %s", refused.status, refused.reason)
+            log.info("An activity was refused with %d: %s", refused.status, refused.detail)
             return refusal(refused.status, refused.reason)
         except NotAnActivity:
+            log.info("An activity was refused with 400: the body is no activity")
             return refusal(400, "the body is no activity")
         except (AzureError, Conflict, TimeoutError) as error:
             log.error("An activity could not be stored, Teams is told to repeat it: %s", type(error).__name__)
@@ -81,8 +82,8 @@ class Endpoint:
         try:
             return await self._verifier.service_url(headers.get("authorization", ""))
         except TokenRefused as refused:
-            log.info("A token was refused: %s", refused)
-            raise Refused(401, "the token does not show that Microsoft Teams is calling") from None
+            reason = "the token does not show that Microsoft Teams is calling"
+            raise Refused(401, reason, detail=str(refused)) from None
         except KeysUnavailable:
             raise Refused(503, "tokens cannot be verified at the moment") from None
 

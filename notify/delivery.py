@@ -111,6 +111,7 @@ async def deliver(services: Services, message: Delivery) -> None:
         sending = Sending(services, notification, message, known, services.clock())
         todo, until = policy.step(known, sending.now)
         if todo is Step.END:
+            await finish(services, notification.key)  # whoever ended it may have died before that
             return
         if todo is Step.WAIT:
             await sending.later((until - sending.now).total_seconds(), etag="")

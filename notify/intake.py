@@ -100,7 +100,8 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         stored = found
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.due.put(stored.due, WAKES, stored.key)
-    elif stored.state is NotificationState.ACCEPTED:
+    else:
+        # Also where its first page is listed: who did that may have died before it announced the next.
         await expand(services, Expansion(stored.key, 0))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 from dataclasses import replace
 
 from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract import Fault, Refused
-from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
+from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Reason
 from shared.store.table import Conflict
@@ -22,9 +24,12 @@ log = logging.getLogger(__name__)
 
 async def rescue(services: Services, queue: str, body: bytes, message_id: str) -> None:
     """See to a message of the poison queue of `queue`."""
+    if queue == NOTIFICATIONS:
+        await _rescue_upstream(services, body, message_id)
+        return
     try:
         message = MESSAGES[queue].decode(body)
-    except (KeyError, Newer, Unreadable, Refused):
+    except (Newer, Unreadable, Refused):
         await _give_up(services, queue, body, message_id)
         return
     if message.chances < CHANCES:
@@ -36,6 +41,18 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
+
+
+async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
+    """The same for a message of upstream's, in which there is no place to count its chances: they are marked."""
+    what = f"chances;{hashlib.sha256(body).hexdigest()}"
+    used = await services.marks.of(what)
+    if len(used) >= CHANCES:
+        await _give_up(services, NOTIFICATIONS, body, message_id)
+        return
+    log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
+    await services.queues.put(NOTIFICATIONS, base64.b64encode(body).decode(), PAUSE)
+    await services.marks.put(what, str(len(used)))
 
 
 async def _give_up(services: Services, queue: str, body: bytes, message_id: str) -> None:

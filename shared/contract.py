@@ -419,7 +419,10 @@ def schema() -> dict[str, Any]:
 
 
 def _canonical(data: Any) -> bytes:
-    return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise Refused("invalid", [Fault("", "is nested too deep")]) from None
 
 
 def _validated(model: type[M], value: Any) -> M:

@@ -16,7 +16,8 @@ BLOCK = SECOND // 2
 #: How far ahead slots are given out: what waits longer has none yet, so that an urgent message is never further
 #: from its turn than this.
 AHEAD = SECOND
-#: How late a slot may be used. At 45 a second, requests that are all late by this and then at once make 50 in a second.
+#: How late a slot may be used. At 45 a second, requests that are all late by 100 ms and then at once make 50 in a
+#: second; half of that is left for their way to Teams.
 VOID = SECOND // 20
 
 #: Requests to one conversation by one bot: so many within so long.
@@ -82,8 +83,3 @@ class Sends:
     def hold(self, until: int) -> Sends:
         """The same after Teams asked to wait until then."""
         return replace(self, held=max(self.held, until))
-
-    @property
-    def idle_from(self) -> int:
-        """The moment from which on this says nothing more."""
-        return max(self.held, max(self.parts, default=0) + PART + _HOUR + MARGIN)

@@ -17,6 +17,8 @@ from local.host.routes import Route, compile_route
 
 #: The largest request body, in bytes (FUNCTIONS_REQUEST_BODY_SIZE_LIMIT of the Functions host).
 MAX_BODY = 104_857_600
+#: Longest header, in bytes: a longer one is answered, and logged, by aiohttp, which tells what is in it.
+LONGEST_HEADER = 256 * 1024
 #: How long an answer may take to leave while the host stops, in seconds.
 CLOSING = 0.5
 #: Headers that the server writes itself.
@@ -45,7 +47,7 @@ class HttpListener:
         """Serves on `listener`, bound before; raises `OSError`."""
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING, max_field_size=LONGEST_HEADER)
         await self._runner.setup()
         self._site = web.SockSite(self._runner, listener)
         await self._site.start()

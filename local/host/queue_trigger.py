@@ -132,7 +132,8 @@ class QueueListener:
             log.warning("queue %s: a message goes to %s after %d tries", self.queue, self._poison.queue_name, tries)
             if await self._settle(lambda: self._put_aside(message)):
                 await self._settle(lambda: self._client.delete_message(message.id, lease.receipt, **ONCE))
-        else:
+        elif self._poison or tries < options.max_dequeue_count:
+            # What has no poison queue stays invisible at the count, as in Functions: it would come again at once.
             pause = int(options.visibility_timeout.total_seconds())
             await self._settle(
                 lambda: self._client.update_message(message.id, lease.receipt, visibility_timeout=pause, **ONCE)

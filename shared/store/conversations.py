@@ -138,9 +138,9 @@ class Conversations:
             "PartitionKey eq @partition and RowKey gt @last and status eq 'active' and conversation_id ne ''",
             {"partition": f"{tenant};{Kind.USER};{shard}", "last": last},
             limit=limit,
-            select=["RowKey"],
+            select=["id"],
         )
-        ids = [keys.unkey(str(row["RowKey"])) for row in rows]
+        ids = [str(row["id"]) for row in rows]
         if len(ids) == limit:
             return ids, json.dumps([shard, keys.key(ids[-1])])
         following = SHARDS[SHARDS.index(shard) + 1 :]

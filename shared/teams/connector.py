@@ -101,8 +101,10 @@ class Connector:
             log.error("Teams takes no message of ours (%s): check MicrosoftAppId and its secret", outcome.reason)
             outcome = replace(outcome, retry_after=TOKEN_PAUSE)
         if self._pacer and outcome.reason in _HOLDS and outcome.retry_after:
-            # All that we send keeps the windows of its conversation, by our count: so it is the tenant that is full.
+            # All that we send keeps the windows of its conversation, by our count: so the tenant is full as well.
             await self._pacer.hold_tenant(route.tenant, outcome.retry_after)
+            if lane and outcome.reason is Reason.THROTTLED:
+                await self._pacer.hold_conversation(route.tenant, lane, outcome.retry_after)
         return outcome
 
     async def _once(

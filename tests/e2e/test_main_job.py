@@ -27,8 +27,14 @@ async def test_who_installs_is_reached_by_raw_and_base64_messages_each_once_with
     assert told == sorted([(people[0].object_id, "For one"), *((each.object_id, "For all") for each in people)])
     stats = await deployment.teams.stats()
     assert (stats.count("token"), stats.tokens_used) == (1, 1)
-    rows = [row for row in await deployment.rows("Deliveries") if row["RowKey"] != "~counts"]
-    assert {row["state"] for row in rows} == {"sent"}
+
+    async def states() -> set[str]:
+        rows = await deployment.rows("Deliveries")
+        return {str(row["state"]) for row in rows if row["RowKey"] != "~counts"}
+
+    async with asyncio.timeout(30):
+        while await states() != {"sent"}:
+            await asyncio.sleep(0.1)
 
 
 async def test_who_left_gets_nothing_until_the_bot_is_back(deployment: Deployment) -> None:

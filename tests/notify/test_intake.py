@@ -56,6 +56,30 @@ async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Heral
     assert len(await herald.received()) == 1
 
 
+async def test_an_id_of_any_characters_comes_through_the_queues(herald: Herald) -> None:
+    asked = await herald.ask({"conversation": "19:\uffff\ufffe\x01<&>\"%25/\\#?@thread.v2"})
+    await herald.send()
+    assert await herald.counts(asked) == {"suppressed": 1}
+
+
+async def test_a_card_that_is_nested_too_deep_is_a_dead_letter(herald: Herald) -> None:
+    for depth in (100, 300, 600, 900):
+        card = '{"type":"AdaptiveCard","x":' + "[" * depth + "]" * depth + "}"
+        body = '{"recipients":[{"all":true}],"category":"c","card":' + card + "}"
+        await take_in(herald.services, body.encode(), f"m{depth}")
+    assert {letter["reason"] for letter in await herald.dead_letters()} == {"invalid"}
+
+
+async def test_a_process_that_died_after_the_first_page_is_made_up_for_by_the_same_message(herald: Herald) -> None:
+    await herald.grow(people=1)
+    await herald.people(1)
+    body = notification({"all": True})
+    await take_in(herald.services, body, "m1")
+    announced = await herald.waiting(EXPANSIONS)
+    await take_in(herald.services, body, "m1")
+    assert await herald.waiting(EXPANSIONS) == announced + 1
+
+
 async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)

@@ -97,12 +97,3 @@ def test_the_first_seven_may_go_at_once_and_the_eighth_waits() -> None:
 def test_a_conversation_that_is_held_waits_until_then() -> None:
     assert Sends().hold(20 * SECOND).earliest(0) == 20 * SECOND
     assert Sends().hold(20 * SECOND).hold(5 * SECOND).earliest(0) == 20 * SECOND
-
-
-@given(st.lists(st.integers(0, 100 * SECOND), min_size=1, max_size=50))
-def test_after_its_idle_time_a_record_says_no_more_than_none(pauses: list[int]) -> None:
-    sends, now = Sends(), 0
-    for pause in pauses:
-        now = sends.earliest(now + pause)
-        sends = sends.sent(now)
-    assert sends.earliest(sends.idle_from) == sends.idle_from
