@@ -23,6 +23,8 @@ WHILE_SENDING = 10.0
 #: How often a change is tried, with those waits between that `policy.backoff` gives: about a day.
 TRIES = 100
 
+_DONE = Outcome(Verdict.DONE)
+
 log = logging.getLogger(__name__)
 
 
@@ -45,14 +47,17 @@ async def amend(services: Services, notification: Notification, message: Deliver
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     where, what = known.conversation_id, known.activity_id
-    seen = await threads.shown(services, notification, message.recipient)
-    if seen and seen.activity_id == what and seen.notification != notification.key:
-        outcome = Outcome(Verdict.DONE)  # the card shows something newer of the thread by now, which stays
+    if await threads.newer(services, notification, message.recipient, what):
+        # The card shows something newer of the thread by now. That stays, also where an edit of ours came last.
+        again = message.attempts > 0 and not recall
+        outcome = await threads.show_again(services, notification, message.recipient, route) if again else _DONE
     elif recall:
         outcome = await services.connector.delete(route, where, what)
     else:
         activity = rendered(notification.data, services.settings.max_activity_bytes)
         outcome = await services.connector.update(route, where, what, activity)
+        if await threads.newer(services, notification, message.recipient, what):
+            outcome = await threads.show_again(services, notification, message.recipient, route)
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < TRIES:
         attempts = message.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
         wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311

@@ -26,7 +26,6 @@ from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS, State
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
-from shared.store.threads import Thread
 from shared.teams.connector import TIMEOUT, Route
 from shared.teams.outcome import Outcome, Verdict
 
@@ -151,52 +150,64 @@ async def _send(sending: Sending) -> None:
     shown = await threads.shown(services, notification, sending.message.recipient)
     if shown and shown.newest > threads.told_at(notification):
         if known.maybe_twice:
-            await _show_again(sending, route, shown)
+            await _make_way(sending, route)
         else:
             await sending.end(DeliveryState.SUPERSEDED)
         return
+    try:
+        activity = rendered(notification.data, services.settings.max_activity_bytes)
+    except TooLarge:
+        await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
+        return
     claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, now))
     sending = replace(sending, known=claimed)
-    outcome, conversation = await _post(sending, target, route, shown)
+    recipient = sending.message.recipient
+    updated = None
+    if shown and threads.is_update(notification, shown):
+        updated, newer = await threads.update(services, notification, recipient, route, shown, activity)
+        if newer:
+            await _make_way(replace(sending, known=replace(claimed, maybe_twice=True)), route)
+            return
+    if updated and updated.reason is not Reason.CONVERSATION_GONE:
+        outcome, conversation = updated, updated.conversation_id
+    else:  # nothing shows the thread, or not any more
+        thread = threads.below(notification, target, shown)
+        outcome, conversation = await _post(sending, target, route, activity, thread)
+        if outcome.verdict is Verdict.DONE and outcome.activity_id:
+            await threads.keep(services, notification, recipient, shown, (outcome.activity_id, conversation))
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _MARKS:
         status = _MARKS[outcome.reason]
         await services.conversations.save(
             notification.tenant, target.kind, target.id, {}, at=services.clock(), status=status, create=False
         )
-    if outcome.verdict is Verdict.DONE and outcome.activity_id:
-        sent = outcome.activity_id, conversation
-        newer = await threads.keep(services, notification, sending.message.recipient, shown, sent)
-        if newer:
-            await _show_again(replace(sending, known=replace(claimed, maybe_twice=True)), route, newer)
-            return
     await _conclude(sending, outcome, conversation)
 
 
-async def _show_again(sending: Sending, route: Route, newer: Thread) -> None:
+async def _make_way(sending: Sending, route: Route) -> None:
     """Show what is newer in the thread, which an update of ours covers or may cover; then ours is superseded."""
-    outcome = await threads.show_again(sending.services, route, newer)
+    outcome = await threads.show_again(sending.services, sending.notification, sending.message.recipient, route)
     if outcome.verdict is Verdict.RETRY:
         await _conclude(sending, outcome, "")
     else:
         await sending.end(DeliveryState.SUPERSEDED)
 
 
-async def _post(sending: Sending, target: Target, route: Route, shown: Thread | None) -> tuple[Outcome, str]:
-    """Send it, to a personal chat that is created where there is none; returns the conversation too."""
+async def _post(
+    sending: Sending, target: Target, route: Route, activity: bytes, thread: str = ""
+) -> tuple[Outcome, str]:
+    """Send it to `thread`, or else to the target, in a chat that is created where there is none.
+
+    Returns the conversation too.
+    """
     services = sending.services
-    try:
-        activity = rendered(sending.notification.data, services.settings.max_activity_bytes)
-    except TooLarge:
-        return Outcome(Verdict.FAILED, Reason.TOO_BIG), ""
-    if shown and (place := threads.place(sending.notification, target, shown)):
-        outcome = await threads.show(services, route, place, activity)
+    if thread:
+        outcome = await services.connector.send(route, thread, activity)
         if outcome.reason is not Reason.CONVERSATION_GONE:
-            return outcome, place.conversation
-        # What showed the thread was deleted: it begins anew.
+            return outcome, thread
     if target.conversation:
         outcome = await services.connector.send(route, target.conversation, activity)
         if outcome.reason is Reason.WRONG_CLOUD and route.service_url != GCC:
-            return await _post(sending, replace(target, service_url=GCC), replace(route, service_url=GCC), None)
+            return await _post(sending, replace(target, service_url=GCC), replace(route, service_url=GCC), activity)
         if outcome.reason is not Reason.CONVERSATION_GONE or target.kind is not Kind.USER:
             return outcome, target.conversation
         # The person deleted the chat: it is created anew, once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from notify.policy import Target
@@ -17,14 +17,6 @@ from shared.teams.ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a later notification of a thread goes: into `activity`, or, where that is "", below `conversation`."""
-
-    conversation: str
-    activity: str = ""
-
-
 def told_at(notification: Notification) -> datetime:
     """When what it tells happened: by its own word, or else when it was taken in."""
     return notification.time or notification.created
@@ -36,44 +28,78 @@ async def shown(services: Services, notification: Notification, recipient: str) 
     return await services.threads.get(notification.tenant, recipient, thread.key) if thread else None
 
 
-def place(notification: Notification, target: Target, seen: Thread) -> Place | None:
-    """Where to show it, given what is seen of the thread; None for a message of its own."""
+def is_update(notification: Notification, seen: Thread) -> bool:
+    """Whether it changes the card that shows its thread, given what is seen of that."""
     thread = notification.content.thread
-    if thread is None or not seen.activity_id or thread.on_repeat == "new":
-        return None
-    if thread.on_repeat == "update":
-        return Place(seen.conversation_id, seen.activity_id)
+    return thread is not None and thread.on_repeat == "update" and bool(seen.activity_id)
+
+
+def below(notification: Notification, target: Target, seen: Thread | None) -> str:
+    """The conversation under the first message of its thread, where it replies to that; else ""."""
+    thread = notification.content.thread
+    if not (thread and thread.on_repeat == "reply" and seen and seen.activity_id):
+        return ""
     if target.kind is not Kind.TEAM:  # only channels have threads
-        return None
-    below = seen.conversation_id
-    in_thread = channel_of(below) != below
-    return Place(below if in_thread else f"{below};messageid={seen.activity_id}")
+        return ""
+    in_thread = channel_of(seen.conversation_id) != seen.conversation_id
+    return seen.conversation_id if in_thread else f"{seen.conversation_id};messageid={seen.activity_id}"
 
 
-async def show(services: Services, route: Route, where: Place, activity: bytes) -> Outcome:
-    """Update the card of the thread, or reply under it."""
-    if not where.activity:
-        return await services.connector.send(route, where.conversation, activity)
-    outcome = await services.connector.update(route, where.conversation, where.activity, activity)
+async def update(
+    services: Services, notification: Notification, recipient: str, route: Route, seen: Thread, activity: bytes
+) -> tuple[Outcome, Thread | None]:
+    """Show it on the card of the thread; returns also what is newer there, where it covers, or may cover, that.
+
+    What is newest is written down before the request leaves, and read after it: of updates that are under way at
+    once, whoever comes last at Teams then knows whether it was the newest.
+    """
+    thread = notification.content.thread
+    assert thread
+    at, tenant = told_at(notification), notification.tenant
+    while seen.newest <= at:
+        try:
+            told = replace(seen, newest=at, notification=notification.key)
+            await services.threads.save(tenant, recipient, thread.key, told)
+        except Conflict:
+            seen = await services.threads.get(tenant, recipient, thread.key) or replace(seen, etag="")
+            continue
+        outcome = await _put(services, route, seen, activity)
+        return outcome, await newer(services, notification, recipient, seen.activity_id)
+    return Outcome(Verdict.DONE), seen
+
+
+async def newer(services: Services, notification: Notification, recipient: str, activity: str) -> Thread | None:
+    """What `activity` is to show instead of the notification, as something newer of its thread was told there."""
+    now = await shown(services, notification, recipient)
+    return now if now and now.activity_id == activity and now.notification != notification.key else None
+
+
+async def show_again(services: Services, notification: Notification, recipient: str, route: Route) -> Outcome:
+    """Bring the card of the notification's thread to what is newest in it."""
+    shows = await shown(services, notification, recipient)
+    while shows and (newest := await services.notifications.get(shows.notification)):
+        outcome = await _put(services, route, shows, rendered(newest.data, services.settings.max_activity_bytes))
+        after = await shown(services, notification, recipient)
+        if outcome.verdict is not Verdict.DONE or (after and after.notification == newest.key):
+            return outcome
+        shows = after
+    return Outcome(Verdict.DONE)
+
+
+async def _put(services: Services, route: Route, on: Thread, activity: bytes) -> Outcome:
+    outcome = await services.connector.update(route, on.conversation_id, on.activity_id, activity)
     if outcome.verdict is Verdict.UNKNOWN:  # the same update again changes nothing
         return replace(outcome, verdict=Verdict.RETRY)
-    return replace(outcome, activity_id=where.activity)
+    return replace(outcome, activity_id=on.activity_id, conversation_id=on.conversation_id)
 
 
 async def keep(
-    services: Services,
-    notification: Notification,
-    recipient: str,
-    seen: Thread | None,
-    sent: tuple[str, str],
-) -> Thread | None:
-    """Remember that the activity and conversation `sent` show the thread; `seen` is what did before.
-
-    Returns what is newer, where `sent` has covered it: that was told meanwhile.
-    """
+    services: Services, notification: Notification, recipient: str, seen: Thread | None, sent: tuple[str, str]
+) -> None:
+    """Remember that the activity and conversation `sent` show the thread; `seen` is what did before."""
     thread = notification.content.thread
     if thread is None:
-        return None
+        return
     activity, conversation = sent
     at, tenant = told_at(notification), notification.tenant
     while seen is None or seen.newest <= at:
@@ -90,14 +116,4 @@ async def keep(
         except Conflict:
             seen = await services.threads.get(tenant, recipient, thread.key)
             continue
-        return None
-    return seen if activity == seen.activity_id else None
-
-
-async def show_again(services: Services, route: Route, newer: Thread) -> Outcome:
-    """Bring the card of a thread to what is newest in it."""
-    notification = await services.notifications.get(newer.notification)
-    if notification is None:
-        return Outcome(Verdict.DONE)
-    activity = rendered(notification.data, services.settings.max_activity_bytes)
-    return await show(services, route, Place(newer.conversation_id, newer.activity_id), activity)
+        return

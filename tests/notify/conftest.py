@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.data.tables.aio import TableServiceClient
+from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
@@ -76,6 +78,9 @@ class Herald:
     teams: FakeTeams
     clock: Clock
     environ: dict[str, str]
+    #: The storage, as somebody outside sees it.
+    outside_queues: QueueServiceClient
+    outside_tables: TableServiceClient
     #: Messages with a delay, where that goes by the test's clock (fixture `timed`): when, on which queue, what.
     kept: list[tuple[datetime, str, str]] = field(default_factory=list)
 
@@ -141,10 +146,8 @@ class Herald:
 
     async def row(self, of: Notification, recipient: str) -> dict[str, Any]:
         """A row of table Deliveries, as an operator sees it."""
-        _, tables = open_storage(self.environ)
-        async with tables:
-            table = tables.get_table_client("HeraldDeliveries")
-            return dict(await table.get_entity(f"{of.key};{shard_of(recipient, of.shards)}", recipient))
+        table = self.outside_tables.get_table_client("HeraldDeliveries")
+        return dict(await table.get_entity(f"{of.key};{shard_of(recipient, of.shards)}", recipient))
 
     async def message(self, of: Notification, recipient: str) -> Delivery:
         """The message for a delivery, as it would be written now."""
@@ -202,10 +205,8 @@ class Herald:
         raise AssertionError("it does not come to rest")
 
     async def _due(self) -> AsyncIterator[datetime]:
-        _, tables = open_storage(self.environ)
-        async with tables:
-            async for row in tables.get_table_client("HeraldDue").list_entities():
-                yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
+        async for row in self.outside_tables.get_table_client("HeraldDue").list_entities():
+            yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
     async def now(self, of: Notification) -> Notification:
         """The notification as it is now."""
@@ -215,41 +216,34 @@ class Herald:
 
     async def lose(self, name: str) -> int:
         """Take all that is on a queue away, as if it had never been put there; returns how many."""
-        queues, tables = open_storage(self.environ)
-        async with queues, tables:
-            lost = await self.waiting(name)
-            await queues.get_queue_client(name).clear_messages()
+        lost = await self.waiting(name)
+        await self.outside_queues.get_queue_client(name).clear_messages()
         kept = len(self.kept)
         self.kept[:] = [each for each in self.kept if each[1] != name]
         return lost + kept - len(self.kept)
 
     async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
-        queues, tables = open_storage(self.environ)
-        async with queues, tables:
-            queue = queues.get_queue_client(name)
+        queue = self.outside_queues.get_queue_client(name)
 
-            async def one(message: Any) -> None:
-                await work(message.content.encode())
-                await queue.delete_message(message)
+        async def one(message: Any) -> None:
+            await work(message.content.encode())
+            await queue.delete_message(message)
 
-            found = [each async for each in queue.receive_messages(max_messages=32, visibility_timeout=60)]
-            await asyncio.gather(*map(one, found))
-            return bool(found)
+        found = [each async for each in queue.receive_messages(max_messages=32, visibility_timeout=60)]
+        await asyncio.gather(*map(one, found))
+        return bool(found)
 
     async def waiting(self, name: str) -> int:
         """How many messages are on a queue, invisible ones too."""
-        queues, tables = open_storage(self.environ)
-        async with queues, tables:
-            properties = await queues.get_queue_client(name).get_queue_properties()
-            return properties.approximate_message_count or 0
+        properties = await self.outside_queues.get_queue_client(name).get_queue_properties()
+        return properties.approximate_message_count or 0
 
     async def tick(self) -> int:
         return await tick(self.services)
 
     async def dead_letters(self) -> list[dict[str, Any]]:
-        _, tables = open_storage(self.environ)
-        async with tables:
-            return [dict(row) async for row in tables.get_table_client("HeraldDeadLetters").list_entities()]
+        table = self.outside_tables.get_table_client("HeraldDeadLetters")
+        return [dict(row) async for row in table.list_entities()]
 
     async def received(self) -> list[Received]:
         return await self.teams.received()
@@ -278,7 +272,9 @@ async def opened(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, environ[name])
     clock = Clock()
     services = await open_services(load(environ), open_storage(environ), clock)
-    yield Herald(services, teams, clock, environ)
+    queues, tables = open_storage(environ)
+    async with queues, tables:
+        yield Herald(services, teams, clock, environ, queues, tables)
     await services.close()
 
 

@@ -1,0 +1,86 @@
+"""Storage that tells a test of each operation: who works in a context with a `Tap` stops, or dies, where it says."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import pytest
+
+from shared.store.table import Operation, Row, Table
+from tests.notify.conftest import TimedQueues
+
+T = TypeVar("T")
+
+
+class Tap:
+    """Called before and after each storage operation; `partition` is "table/partition" of a write to a table, or ""."""
+
+    async def before(self) -> None: ...
+
+    async def after(self, partition: str) -> None: ...
+
+
+TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
+
+
+async def _through(operation: Coroutine[Any, Any, T], partition: str = "") -> T:
+    tap = TAP.get()
+    if tap is None:
+        return await operation
+    try:
+        await tap.before()
+    except BaseException:
+        operation.close()
+        raise
+    result = await operation
+    await tap.after(partition)
+    return result
+
+
+class TappedTable(Table):
+    async def create(self) -> None:
+        if TAP.get() is None:  # a process after the first saves itself the look
+            await super().create()
+
+    def _of(self, row: Row) -> str:
+        return f"{self._client.table_name}/{row['PartitionKey']}"
+
+    async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
+        return await _through(super().get(partition, row, select))
+
+    async def insert(self, row: Row) -> str:
+        return await _through(super().insert(row), self._of(row))
+
+    async def merge(self, row: Row, etag: str) -> str:
+        return await _through(super().merge(row, etag), self._of(row))
+
+    async def put(self, row: Row) -> None:
+        await _through(super().put(row), self._of(row))
+
+    async def delete(self, partition: str, row: str) -> None:
+        await _through(super().delete(partition, row), self._of({"PartitionKey": partition}))
+
+    async def batch(self, operations: Sequence[Operation]) -> list[str]:
+        return await _through(super().batch(operations), self._of(operations[0][1]))
+
+    async def query(
+        self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
+    ) -> list[Row]:
+        return await _through(super().query(where, values, limit=limit, select=select))
+
+
+class TappedQueues(TimedQueues):
+    async def create(self, name: str) -> None:
+        if TAP.get() is None:
+            await super().create(name)
+
+    async def put(self, name: str, text: str, delay: float = 0) -> None:
+        await _through(super().put(name, text, delay))
+
+
+def tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the services that are opened from now on tell of each operation."""
+    monkeypatch.setattr("shared.services.Table", TappedTable)
+    monkeypatch.setattr("shared.queues.Queues", TappedQueues)

@@ -1,0 +1,181 @@
+"""Messages on which the code failed each time: a chance by themselves, twice, then a dead letter to be redriven."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from local.fake_teams.api import PersonView
+from notify.delivery import deliver
+from notify.intake import take_in
+from notify.poison import CHANCES, PAUSE, rescue
+from shared.queues import (
+    ALL,
+    DELIVERIES,
+    DELIVERIES_URGENT,
+    EXPANSIONS,
+    NOTIFICATIONS,
+    SWEEPS,
+    Delivery,
+    Expansion,
+    Sweep,
+    Task,
+)
+from shared.states import DeliveryState, NotificationState
+from shared.store.notifications import Notification
+from tests.notify.conftest import Herald, notification, user
+
+
+async def one(herald: Herald) -> tuple[PersonView, Notification, Delivery]:
+    """A person, a notification to them, and the message of its delivery, which is not on the queue any more."""
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    asked = await herald.ask(user(ada))
+    message = await herald.message(asked, f"u:{ada.object_id}")
+    await herald.lose(DELIVERIES)
+    return ada, asked, message
+
+
+async def scheduled(herald: Herald) -> Notification:
+    """A notification to one person that waits for its time."""
+    await herald.grow(people=1)
+    [ada] = await herald.people(1)
+    return await herald.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
+
+
+async def poison(herald: Herald, queue: str, message: Delivery | Expansion | Sweep) -> None:
+    await rescue(herald.services, queue, message.encode().encode(), "m1")
+
+
+@pytest.mark.parametrize("queue", [DELIVERIES, DELIVERIES_URGENT])
+async def test_a_delivery_gets_two_more_chances_by_itself_and_is_sent_if_it_can_be(timed: Herald, queue: str) -> None:
+    _, asked, message = await one(timed)
+    await poison(timed, queue, message)
+    [(at, on, text)] = timed.kept
+    assert on == queue
+    assert PAUSE - 1 < (at - timed.clock()).total_seconds() <= PAUSE
+    assert Delivery.decode(text.encode()) == replace(message, chances=1)
+    await timed.run()
+    assert await timed.counts(asked) == {"sent": 1}
+    assert await timed.dead_letters() == []
+
+
+async def test_after_its_chances_it_is_failed_with_a_dead_letter_and_the_notification_finishes(timed: Herald) -> None:
+    ada, asked, message = await one(timed)
+    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == ("failed", "poison")
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"]) == (DELIVERIES, "poison")
+    assert (await timed.now(asked)).counts == '{"failed":1}'
+    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))  # the same again
+    assert len(await timed.dead_letters()) == 1
+    assert await timed.counts(asked) == {"failed": 1}
+
+
+async def test_its_dead_letter_can_be_redriven_and_is_sent_then(timed: Herald) -> None:
+    _, asked, message = await one(timed)
+    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
+    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await timed.run()
+    assert (await timed.now(asked)).counts == '{"sent":1}'
+    assert await timed.dead_letters() == []
+
+
+async def test_one_that_fails_with_its_request_under_way_says_that_it_may_have_arrived(timed: Herald) -> None:
+    ada, asked, message = await one(timed)
+    known = await timed.state(message)
+    await timed.services.deliveries.claim(message, known, timed.clock())
+    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"], row["maybe_twice"]) == ("failed", "poison", True)
+
+
+async def test_what_has_ended_meanwhile_stays_as_it_is(timed: Herald) -> None:
+    _, asked, message = await one(timed)
+    await deliver(timed.services, message)
+    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    assert await timed.counts(asked) == {"sent": 1}
+
+
+@pytest.mark.parametrize("task", [Task.RECALL, Task.EDIT])
+async def test_a_poisonous_change_does_not_fail_the_delivery_that_it_would_change(timed: Herald, task: Task) -> None:
+    _, asked, message = await one(timed)
+    await poison(timed, DELIVERIES, replace(message, task=task, chances=CHANCES))
+    assert await timed.counts(asked) == {"open": 1}
+    await deliver(timed.services, message)
+    assert await timed.counts(asked) == {"sent": 1}
+
+
+async def test_chances_are_kept_when_a_message_is_put_back_for_later(timed: Herald) -> None:
+    _, _, message = await one(timed)
+    known = await timed.state(message)
+    await timed.services.deliveries.claim(message, known, timed.clock())
+    await deliver(timed.services, replace(message, chances=1))
+    [(_, _, text)] = timed.kept
+    assert Delivery.decode(text.encode()).chances == 1
+
+
+async def test_a_page_that_cannot_be_listed_fails_the_notification_until_it_is_redriven(timed: Herald) -> None:
+    asked = await scheduled(timed)
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0))
+    assert (await timed.now(asked)).state is NotificationState.SCHEDULED
+    assert [Expansion.decode(text.encode()).chances for _, _, text in timed.kept] == [1]
+    timed.kept.clear()
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    assert (await timed.now(asked)).state is NotificationState.FAILED
+    command = {"command": "redrive", "target": {"deadLetters": {"queue": EXPANSIONS, "reason": "poison"}}}
+    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await timed.run()
+    assert (await timed.now(asked)).counts == '{"sent":1}'
+
+
+@pytest.mark.parametrize("state", [NotificationState.CANCELLED, NotificationState.FINISHED])
+async def test_a_poisonous_page_does_not_fail_what_is_called_off_or_finished(
+    timed: Herald, state: NotificationState
+) -> None:
+    asked = await scheduled(timed)
+    await timed.services.notifications.advance(asked, state=state)
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    assert (await timed.now(asked)).state is state
+
+
+async def test_a_page_that_was_passed_does_not_fail_the_notification(timed: Herald) -> None:
+    _, asked, _ = await one(timed)
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    assert (await timed.now(asked)).state is NotificationState.EXPANDED
+
+
+@pytest.mark.parametrize("queue", [queue for queue in ALL if queue != NOTIFICATIONS])
+async def test_what_cannot_be_read_is_given_up_at_once_whatever_queue_it_comes_from(timed: Herald, queue: str) -> None:
+    await rescue(timed.services, queue, b'{"v": 1, "mine": false}', "m1")
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"], letter["body"]) == (queue, "poison", b'{"v": 1, "mine": false}')
+
+
+async def test_upstreams_own_message_has_its_chances_is_given_up_then_and_can_be_redriven(timed: Herald) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.people(1)
+    body = notification(user(ada))
+    for chance in range(CHANCES):
+        await rescue(timed.services, NOTIFICATIONS, body, "m1")
+        assert len(timed.kept) == chance + 1
+        assert await timed.dead_letters() == []
+    timed.kept.clear()
+    await rescue(timed.services, NOTIFICATIONS, body, "m1")
+    command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "poison"}}}
+    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await timed.run()
+    assert len(await timed.received()) == 1
+
+
+async def test_a_sweep_gets_its_chances_and_its_next_page_all_of_them(timed: Herald) -> None:
+    _, asked, _ = await one(timed)
+    await poison(timed, SWEEPS, Sweep(asked.key, Task.REDRIVE, "0"))
+    assert [Sweep.decode(text.encode()).chances for _, _, text in timed.kept] == [1]
+    await timed.run()
+    assert await timed.dead_letters() == []
+    assert await timed.counts(asked) == {DeliveryState.SENT: 1}

@@ -1,0 +1,294 @@
+"""A notification finishes whatever meets whatever, and what stands still is resumed, or it is said why it stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from local.fake_teams.api import Behaviour, Fault, PersonView
+from local.fake_teams.client import FakeTeams
+from notify import progress
+from notify.delivery import deliver
+from notify.expansion import expand
+from notify.progress import WATCH_AFTER, finish
+from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
+from shared.states import DeliveryState, NotificationState
+from shared.store.deliveries import CLAIM_SECONDS
+from shared.store.notifications import Notification
+from tests.notify.conftest import Herald, attune, opened, user
+from tests.notify.tapped import TAP, Tap, tap
+
+#: More storage operations than a delivery or the last page of a small audience has.
+MANY = 40
+
+
+class Pause(Tap):
+    """Stops after the given number of operations until it is told to go on."""
+
+    def __init__(self, operations: int) -> None:
+        self.left = operations
+        self.stands, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def after(self, partition: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.stands.set()
+            await self.goes_on.wait()
+
+
+@pytest.fixture
+async def tapped(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    tap(monkeypatch)
+    async with opened(connection, teams, monkeypatch) as herald:
+        attune(herald)
+        await teams.behave(Behaviour(enforce_limits=False))
+        yield herald
+
+
+async def between(first: Awaitable[None], second: Awaitable[None], operations: int) -> bool:
+    """Do `second` while `first` stands after so many operations; whether it had as many."""
+    pause = Pause(operations)
+    token = TAP.set(pause)
+    task = asyncio.ensure_future(first)
+    TAP.reset(token)
+    stands = asyncio.ensure_future(pause.stands.wait())
+    await asyncio.wait((task, stands), return_when=asyncio.FIRST_COMPLETED)
+    stands.cancel()
+    met = pause.stands.is_set()
+    await second
+    pause.goes_on.set()
+    await task
+    return met
+
+
+async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_end_of_the_list(tapped: Herald) -> None:
+    await tapped.grow(people=1)
+    [ada] = await tapped.people(1)
+    for expansion_first in (True, False):
+        for operations in range(1, MANY):
+            asked = await tapped.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
+            # As it is when the page has put its delivery, and has not moved on.
+            [message] = await tapped.services.deliveries.add(asked.key, "0", [f"u:{ada.object_id}"], tapped.clock())
+            page, delivery = expand(tapped.services, Expansion(asked.key, 0)), deliver(tapped.services, message)
+            met = await between(*((page, delivery) if expansion_first else (delivery, page)), operations)
+            after = await tapped.now(asked)
+            assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":1}')
+            await tapped.lose(DELIVERIES)
+            if not met:
+                break
+        else:
+            raise AssertionError("there are more operations than thought")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+async def test_it_finishes_when_the_last_deliveries_of_several_partitions_end_at_once(tapped: Herald) -> None:
+    await tapped.grow(people=2)
+    people = await tapped.people(2)
+    for operations in range(1, MANY):
+        # An audience that may be large lies in 16 partitions.
+        asked = await tapped.ask(*map(user, people), {"topic": "nobody's"}, simulate=True)
+        asked = await tapped.expand(asked)
+        one, other = [await tapped.message(asked, f"u:{each.object_id}") for each in people]
+        await tapped.lose(DELIVERIES)
+        met = await between(deliver(tapped.services, one), deliver(tapped.services, other), operations)
+        after = await tapped.now(asked)
+        assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":2}')
+        if not met:
+            return
+    raise AssertionError("there are more operations than thought")
+
+
+async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], Notification]:
+    await herald.grow(people=count)
+    people = await herald.people(count)
+    return people, await herald.ask(*map(user, people))
+
+
+async def watched(herald: Herald) -> None:
+    """Let the time pass until the watch looks at what stands, and what it resumed is done."""
+    await herald.wait(WATCH_AFTER.total_seconds() + 61)
+
+
+async def test_a_delivery_whose_message_was_lost_is_resumed_and_sent_once(timed: Herald) -> None:
+    _, asked = await one(timed, 3)
+    assert await timed.lose(DELIVERIES) == 3
+    await watched(timed)
+    assert len(await timed.received()) == 3
+    assert (await timed.now(asked)).counts == '{"sent":3}'
+
+
+async def test_a_page_whose_message_was_lost_is_resumed(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
+    await timed.grow(people=9)
+    for each in await timed.people(9):
+        await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
+    object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
+    asked = await timed.ask({"topic": "t"})
+    object.__setattr__(timed.services.settings, "tenant_rate", 45)
+    await timed.send()
+    assert await timed.lose(EXPANSIONS) == 1
+    await watched(timed)
+    assert "is still being listed, at page 1" in caplog.text
+    await timed.run()
+    assert (await timed.now(asked)).counts == '{"sent":9}'
+
+
+async def test_an_end_that_was_lost_is_found(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_: object) -> None:
+        raise ConnectionError
+
+    _, asked = await one(timed)
+    monkeypatch.setattr("notify.delivery.finish", lost)
+    with pytest.raises(ConnectionError):
+        await timed.send()
+    assert (await timed.now(asked)).state is NotificationState.EXPANDED
+    await watched(timed)
+    assert (await timed.now(asked)).state is NotificationState.FINISHED
+
+
+async def test_the_claim_of_a_process_that_died_is_resolved_also_where_no_message_is_left(timed: Herald) -> None:
+    [ada], asked = await one(timed)
+    message = await timed.message(asked, f"u:{ada.object_id}")
+    await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
+    await timed.lose(DELIVERIES)
+    await timed.run()
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"]) == ("sent", True)
+
+
+async def test_a_cancelled_one_is_watched_too_until_nothing_is_open(timed: Herald) -> None:
+    _, asked = await one(timed, 2)
+    await timed.lose(DELIVERIES)
+    await timed.command("cancel", asked)
+    await timed.run()
+    after = await timed.now(asked)
+    assert (after.state, after.counts) == (NotificationState.CANCELLED, '{"cancelled":2}')
+
+
+async def test_it_is_said_what_the_deliveries_wait_for(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1))
+    _, asked = await one(timed)
+    await timed.send()
+    await watched(timed)
+    assert "{'queued precondition': 1}" in caplog.text
+    await timed.run()
+    assert await timed.counts(asked) == {"sent": 1}
+
+
+async def test_what_only_waits_for_its_time_gets_no_second_message(timed: Herald) -> None:
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1))
+    await one(timed)
+    await timed.send()
+    await watched(timed)
+    assert [name for _, name, _ in timed.kept] == [DELIVERIES]
+
+
+async def test_the_watch_of_what_is_finished_or_gone_ends(timed: Herald) -> None:
+    _, asked = await one(timed)
+    await timed.send()
+    await timed.services.due.put(timed.clock(), progress.WATCHES, "0" * 64)
+    await timed.run()
+    assert [each async for each in timed._due()] == []
+    assert await timed.waiting(SWEEPS) == 0
+    assert (await timed.now(asked)).state is NotificationState.FINISHED
+
+
+async def test_a_copy_never_takes_the_claim_of_another(timed: Herald) -> None:
+    """Whoever makes copies of a message, none of them is taken for a delivery that nobody has begun."""
+    [ada], asked = await one(timed)
+    message = await timed.message(asked, f"u:{ada.object_id}")
+    await timed.lose(DELIVERIES)
+    await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
+
+    async def by_the_page() -> list[Delivery]:
+        return await timed.services.deliveries.add(asked.key, "0", [message.recipient], timed.clock())
+
+    async def by_the_sweep() -> list[Delivery]:
+        return [delivery for delivery, _ in await timed.services.deliveries.page(asked.key, "0", "", 10)]
+
+    async def by_waiting() -> list[Delivery]:
+        await deliver(timed.services, message)
+        return [Delivery.decode(text.encode()) for _, name, text in timed.kept if name == DELIVERIES]
+
+    makers: list[Callable[[], Awaitable[list[Delivery]]]] = [by_the_page, by_the_sweep, by_waiting]
+    for make in makers:
+        for copy in await make():
+            await deliver(timed.services, copy)
+            assert await timed.received() == []
+    timed.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
+    for make in makers[:2]:
+        for copy in await make():
+            await deliver(timed.services, copy)
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"]) == ("sent", True)
+    assert len(await timed.received()) == 1
+
+
+async def test_a_copy_does_not_come_before_the_next_try_is_due(timed: Herald) -> None:
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1))
+    [ada], asked = await one(timed)
+    await timed.send()
+    for copy in await timed.services.deliveries.add(asked.key, "0", [f"u:{ada.object_id}"], timed.clock()):
+        await deliver(timed.services, copy)
+    assert (await timed.teams.stats()).count("send") == 1
+
+
+@pytest.mark.parametrize("state", [NotificationState.CANCELLED, NotificationState.EXPANDED])
+async def test_copies_that_end_the_same_delivery_at_once_count_it_once(
+    timed: Herald, state: NotificationState
+) -> None:
+    people, asked = await one(timed, 5)
+    messages = [await timed.message(asked, f"u:{each.object_id}") for each in people]
+    changes: dict[str, object] = {"state": state}
+    if state is NotificationState.EXPANDED:
+        changes["expires"] = timed.clock()
+    await timed.services.notifications.advance(asked, **changes)
+    await asyncio.gather(*(deliver(timed.services, each) for each in messages * 4))
+    ended = DeliveryState.CANCELLED if state is NotificationState.CANCELLED else DeliveryState.EXPIRED
+    assert await timed.counts(asked) == {str(ended): 5}
+
+
+async def test_what_expires_while_it_waits_for_its_next_try_is_not_sent(timed: Herald) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.people(1)
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1))
+    ends = timed.clock() + WATCH_AFTER / 10
+    asked = await timed.ask(user(ada), expiresAt=ends.isoformat())
+    await timed.run()
+    assert await timed.counts(asked) == {"expired": 1}
+    assert await timed.received() == []
+
+
+async def test_what_was_scheduled_long_ago_is_tried_as_long_as_any_other(timed: Herald) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.people(1)
+    at = (timed.clock() + 3 * 24 * 6 * WATCH_AFTER).replace(tzinfo=None).isoformat(timespec="minutes")
+    asked = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=2))
+    await timed.run()
+    assert await timed.counts(asked) == {"sent": 1}
+
+
+async def test_a_secret_that_is_wrong_over_a_weekend_fails_nothing(timed: Herald) -> None:
+    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=1))
+    [ada], asked = await one(timed)
+    await timed.send()
+    message = await timed.message(asked, f"u:{ada.object_id}")
+    await timed.lose(DELIVERIES)
+    await timed.teams.fault(Fault(operation="token", status=400, code="invalid_client"))
+    await timed.teams.revoke_tokens()
+    timed.clock.moved += 3 * 24 * 6 * WATCH_AFTER
+    await deliver(timed.services, message)
+    assert await timed.counts(asked) == {"open": 1}
+
+
+async def test_messages_about_what_there_is_not_do_nothing(timed: Herald) -> None:
+    assert await finish(timed.services, "0" * 64) is False
+    await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0, Task.RECALL))
+    await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0))
+    await expand(timed.services, Expansion("0" * 64, 0))
+    assert await timed.received() == []
