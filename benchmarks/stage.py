@@ -1,0 +1,169 @@
+"""The stage on which the whole app is measured: Azurite and a fake Teams on one core, function hosts on another."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+import orjson
+
+from benchmarks.cores import pinned
+from local.fake_teams.api import Growth, PersonView
+from local.fake_teams.client import FakeTeams
+from local.processes import ROOT, Azurite, FunctionHost
+from shared import queues
+from shared.services import Services, open_services
+from shared.settings import load
+from shared.states import NotificationState
+from shared.storage import open_storage
+from shared.store import keys
+from shared.store.conversations import SHARDS, VERSION, Kind
+from shared.store.notifications import Notification, notification_key
+from shared.store.table import BATCH, Table
+
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableServiceClient
+
+T = TypeVar("T")
+
+SOURCE = "/benchmark"
+#: Seconds between two looks at what is awaited.
+LOOK = 0.25
+
+
+@dataclass
+class Meters:
+    """What hosts tell of a stretch of time, summed over them; lag and memory are those of the worst."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    cpu_s: float = 0.0
+    resident_mb: float = 0.0
+    peak_mb: float = 0.0
+    lag_ms: float = 0.0
+    lag_p99_ms: float = 0.0
+
+    def add(self, told: dict[str, Any]) -> None:
+        self.operations.update(told["operations"])
+        self.cpu_s += told["cpu_s"]
+        for name in ("resident_mb", "peak_mb", "lag_ms", "lag_p99_ms"):
+            setattr(self, name, max(getattr(self, name), told[name]))
+
+
+@dataclass
+class Stage:
+    teams: FakeTeams
+    connection: str
+    folder: Path
+    http: aiohttp.ClientSession
+    services: Services
+    tables: TableServiceClient
+    rate: int
+
+    @asynccontextmanager
+    async def hosts(self, count: int = 1) -> AsyncIterator[Sequence[FunctionHost]]:
+        """So many function hosts with the counted app, all of them ready."""
+        app = self.folder / "app"
+        app.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "host.json", app)
+        (app / "function_app.py").write_text("from benchmarks.counted_app import app\n\n__all__ = ['app']\n")
+        with ExitStack() as stack:
+            with pinned(measured=True):
+                found = [FunctionHost(self.folder / f"host{turn}", self.environ, app=app) for turn in range(count)]
+            for host in found:
+                await asyncio.to_thread(stack.enter_context, host)
+            yield found
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return _environ(self.teams, self.connection, self.rate)
+
+    async def meters(self, hosts: Sequence[FunctionHost], *, reset: bool = False) -> Meters:
+        """What these hosts measured since they began, or since `reset`; CPU always from the start."""
+        meters = Meters()
+        for host in hosts:
+            async with self.http.get(f"{host.url}/api/meters", params={"reset": "1"} if reset else {}) as answer:
+                meters.add(await answer.json())
+        return meters
+
+    async def populate(self, people: int) -> tuple[str, Sequence[str]]:
+        """A new tenant of so many people, who have installed the bot; returns its id and their object ids."""
+        there = (await self.teams.grow(Growth(people=people))).people
+        table = Table(self.tables.get_table_client(f"{self.services.settings.table_prefix}Conversations"))
+        for shard in SHARDS:
+            rows = [self._row(each) for each in there if keys.shard(each.object_id) == shard]
+            for start in range(0, len(rows), BATCH):
+                await table.batch([("create", row) for row in rows[start : start + BATCH]])
+        return there[0].tenant, [each.object_id for each in there]
+
+    async def put(self, identifier: str, tenant: str, *recipients: object) -> str:
+        """Put a notification for these recipients on its queue; returns its key."""
+        said = {"category": "benchmark", "content": {"title": identifier, "text": "Measured"}}
+        body = {"id": identifier, "source": SOURCE, "tenant": tenant, "recipients": recipients, **said}
+        await self.services.queues.put(queues.NOTIFICATIONS, orjson.dumps(body).decode())
+        return notification_key(tenant, SOURCE, identifier)
+
+    async def finished(self, key: str, seconds: float) -> Notification:
+        """The notification once its final counts are stored; raises TimeoutError."""
+
+        async def look() -> Notification | None:
+            found = await self.services.notifications.get(key)
+            return found if found and found.state is NotificationState.FINISHED else None
+
+        return await wait(look, seconds)
+
+    def _row(self, person: PersonView) -> dict[str, object]:
+        return {
+            "PartitionKey": f"{person.tenant};{Kind.USER};{keys.shard(person.object_id)}",
+            "RowKey": keys.key(person.object_id),
+            "v": VERSION,
+            "id": person.object_id,
+            "status": "active",
+            "conversation_id": person.conversation,
+            "conversation_type": "personal",
+            "service_url": self.teams.service_url,
+            "user_id": person.id,
+            "bot_id": f"28:{self.teams.app_id}",
+            "name": person.name,
+            "locale": person.locale,
+            "time_zone": person.time_zone,
+        }
+
+
+@asynccontextmanager
+async def stage(*of_teams: str, rate: int) -> AsyncIterator[Stage]:
+    """A stage with nobody on it; `of_teams` are options of the fake, `rate` the tenant's."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herald-bench-")))
+        with pinned(measured=False):
+            azurite = Azurite(folder)
+            teams = await stack.enter_async_context(FakeTeams.start(*of_teams, people=0, teams=0, chats=0))
+        await asyncio.to_thread(stack.enter_context, azurite)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        environ = _environ(teams, azurite.connection_string(), rate)
+        storage = open_storage(environ)
+        services = await open_services(load(environ), storage)
+        stack.push_async_callback(services.close)
+        yield Stage(teams, azurite.connection_string(), folder, http, services, storage[1], rate)
+
+
+def _environ(teams: FakeTeams, connection: str, rate: int) -> dict[str, str]:
+    return teams.settings | {"AzureWebJobsStorage": connection, "HERALD_TENANT_RATE": str(rate)}
+
+
+async def wait(look: Callable[[], Awaitable[T | None]], seconds: float) -> T:
+    """What `look` finds, looked at again and again; raises TimeoutError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (found := await look()) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not there after {seconds:.0f} s")
+        await asyncio.sleep(LOOK)
+    return found

@@ -1,0 +1,61 @@
+"""What the benchmarks show is counted and reckoned right."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from benchmarks.meters import BEAT, Lag
+from benchmarks.operations import operation
+from benchmarks.report import Report, medians, ratio
+
+TABLE, QUEUE = "http://127.0.0.1:10002/devstoreaccount1/", "http://127.0.0.1:10001/devstoreaccount1/"
+BATCH = (
+    b"--batch_1\r\nContent-Type: multipart/mixed; boundary=changeset_1\r\n\r\n--changeset_1\r\n"
+    b"Content-Type: application/http\r\n\r\nPATCH http://127.0.0.1:10002/devstoreaccount1/"
+    b"HeraldDeliveries(PartitionKey='a;0',RowKey='u%3A1') HTTP/1.1\r\nIf-Match: W/\"1\"\r\n\r\n{}\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "name"),
+    [
+        ("GET", TABLE + "HeraldConversations(PartitionKey='t%3Buser%3B0',RowKey='1')", b"", "Conversations: read"),
+        ("GET", TABLE + "HeraldConversations()?$filter=PartitionKey", b"", "Conversations: query"),
+        ("POST", TABLE + "HeraldLanes", b"{}", "Lanes: insert"),
+        ("PATCH", TABLE + "HeraldLanes(PartitionKey='t',RowKey='tenant')", b"{}", "Lanes: merge"),
+        ("POST", TABLE + "$batch", BATCH, "Deliveries: transaction"),
+        ("POST", QUEUE + "deliveries-urgent/messages?messagettl=-1", b"<QueueMessage/>", "deliveries-urgent: put"),
+        ("GET", QUEUE + "deliveries/messages?numofmessages=32", b"", "deliveries: receive"),
+        ("DELETE", QUEUE + "deliveries/messages/1?popreceipt=2", b"", "deliveries: delete"),
+    ],
+)
+def test_a_storage_request_is_named_by_its_table_or_queue_and_by_what_it_does(
+    method: str, url: str, body: bytes, name: str
+) -> None:
+    assert operation(method, url, body, "Herald") == name
+
+
+async def test_the_lag_is_how_long_the_loop_stood_still() -> None:
+    async with Lag() as lag:
+        await asyncio.sleep(2 * BEAT)
+        time.sleep(0.1)  # noqa: ASYNC251 (that is what is measured)
+        await asyncio.sleep(2 * BEAT)
+    assert lag.longest_ms >= 1000 * (0.1 - BEAT)
+    assert lag.p99_ms <= lag.longest_ms
+
+
+def test_a_ratio_is_that_of_runs_made_in_turns_and_not_of_medians() -> None:
+    ours, theirs = [{"s": 1.0}, {"s": 2.0}, {"s": 9.0}], [{"s": 2.0}, {"s": 4.0}, {"s": 9.0}]
+    assert ratio(ours, theirs, "s") == 0.5
+    assert medians(ours) == {"s": 2.0}
+
+
+def test_a_table_has_a_line_a_row_and_columns_of_one_width() -> None:
+    report = Report()
+    report.table(("", "msg/s"), [["a", 1234.5], ["longer", 0.25]])
+    lines = [line for line in report.text if line]
+    assert [line.split("|")[2].strip() for line in lines] == ["msg/s", "-------", "1,234", "0.25"]
+    assert len({len(line) for line in lines}) == 1
