@@ -15,8 +15,11 @@ from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
 from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
+from shared.services import open_services
+from shared.settings import load
 from shared.states import DeliveryState, NotificationState
-from shared.store.deliveries import CLAIM_SECONDS
+from shared.storage import open_storage
+from shared.store.deliveries import CLAIM_SECONDS, shard_of
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, attune, opened, user
 from tests.notify.tapped import TAP, Tap, tap
@@ -71,7 +74,7 @@ async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_en
         for operations in range(1, MANY):
             asked = await tapped.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
             # As it is when the page has put its delivery, and has not moved on.
-            [message] = await tapped.services.deliveries.add(asked.key, "0", [f"u:{ada.object_id}"], tapped.clock())
+            message = await row(tapped, asked, ada)
             page, delivery = expand(tapped.services, Expansion(asked.key, 0)), deliver(tapped.services, message)
             met = await between(*((page, delivery) if expansion_first else (delivery, page)), operations)
             after = await tapped.now(asked)
@@ -83,23 +86,35 @@ async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_en
             raise AssertionError("there are more operations than thought")
 
 
-@pytest.mark.full
-@pytest.mark.timeout(900)
-async def test_it_finishes_when_the_last_deliveries_of_several_partitions_end_at_once(tapped: Herald) -> None:
-    await tapped.grow(people=2)
-    people = await tapped.people(2)
+async def row(herald: Herald, of: Notification, person: PersonView) -> Delivery:
+    """Add the row of a delivery; returns its message."""
+    recipient = f"u:{person.object_id}"
+    shard = shard_of(recipient, of.shards)
+    [message] = await herald.services.deliveries.add(of.key, shard, [recipient], herald.clock())
+    return message
+
+
+async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_once(tapped: Herald) -> None:
+    await tapped.grow(people=8)
+    people = await tapped.people(8)
+    by_shard = {shard_of(f"u:{each.object_id}", 16): each for each in people}
+    two = list(by_shard.values())[:2]
+    assert len(two) == 2
+    another = await open_services(load(tapped.environ), open_storage(tapped.environ), tapped.clock)
     for operations in range(1, MANY):
         # An audience that may be large lies in 16 partitions.
-        asked = await tapped.ask(*map(user, people), {"topic": "nobody's"}, simulate=True)
-        asked = await tapped.expand(asked)
-        one, other = [await tapped.message(asked, f"u:{each.object_id}") for each in people]
-        await tapped.lose(DELIVERIES)
-        met = await between(deliver(tapped.services, one), deliver(tapped.services, other), operations)
+        later = {"at": "2099-01-01T09:00", "timeZone": "UTC"}
+        asked = await tapped.ask(*map(user, two), {"topic": "nobody's"}, schedule=later, simulate=True)
+        asked = await tapped.services.notifications.advance(asked, state=NotificationState.EXPANDED)
+        first, second = [await row(tapped, asked, each) for each in two]
+        met = await between(deliver(tapped.services, first), deliver(another, second), operations)
         after = await tapped.now(asked)
         assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":2}')
         if not met:
-            return
-    raise AssertionError("there are more operations than thought")
+            break
+    else:
+        raise AssertionError("there are more operations than thought")
+    await another.close()
 
 
 async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], Notification]:
@@ -155,8 +170,8 @@ async def test_the_claim_of_a_process_that_died_is_resolved_also_where_no_messag
     await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
     await timed.lose(DELIVERIES)
     await timed.run()
-    row = await timed.row(asked, f"u:{ada.object_id}")
-    assert (row["state"], row["maybe_twice"]) == ("sent", True)
+    ended = await timed.row(asked, f"u:{ada.object_id}")
+    assert (ended["state"], ended["maybe_twice"]) == ("sent", True)
 
 
 async def test_a_cancelled_one_is_watched_too_until_nothing_is_open(timed: Herald) -> None:
@@ -185,6 +200,22 @@ async def test_what_only_waits_for_its_time_gets_no_second_message(timed: Herald
     await timed.send()
     await watched(timed)
     assert [name for _, name, _ in timed.kept] == [DELIVERIES]
+
+
+async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day in which nothing can be sent: what waits is looked at ever more rarely."""
+    _, asked = await one(timed)
+    monkeypatch.setattr(timed.services.pacer, "held", lambda _: 60.0)
+    looks, end = 0, timed.clock() + timedelta(days=1)
+    while timed.clock() < end:
+        await timed.lose(DELIVERIES)  # only the watch is of interest here
+        due = [at async for at in timed._due()]
+        await timed.wait((min(due) - timed.clock()).total_seconds() + 1)
+        looks += 1
+    assert 5 < looks < 20
+    monkeypatch.setattr(timed.services.pacer, "held", lambda _: 0.0)
+    await timed.run()
+    assert await timed.counts(asked) == {"sent": 1}
 
 
 async def test_the_watch_of_what_is_finished_or_gone_ends(timed: Herald) -> None:
@@ -223,8 +254,8 @@ async def test_a_copy_never_takes_the_claim_of_another(timed: Herald) -> None:
     for make in makers[:2]:
         for copy in await make():
             await deliver(timed.services, copy)
-    row = await timed.row(asked, f"u:{ada.object_id}")
-    assert (row["state"], row["maybe_twice"]) == ("sent", True)
+    ended = await timed.row(asked, f"u:{ada.object_id}")
+    assert (ended["state"], ended["maybe_twice"]) == ("sent", True)
     assert len(await timed.received()) == 1
 
 
