@@ -84,7 +84,7 @@ Instant = Annotated[AwareDatetime, AfterValidator(_near)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
 
 
 class UserRecipient(_Model):
@@ -296,7 +296,7 @@ class BareCommand(Command):
 class _Envelope(BaseModel):
     """The envelope of CloudEvents 1.0 (cloudevents.io, JSON format 1.0.2); extension attributes may be present."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     specversion: Literal["1.0"]
     type: Name

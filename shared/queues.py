@@ -7,8 +7,9 @@ than its own puts it back for a newer process. All messages live until they are 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -32,6 +33,16 @@ VERSION = 1
 LONGEST_DELAY = 7 * 24 * 3600
 #: Seconds after which a message of a newer version is looked at again.
 NEWER_VERSION_DELAY = 60
+
+_COUNT = range(2**31)
+#: What the fields of a message may be, by their names: they go into keys, filters and headers as they are.
+_TEXTS = {
+    "notification": re.compile(r"[0-9a-z]{1,64}"),
+    "shard": re.compile(r"[0-9a-f]?"),
+    "recipient": re.compile(r"[cut]:.{1,512}", re.DOTALL),
+    "etag": re.compile(r"[!-~ ]{0,256}"),
+    "after": re.compile(r"[^\x00-\x1f]{0,512}"),
+}
 
 
 class Newer(Exception):
@@ -65,10 +76,21 @@ class _Message:
         try:
             if value["v"] > VERSION:
                 raise Newer
-            fields = {name: Task(part) if name == "task" else part for name, part in value.items() if name != "v"}
-            return cls(**fields)
+            parts = {name: Task(part) if name == "task" else part for name, part in value.items() if name != "v"}
+            message = cls(**parts)
         except (KeyError, TypeError, IndexError, ValueError):
             raise Unreadable from None
+        if not all(_fits(field.name, getattr(message, field.name)) for field in fields(cls)):
+            raise Unreadable
+        return message
+
+
+def _fits(name: str, value: object) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str) and _TEXTS[name].fullmatch(value) is not None
+    if name == "turn":
+        return isinstance(value, float)
+    return isinstance(value, Task) or (type(value) is int and value in _COUNT)
 
 
 @dataclass(frozen=True, slots=True)

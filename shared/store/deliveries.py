@@ -1,8 +1,8 @@
 """Table Deliveries: one row for each recipient of a notification, and in each partition a row that counts them.
 
 The count changes in the same entity group transaction as a state, so that the states of a notification always
-sum to the recipients listed so far. Final states of one partition are written together: while one
-transaction is under way, what comes in meanwhile waits for the next.
+sum to the recipients listed so far. Changes of one partition are written together: while one transaction is
+under way, what comes in meanwhile waits for the next.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ RANGE_FACTOR = 4
 AT_ONCE = 16
 #: How often an insert is tried again when others insert into the same partition at the same moment.
 TRIES = 20
+#: Partitions whose counts are kept in memory.
+REMEMBERED = 256
 
 _COUNTS = "~counts"
 _OPEN = "open"
@@ -61,19 +63,26 @@ class State:
     revision: int = 0
 
 
-@dataclass(slots=True)
-class _Settling:
-    row: dict[str, object]
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Columns of a row with this ETag; as far as counting goes it was `was`, and is `state` then.
+
+    `done` gets the new ETag, and whether no delivery of the partition is open after it.
+    """
+
+    row: Row
     etag: str
-    was: DeliveryState
-    state: DeliveryState
-    done: asyncio.Future[bool]
+    was: str
+    state: str
+    done: asyncio.Future[tuple[str, bool]]
 
 
 class Deliveries:
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._waiting: dict[str, list[_Settling]] = {}
+        self._waiting: dict[str, list[_Change]] = {}
+        #: The counts of a partition as they were written last, which saves a read where nobody else wrote since.
+        self._counts: dict[str, tuple[Counter[str], str]] = {}
         self._writers: set[asyncio.Task[None]] = set()
 
     async def add(
@@ -115,7 +124,8 @@ class Deliveries:
         row |= {} if known.attempts else {"since": now}
         row |= _TWICE if known.maybe_twice else {}
         try:
-            return await self._table.merge(row, known.etag)
+            etag, _ = await self._change(row, known.etag, known.state, DeliveryState.SENDING)
+            return etag
         except Conflict:
             # Maybe with ourselves: the write happened, its answer was lost, and the SDK wrote again.
             found = await self._table.get(str(row["PartitionKey"]), str(row["RowKey"]), select=["claim"])
@@ -142,7 +152,9 @@ class Deliveries:
             "not_before": not_before,
             "updated": now,
         }
-        return await self._table.merge(row | (_TWICE if maybe_twice else {}), etag)
+        row |= _TWICE if maybe_twice else {}
+        written, _ = await self._change(row, etag, DeliveryState.SENDING, DeliveryState.QUEUED)
+        return written
 
     async def settle(
         self,
@@ -166,27 +178,30 @@ class Deliveries:
         told = {"activity_id": activity_id, "conversation_id": conversation_id, "revision": revision}
         row = _where(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
         row |= {name: value for name, value in told.items() if value} | (_TWICE if maybe_twice else {})
-        return await self._settle(message, row, etag, was, state)
+        _, last = await self._change(row, etag, was, state)
+        return last
 
     async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
         """Let one that has ended be tried again, as long as a new one; raises `Conflict`."""
         row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "since": now, "updated": now}
         row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
-        await self._settle(message, row, known.etag, known.state, DeliveryState.QUEUED)
+        await self._change(row, known.etag, known.state, DeliveryState.QUEUED)
 
-    async def _settle(
-        self, message: Delivery, row: dict[str, object], etag: str, was: DeliveryState, state: DeliveryState
-    ) -> bool:
-        item = _Settling(row, etag, was, state, asyncio.get_running_loop().create_future())
-        partition = _partition(message.notification, message.shard)
+    async def _change(
+        self, row: Row, etag: str, was: DeliveryState, state: DeliveryState
+    ) -> tuple[str, bool]:
+        """Write it with what else changes in its partition; raises `Conflict` where the row has another ETag."""
+        partition = str(row["PartitionKey"])
+        done: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+        change = _Change(row, etag, was.counted, state.counted, done)
         if partition in self._waiting:
-            self._waiting[partition].append(item)
+            self._waiting[partition].append(change)
         else:
-            self._waiting[partition] = [item]
+            self._waiting[partition] = [change]
             writer = asyncio.create_task(self._write(partition))
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
-        return await item.done
+        return await done
 
     async def revise(self, message: Delivery, etag: str, revision: int) -> None:
         """Note that what was sent shows this revision now; raises `Conflict`."""
@@ -222,9 +237,10 @@ class Deliveries:
         rows: list[Operation] = [
             ("create", blank | {"RowKey": key, "created": now, **_readable(key, wanted[key])}) for key in missing
         ]
-        etags = await self._table.batch([*rows, _count(partition, counted, etag)])
+        *etags, etag = await self._table.batch([*rows, _count(partition, counted, etag)])
+        self._keep_counts(partition, counted, etag)
         fresh = State(state=DeliveryState.QUEUED, attempts=0, etag="")
-        return {key: replace(fresh, etag=written) for key, written in zip(missing, etags, strict=False)}
+        return {key: replace(fresh, etag=written) for key, written in zip(missing, etags, strict=True)}
 
     async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, State]:
         """The rows there are of `wanted`, and maybe others that lie between them."""
@@ -254,48 +270,63 @@ class Deliveries:
 
     async def _write(self, partition: str) -> None:
         while waiting := self._waiting[partition]:
-            # A transaction refuses to have a row twice: of copies that end the same delivery, the next one waits.
-            first = {str(item.row["RowKey"]): item for item in reversed(waiting)}
+            # A transaction refuses to have a row twice: of copies that change the same delivery, the next one waits.
+            first = {str(change.row["RowKey"]): change for change in reversed(waiting)}
             batch = list(first.values())[-(BATCH - 1) :]
             taken = set(map(id, batch))
-            self._waiting[partition] = [item for item in waiting if id(item) not in taken]
+            self._waiting[partition] = [change for change in waiting if id(change) not in taken]
             try:
                 await self._commit(partition, batch)
             except Exception as error:  # noqa: BLE001 (each waiting delivery is told, and fails with it)
-                for item in batch:
-                    if not item.done.done():
-                        item.done.set_exception(error)
+                for change in batch:
+                    if not change.done.done():
+                        change.done.set_exception(error)
         del self._waiting[partition]
 
-    async def _commit(self, partition: str, batch: Sequence[_Settling]) -> None:
-        counted, etag = await self._read_counts(partition)
+    async def _commit(self, partition: str, batch: Sequence[_Change]) -> None:
+        rows: list[Operation] = [("update", change.row, change.etag) for change in batch]
+        moved = Counter(change.state for change in batch)
+        moved.subtract(change.was for change in batch)
+        counts = await self._recent_counts(partition) if any(moved.values()) else None
         while True:
-            after = counted.copy()
-            after.update(item.state.counted for item in batch)
-            after.subtract(item.was.counted for item in batch)
             try:
-                await self._table.batch(
-                    [*(("update", item.row, item.etag) for item in batch), _count(partition, after, etag)]
-                )
+                if counts:
+                    after = counts[0].copy()
+                    after.update(moved)
+                    *etags, etag = await self._table.batch([*rows, _count(partition, after, counts[1])])
+                    self._keep_counts(partition, after, etag)
+                elif len(batch) > 1:
+                    etags = await self._table.batch(rows)
+                else:
+                    etags = [await self._table.merge(batch[0].row, batch[0].etag)]
             except Conflict:
-                counted, again = await self._read_counts(partition)
-                if again != etag:
-                    etag = again
+                if counts and (now := await self._read_counts(partition))[1] != counts[1]:
+                    counts = now
                     continue
                 # The count is as it was read, so it is one of the rows that has changed.
                 if len(batch) == 1:
                     raise
-                for item in batch:
+                for change in batch:
                     try:
-                        await self._commit(partition, [item])
+                        await self._commit(partition, [change])
                     except Conflict as conflict:
-                        item.done.set_exception(conflict)
+                        change.done.set_exception(conflict)
                 return
-            for item in batch:
-                if not item.done.done():
-                    item.done.set_result(after[_OPEN] == 0 and item is batch[-1])
+            ending = [change for change in batch if change.was == _OPEN] if counts and not after[_OPEN] else []
+            last = ending[-1] if ending else None
+            for change, written in zip(batch, etags, strict=True):
+                if not change.done.done():
+                    change.done.set_result((written, change is last))
             return
 
+    async def _recent_counts(self, partition: str) -> tuple[Counter[str], str]:
+        return self._counts.get(partition) or await self._read_counts(partition)
+
+    def _keep_counts(self, partition: str, counted: Counter[str], etag: str) -> None:
+        self._counts.pop(partition, None)
+        self._counts[partition] = counted, etag
+        if len(self._counts) > REMEMBERED:
+            self._counts.pop(next(iter(self._counts)))
 
 _COUNTED = (_OPEN, *(str(state) for state in DeliveryState if state.final))
 

@@ -97,12 +97,19 @@ class Pacer:
             return 0
 
     async def _sends(self, tenant: str, conversation: str) -> tuple[Sends, str]:
-        known = self._known.pop((tenant, conversation), None)
-        return known or await self._lanes.conversation(tenant, conversation)
+        known = self._known.get((tenant, conversation))
+        if known is None:
+            known = await self._lanes.conversation(tenant, conversation)
+            self._remember(tenant, conversation, known)
+        return known
 
     async def _keep(self, tenant: str, conversation: str, sends: Sends, etag: str) -> None:
         written = await self._lanes.move_conversation(tenant, conversation, sends, etag)
-        self._known[tenant, conversation] = sends, written
+        self._remember(tenant, conversation, (sends, written))
+
+    def _remember(self, tenant: str, conversation: str, known: tuple[Sends, str]) -> None:
+        self._known.pop((tenant, conversation), None)
+        self._known[tenant, conversation] = known
         if len(self._known) > REMEMBERED:
             self._known.pop(next(iter(self._known)))
 
