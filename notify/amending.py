@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from notify import policy, threads
 from notify.rendering import rendered
-from notify.targets import find_target
+from notify.targets import find
 from shared.queues import Delivery, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
@@ -41,7 +41,7 @@ async def amend(services: Services, notification: Notification, message: Deliver
     recall = message.task is Task.RECALL
     if not recall and known.revision >= notification.revision:
         return
-    target = await find_target(services, notification.tenant, message.recipient)
+    target = (await find(services, notification.tenant, message.recipient)).target
     if isinstance(target, Reason):
         log.info("A message of notification %s cannot be changed any more: %s", notification.key, target)
         return
@@ -54,7 +54,7 @@ async def amend(services: Services, notification: Notification, message: Deliver
     elif recall:
         outcome = await services.connector.delete(route, where, what)
     else:
-        activity = rendered(notification.data, services.settings.max_activity_bytes)
+        activity = rendered(services, notification)
         outcome = await services.connector.update(route, where, what, activity)
         if await threads.newer(services, notification, message.recipient, what):
             outcome = await threads.show_again(services, notification, message.recipient, route)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -53,9 +53,9 @@ class NotNow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some recipients, and where the next page begins; "" after the last."""
+    """Some recipients, each with its place in the audience, and where the next page begins; "" after the last."""
 
-    recipients: Sequence[str]
+    recipients: Mapping[str, int]
     cursor: str
 
 
@@ -64,18 +64,24 @@ async def page(services: Services, tenant: str, audience: Sequence[Recipient], c
 
     Those that are named one by one come first. Raises `NotNow` where Teams has to be asked and does not answer.
     """
-    many = [each for each in audience if isinstance(each, _MANY)]
-    named = [each for each in audience if not isinstance(each, _MANY)]
+    many = [(place, each) for place, each in enumerate(audience) if isinstance(each, _MANY)]
+    named = [(place, each) for place, each in enumerate(audience) if not isinstance(each, _MANY)]
     start, after = orjson.loads(cursor) if cursor else (0, "")
     if start < len(named):
         part = named[start : start + limit]
         gate = asyncio.Semaphore(AT_ONCE)
-        found: Sequence[str] = await asyncio.gather(*(_named(services, tenant, each, gate) for each in part))
+        found: Sequence[str] = await asyncio.gather(*(_named(services, tenant, each, gate) for _, each in part))
+        places = [place for place, _ in part]
         start, after = start + len(part), ""
     else:
-        found, after = await _some(services, tenant, many[start - len(named)], after, limit)
+        place, each = many[start - len(named)]
+        found, after = await _some(services, tenant, each, after, limit)
+        places = [place] * len(found)
         start += not after
-    return Page(list(dict.fromkeys(found)), _cursor(start, after) if start < len(audience) else "")
+    recipients: dict[str, int] = {}
+    for recipient, place in zip(found, places, strict=True):
+        recipients.setdefault(recipient, place)
+    return Page(recipients, _cursor(start, after) if start < len(audience) else "")
 
 
 async def _some(
@@ -90,9 +96,7 @@ async def _some(
     return [f"u:{each}" for each in ids], after
 
 
-async def _members(
-    services: Services, tenant: str, team_id: str, after: str, limit: int
-) -> tuple[Sequence[str], str]:
+async def _members(services: Services, tenant: str, team_id: str, after: str, limit: int) -> tuple[Sequence[str], str]:
     """Members of a team as Teams tells them, or the team itself as `t:` where it does not."""
     team = await _team(services, tenant, team_id)
     if team is None or team.status is not Status.ACTIVE:

@@ -14,18 +14,22 @@ from datetime import datetime, timedelta
 
 from notify import policy, threads
 from notify.amending import amend
-from notify.policy import Step, Target
+from notify.policy import Case, Decision, Step, Target
 from notify.progress import finish
 from notify.rendering import rendered
-from notify.targets import find_target
+from notify.targets import Addressee, find
 from shared.cards.size import TooLarge
-from shared.queues import Delivery, Task
+from shared.preferences import FOREVER
+from shared.queues import Delivery, Person, Task
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, Reason
+from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
+from shared.store import due
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS, State
+from shared.store.marks import welcomed
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
+from shared.store.waiting import Item
 from shared.teams.connector import TIMEOUT, Route
 from shared.teams.outcome import Outcome, Verdict
 
@@ -35,6 +39,9 @@ SPREAD = 5.0
 TRIES = 8
 #: Where a bot of the GCC cloud sends when Teams says that its API host is another ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
+
+#: States in which it was seen by the recipient, or may have been.
+_ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
 
 #: What an answer of Teams tells of the recipient from now on.
 _MARKS = {
@@ -47,13 +54,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """One delivery under way: what is to be sent, the message that asks for it, and its row as last known."""
+    """One delivery under way: what is to be sent, the message that asks for it, and its row as last known.
+
+    `rule` is what decided about it, None before that.
+    """
 
     services: Services
     notification: Notification
     message: Delivery
     known: State
     now: datetime
+    rule: Rule | None = None
 
     @property
     def on_unknown(self) -> str:
@@ -63,6 +74,8 @@ class Sending:
 
     async def end(self, state: DeliveryState, reason: Reason | None = None, **sent: object) -> None:
         """Write the final state; where no delivery is open after it, see whether the notification is finished."""
+        if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
+            await self.services.marks.drop(welcomed(self.notification.tenant), self.message.recipient)
         last = await self.services.deliveries.settle(
             self.message,
             self.known.etag,
@@ -70,18 +83,49 @@ class Sending:
             now=self.services.clock(),
             reason=reason,
             maybe_twice=self.known.maybe_twice,
+            rule=str(self.rule or ""),
             **sent,  # type: ignore[arg-type]
         )
+        await self.ended(last=last)
+
+    async def ended(self, *, last: bool) -> None:
+        """See to what follows from its end; to do that again changes nothing."""
         if last:
             await finish(self.services, self.notification.key)
+        if self.notification.purpose is Purpose.DIGEST:
+            person = Person(self.notification.tenant, self.message.recipient, Task.SETTLE)
+            await self.services.queues.wake(person)
 
-    async def leave(self, state: DeliveryState) -> None:
+    async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it without a request; where an earlier one may have arrived, that is what is said."""
         if self.known.maybe_twice:
             crashed = self.known.state is DeliveryState.SENDING
             await self.end(DeliveryState.UNKNOWN, Reason.CRASHED if crashed else Reason.NO_ANSWER)
         else:
-            await self.end(state)
+            await self.end(state, reason)
+
+    async def hold(self, reason: Reason, until: datetime) -> None:
+        """Let it wait until then; what wakes it is stored before its row says so."""
+        services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
+        if reason in policy.WISHES:
+            plain = replace(self.message, etag="", attempts=0)
+            item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
+            await services.waiting.put(tenant, item)
+            if until < FOREVER:
+                kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
+                await services.due.put(until, kind, f"{tenant};{recipient}")
+        else:
+            await services.due.put(until, due.DELIVERY, f"{self.notification.key};{self.message.shard};{recipient}")
+        await services.deliveries.release(
+            self.message,
+            self.known.etag,
+            reason,
+            attempts=self.known.attempts,
+            maybe_twice=self.known.maybe_twice,
+            not_before=until,
+            now=self.now,
+            rule=str(self.rule or ""),
+        )
 
     async def later(self, delay: float, **changed: object) -> None:
         """Put the message back, visible in `delay` seconds."""
@@ -110,9 +154,9 @@ async def deliver(services: Services, message: Delivery) -> None:
         sending = Sending(services, notification, message, known, services.clock())
         todo, until = policy.step(known, sending.now)
         if todo is Step.END:
-            await finish(services, notification.key)  # whoever ended it may have died before that
+            await sending.ended(last=True)  # whoever ended it may have died before that
             return
-        if todo is Step.WAIT:
+        if todo is Step.WAIT and known.reason not in policy.WISHES:
             await sending.later((until - sending.now).total_seconds(), etag="")
             return
         try:
@@ -130,15 +174,12 @@ async def deliver(services: Services, message: Delivery) -> None:
 
 async def _send(sending: Sending) -> None:
     services, notification, known, now = sending.services, sending.notification, sending.known, sending.now
-    if notification.state is NotificationState.CANCELLED:
-        await sending.leave(DeliveryState.CANCELLED)
-        return
-    if notification.expires and notification.expires <= now:
-        await sending.leave(DeliveryState.EXPIRED)
-        return
-    target = await find_target(services, notification.tenant, sending.message.recipient)
-    if isinstance(target, Reason):
-        await sending.end(DeliveryState.SUPPRESSED, target)
+    addressee = await find(services, notification.tenant, sending.message.recipient)
+    decision = policy.decide(await _case(sending, addressee))
+    sending = replace(sending, rule=decision.rule)
+    target = addressee.target
+    if isinstance(target, Reason) or decision.state or decision.until:
+        await _set_aside(sending, decision)
         return
     if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
@@ -155,7 +196,7 @@ async def _send(sending: Sending) -> None:
             await sending.end(DeliveryState.SUPERSEDED)
         return
     try:
-        activity = rendered(notification.data, services.settings.max_activity_bytes)
+        activity = rendered(services, notification)
     except TooLarge:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return
@@ -181,6 +222,36 @@ async def _send(sending: Sending) -> None:
             notification.tenant, target.kind, target.id, {}, at=services.clock(), status=status, create=False
         )
     await _conclude(sending, outcome, conversation)
+
+
+async def _case(sending: Sending, addressee: Addressee) -> Case:
+    services, notification, content = sending.services, sending.notification, sending.notification.content
+    recipient, told = sending.message.recipient, content.content
+    once = notification.purpose is Purpose.WELCOME
+    return Case(
+        now=sending.now,
+        target=addressee.target,
+        category=services.categories.of(content.category),
+        preferences=addressee.preferences,
+        zone=addressee.zone,
+        digest=services.settings.default_digest,
+        purpose=notification.purpose,
+        cancelled=notification.state is NotificationState.CANCELLED,
+        expires=notification.expires,
+        welcomed=once and not await services.marks.own(welcomed(notification.tenant), recipient, notification.key),
+        own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
+        thread=content.thread.key if content.thread else "",
+    )
+
+
+async def _set_aside(sending: Sending, decision: Decision) -> None:
+    """Do what a decision says that is not to send."""
+    if decision.until and decision.reason:
+        await sending.hold(decision.reason, decision.until)
+    elif decision.rule is Rule.UNREACHABLE:
+        await sending.end(DeliveryState.SUPPRESSED, decision.reason)
+    elif decision.state:
+        await sending.leave(decision.state, decision.reason)
 
 
 async def _make_way(sending: Sending, route: Route) -> None:

@@ -71,9 +71,9 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     limit = min(LONGEST_PAGE, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
     found = await page(services, notification.tenant, recipients, notification.cursor, limit)
-    by_shard: dict[str, list[str]] = defaultdict(list)
-    for recipient in found.recipients:
-        by_shard[shard_of(recipient, notification.shards)].append(recipient)
+    by_shard: dict[str, dict[str, int]] = defaultdict(dict)
+    for recipient, place in found.recipients.items():
+        by_shard[shard_of(recipient, notification.shards)][recipient] = place
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def put(message: Delivery) -> None:

@@ -31,13 +31,11 @@ from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
+from shared.store import due
 from shared.store.deliveries import SHARDED_FROM
 from shared.store.marks import cancellation
 from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
-
-#: The kind of a waking in table Due that lists the recipients of a notification.
-WAKES = "notification"
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
             raise Refused("reused", _REUSED) from None
         stored = found
     if stored.state is NotificationState.SCHEDULED and stored.due:
-        await services.due.put(stored.due, WAKES, stored.key)
+        await services.due.put(stored.due, due.NOTIFICATION, stored.key)
     else:
         # Also where its first page is listed: who did that may have died before it announced the next.
         await expand(services, Expansion(stored.key, 0))

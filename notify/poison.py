@@ -65,7 +65,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     while (known := await services.deliveries.get(message)) and not known.state.final:
         begun = known.state is DeliveryState.SENDING  # it failed, or its process died, with the request under way
         try:
-            last = await services.deliveries.settle(
+            await services.deliveries.settle(
                 message,
                 known.etag,
                 DeliveryState.FAILED,
@@ -75,9 +75,8 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
             )
         except Conflict:
             continue
-        if last:
-            await finish(services, message.notification)
-        return
+        break
+    await finish(services, message.notification)  # also where it had ended: who ended it may have died before this
 
 
 async def _fail_notification(services: Services, message: Expansion) -> None:

@@ -1,12 +1,18 @@
-"""Decisions on one delivery, on plain values: may it be sent now, what does its row say, and when to try again."""
+"""Decisions on one delivery, on plain values: is it wanted, and now; what does its row say; when to try again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
-from shared.states import DeliveryState, Reason
+from shared.categories import Category
+from shared.digest_rule import DigestRule, Slot
+from shared.preferences import Mode, Preferences
+from shared.quiet import QuietHours
+from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind, Reference, Status
 from shared.store.deliveries import State
 from shared.teams.outcome import Outcome, Verdict
@@ -20,6 +26,9 @@ TRY_FOR = timedelta(days=1)
 #: What costs a delivery no attempt, and never ends it: it is not of its making, and a wrong secret of the bot is
 #: not to turn a broadcast into failures.
 NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
+
+#: What a delivery waits for that is a wish of its recipient: only the wishes say when that is over.
+WISHES = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST)
 
 _BY_STATUS = {
     Status.UNINSTALLED: Reason.NOT_INSTALLED,
@@ -61,6 +70,85 @@ class Target:
     service_url: str
     conversation: str
     bot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All by which it is decided whether a notification is sent to a recipient at `now`.
+
+    `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
+    own; `welcomed` says that another welcome reached them, `own` that they set it off themselves. `thread` is the key
+    of its thread, "" for none, and `digest` when digests are sent to who did not choose.
+    """
+
+    now: datetime
+    target: Target | Reason
+    category: Category
+    preferences: Preferences = field(default_factory=Preferences)
+    zone: ZoneInfo
+    digest: str = ""
+    purpose: Purpose = Purpose.NOTIFICATION
+    cancelled: bool = False
+    expires: datetime | None = None
+    local_at: datetime | None = None
+    welcomed: bool = False
+    own: bool = False
+    thread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The rule that decided. The delivery ends in `state`, or waits until `until`, or else is sent."""
+
+    rule: Rule
+    state: DeliveryState | None = None
+    reason: Reason | None = None
+    until: datetime | None = None
+
+
+def decide(case: Case) -> Decision:
+    """What to do with a delivery at the moment of sending: the first rule that has something to say."""
+    now, category, wants = case.now, case.category, case.preferences
+    if case.cancelled:
+        return Decision(Rule.CANCELLED, DeliveryState.CANCELLED)
+    if case.expires and case.expires <= now:
+        return Decision(Rule.EXPIRED, DeliveryState.EXPIRED)
+    if case.local_at and case.local_at > now:
+        return Decision(Rule.LOCAL_TIME, reason=Reason.LOCAL_TIME, until=case.local_at)
+    if isinstance(case.target, Reason):
+        return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, case.target)
+    if case.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST):
+        return Decision(Rule.ASKED)
+    if case.welcomed:
+        return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
+    if case.own and not wants.own_actions:
+        return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
+    mode = wants.mode(category)
+    if mode is Mode.OFF:
+        return Decision(Rule.OPTED_OUT, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
+    if not category.mandatory:
+        if wants.paused_until and wants.paused_until > now:
+            return Decision(Rule.PAUSED, reason=Reason.PAUSED, until=wants.paused_until)
+        muted = wants.muted_until(case.thread) if case.thread else None
+        if muted and muted > now:
+            return Decision(Rule.MUTED, reason=Reason.MUTED, until=muted)
+    if not category.bypasses_quiet_hours and (until := _quiet(wants.quiet, now, case.zone)):
+        return Decision(Rule.QUIET_HOURS, reason=Reason.QUIET_HOURS, until=until)
+    if mode is Mode.DIGEST and (slot := _slot(wants.digest or case.digest, now, case.zone)):
+        return Decision(Rule.DIGEST, reason=Reason.DIGEST, until=slot.at)
+    return Decision(Rule.SEND)
+
+
+_quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
+_digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
+
+
+def _quiet(text: str, now: datetime, zone: ZoneInfo) -> datetime | None:
+    return _quiet_hours(text).until(now, zone) if text else None
+
+
+def _slot(text: str, now: datetime, zone: ZoneInfo) -> Slot | None:
+    return _digest_rule(text).following(now, zone, None)
 
 
 def person(user: str, reference: Reference | None, tenant: Reference | None) -> Target | Reason:

@@ -18,9 +18,7 @@ AT_ONCE = 32
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN)
 
 
-async def reopen(
-    services: Services, key: str, found: Sequence[tuple[Delivery, State]]
-) -> Sequence[Delivery]:
+async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, State]]) -> Sequence[Delivery]:
     """Open those deliveries of a notification that have failed; returns messages for all that are open.
 
     That are also those which were open before: whoever opened them may have died before their messages were put.

@@ -49,14 +49,11 @@ async def go_through(services: Services, message: Sweep) -> None:
         await services.queues.sweep(following, len(todo) / services.settings.tenant_rate)
 
 
-def _following(
-    message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]
-) -> Sweep | None:
+def _following(message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]) -> Sweep | None:
     """The page after the one of `message`, where `found` was seen to; None after the last."""
     if len(found) == PAGE:
         return replace(message, after=keys.key(found[-1][0].recipient), chances=0)
-    names = shard_names(notification.shards)
-    rest = names[names.index(message.shard) + 1 :]
+    rest = [name for name in shard_names(notification.shards) if name > message.shard]
     return replace(message, shard=rest[0], after="", chances=0) if rest else None
 
 

@@ -78,7 +78,7 @@ async def show_again(services: Services, notification: Notification, recipient: 
     """Bring the card of the notification's thread to what is newest in it."""
     shows = await shown(services, notification, recipient)
     while shows and (newest := await services.notifications.get(shows.notification)):
-        outcome = await _put(services, route, shows, rendered(newest.data, services.settings.max_activity_bytes))
+        outcome = await _put(services, route, shows, rendered(services, newest))
         after = await shown(services, notification, recipient)
         if outcome.verdict is not Verdict.DONE or (after and after.notification == newest.key):
             return outcome

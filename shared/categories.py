@@ -1,17 +1,20 @@
 """The categories of notifications, as an optional file of the app declares them: what goes for all of a kind.
 
-The file is a JSON array of objects with `name`, `onUnknown` and `simulate`. A category that is not declared has the
-rules of the one named `default`, and these are the defaults below where it is not declared either.
+The file is a JSON array of objects; their fields are those of `Category`, in camelCase. A category that is not
+declared has the rules of the one named `default`, and these are the defaults below where it is not declared either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from shared.preferences import Mode
 from shared.settings import SettingsError
 
 #: Where the file is, when `HERALD_CATEGORIES_FILE` names no other; relative to the folder of `host.json`.
@@ -20,23 +23,49 @@ DEFAULT = "default"
 
 
 class Category(BaseModel):
-    """What goes for notifications of this category that do not say otherwise themselves."""
+    """What goes for notifications of this category that do not say otherwise themselves.
+
+    `title` and `description` are shown to people. `default` is how somebody is told who has not chosen. A `mandatory`
+    one can be put into the digest, but neither switched off nor paused nor muted.
+    """
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    title: Annotated[str, StringConstraints(max_length=100)] = ""
+    description: Annotated[str, StringConstraints(max_length=300)] = ""
+    default: Mode = Mode.IMMEDIATE
+    mandatory: bool = False
+    bypasses_quiet_hours: bool = False
     on_unknown: Literal["resend", "stop"] = "resend"
     simulate: bool = False
 
+    @property
+    def label(self) -> str:
+        """What people see of it."""
+        return self.title or self.name
+
 
 class Categories:
-    def __init__(self, declared: list[Category]) -> None:
+    def __init__(self, declared: Sequence[Category]) -> None:
         self._by_name = {category.name: category for category in declared}
         self._default = self._by_name.get(DEFAULT, Category(name=DEFAULT))
+        self._undeclared = lru_cache(maxsize=1024)(self._like_default)
+
+    @property
+    def declared(self) -> Sequence[Category]:
+        """Those that people choose about, in the order of the file."""
+        return [category for name, category in self._by_name.items() if name != DEFAULT]
+
+    def is_declared(self, name: str) -> bool:
+        return name in self._by_name
 
     def of(self, name: str) -> Category:
         """The rules of a category, declared or not."""
-        return self._by_name.get(name, self._default)
+        return self._by_name.get(name) or self._undeclared(name)
+
+    def _like_default(self, name: str) -> Category:
+        return self._default.model_copy(update={"name": name, "title": "", "description": ""})
 
 
 def load(file: str) -> Categories:

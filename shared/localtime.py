@@ -9,11 +9,21 @@ from zoneinfo import ZoneInfo
 
 @lru_cache(maxsize=1024)
 def zone(name: str) -> ZoneInfo:
-    """The IANA zone of that name; `ValueError` says that there is none."""
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is no IANA time zone, such as Europe/Berlin") from None
+    """The zone of an IANA name, such as Europe/Berlin, or a Windows one, such as W. Europe Standard Time, in any case.
+
+    Raises `shared.zonenames.UnknownZone`, a `ValueError` whose text says what may be meant.
+    """
+    from shared.zonenames import find, unknown
+
+    found = find(name)
+    if found is None:
+        raise unknown(name)
+    return ZoneInfo(found)
+
+
+def shown(at: datetime, place: ZoneInfo) -> datetime:
+    """The wall time (without a zone) that clocks in `place` show at an instant."""
+    return at.astimezone(place).replace(tzinfo=None, fold=0)
 
 
 def instant(wall: datetime, place: ZoneInfo) -> datetime:
@@ -24,7 +34,7 @@ def instant(wall: datetime, place: ZoneInfo) -> datetime:
     """
     first = wall.replace(tzinfo=place, fold=0)
     utc = first.astimezone(UTC)
-    if utc.astimezone(place).replace(tzinfo=None) == wall:
+    if shown(utc, place) == wall:
         return utc
     # In a gap the two folds lie on either side of the change, which is found by halving: no zone tells it.
     before, after = sorted((utc, wall.replace(tzinfo=place, fold=1).astimezone(UTC)))
@@ -36,3 +46,9 @@ def instant(wall: datetime, place: ZoneInfo) -> datetime:
         else:
             after = middle
     return after.replace(microsecond=0)
+
+
+def again(wall: datetime, place: ZoneInfo) -> datetime | None:
+    """The second instant (UTC) at which clocks in `place` show `wall`, where they are put back; else None."""
+    second = wall.replace(tzinfo=place, fold=1).astimezone(UTC)
+    return second if second > wall.replace(tzinfo=place, fold=0).astimezone(UTC) else None

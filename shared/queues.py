@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -26,23 +26,14 @@ EXPANSIONS = "expansions"
 DELIVERIES = "deliveries"
 DELIVERIES_URGENT = "deliveries-urgent"
 SWEEPS = "sweeps"
-ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS)
+PEOPLE = "people"
+ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, PEOPLE)
 
 VERSION = 1
 #: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
 LONGEST_DELAY = 7 * 24 * 3600
 #: Seconds after which a message of a newer version is looked at again.
 NEWER_VERSION_DELAY = 60
-
-_COUNT = range(2**31)
-#: What the fields of a message may be, by their names: they go into keys, filters and headers as they are.
-_TEXTS = {
-    "notification": re.compile(r"[0-9a-z]{1,64}"),
-    "shard": re.compile(r"[0-9a-f]?"),
-    "recipient": re.compile(r"[cut]:.{1,512}", re.DOTALL),
-    "etag": re.compile(r"[!-~ ]{0,256}"),
-    "after": re.compile(r"[^\x00-\x1f]{0,512}"),
-}
 
 
 class Newer(Exception):
@@ -54,13 +45,31 @@ class Unreadable(Exception):
 
 
 class Task(StrEnum):
-    """What is to be done with a delivery, or with all of a notification's."""
+    """What is to be done with a delivery, with all of a notification's, or with all that waits for somebody."""
 
     SEND = "send"
     RECALL = "recall"  #: take back what was sent
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still
+    RELEASE = "release"  #: let go what a pause or quiet hours held until now
+    RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
+    DIGEST = "digest"  #: send the digest, where it is time for it
+    SETTLE = "settle"  #: write down what became of what a digest told
+
+
+#: What the texts of a message may be, by the names of their fields: they go into keys, filters and headers.
+_TEXTS = {
+    "notification": re.compile(r"[0-9a-z]{1,64}"),
+    "tenant": re.compile(r"[^\x00-\x1f/\\#?]{1,256}"),
+    "shard": re.compile(r"[0-9a-f]?"),
+    "recipient": re.compile(r"[cut]:.{1,512}", re.DOTALL),
+    "etag": re.compile(r'(W/"[ !#-~]{1,256}")?'),
+    "task": re.compile("|".join(Task)),
+    "after": re.compile(r"[^\x00-\x1f]{0,512}"),
+}
+#: What its numbers may be: some are stored in 32 bits.
+_COUNTS = range(2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +82,23 @@ class _Message:
     def decode(cls, body: bytes) -> Self:
         """The message in `body`; raises `Newer` or `Unreadable`."""
         value = decode(body)
-        try:
-            if value["v"] > VERSION:
-                raise Newer
-            parts = {name: Task(part) if name == "task" else part for name, part in value.items() if name != "v"}
-            message = cls(**parts)
-        except (KeyError, TypeError, IndexError, ValueError):
-            raise Unreadable from None
-        if not all(_fits(field.name, getattr(message, field.name)) for field in fields(cls)):
+        if not isinstance(value, dict):
             raise Unreadable
-        return message
+        version = value.pop("v", None)
+        if type(version) is int and version > VERSION:
+            raise Newer
+        if type(version) is not int or version < 1 or not all(_fits(name, part) for name, part in value.items()):
+            raise Unreadable
+        try:
+            return cls(**{name: Task(part) if name == "task" else part for name, part in value.items()})
+        except TypeError:  # a field too few, or too many
+            raise Unreadable from None
 
 
-def _fits(name: str, value: object) -> bool:
+def _fits(name: str, part: object) -> bool:
     if name in _TEXTS:
-        return isinstance(value, str) and _TEXTS[name].fullmatch(value) is not None
-    if name == "turn":
-        return isinstance(value, float)
-    return isinstance(value, Task) or (type(value) is int and value in _COUNT)
+        return isinstance(part, str) and _TEXTS[name].fullmatch(part) is not None
+    return isinstance(part, float) if name == "turn" else type(part) is int and part in _COUNTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +144,24 @@ class Sweep(_Message):
     chances: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Person(_Message):
+    """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`."""
+
+    tenant: str
+    recipient: str
+    task: Task
+    after: str = ""
+    chances: int = 0
+
+
 #: What the messages of our own queues are.
-MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep]] = {
+MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep | Person]] = {
     EXPANSIONS: Expansion,
     DELIVERIES: Delivery,
     DELIVERIES_URGENT: Delivery,
     SWEEPS: Sweep,
+    PEOPLE: Person,
 }
 
 
@@ -173,3 +193,6 @@ class Queues:
 
     async def sweep(self, message: Sweep, delay: float = 0) -> None:
         await self.put(SWEEPS, message.encode(), delay)
+
+    async def wake(self, message: Person) -> None:
+        await self.put(PEOPLE, message.encode())

@@ -26,6 +26,7 @@ from shared.store.notifications import Notifications
 from shared.store.table import Table
 from shared.store.threads import Threads
 from shared.store.topics import Topics
+from shared.store.waiting import Waiting
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
 from shared.teams.pacer import Pacer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 #: The tables, without their prefix.
 TABLES = (
     "Conversations", "Notifications", "Deliveries", "Due", "DeadLetters", "Lanes", "Marks", "Topics", "Threads",
+    "Waiting",
 )  # fmt: skip
 #: Connections to Teams that are kept open at most.
 CONNECTIONS = 100
@@ -57,6 +59,7 @@ class Services:
     marks: Marks
     topics: Topics
     threads: Threads
+    waiting: Waiting
     http: aiohttp.ClientSession
     pacer: Pacer
     connector: Connector
@@ -105,6 +108,7 @@ async def open_services(
         marks=Marks(tables["Marks"]),
         topics=Topics(tables["Topics"]),
         threads=Threads(tables["Threads"]),
+        waiting=Waiting(tables["Waiting"]),
         http=http,
         pacer=pacer,
         connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock, pacer),

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from shared.digest_rule import DigestRule
+
 #: Where Teams publishes the keys that sign its tokens, and the issuer it names in them (Bot Connector
 #: authentication, "Authenticate requests from the Bot Connector service to your bot").
 OPENID_METADATA_URL = "https://login.botframework.com/v1/.well-known/openidconfiguration"
@@ -51,6 +53,7 @@ class Settings(BaseModel):
     tenant_rate: int = Field(45, alias="HERALD_TENANT_RATE", ge=1, le=10_000)
     table_prefix: str = Field("Herald", alias="HERALD_TABLE_PREFIX", pattern=r"^[A-Za-z][A-Za-z0-9]{0,30}$")
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
+    default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
     max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=4, le=100)
 
     categories_file: str = Field("", alias="HERALD_CATEGORIES_FILE")
@@ -74,6 +77,11 @@ class Settings(BaseModel):
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{value!r} is no IANA time zone, such as Europe/Berlin") from None
         return value
+
+    @field_validator("default_digest")
+    @classmethod
+    def _digest_exists(cls, value: str) -> str:
+        return str(DigestRule.parse(value))
 
     @field_validator("openid_metadata_url", "token_issuer", "oauth_scope", mode="before")
     @classmethod

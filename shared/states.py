@@ -29,6 +29,7 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"  #: its notification was called off before it was sent
     RECALLED = "recalled"  #: it was sent, and taken back
     SUPERSEDED = "superseded"  #: something newer in its thread had been sent before
+    DIGESTED = "digested"  #: it was told in a digest, which was sent
 
     @property
     def final(self) -> bool:
@@ -64,3 +65,39 @@ class Reason(StrEnum):
     CRASHED = "crashed"  #: a process died while it was sending
     HOST_NOT_ALLOWED = "hostNotAllowed"  #: the stored serviceUrl is no host of Teams
     EXHAUSTED = "exhausted"  #: still not accepted a day after the first try
+    OWN_ACTION = "ownAction"  #: the recipient set it off
+    OPTED_OUT = "optedOut"  #: the recipient does not want this category
+    WELCOMED = "welcomed"  #: the recipient was welcomed before
+    PAUSED = "paused"  #: waits until the recipient's pause is over
+    MUTED = "muted"  #: waits until the recipient's mute of its thread is over
+    QUIET_HOURS = "quietHours"  #: waits until the recipient's quiet hours are over
+    DIGEST = "digest"  #: waits for the recipient's next digest
+    LOCAL_TIME = "localTime"  #: waits for its time in the recipient's own zone
+
+
+class Rule(StrEnum):
+    """What decided about a delivery at the moment of sending, in the order in which the rules are asked."""
+
+    CANCELLED = "cancelled"  #: its notification was called off
+    EXPIRED = "expired"
+    LOCAL_TIME = "localTime"  #: it is not the time yet in the recipient's zone
+    UNREACHABLE = "unreachable"  #: the bot is not there, or blocked
+    WELCOMED = "welcomed"  #: nobody is welcomed twice
+    OWN_ACTION = "ownAction"
+    OPTED_OUT = "optedOut"
+    PAUSED = "paused"
+    MUTED = "muted"
+    QUIET_HOURS = "quietHours"
+    DIGEST = "digest"
+    SEND = "send"  #: nothing stood against it
+    ASKED = "asked"  #: the recipient asked for this very message: an answer, a digest, one that was snoozed
+
+
+class Purpose(StrEnum):
+    """What a notification is for."""
+
+    NOTIFICATION = "notification"  #: upstream asked for it
+    WELCOME = "welcome"  #: it says why the bot came
+    REPLY = "reply"  #: it answers somebody's command
+    SNOOZE = "snooze"  #: it was sent before, and somebody wanted it again at this time
+    DIGEST = "digest"  #: it tells what waited for it

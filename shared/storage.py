@@ -49,8 +49,12 @@ def open_storage(
         except ValueError:
             raise SettingsError(f"{connection} is no connection string of a storage account") from None
     account = values.get(f"{connection}__accountName", "")
-    queue_url = values.get(f"{connection}__queueServiceUri") or (account and f"https://{account}.queue.core.windows.net")
-    table_url = values.get(f"{connection}__tableServiceUri") or (account and f"https://{account}.table.core.windows.net")
+    queue_url = values.get(f"{connection}__queueServiceUri") or (
+        account and f"https://{account}.queue.core.windows.net"
+    )
+    table_url = values.get(f"{connection}__tableServiceUri") or (
+        account and f"https://{account}.table.core.windows.net"
+    )
     if not (queue_url and table_url):
         raise SettingsError(
             f"{connection} is missing: set it to a connection string (UseDevelopmentStorage=true for Azurite), "

@@ -1,10 +1,13 @@
-"""The trigger of the clock."""
+"""The triggers of the clock, and of the queue of those for whom something waits."""
 
 from __future__ import annotations
 
 import azure.functions as func
 
+from shared import queues
 from shared.services import services
+from shared.triggers import internal, on
+from timer_digest.releasing import release
 from timer_digest.tick import tick
 
 blueprint = func.Blueprint()
@@ -15,3 +18,8 @@ blueprint = func.Blueprint()
 @blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=True)
 async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await services())
+
+
+@on(blueprint, queues.PEOPLE)
+async def see_to_person(message: func.QueueMessage) -> None:
+    await internal(message, queues.PEOPLE, queues.Person, release)

@@ -12,13 +12,18 @@ import aiohttp
 import orjson
 
 from benchmarks.contenders.world import Chat, Send, World
-from notify.rendering import rendered
+from notify.rendering import drawn
+from shared.categories import Category
 from shared.services import CONNECTIONS
 from shared.settings import load
 from shared.teams.connector import Connector, Route
 from shared.teams.hosts import allowed_service_url
 from shared.teams.outcome import Verdict
 from shared.teams.tokens import Tokens
+
+#: The key and the category of what is sent.
+KEY = "0" * 64
+CATEGORY = Category(name="benchmark")
 
 
 @asynccontextmanager
@@ -35,7 +40,8 @@ async def sender(world: World) -> AsyncIterator[Send]:
         connector = Connector(session, tokens, allowed, lambda: datetime.now(UTC), None)
 
         async def send(chat: Chat) -> None:
-            outcome = await connector.send(route, chat.conversation, rendered(data, settings.max_activity_bytes))
+            activity = drawn(data, KEY, CATEGORY, settings.max_activity_bytes)
+            outcome = await connector.send(route, chat.conversation, activity)
             assert outcome.verdict is Verdict.DONE, outcome
 
         yield send

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from shared.cards.controls import Controls
 from shared.cards.size import fit, within
 from shared.contract import Content, Notification
 
@@ -19,7 +20,7 @@ CARD_TYPE = "application/vnd.microsoft.card.adaptive"
 LONGEST_SUMMARY = 200
 
 
-def activity(notification: Notification, limit: int) -> bytes:
+def activity(notification: Notification, limit: int, controls: Controls | None = None) -> bytes:
     """The message activity of a notification, as JSON in UTF-8, of at most `limit` bytes in UTF-16.
 
     A text that is too long for that is shortened; raises `TooLarge` where that is not enough.

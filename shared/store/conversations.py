@@ -4,16 +4,23 @@ A *user* row is keyed by Entra object id. A *conversation* row is keyed by the c
 or channel, or is the alias that leads from a personal chat to its person. A *team* row is keyed by the team's
 thread id, with an alias from its Entra group id; its status counts for all of its channels. The *tenant* row
 keeps the serviceUrl seen last in that tenant, by which people without a stored conversation are reached.
+
+The row of a person, chat or channel also keeps what they want to be told, so that a delivery reads one row. It may hold
+that alone, of somebody who is not reached yet.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
+from weakref import WeakValueDictionary
 
+from shared import preferences
+from shared.preferences import Preferences
 from shared.store import keys
 from shared.store.table import Conflict, Row, Table
 
@@ -21,6 +28,7 @@ from shared.store.table import Conflict, Row, Table
 TRIES = 8
 SHARDS = "0123456789abcdef"
 VERSION = 1
+_PREFERENCES = "preferences"
 
 
 class Kind(StrEnum):
@@ -61,9 +69,10 @@ class Reference:
     user: str = ""
     status: Status = Status.ACTIVE
     status_at: str = ""
+    preferences: Preferences = field(default_factory=Preferences)
 
 
-_COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id"))
+_COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id", "preferences"))
 
 
 def refreshed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
@@ -82,6 +91,8 @@ def refreshed(old: Reference, seen: Mapping[str, str], status: Status | None, at
 class Conversations:
     def __init__(self, table: Table) -> None:
         self._table = table
+        #: Who changes a row in this process waits for the one before, instead of losing to it again and again.
+        self._writing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, tenant: str, kind: Kind, identifier: str) -> Reference | None:
         """The reference, or None; one point read."""
@@ -104,27 +115,59 @@ class Conversations:
         `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
         unknown. Raises `Conflict` if others changed the row each time.
         """
+        blank = Reference(tenant=tenant, kind=kind, id=identifier)
+
+        def refresh(old: Reference | None) -> Mapping[str, str]:
+            if old is None and not create:
+                return {}
+            stored = _row(old) if old else {}
+            new = refreshed(old or blank, seen, status, at)
+            return {name: value for name, value in _row(new).items() if stored.get(name) != value}
+
+        return await self._change(tenant, kind, identifier, refresh)
+
+    async def prefer(
+        self, tenant: str, kind: Kind, identifier: str, change: Callable[[Preferences], Preferences]
+    ) -> Preferences:
+        """Change what somebody wants; returns it as it is then.
+
+        `change` may be called again with newer preferences, where others changed them meanwhile; what it raises is
+        raised here, and nothing written. Raises `Conflict` if others changed the row each time.
+        """
+        wanted = Preferences()
+
+        def prefers(old: Reference | None) -> Mapping[str, str]:
+            nonlocal wanted
+            before = old.preferences if old else Preferences()
+            wanted = change(before)
+            if wanted == before:
+                return {}
+            wanted = replace(wanted, version=before.version + 1)
+            return {_PREFERENCES: wanted.encode()}
+
+        await self._change(tenant, kind, identifier, prefers)
+        return wanted
+
+    async def _change(
+        self, tenant: str, kind: Kind, identifier: str, change: Callable[[Reference | None], Mapping[str, str]]
+    ) -> bool:
+        """Write the columns that `change` makes of the row as it is, where there are any; whether there were."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
-        for _ in range(TRIES):
-            found = await self._table.get(partition, row_key)
-            if found is None and not create:
-                return False
-            blank = Reference(tenant=tenant, kind=kind, id=identifier)
-            old = _reference(tenant, kind, identifier, found[0]) if found else blank
-            new = refreshed(old, seen, status, at)
-            stored = _row(old) if found else {}
-            changed = {name: value for name, value in _row(new).items() if stored.get(name) != value}
-            if not changed:
-                return False
-            try:
-                where = {"PartitionKey": partition, "RowKey": row_key}
-                if found:
-                    await self._table.merge(where | changed, found[1])
-                else:
-                    await self._table.insert(where | changed | {"v": VERSION, "id": identifier})
-            except Conflict:
-                continue
-            return True
+        where = {"PartitionKey": partition, "RowKey": row_key}
+        async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
+            for _ in range(TRIES):
+                found = await self._table.get(partition, row_key)
+                changed = change(_reference(tenant, kind, identifier, found[0]) if found else None)
+                if not changed:
+                    return False
+                try:
+                    if found:
+                        await self._table.merge({**where, **changed}, found[1])
+                    else:
+                        await self._table.insert({**where, **changed, "v": VERSION, "id": identifier})
+                except Conflict:
+                    continue
+                return True
         raise Conflict
 
     async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
@@ -159,4 +202,5 @@ def _reference(tenant: str, kind: Kind, identifier: str, row: Row) -> Reference:
     known = {name: row[name] for name in _COLUMNS if name in row}
     if "status" in known:
         known["status"] = Status(known["status"])
-    return Reference(tenant=tenant, kind=kind, id=identifier, **known)
+    wants = preferences.decode(row.get(_PREFERENCES, ""))
+    return Reference(tenant=tenant, kind=kind, id=identifier, preferences=wants, **known)

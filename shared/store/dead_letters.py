@@ -12,8 +12,10 @@ from shared.store import keys
 from shared.store.table import Row, Table
 
 VERSION = 1
-#: Faults that are kept of one message: a column holds 32 Ki characters.
+#: Faults that are kept of one message, at most; and as many bytes of UTF-16 as a column of text holds ("Understanding
+#: the Table service data model", Microsoft Learn), where they are long.
 MOST_FAULTS = 50
+LONGEST = 64 * 1024
 
 
 class DeadLetters:
@@ -32,7 +34,7 @@ class DeadLetters:
                 "v": VERSION,
                 "queue": queue,
                 "reason": reason,
-                "faults": orjson.dumps([_short(fault) for fault in faults[:MOST_FAULTS]]).decode(),
+                "faults": _told(faults),
                 "body": body,
                 "at": at,
             }
@@ -47,6 +49,16 @@ class DeadLetters:
     async def delete(self, letter: Row) -> None:
         """Forget one that was put back."""
         await self._table.delete(letter["PartitionKey"], letter["RowKey"])
+
+
+def _told(faults: Sequence[Fault]) -> str:
+    """The first faults as JSON: as many as are kept."""
+    count = MOST_FAULTS
+    while True:
+        text = orjson.dumps([_short(fault) for fault in faults[:count]]).decode()
+        if len(text.encode("utf-16-le")) <= LONGEST:
+            return text
+        count //= 2
 
 
 def _short(fault: Fault) -> Fault:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -48,6 +48,7 @@ class State:
     `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` says that an
     earlier request may have arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a
     sender ends. What was sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
+    `via` is which of the notification's `recipients`, by its place, led to this one; `rule` is what decided.
     """
 
     state: DeliveryState
@@ -61,6 +62,8 @@ class State:
     activity_id: str = ""
     conversation_id: str = ""
     revision: int = 0
+    via: int = 0
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +88,24 @@ class Deliveries:
         self._counts: dict[str, tuple[Counter[str], str]] = {}
         self._writers: set[asyncio.Task[None]] = set()
 
-    async def add(
-        self, notification: str, shard: str, recipients: Sequence[str], now: datetime
-    ) -> list[Delivery]:
-        """Add a row for each recipient that has none; returns a message for each that is not finished, new or old."""
+    async def add(self, notification: str, shard: str, recipients: Mapping[str, int], now: datetime) -> list[Delivery]:
+        """Add a row for each recipient that has none; returns a message for each that is not finished, new or old.
+
+        `recipients` maps each to which of the notification's `recipients` led to it (`State.via`).
+        """
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
         for _ in range(TRIES):
             present = await self._present(partition, wanted)
             missing = [key for key in sorted(wanted) if key not in present]
             try:
                 for start in range(0, len(missing), BATCH - 1):
-                    present |= await self._insert(partition, missing[start : start + BATCH - 1], wanted, now)
+                    part = {key: (wanted[key], recipients[wanted[key]]) for key in missing[start : start + BATCH - 1]}
+                    present |= await self._insert(partition, part, now)
             except Conflict:
                 continue
             found = ((wanted[key], state) for key, state in present.items() if key in wanted)
             return [
-                _message(notification, shard, recipient, state)
-                for recipient, state in found
-                if not state.state.final
+                _message(notification, shard, recipient, state) for recipient, state in found if not state.state.final
             ]
         raise Conflict
 
@@ -143,13 +146,15 @@ class Deliveries:
         maybe_twice: bool,
         not_before: datetime,
         now: datetime,
+        rule: str = "",
     ) -> str:
-        """Give a claimed one back, to be tried again at `not_before`; returns the ETag, or raises `Conflict`."""
+        """Let one wait that is not finished, until `not_before`; returns the ETag, or raises `Conflict`."""
         row = _where(message) | {
             "state": str(DeliveryState.QUEUED),
             "reason": str(reason or ""),
             "attempts": attempts,
             "not_before": not_before,
+            "rule": rule,
             "updated": now,
         }
         row |= _TWICE if maybe_twice else {}
@@ -169,13 +174,16 @@ class Deliveries:
         conversation_id: str = "",
         revision: int = 0,
         maybe_twice: bool = False,
+        rule: str = "",
     ) -> bool:
         """Write a state and count it; whether no delivery of its partition is open after that.
 
         `was` is the state before, as far as counting goes: any that is not final is as good as another. Raises
         `Conflict` where the row is not the one of `etag` any more.
         """
-        told = {"activity_id": activity_id, "conversation_id": conversation_id, "revision": revision}
+        told = {
+            "activity_id": activity_id, "conversation_id": conversation_id, "revision": revision, "rule": rule
+        }  # fmt: skip
         row = _where(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
         row |= {name: value for name, value in told.items() if value} | (_TWICE if maybe_twice else {})
         _, last = await self._change(row, etag, was, state)
@@ -187,9 +195,7 @@ class Deliveries:
         row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
         await self._change(row, known.etag, known.state, DeliveryState.QUEUED)
 
-    async def _change(
-        self, row: Row, etag: str, was: DeliveryState, state: DeliveryState
-    ) -> tuple[str, bool]:
+    async def _change(self, row: Row, etag: str, was: DeliveryState, state: DeliveryState) -> tuple[str, bool]:
         """Write it with what else changes in its partition; raises `Conflict` where the row has another ETag."""
         partition = str(row["PartitionKey"])
         done: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
@@ -228,19 +234,20 @@ class Deliveries:
         )
         return sum((counted for counted, _ in found), Counter())
 
-    async def _insert(
-        self, partition: str, missing: Sequence[str], wanted: Mapping[str, str], now: datetime
-    ) -> dict[str, State]:
+    async def _insert(self, partition: str, missing: Mapping[str, tuple[str, int]], now: datetime) -> dict[str, State]:
         counted, etag = await self._read_counts(partition)
         counted[_OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
         rows: list[Operation] = [
-            ("create", blank | {"RowKey": key, "created": now, **_readable(key, wanted[key])}) for key in missing
+            ("create", blank | {"RowKey": key, "created": now, "via": via, **_readable(key, recipient)})
+            for key, (recipient, via) in missing.items()
         ]
         *etags, etag = await self._table.batch([*rows, _count(partition, counted, etag)])
         self._keep_counts(partition, counted, etag)
-        fresh = State(state=DeliveryState.QUEUED, attempts=0, etag="")
-        return {key: replace(fresh, etag=written) for key, written in zip(missing, etags, strict=True)}
+        return {
+            key: State(state=DeliveryState.QUEUED, attempts=0, etag=written)
+            for key, written in zip(missing, etags, strict=True)
+        }
 
     async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, State]:
         """The rows there are of `wanted`, and maybe others that lie between them."""
@@ -328,6 +335,7 @@ class Deliveries:
         if len(self._counts) > REMEMBERED:
             self._counts.pop(next(iter(self._counts)))
 
+
 _COUNTED = (_OPEN, *(str(state) for state in DeliveryState if state.final))
 
 
@@ -377,6 +385,8 @@ def _state(row: Row, etag: str) -> State:
         activity_id=row.get("activity_id", ""),
         conversation_id=row.get("conversation_id", ""),
         revision=row.get("revision", 0),
+        via=row.get("via", 0),
+        rule=row.get("rule", ""),
     )
 
 

@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared.store import keys
-from shared.store.table import Table
+from shared.store.table import Row, Table
 
 VERSION = 1
+#: Kinds of what wakes, and what their keys name.
+NOTIFICATION = "notification"  #: list the recipients of the notification of this key
+WATCH = "watch"  #: look whether the notification of this key stands still
+DELIVERY = "delivery"  #: send one delivery: notification, shard and recipient, with ";" between
+RELEASE = "release"  #: let go what waited for a recipient until now: tenant and recipient, with ";" between
+DIGEST = "digest"  #: send a recipient's digest: the same
 
 
 @dataclass(frozen=True, slots=True)
 class Waking:
-    """What is to wake: `kind` says what `key` names; `partition` and `row` are the row's own keys."""
+    """What is to wake at `minute` (UTC): `kind` says what `key` names; `partition` and `row` are the row's own keys."""
 
     kind: str
     key: str
+    minute: datetime
     partition: str
     row: str
 
@@ -34,21 +41,25 @@ class Due:
         """Wake `key` in the first minute that begins at or after `at`; the same again changes nothing."""
         minute = at.astimezone(UTC) + timedelta(seconds=59, microseconds=999_999)
         partition = f"{minute:%Y-%m-%dT%H:%M};{keys.shard(key)}"
-        await self._table.put({"PartitionKey": partition, "RowKey": f"{kind};{key}", "v": VERSION})
+        await self._table.put(
+            {"PartitionKey": partition, "RowKey": f"{kind};{keys.key(key)}", "v": VERSION, "key": key}
+        )
 
     async def until(self, now: datetime, limit: int) -> list[Waking]:
         """The first `limit` that are due at `now`, oldest minute first."""
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
         rows = await self._table.query(
-            "PartitionKey lt @end", {"end": end}, limit=limit, select=["PartitionKey", "RowKey"]
+            "PartitionKey lt @end", {"end": end}, limit=limit, select=["PartitionKey", "RowKey", "key"]
         )
-        return [_waking(row["PartitionKey"], row["RowKey"]) for row in rows]
+        return [_waking(row) for row in rows]
 
     async def done(self, waking: Waking) -> None:
         """Forget it: its effect is stored."""
         await self._table.delete(waking.partition, waking.row)
 
 
-def _waking(partition: str, row: str) -> Waking:
-    kind, key = row.split(";", 1)
-    return Waking(kind, key, partition, row)
+def _waking(row: Row) -> Waking:
+    partition, (kind, key) = row["PartitionKey"], row["RowKey"].split(";", 1)
+    minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
+    # A column, since a key may be too long, or hold what a row key may not; older rows have none.
+    return Waking(kind, row.get("key") or key, minute, partition, row["RowKey"])

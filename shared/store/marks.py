@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.store import keys
-from shared.store.table import Table
+from shared.store.table import Conflict, Table
 
 VERSION = 1
 #: Most marks of one kind that are read.
@@ -20,10 +20,29 @@ class Marks:
         """Mark `which` as `what`; the same again changes nothing."""
         await self._table.put({"PartitionKey": keys.key(what), "RowKey": keys.key(which), "v": VERSION})
 
+    async def own(self, what: str, which: str, owner: str) -> bool:
+        """Mark `which` as `what` for `owner`, unless another has done so; whether it is `owner`'s now."""
+        partition, row = keys.key(what), keys.key(which)
+        try:
+            await self._table.insert({"PartitionKey": partition, "RowKey": row, "v": VERSION, "owner": owner})
+        except Conflict:
+            found = await self._table.get(partition, row)
+            return found is not None and found[0].get("owner") == owner
+        return True
+
+    async def drop(self, what: str, which: str) -> None:
+        """Take the mark away, where there is one."""
+        await self._table.delete(keys.key(what), keys.key(which))
+
     async def of(self, what: str) -> Sequence[str]:
         """All that is marked as `what`."""
         rows = await self._table.query("PartitionKey eq @what", {"what": keys.key(what)}, limit=LONGEST)
         return [keys.unkey(row["RowKey"]) for row in rows]
+
+
+def welcomed(tenant: str) -> str:
+    """The mark of the people of a tenant who were welcomed."""
+    return f"welcomed;{tenant}"
 
 
 def cancellation(tenant: str, cancellation_key: str) -> str:

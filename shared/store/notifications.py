@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 
 from shared import contract
-from shared.states import NotificationState
+from shared.states import NotificationState, Purpose
 from shared.store import keys
 from shared.store.table import Row, Table
 
@@ -28,7 +28,7 @@ class Notification:
     `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many
     partitions its deliveries lie. `total` is how many recipients it has, None until all are listed. `due` is when
     a scheduled one is to be sent, `time` when what it tells happened. `revision` counts how often its content was
-    edited. `counts` is how its deliveries ended, as JSON, "" while any is open.
+    edited. `counts` is how its deliveries ended, as JSON, "" while any is open. `purpose` says what it is for.
     """
 
     key: str
@@ -49,6 +49,7 @@ class Notification:
     due: datetime | None = None
     expires: datetime | None = None
     time: datetime | None = None
+    purpose: Purpose = Purpose.NOTIFICATION
     etag: str = ""
 
     @cached_property
@@ -85,8 +86,9 @@ class Notifications:
             "shards": notification.shards,
             "page": notification.page,
             "cursor": notification.cursor,
+            "purpose": str(notification.purpose),
         }
-        row |= {name: at for name in ("due", "expires", "time") if (at := getattr(notification, name))}
+        row |= {name: at for name in ("due", "expires", "time", "total") if (at := getattr(notification, name))}
         return replace(notification, etag=await self._table.insert(row))
 
     async def get(self, key: str) -> Notification | None:
@@ -128,6 +130,7 @@ def _notification(row: Row, etag: str) -> Notification:
         due=row.get("due"),
         expires=row.get("expires"),
         time=row.get("time"),
+        purpose=Purpose(row.get("purpose", Purpose.NOTIFICATION)),
         etag=etag,
         **{name: row[name] for name in columns},
     )

@@ -68,9 +68,13 @@ class Table:
         """Write the row, in the place of any that there is."""
         await self._client.upsert_entity(row, mode="replace")
 
-    async def delete(self, partition: str, row: str) -> None:
-        """Remove the row, where it exists."""
-        await self._client.delete_entity(partition, row)
+    async def delete(self, partition: str, row: str, etag: str = "") -> None:
+        """Remove the row, where it exists; with an ETag only the row that still has it, else raises `Conflict`."""
+        match = MatchConditions.IfNotModified if etag else None
+        try:
+            await self._client.delete_entity(partition, row, etag=etag or None, match_condition=match)
+        except ResourceModifiedError:
+            raise Conflict from None
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         """Do up to 100 operations on one partition, all or none, and return the ETags; `Conflict` where one fails."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from local.processes import PRELOAD
+from local.processes import NODE_MODULES, PRELOAD
 
 NODE = shutil.which("node") or "node"
 
@@ -98,3 +100,19 @@ def test_an_open_input_keeps_no_program_that_has_ended() -> None:
     process = start("console.log('done')")
     assert process.wait(20) == 0
     process.communicate()
+
+
+def test_azurite_forgets_many_messages_without_standing_still(tmp_path: Path) -> None:
+    program = tmp_path / "azurite" / "forget.js"
+    program.parent.mkdir()
+    program.write_text(
+        "const loki = require('lokijs'), all = new loki('x').addCollection('all', {indices: ['id']});"
+        "for (let id = 0; id < 5000; id++) all.insert({id: `${id}`});"
+        "const begun = Date.now(); for (let id = 0; id < 4999; id++) all.findAndRemove({id: `${id}`});"
+        "console.log(JSON.stringify([all.find().map((each) => each.id), Date.now() - begun]));"
+    )
+    command, env = [NODE, "--require", str(PRELOAD), str(program)], os.environ | {"NODE_PATH": str(NODE_MODULES)}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, input="", env=env)
+    left, milliseconds = json.loads(answer.stdout)
+    assert left == ["4999"]
+    assert milliseconds < 3000  # it took 15 seconds

@@ -16,7 +16,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Answer, Event, Growth, PersonView
 from local.fake_teams.client import FakeTeams
-from local.processes import FunctionHost
+from local.processes import ROOT, FunctionHost
 from shared.queues import NOTIFICATIONS
 from shared.states import DeliveryState
 from shared.storage import open_storage
@@ -49,11 +49,12 @@ class Deployment:
     hosts: list[FunctionHost] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, count: int = 1, **settings: str) -> FunctionHost:
+    def start(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
         """Start further hosts, and return the last; they are stopped at the end of the test."""
         own = {"AzureWebJobsStorage": self.connection, "HERALD_LOCAL_VISIBILITY_SECONDS": LEASE}
         environ = self.teams.settings | own | settings
-        started = [FunctionHost(self.folder / f"host{len(self.hosts) + each}", environ) for each in range(count)]
+        folders = [self.folder / f"host{len(self.hosts) + each}" for each in range(count)]
+        started = [FunctionHost(folder, environ, app=app) for folder in folders]
         self.hosts += started
         for host in started:
             self.stack.push(host)

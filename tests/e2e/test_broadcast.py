@@ -14,7 +14,7 @@ import pytest
 from local.fake_teams.api import Received
 from shared.queues import ALL, NOTIFICATIONS
 from shared.store.deliveries import CLAIM_SECONDS
-from tests.e2e.conftest import Deployment
+from tests.e2e.conftest import Deployment, audience
 from tests.notify.conftest import notification, user
 
 #: Recipients, and how many of them were reached when something happens.
@@ -23,13 +23,12 @@ SIZES = [(500, 50), pytest.param(10_000, 1000, marks=[pytest.mark.full, pytest.m
 PROMPT = 5.0
 #: Messages of the queue that bring the same notification.
 REPEATS = 50
-EVERYBODY = {"all": True}
 
 
 async def _begin(deployment: Deployment, count: int, reached: int, name: str) -> None:
-    deployment.start()
-    await deployment.people(count)
-    await deployment.put(notification(EVERYBODY, id=name, content={"title": name}))
+    deployment.start(2)  # one learns from the storage what the other is told
+    people = await deployment.people(count)
+    await deployment.put(notification(*audience(people), id=name, content={"title": name}))
     await deployment.teams.wait(reached, timeout=reached / 10 + 30)
 
 

@@ -48,6 +48,7 @@ async def test_kills_lose_nobody_and_repeat_only_what_was_in_flight_and_that_is_
     assert set(rows) == {f"u:{person.object_id}" for person in people}
     messages = Counter(f"u:{message.person}" for message in await deployment.teams.received())
     assert set(messages) == set(rows)
+    assert interrupted
     assert {name for name, row in rows.items() if row.get("maybe_twice")} == set(interrupted.values())
     # A kill may repeat what it struck, once, and nothing else is sent twice.
     assert messages - Counter(list(rows)) <= Counter(interrupted.values())

@@ -31,9 +31,11 @@ from shared.queues import (
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
+    PEOPLE,
     SWEEPS,
     Delivery,
     Expansion,
+    Person,
     Queues,
     Sweep,
 )
@@ -44,6 +46,7 @@ from shared.storage import open_storage
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import State, shard_of
 from shared.store.notifications import Notification, notification_key
+from timer_digest.releasing import release
 from timer_digest.tick import tick
 
 
@@ -99,9 +102,7 @@ class Herald:
         }
         now = self.clock()
         conversations = self.services.conversations
-        await conversations.save(
-            self.tenant, Kind.USER, person.object_id, known | seen, at=now, status=Status.ACTIVE
-        )
+        await conversations.save(self.tenant, Kind.USER, person.object_id, known | seen, at=now, status=Status.ACTIVE)
         alias = {"user": person.object_id}
         await conversations.save(self.tenant, Kind.CONVERSATION, person.conversation, alias, at=now)
 
@@ -172,6 +173,7 @@ class Herald:
             DELIVERIES: lambda b: deliver(self.services, Delivery.decode(b)),
             DELIVERIES_URGENT: lambda b: deliver(self.services, Delivery.decode(b)),
             SWEEPS: lambda b: go_through(self.services, Sweep.decode(b)),
+            PEOPLE: lambda b: release(self.services, Person.decode(b)),
         }
         while any([await self._drain(name, work[name]) for name in ALL]):
             continue

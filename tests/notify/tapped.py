@@ -8,34 +8,38 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shared.store.table import Operation, Row, Table
+from shared.store.table import Conflict, Operation, Row, Table
 from tests.notify.conftest import TimedQueues
 
 T = TypeVar("T")
 
 
 class Tap:
-    """Called before and after each storage operation; `partition` is "table/partition" of a write to a table, or ""."""
+    """Called before and after each storage operation; `written` is "table/partition" or "queue/name", else ""."""
 
-    async def before(self) -> None: ...
+    async def before(self, written: str) -> None: ...
 
-    async def after(self, partition: str) -> None: ...
+    async def after(self, written: str) -> None: ...
 
 
 TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
 
 
-async def _through(operation: Coroutine[Any, Any, T], partition: str = "") -> T:
+async def _through(operation: Coroutine[Any, Any, T], written: str = "") -> T:
     tap = TAP.get()
     if tap is None:
         return await operation
     try:
-        await tap.before()
+        await tap.before(written)
     except BaseException:
         operation.close()
         raise
-    result = await operation
-    await tap.after(partition)
+    try:
+        result = await operation
+    except Conflict:
+        await tap.after("")
+        raise
+    await tap.after(written)
     return result
 
 
@@ -59,8 +63,8 @@ class TappedTable(Table):
     async def put(self, row: Row) -> None:
         await _through(super().put(row), self._of(row))
 
-    async def delete(self, partition: str, row: str) -> None:
-        await _through(super().delete(partition, row), self._of({"PartitionKey": partition}))
+    async def delete(self, partition: str, row: str, etag: str = "") -> None:
+        await _through(super().delete(partition, row, etag), self._of({"PartitionKey": partition}))
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         return await _through(super().batch(operations), self._of(operations[0][1]))
@@ -77,7 +81,7 @@ class TappedQueues(TimedQueues):
             await super().create(name)
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
-        await _through(super().put(name, text, delay))
+        await _through(super().put(name, text, delay), f"queue/{name}")
 
 
 def tap(monkeypatch: pytest.MonkeyPatch) -> None:

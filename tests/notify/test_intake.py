@@ -148,7 +148,7 @@ async def test_a_page_that_comes_again_adds_what_is_missing_and_nothing_twice(he
     body = notification(*(user(each) for each in people))
     stored = await herald.services.notifications.insert(_as_stored(herald, body))
     # As if the first try had died after some of the rows, and before their messages and the cursor.
-    await herald.services.deliveries.add(stored.key, "0", [f"u:{p.object_id}" for p in people[:3]], herald.clock())
+    await herald.services.deliveries.add(stored.key, "0", {f"u:{p.object_id}": 0 for p in people[:3]}, herald.clock())
     await asyncio.gather(*(expand(herald.services, Expansion(stored.key, 0)) for _ in range(3)))
     await herald.send()
     await expand(herald.services, Expansion(stored.key, 0))
@@ -206,7 +206,7 @@ def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:
 
 
 def test_an_internal_message_is_read_as_it_was_written() -> None:
-    message = Delivery("n", "0", "u:x", "etag", 3)
+    message = Delivery("n", "0", "u:x", 'W/"etag"', 3)
     assert Delivery.decode(message.encode().encode()) == message
     with pytest.raises(Newer):
         Delivery.decode(b'{"v": 2, "other": 1}')
@@ -223,7 +223,7 @@ async def test_an_internal_message_of_a_newer_version_waits_and_one_that_is_not_
     async def ours() -> object:
         return herald.services
 
-    monkeypatch.setattr("notify.functions.services", ours)
+    monkeypatch.setattr("shared.triggers.services", ours)
     trigger = send_one.build().get_user_function()  # type: ignore[attr-defined]
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
     assert await herald.waiting(DELIVERIES) == 1

@@ -35,7 +35,7 @@ class Pause(Tap):
         self.left = operations
         self.stands, self.goes_on = asyncio.Event(), asyncio.Event()
 
-    async def after(self, partition: str) -> None:
+    async def after(self, written: str) -> None:
         self.left -= 1
         if self.left == 0:
             self.stands.set()
@@ -90,7 +90,7 @@ async def row(herald: Herald, of: Notification, person: PersonView) -> Delivery:
     """Add the row of a delivery; returns its message."""
     recipient = f"u:{person.object_id}"
     shard = shard_of(recipient, of.shards)
-    [message] = await herald.services.deliveries.add(of.key, shard, [recipient], herald.clock())
+    [message] = await herald.services.deliveries.add(of.key, shard, dict.fromkeys([recipient], 0), herald.clock())
     return message
 
 
@@ -236,7 +236,7 @@ async def test_a_copy_never_takes_the_claim_of_another(timed: Herald) -> None:
     await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
 
     async def by_the_page() -> list[Delivery]:
-        return await timed.services.deliveries.add(asked.key, "0", [message.recipient], timed.clock())
+        return await timed.services.deliveries.add(asked.key, "0", dict.fromkeys([message.recipient], 0), timed.clock())
 
     async def by_the_sweep() -> list[Delivery]:
         return [delivery for delivery, _ in await timed.services.deliveries.page(asked.key, "0", "", 10)]
@@ -263,7 +263,7 @@ async def test_a_copy_does_not_come_before_the_next_try_is_due(timed: Herald) ->
     await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1))
     [ada], asked = await one(timed)
     await timed.send()
-    for copy in await timed.services.deliveries.add(asked.key, "0", [f"u:{ada.object_id}"], timed.clock()):
+    for copy in await timed.services.deliveries.add(asked.key, "0", {f"u:{ada.object_id}": 0}, timed.clock()):
         await deliver(timed.services, copy)
     assert (await timed.teams.stats()).count("send") == 1
 

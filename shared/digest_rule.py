@@ -1,0 +1,70 @@
+"""When a person's digest goes out: never two for one local date, however clocks, zones and wishes change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from shared.daytimes import DAYS, EVERY_DAY, WORKDAYS, clock, weekday
+from shared.localtime import instant, shown
+
+#: How a digest is ordered, as a refusal says it.
+FORMS = "daily 09:00, weekdays 17:00, weekly mon 09:00, or off"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """When a digest goes out, and the local date (of its person or channel) whose only one it is."""
+
+    date: date
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRule:
+    """A local time of day on days of the week (Monday is 0); no days means that there is no digest.
+
+    >>> str(DigestRule.parse("Weekly Monday 9:00"))
+    'weekly mon 09:00'
+    """
+
+    days: frozenset[int] = frozenset()
+    at: time = time()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The rule of `daily 09:00`, `weekdays 17:00`, `weekly mon 09:00` or `off`; raises `ValueError`."""
+        match text.casefold().split():
+            case ["off"]:
+                return cls()
+            case ["daily", at]:
+                return cls(EVERY_DAY, clock(at))
+            case ["weekdays", at]:
+                return cls(WORKDAYS, clock(at))
+            case ["weekly", day, at]:
+                return cls(frozenset({weekday(day)}), clock(at))
+        raise ValueError(f"a digest is {FORMS}")
+
+    def __str__(self) -> str:
+        if not self.days:
+            return "off"
+        often = {EVERY_DAY: "daily", WORKDAYS: "weekdays"}
+        return f"{often.get(self.days) or f'weekly {DAYS[min(self.days)]}'} {self.at:%H:%M}"
+
+    def following(self, after: datetime, place: ZoneInfo, last: date | None) -> Slot | None:
+        """The next slot strictly after an instant, on a local date later than `last`, that of the digest before it.
+
+        A time in a gap of the clocks is the first instant after it, and counts for the date that clocks show
+        then: a day that a zone left out has no digest of its own. None where the rule is `off`.
+        """
+        day = max(shown(after, place).date(), last or date.min)
+        # Two weeks hold a day of every rule, also where the first one is too early or left out.
+        for number in range(15):
+            wall = datetime.combine(day + timedelta(days=number), self.at)
+            if wall.weekday() not in self.days or (at := instant(wall, place)) <= after:
+                continue
+            if last is None or shown(at, place).date() > last:
+                return Slot(shown(at, place).date(), at)
+        return None

@@ -1,0 +1,122 @@
+"""Table Waiting: deliveries that wait for a person, until the end of a pause or of quiet hours, or for a digest.
+
+A partition is one recipient's: its items in the order in which their notifications came, and one row that says which
+digest is under way. An item that is put again has a new ETag, so that whoever read it before does not remove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from shared.queues import Delivery
+from shared.states import Reason
+from shared.store import keys
+from shared.store.table import Conflict, Row, Table
+
+VERSION = 1
+_DIGEST = "~digest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One delivery that waits; `key` is its row's, `until` when it is looked at again, `created` the notification's."""
+
+    delivery: Delivery
+    reason: Reason
+    until: datetime
+    created: datetime
+    key: str = ""
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestState:
+    """What is known of a recipient's digests: the last local date that had one, and which is under way.
+
+    `under_way` is the key of its notification, "" for none, and `items` are the keys of the items that it tells.
+    """
+
+    last: date | None = None
+    under_way: str = ""
+    items: Sequence[str] = ()
+    etag: str = ""
+
+
+class Waiting:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def put(self, tenant: str, item: Item) -> None:
+        """Let a delivery wait; the same again changes nothing but `reason` and `until`."""
+        delivery = item.delivery
+        await self._table.put(
+            {
+                "PartitionKey": _partition(tenant, delivery.recipient),
+                "RowKey": item_key(item.created, delivery.notification),
+                "v": VERSION,
+                "notification": delivery.notification,
+                "shard": delivery.shard,
+                "reason": str(item.reason),
+                "until": item.until,
+                "created": item.created,
+            }
+        )
+
+    async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[Item]:
+        """The first `limit` that wait for a recipient, after the one of the key `after`, oldest first."""
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @digest",
+            {"partition": _partition(tenant, recipient), "after": after, "digest": _DIGEST},
+            limit=limit,
+        )
+        return [_item(recipient, row) for row in rows]
+
+    async def done(self, tenant: str, item: Item) -> None:
+        """Remove it, where it was not put again since it was read."""
+        try:
+            await self._table.delete(_partition(tenant, item.delivery.recipient), item.key, item.etag)
+        except Conflict:
+            return
+
+    async def digest(self, tenant: str, recipient: str) -> DigestState:
+        found = await self._table.get(_partition(tenant, recipient), _DIGEST)
+        if found is None:
+            return DigestState()
+        row, etag = found
+        last = date.fromisoformat(row["last"]) if row.get("last") else None
+        items = row["items"].split(" ") if row.get("items") else ()
+        return DigestState(last=last, under_way=row.get("under_way", ""), items=items, etag=etag)
+
+    async def move_digest(self, tenant: str, recipient: str, state: DigestState) -> str:
+        """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`."""
+        row = {
+            "PartitionKey": _partition(tenant, recipient),
+            "RowKey": _DIGEST,
+            "v": VERSION,
+            "last": state.last.isoformat() if state.last else "",
+            "under_way": state.under_way,
+            "items": " ".join(state.items),
+        }
+        return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
+
+
+def item_key(created: datetime, notification: str) -> str:
+    """The row key of an item: in the order of time, and the same for the same delivery."""
+    return f"{created.astimezone(UTC):%Y%m%dT%H%M%S};{notification[:32]}"
+
+
+def _partition(tenant: str, recipient: str) -> str:
+    return keys.key(f"{tenant};{recipient}")
+
+
+def _item(recipient: str, row: Row) -> Item:
+    return Item(
+        delivery=Delivery(row["notification"], row["shard"], recipient, "", 0),
+        reason=Reason(row["reason"]),
+        until=row["until"],
+        created=row["created"],
+        key=row["RowKey"],
+        etag=str(row.metadata["etag"]),  # type: ignore[attr-defined]
+    )

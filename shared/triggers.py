@@ -1,0 +1,48 @@
+"""What the queue triggers have in common.
+
+Every trigger takes bytes: of a string body, the host copies top-level JSON properties over the metadata of the
+message, so that a body with an `id` would replace the message's own (`docs/decisions.md`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import azure.functions as func
+
+from shared import queues
+from shared.contract import Fault, Refused
+from shared.services import Services, services
+from shared.storage import CONNECTION
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", queues.Expansion, queues.Delivery, queues.Sweep, queues.Person)
+Trigger = Callable[[func.QueueMessage], Awaitable[None]]
+
+
+def on(blueprint: func.Blueprint, queue: str) -> Callable[[Trigger], object]:
+    """The decorator of a function that is called for each message of `queue`."""
+    return blueprint.queue_trigger(
+        arg_name="message", queue_name=queue, connection=CONNECTION, data_type=func.DataType.BINARY
+    )
+
+
+async def internal(
+    message: func.QueueMessage, queue: str, kind: type[M], work: Callable[[Services, M], Awaitable[None]]
+) -> None:
+    """Do the work that one of our own messages asks for; one that is not ours becomes a dead letter."""
+    stand, body = await services(), message.get_body()
+    try:
+        decoded = kind.decode(body)
+    except queues.Newer:
+        await stand.queues.put(queue, body.decode(), queues.NEWER_VERSION_DELAY)
+        return
+    except (queues.Unreadable, Refused):
+        fault = Fault("", f"is no message of the queue {queue}")
+        row = await stand.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], stand.clock())
+        log.warning("A message on %s is none of ours: see DeadLetters %s", queue, row)
+        return
+    await work(stand, decoded)
