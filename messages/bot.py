@@ -1,18 +1,19 @@
-"""The bot: it remembers whom each activity shows, and answers invokes."""
+"""The bot: it remembers whom each activity shows, welcomes, and does what people ask for."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import datetime
-from http import HTTPStatus
 
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
-from messages.incoming import Incoming
+from messages.acting import act
+from messages.conversing import converse
+from messages.event import Event
 from messages.references import Change, changes
-from shared.store.conversations import Conversations, Kind
+from messages.welcoming import welcome
+from shared.services import Services
+from shared.store.conversations import Kind
 
 #: Rows of one activity that are read and written at a time; a team's first event can name thousands of members.
 CONCURRENT = 16
@@ -23,19 +24,12 @@ REMEMBERED = 1000
 EVENT = "herald.event"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A verified activity of `tenant` which happened at `at` (UTC)."""
-
-    incoming: Incoming
-    tenant: str
-    at: datetime
-
-
 class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
-    def __init__(self, conversations: Conversations) -> None:
+    """What people are told in answer goes through the queues, as all messages do; only a card is answered at once."""
+
+    def __init__(self, services: Services) -> None:
         super().__init__()
-        self._conversations = conversations
+        self._services = services
         self._stored: set[tuple[str, str]] = set()
 
     async def on_turn(self, turn_context: TurnContext) -> None:
@@ -45,12 +39,19 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         await asyncio.gather(*(self._save(event, change, places) for change in found))
         await super().on_turn(turn_context)
 
+    async def on_message_activity(self, turn_context: TurnContext) -> None:
+        await converse(self._services, turn_context.turn_state[EVENT])
+
     async def on_conversation_update_activity(self, turn_context: TurnContext) -> None:
-        """Nothing more: botbuilder's own would ask Teams about every new member."""
+        """No more than a welcome: botbuilder's own would ask Teams about every new member."""
+        await welcome(self._services, turn_context.turn_state[EVENT])
+
+    async def on_installation_update(self, turn_context: TurnContext) -> None:
+        await welcome(self._services, turn_context.turn_state[EVENT])
 
     async def on_invoke_activity(self, turn_context: TurnContext) -> InvokeResponse:
-        """501, as botbuilder answers an invoke that a bot does not implement."""
-        return InvokeResponse(status=HTTPStatus.NOT_IMPLEMENTED)
+        status, body = await act(self._services, turn_context.turn_state[EVENT])
+        return InvokeResponse(status=status, body=body)
 
     async def _save(self, event: Event, change: Change, places: asyncio.Semaphore) -> None:
         stored = (event.tenant, event.incoming.service_url)
@@ -61,7 +62,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
         async with places:
-            await self._conversations.save(
+            await self._services.conversations.save(
                 event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
             )
         if change.kind is Kind.TENANT:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-import aiohttp
 import orjson
 from azure.core.exceptions import AzureError
 from botbuilder.schema import Activity
@@ -20,13 +19,14 @@ from pydantic import ValidationError
 from messages.adapter import NotAnActivity, TurnAdapter, read_activity
 from messages.admission import Refused, is_local_caller, tenant_of
 from messages.answers import Answer, refusal
-from messages.bot import EVENT, Event, HeraldBot
+from messages.bot import EVENT, HeraldBot
+from messages.event import Event
 from messages.incoming import Incoming
 from messages.references import event_time
 from messages.signing_keys import KeysUnavailable, SigningKeys
 from messages.token import TokenRefused, Verifier
+from shared.services import Services
 from shared.settings import Settings
-from shared.store.conversations import Conversations
 from shared.store.table import Conflict
 
 #: Largest body that is looked at, in bytes.
@@ -88,15 +88,13 @@ class Endpoint:
             raise Refused(503, "tokens cannot be verified at the moment") from None
 
 
-def open_endpoint(
-    settings: Settings, conversations: Conversations, session: aiohttp.ClientSession, clock: Callable[[], datetime]
-) -> Endpoint:
-    """The endpoint as `settings` want it."""
-    verifier = None
+def open_endpoint(services: Services) -> Endpoint:
+    """The endpoint as the settings want it."""
+    settings, verifier = services.settings, None
     if settings.app_id:
-        keys = SigningKeys(settings.openid_metadata_url, session, clock)
+        keys = SigningKeys(settings.openid_metadata_url, services.http, services.clock)
         verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
-    return Endpoint(settings, verifier, HeraldBot(conversations), clock)
+    return Endpoint(settings, verifier, HeraldBot(services), services.clock)
 
 
 def _read(body: bytes) -> tuple[Activity, Incoming]:

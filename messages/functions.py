@@ -52,5 +52,5 @@ async def _endpoint() -> Endpoint:
         from messages.endpoint import open_endpoint
 
         if _opened is None or _opened[0] is not stand:
-            _opened = stand, open_endpoint(stand.settings, stand.conversations, stand.http, stand.clock)
+            _opened = stand, open_endpoint(stand)
     return _opened[1]

@@ -79,7 +79,12 @@ class ChannelData(_Part):
 
 class Incoming(_Part):
     type: Annotated[str, StringConstraints(min_length=1)]
+    id: Id = ""
+    name: str = ""
     action: str = ""
+    text: str = ""
+    value: Any = None
+    reply_to_id: Id = ""
     channel_id: str = ""
     service_url: Id = ""
     timestamp: Annotated[datetime | None, BeforeValidator(_instant)] = None

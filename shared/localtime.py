@@ -13,12 +13,11 @@ def zone(name: str) -> ZoneInfo:
 
     Raises `shared.zonenames.UnknownZone`, a `ValueError` whose text says what may be meant.
     """
-    from shared.zonenames import find, unknown
+    from shared.zonenames import find, load, unknown
 
-    found = find(name)
-    if found is None:
+    if (found := find(name)) is None:
         raise unknown(name)
-    return ZoneInfo(found)
+    return load(found)
 
 
 def shown(at: datetime, place: ZoneInfo) -> datetime:

@@ -17,7 +17,7 @@ from itertools import chain
 from zoneinfo import ZoneInfo
 
 #: Most zones that an answer suggests.
-SUGGESTIONS = 8
+SUGGESTIONS = 10
 #: Most zones for each season that an answer to an offset names.
 A_SEASON = 3
 #: How alike a misspelt name must be to what it suggests (0 to 1; the ratio of `difflib`).
@@ -42,6 +42,17 @@ def find(text: str) -> str | None:
     """The IANA name that `text` is: an IANA name or a Windows one, in any case, with blanks for underscores."""
     folded = _folded(text)
     return _iana().get(folded) or _windows().get(folded)
+
+
+@cache
+def load(name: str) -> ZoneInfo:
+    """The zone of an IANA name, by the package's data and not the machine's.
+
+    What `ZoneInfo(name)` finds depends on the machine, whose data may be years behind the laws and differ between
+    instances; the package's version is in the lock file.
+    """
+    with files("tzdata").joinpath("zoneinfo", name).open("rb") as data:
+        return ZoneInfo.from_file(data, key=name)
 
 
 def unknown(text: str) -> UnknownZone:
@@ -111,7 +122,7 @@ def _by_use() -> dict[str, int]:
 
 
 def _seasons(name: str) -> tuple[datetime, datetime]:
-    year, zone = datetime.now(UTC).year, ZoneInfo(name)
+    year, zone = datetime.now(UTC).year, load(name)
     january, july = (datetime(year, month, 1, tzinfo=zone) for month in (1, 7))
     winter_first = (january.utcoffset() or timedelta()) <= (july.utcoffset() or timedelta())
     return (january, july) if winter_first else (july, january)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import jwt
@@ -18,6 +19,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from messages.signing_keys import SigningKeys
+from shared.services import Services
 from shared.settings import Settings
 from shared.settings import load as load_settings
 from shared.storage import open_storage
@@ -42,6 +44,11 @@ ISSUER = "https://api.botframework.com"
 def private_key(number: int) -> rsa.RSAPrivateKey:
     """The same key for the same number, made once."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def services(**parts: Any) -> Services:
+    """Services of which only these parts are there."""
+    return cast("Services", SimpleNamespace(**parts))
 
 
 @dataclass

@@ -33,6 +33,7 @@ from tests.messages.conftest import (
     in_chat,
     in_team,
     message,
+    services,
     settings,
 )
 
@@ -44,7 +45,7 @@ def endpoint(
     publisher: Publisher, session: aiohttp.ClientSession, clock: Clock, storage: object, **changed: str
 ) -> Endpoint:
     configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid", **changed)
-    return open_endpoint(configured, storage, session, clock)  # type: ignore[arg-type]
+    return open_endpoint(services(settings=configured, conversations=storage, http=session, clock=clock))
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def local(session: aiohttp.ClientSession, clock: Clock, memory: Memory) -> Endpo
     configured = settings(
         MicrosoftAppId="", MicrosoftAppPassword="", MicrosoftAppTenantId="", AZURE_FUNCTIONS_ENVIRONMENT="Development"
     )
-    return open_endpoint(configured, memory, session, clock)  # type: ignore[arg-type]
+    return open_endpoint(services(settings=configured, conversations=memory, http=session, clock=clock))
 
 
 async def test_without_an_app_id_this_machine_needs_no_token(local: Endpoint, memory: Memory) -> None:

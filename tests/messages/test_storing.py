@@ -31,6 +31,7 @@ from tests.messages.conftest import (
     in_chat,
     in_team,
     message,
+    services,
 )
 
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
@@ -44,7 +45,7 @@ def conversations(table: CountedTable) -> Conversations:
 
 @pytest.fixture
 def bot(conversations: Conversations) -> HeraldBot:
-    return HeraldBot(conversations)
+    return HeraldBot(services(conversations=conversations))
 
 
 @pytest.fixture

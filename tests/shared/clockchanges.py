@@ -1,0 +1,56 @@
+"""When the clocks of a zone change in the years 2024 to 2030, and zones worth a look in every run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+
+import pytest
+
+from shared.localtime import zone
+
+FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+
+#: All names of the package `tzdata`.
+ALL = sorted(set(files("tzdata").joinpath("zones").read_text(encoding="ascii").split()) - {"Factory"})
+
+#: An hour, half an hour and two; at midnight; twice a year around Ramadan; changed by law in these years; the ends.
+SAMPLE = [
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Antarctica/Troll",
+    "Africa/Cairo",
+    "Asia/Beirut",
+    "America/Havana",
+    "America/Santiago",
+    "America/Nuuk",
+    "Africa/Casablanca",
+    "Asia/Gaza",
+    "Asia/Almaty",
+    "America/Asuncion",
+    "Asia/Kolkata",
+    "Pacific/Kiritimati",
+    "Pacific/Pago_Pago",
+]
+
+#: For `parametrize`: the sample in every run, all zones in the full one.
+ZONES = [pytest.param(SAMPLE, id="sample"), pytest.param(ALL, id="all", marks=pytest.mark.full)]
+
+
+@cache
+def changes(name: str) -> list[datetime]:
+    """The instants from 2024 to 2030 (to the second) from which on clocks are a different time away from UTC."""
+    place, found = zone(name), []
+    days = [FIRST + timedelta(days=number) for number in range((LAST - FIRST).days + 1)]
+    offsets = [day.astimezone(place).utcoffset() for day in days]
+    for number, day in enumerate(days[:-1]):
+        if offsets[number] != offsets[number + 1]:
+            before, after = day, days[number + 1]
+            while after - before > timedelta(seconds=1):
+                middle = before + (after - before) // 2
+                unchanged = middle.astimezone(place).utcoffset() == offsets[number]
+                before, after = (middle, after) if unchanged else (before, middle)
+            found.append(after.replace(microsecond=0))
+    return found
