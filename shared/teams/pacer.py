@@ -21,8 +21,9 @@ PATIENCE = 5.0
 #: A lane that is held for longer than these microseconds keeps nobody waiting: they would fill the process, and
 #: other tenants with them.
 BRIEF = SECOND
-#: Slots are taken this many microseconds ahead, so that what must be stored before the request is stored by then.
-LEAD = SECOND // 20
+#: Slots are taken this many microseconds ahead, so that what must be stored before the request is stored by then, also
+#: where the storage is slow: a slot that is missed is lost to all.
+LEAD = SECOND // 5
 #: Conversations whose record is kept in memory, which saves a read where nobody else wrote to it.
 REMEMBERED = 4096
 
