@@ -1,13 +1,5 @@
 """The front door: one app, three blueprints."""
 
-# ruff: noqa: E402
-
-import gc
-
-# Hardly anything that is imported becomes garbage. To look for it takes a tenth of the start, and would hold up the
-# loop later: what is there by the end of this module is left out for good.
-gc.disable()
-
 import azure.functions as func
 
 import messages.functions
@@ -22,6 +14,3 @@ app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 app.register_functions(messages.functions.blueprint)
 app.register_functions(notify.functions.blueprint)
 app.register_functions(timer_digest.functions.blueprint)
-
-gc.freeze()
-gc.enable()

@@ -27,6 +27,7 @@ from local.processes import (
     is_taken,
 )
 from local.send import use_no_proxy
+from shared import clock
 from shared.storage import CONNECTION
 
 #: Seconds between two looks whether all programs still run.
@@ -70,8 +71,19 @@ def _options() -> argparse.Namespace:
         "--azurite-ports", type=int, nargs=3, default=AZURITE_PORTS, metavar="N", help="ports of blob, queue and table"
     )
     parser.add_argument("--data", type=Path, default=ROOT / ".local" / "azurite", help="folder of what Azurite keeps")
+    parser.add_argument("--clock", metavar="TIME", help="let it be this time for schedules: 2027-03-28T00:55Z")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="and let it go so many times as fast")
     parser.add_argument("--logs", type=Path, default=ROOT / ".local" / "log", help="folder of the logs")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.moved = ""
+    if options.clock or options.speed != 1:
+        start = options.clock or clock.real_time().isoformat()
+        try:
+            options.moved = clock.setting(start, options.speed)
+            clock.moved(options.moved)
+        except ValueError as error:
+            parser.error(f"--clock must be a time such as 2027-03-28T00:55Z, and --speed a number over 0: {error}")
+    return options
 
 
 def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
@@ -102,6 +114,8 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
         "HERALD_ALLOWED_TENANTS": TENANT,
         "HERALD_SERVICE_HOSTS": f"127.0.0.1:{playground.port}",
     }
+    if options.moved:
+        app_settings["HERALD_CLOCK"] = options.moved
     run(host := FunctionHost(options.logs, app_settings, port=options.host_port))
     stack.callback(_say, "Stopping")
 

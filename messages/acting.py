@@ -1,15 +1,71 @@
-"""What somebody clicks on a card is done, and answered at once."""
+"""What somebody clicks on a card is done, and answered at once.
+
+In a personal chat the answer is the card as it is then. In a group chat or channel the card is everybody's and stays as
+it is: what is personal is done for the person who clicked, and they are told so in a line that only they see.
+
+Sources: "Work with Universal Actions for Adaptive Cards" and "Universal Action Model", Microsoft Learn.
+"""
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any
 
+from messages.buttons import BUTTONS, record
+from messages.clicks import Malformed, bind, read
 from messages.event import Event
+from messages.preferring import save
+from messages.pressing import Answer, Press, Refused, begin
+from shared.cards import answers, verbs
+from shared.cards.size import TooLarge
+from shared.cards.wording import say
+from shared.preferences import TooMany
 from shared.services import Services
+
+#: The kinds of answers to an Action.Execute.
+CARD = "application/vnd.microsoft.card.adaptive"
+MESSAGE = "application/vnd.microsoft.activity.message"
+ERROR = "application/vnd.microsoft.error"
+
+_PERSON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def act(services: Services, event: Event) -> tuple[int, dict[str, Any] | None]:
     """Do what an invoke asks for; returns the status and the body of the answer."""
-    # As botbuilder answers an invoke that a bot does not implement.
-    return HTTPStatus.NOT_IMPLEMENTED, None
+    if event.incoming.name != "adaptiveCard/action":
+        return HTTPStatus.NOT_IMPLEMENTED, None  # as botbuilder answers what a bot does not implement
+    try:
+        click = read(event.incoming.value)
+    except Malformed:
+        return _answered(ERROR, {"code": "BadRequest", "message": "this is no Action.Execute"}, HTTPStatus.BAD_REQUEST)
+    press = await begin(services, event, click)
+    try:
+        answer = await _done(press)
+    except Refused as refused:
+        told = say(press.tongue, refused.key, **refused.values)
+        answer = answers.only(told) if event.personal else told
+    return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
+
+
+def _answered(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[int, dict[str, Any]]:
+    return HTTPStatus.OK, {"statusCode": int(status), "type": kind, "value": value}
+
+
+async def _done(press: Press) -> Answer:
+    """Do what was clicked; raises `Refused`."""
+    if not _PERSON.fullmatch(press.event.person):
+        raise Refused("refused")
+    if press.click.verb == verbs.SAVE:
+        return await save(press)
+    try:
+        bound = await bind(press.services, press.event, press.click)
+        if bound is None:
+            raise Refused("refused")
+        if press.click.automatic:
+            return await press.shown(bound)
+        return await BUTTONS.get(press.click.verb, record)(press, bound)
+    except TooMany as many:
+        raise Refused("refused.tooMany", reason=many) from None
+    except TooLarge:  # the limit was lowered since
+        raise Refused("refused") from None

@@ -1,10 +1,84 @@
-"""What somebody writes to the bot is done, and answered through the queues."""
+"""What somebody writes to the bot is done, and answered through the queues.
+
+In a personal chat a command is about the person. Of a group chat or channel Teams hands over only what mentions the
+bot: there a command is about that chat or channel, whoever writes it, and is answered there, in its thread.
+
+A repeated activity finds its answer stored: nothing is done twice, also where something else was done since.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from messages.doing import Turn, do
 from messages.event import Event
+from messages.references import client
+from shared import outbox
+from shared.contract import ConversationRecipient, UserRecipient
 from shared.services import Services
+from shared.states import Purpose
+from shared.store.conversations import Kind
+from shared.store.notifications import notification_key
+from shared.teams.ids import channel_of
+
+#: The source of the answers: with the activity that it answers each is one notification.
+SOURCE = "/herald/commands"
 
 
 async def converse(services: Services, event: Event) -> None:
     """Do the command in a message."""
+    incoming = event.incoming
+    if incoming.value is not None and not incoming.text.strip():
+        return  # an `Action.Submit`, which none of our cards has
+    recipient = f"u:{event.person}" if event.personal else f"c:{incoming.conversation.id}"
+    named = _named(recipient)
+    if named is None:
+        return
+    identifier = f"{incoming.conversation.id};{incoming.id or event.at.isoformat()}"
+    told = await services.notifications.get(notification_key(event.tenant, SOURCE, identifier))
+    if told is None:
+        turn = await _of_person(services, event) if event.personal else _of_conversation(services, event)
+        whole = {"recipients": [named], "category": outbox.CATEGORY, "card": await do(turn, incoming.text)}
+    await outbox.post(
+        services,
+        tenant=event.tenant,
+        recipient=recipient,
+        source=SOURCE,
+        identifier=identifier,
+        data=told.data if told else orjson.dumps(whole, option=orjson.OPT_SORT_KEYS),
+        purpose=Purpose.REPLY,
+    )
+
+
+def _named(recipient: str) -> Mapping[str, Any] | None:
+    """A recipient as a notification names it, or None where its id is none of Teams'."""
+    kind, identifier = recipient[0], recipient[2:]
+    try:
+        named = UserRecipient(user=identifier) if kind == "u" else ConversationRecipient(conversation=identifier)
+    except ValidationError:
+        return None
+    return named.model_dump()
+
+
+async def _of_person(services: Services, event: Event) -> Turn:
+    seen = client(event.incoming)
+    if not seen["time_zone"] and (known := await services.conversations.get(event.tenant, Kind.USER, event.person)):
+        seen["time_zone"] = known.time_zone
+    return Turn(
+        services=services,
+        tenant=event.tenant,
+        kind=Kind.USER,
+        id=event.person,
+        seen_zone=seen["time_zone"],
+        locale=seen["locale"],
+    )
+
+
+def _of_conversation(services: Services, event: Event) -> Turn:
+    # The zone and the language of who wrote are not those of the others there.
+    place = channel_of(event.incoming.conversation.id)
+    return Turn(services=services, tenant=event.tenant, kind=Kind.CONVERSATION, id=place)

@@ -92,9 +92,9 @@ def open_endpoint(services: Services) -> Endpoint:
     """The endpoint as the settings want it."""
     settings, verifier = services.settings, None
     if settings.app_id:
-        keys = SigningKeys(settings.openid_metadata_url, services.http, services.clock)
+        keys = SigningKeys(settings.openid_metadata_url, services.http, services.real_time)
         verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
-    return Endpoint(settings, verifier, HeraldBot(services), services.clock)
+    return Endpoint(settings, verifier, HeraldBot(services), services.real_time)
 
 
 def _read(body: bytes) -> tuple[Activity, Incoming]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from messages.incoming import Incoming
+from messages.references import scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,8 @@ class Event:
     def person(self) -> str:
         """The Entra object id of who did it, in lower case; "" where Teams names none."""
         return self.incoming.sender.aad_object_id.lower()
+
+    @property
+    def personal(self) -> bool:
+        """Whether it happened in somebody's own chat with the bot."""
+        return scope(self.incoming) == "personal"

@@ -23,13 +23,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
-from zoneinfo import ZoneInfo
 
 from messages.incoming import Account, Incoming
 from shared.store.conversations import Kind, Status
+from shared.zonenames import find
 
 #: Longest name that is kept, in characters.
 LONGEST_NAME = 200
+
+#: Longest name of a time zone that is looked up, in characters.
+LONGEST_ZONE = 64
 
 #: What `installationUpdate` says (`action`), with the status that it sets.
 INSTALLATIONS: Mapping[str, Status] = {
@@ -56,7 +59,6 @@ CHANNEL_EVENTS: dict[str, Status | None] = {
 
 _THREAD = ";messageid="
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
-_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,30}(/[A-Za-z0-9_+-]{1,30}){0,2}")
 
 #: Statuses that retire a row: an activity that sets one creates no row.
 ENDS = (Status.UNINSTALLED, Status.DELETED)
@@ -84,10 +86,10 @@ def event_time(incoming: Incoming, now: datetime) -> datetime:
 def changes(incoming: Incoming, tenant: str) -> list[Change]:
     """The rows that an activity of `tenant` changes: at most one change a row."""
     status = _status(incoming)
-    scope = _scope(incoming)
-    if scope == "personal":
+    where = scope(incoming)
+    if where == "personal":
         rows = _personal(incoming, status)
-    elif scope == "groupChat":
+    elif where == "groupChat":
         rows = _group_chat(incoming, status)
     elif incoming.channel_data.event_type in TEAM_EVENTS | CHANNEL_EVENTS:
         rows = _team_event(incoming)
@@ -97,10 +99,22 @@ def changes(incoming: Incoming, tenant: str) -> list[Change]:
     return [Change(Kind.TENANT, tenant, seen), *(row for row in rows if row.id)]
 
 
-def _personal(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+def person_of(incoming: Incoming) -> Account | None:
+    """The person of a personal chat, where the activity names them."""
     # In some events only the list of members carries the person's object id.
     accounts = chain([incoming.sender], incoming.members_added, incoming.members_removed)
-    person = next((account for account in accounts if _is_person(account, incoming)), None)
+    return next((account for account in accounts if _is_person(account, incoming)), None)
+
+
+def is_install(incoming: Incoming) -> bool:
+    """Whether the bot was added to a chat or team, other than by an update of the app."""
+    if incoming.type == "installationUpdate":
+        return incoming.action == "add"
+    return incoming.type == "conversationUpdate" and _bot_is_in(incoming.members_added, incoming)
+
+
+def _personal(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+    person = person_of(incoming)
     if person is None:
         return
     user = person.aad_object_id.lower()
@@ -183,7 +197,8 @@ def _is_person(account: Account, incoming: Incoming) -> bool:
     return bool(account.aad_object_id) and account.id != incoming.recipient.id and not account.id.startswith("28:")
 
 
-def _scope(incoming: Incoming) -> str:
+def scope(incoming: Incoming) -> str:
+    """Where it happened: `personal`, `groupChat` or `channel`."""
     said = incoming.conversation.conversation_type
     if said in ("personal", "groupChat", "channel"):
         return said
@@ -202,30 +217,25 @@ def _chat(incoming: Incoming, kind: str) -> dict[str, str]:
 
 
 def _who(account: Account, incoming: Incoming) -> dict[str, str]:
-    client = _client(incoming) if account is incoming.sender else {}
-    return client | {"user_id": account.id, "name": _name(account.name)}
+    seen = client(incoming) if account is incoming.sender else {}
+    return seen | {"user_id": account.id, "name": _name(account.name)}
 
 
-def _client(incoming: Incoming) -> dict[str, str]:
+def client(incoming: Incoming) -> dict[str, str]:
     """Locale and IANA time zone of the sender's Teams client, where they make sense."""
     info = next((entity for entity in incoming.entities if entity.get("type") == "clientInfo"), {})
     locales = (incoming.locale, info.get("locale"))
     zones = (incoming.local_timezone, info.get("timezone"))
     return {
         "locale": next((text for text in locales if isinstance(text, str) and _LOCALE.fullmatch(text)), ""),
-        "time_zone": next((text for text in zones if isinstance(text, str) and _known_zone(text)), ""),
+        "time_zone": next((found for text in zones if isinstance(text, str) and (found := _zone(text))), ""),
     }
 
 
 @lru_cache(maxsize=1024)
-def _known_zone(name: str) -> bool:
-    if not _ZONE.fullmatch(name):
-        return False
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return False
-    return True
+def _zone(text: str) -> str:
+    """The IANA name that a client means, "" for none."""
+    return find(text) or "" if len(text) <= LONGEST_ZONE else ""
 
 
 def _name(text: str) -> str:

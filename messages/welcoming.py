@@ -1,10 +1,119 @@
-"""Who meets the bot for the first time is told why it came."""
+"""Whoever gets to know Herald is welcomed, once: by an install of their own, or as a member of a team or group chat.
+
+Teams tells of an install several times. Each telling of a day is the same notification, and of the notifications that
+welcome a person only one is sent, whatever they are members of (`welcomed` in `shared.store.marks`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
+import orjson
+
 from messages.event import Event
+from messages.references import is_install, person_of, scope
+from shared import outbox
+from shared.acceptance import accept, shards
+from shared.cards.welcome import welcome_card
+from shared.cards.wording import language, say
+from shared.contract import stored
+from shared.preferences import Mode
+from shared.queues import Expansion
 from shared.services import Services
+from shared.states import NotificationState, Purpose
+from shared.store.conversations import Kind
+from shared.store.notifications import Notification, notification_key
+
+#: The source of welcomes, and their category: declared with `off` it switches them off, and only where it is declared
+#: otherwise are the members of teams and group chats welcomed.
+SOURCE, CATEGORY = "/herald/welcomes", "welcome"
 
 
 async def welcome(services: Services, event: Event) -> None:
-    """Put the welcome on its way that an event calls for, if it does."""
+    """Welcome those to whom an install brought the bot, where it is one and the settings want it."""
+    if not is_install(event.incoming):
+        return
+    declared = services.categories.is_declared(CATEGORY)
+    if declared and services.categories.of(CATEGORY).default is Mode.OFF:
+        return
+    if event.personal:
+        await _welcome_person(services, event)
+    elif declared:
+        await _welcome_members(services, event)
+
+
+async def _welcome_person(services: Services, event: Event) -> None:
+    account = person_of(event.incoming)
+    if account is None:
+        return
+    person = account.aad_object_id.lower()
+    known = await services.conversations.get(event.tenant, Kind.USER, person)
+    tongue = language(known.preferences.locale, known.locale) if known else language(event.incoming.locale)
+    identifier = _identifier(event, person)
+    card = welcome_card(tongue, notification_key(event.tenant, SOURCE, identifier))
+    await outbox.post(
+        services,
+        tenant=event.tenant,
+        recipient=f"u:{person}",
+        source=SOURCE,
+        identifier=identifier,
+        data=_data({"user": person}, card, tongue),
+        purpose=Purpose.WELCOME,
+    )
+
+
+async def _welcome_members(services: Services, event: Event) -> None:
+    """Have the members of the team or group chat welcomed one by one, each in their own chat."""
+    incoming = event.incoming
+    there = incoming.channel_data.team.id if scope(incoming) == "channel" else incoming.conversation.id
+    adder = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
+    tongue = language(incoming.locale, adder.locale if adder else "")
+    identifier = _identifier(event, there)
+    key = notification_key(event.tenant, SOURCE, identifier)
+    name = incoming.sender.name or (adder.name if adder else "")
+    card = welcome_card(tongue, key, place=await _place(services, event, tongue), adder=name)
+    data = _data({"team": there}, card, tongue)
+    await accept(
+        services,
+        Notification(
+            key=key,
+            tenant=event.tenant,
+            source=SOURCE,
+            id=identifier,
+            content_hash=hashlib.sha256(data).hexdigest(),
+            data=data,
+            state=NotificationState.ACCEPTED,
+            created=services.clock(),
+            shards=shards(stored(data).recipients),
+            purpose=Purpose.WELCOME,
+        ),
+    )
+    # Also where it was accepted before: who did that may have died before its members were listed.
+    await services.queues.expand(Expansion(key, 0))
+
+
+async def _place(services: Services, event: Event, tongue: str) -> str:
+    """What the members know the team, channel or group chat as."""
+    data, conversation = event.incoming.channel_data, event.incoming.conversation
+    if scope(event.incoming) == "groupChat":
+        return (
+            say(tongue, "welcome.chat", name=conversation.name)
+            if conversation.name
+            else say(tongue, "welcome.someChat")
+        )
+    known = await services.conversations.get(event.tenant, Kind.TEAM, data.team.id)
+    team = data.team.name or (known.name if known else "")
+    channel = data.settings.selected_channel.name
+    if team and channel:
+        return say(tongue, "welcome.channel", channel=channel, name=team)
+    return say(tongue, "welcome.team", name=team) if team else say(tongue, "welcome.someTeam")
+
+
+def _identifier(event: Event, whom: str) -> str:
+    return f"{whom};{event.at:%Y-%m-%d}"
+
+
+def _data(recipient: dict[str, str], card: dict[str, Any], tongue: str) -> bytes:
+    data = {"recipients": [recipient], "category": CATEGORY, "card": card, "locale": tongue}
+    return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 from notify import policy, threads
+from notify.progress import watch
 from notify.rendering import rendered
 from notify.targets import find
 from shared.queues import Delivery, Task
@@ -75,6 +76,8 @@ async def _note(services: Services, message: Delivery, known: State, revision: i
     """Write down that it shows this revision, or, for None, that it was taken back; raises `Conflict`."""
     if revision is None:
         now, was = services.clock(), DeliveryState.SENT
+        # The stored counts of what has ended do not know of this: the watch counts anew, however late it is.
+        await watch(services, message.notification)
         await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
     else:
         await services.deliveries.revise(message, known.etag, revision)

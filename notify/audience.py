@@ -97,8 +97,8 @@ async def _some(
 
 
 async def _members(services: Services, tenant: str, team_id: str, after: str, limit: int) -> tuple[Sequence[str], str]:
-    """Members of a team as Teams tells them, or the team itself as `t:` where it does not."""
-    team = await _team(services, tenant, team_id)
+    """Members of a team or group chat as Teams tells them, or that itself as `t:` where it does not."""
+    team = await _with_members(services, tenant, team_id)
     if team is None or team.status is not Status.ACTIVE:
         return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
@@ -109,8 +109,8 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
     if outcome.verdict is not Verdict.DONE:
         log.warning("Teams does not tell the members of a team: %s", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:
-            now = services.clock()
-            await services.conversations.save(tenant, Kind.TEAM, team.id, {}, at=now, status=Status.UNINSTALLED)
+            now = services.real_time()
+            await services.conversations.save(tenant, team.kind, team.id, {}, at=now, status=Status.UNINSTALLED)
         return [f"t:{team.id}"], ""
     members = outcome.body.get("members")
     found = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
@@ -145,7 +145,7 @@ async def _know_channel(services: Services, tenant: str, channel: ChannelId) -> 
     team = await _team(services, tenant, channel.team_id)
     if team:
         seen = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
-        await conversations.save(tenant, Kind.CONVERSATION, channel.channel_id, seen, at=services.clock())
+        await conversations.save(tenant, Kind.CONVERSATION, channel.channel_id, seen, at=services.real_time())
 
 
 async def _team(services: Services, tenant: str, identifier: str) -> Reference | None:
@@ -154,3 +154,9 @@ async def _team(services: Services, tenant: str, identifier: str) -> Reference |
     if team and team.team:  # the alias of its group id
         team = await services.conversations.get(tenant, Kind.TEAM, team.team)
     return team
+
+
+async def _with_members(services: Services, tenant: str, identifier: str) -> Reference | None:
+    """The team of this id, or the group chat, or None."""
+    team = await _team(services, tenant, identifier)
+    return team or await services.conversations.get(tenant, Kind.CONVERSATION, identifier)

@@ -1,4 +1,7 @@
-"""Commands on the queue: cancel, recall, edit, redrive. To do one again changes nothing."""
+"""Commands on the queue: cancel, recall, edit, redrive, reschedule, and those about recurring announcements.
+
+To do one again changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ from dataclasses import replace
 
 import orjson
 
+from notify.arranging import arrange
 from notify.form import check_form
+from notify.planning import planned
 from notify.progress import finish, sweep, watch
 from notify.redriving import list_again, reopen
-from shared.contract import DEFAULT_SOURCE, Command, Content, DeadLetters, Fault, Refused, Target, stored
+from shared.contract import DEFAULT_SOURCE, Command, Content, DeadLetters, Fault, Refused, Schedule, Target, stored
 from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
-from shared.store.marks import cancellation
+from shared.store import due
+from shared.store.marks import cancellation, snoozes
 from shared.store.notifications import MAX_AGE, Notification, notification_key
 from shared.store.table import Conflict
 
@@ -37,12 +43,24 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
     if command.target.dead_letters:
         await _redrive_letters(services, command.target.dead_letters, data)
         return
+    if command.target.schedule:
+        await arrange(services, command, tenant, data)
+        return
     keys = await _meant(services, command.target, tenant)
+    if command.command != "reschedule":
+        # Whoever asked to see it again is not to see what was called off, or is not true any more.
+        keys = [*keys, *(copy for key in keys for copy in await services.marks.of(snoozes(key)))]
     found = [each for key in keys if (each := await services.notifications.get(key))]
     if not found:
         raise Refused("unknown", [Fault(f"{data}/target", "there is no such notification")])
+    refused = None
     for notification in found:
-        await _apply(services, command, notification, data)
+        try:
+            await _apply(services, command, notification, data)
+        except Refused as why:  # the others are seen to all the same
+            refused = why
+    if refused:
+        raise refused
 
 
 async def _meant(services: Services, target: Target, tenant: str) -> Sequence[str]:
@@ -71,6 +89,8 @@ async def _apply(services: Services, command: Command, notification: Notificatio
 
         notification = await _change(services, notification, edited)
         await sweep(services, notification, Task.EDIT, SETTLED)
+    elif command.schedule:
+        await _reschedule(services, command.schedule, notification, inside)
     else:
         recall = command.command == "recall"
 
@@ -85,6 +105,37 @@ async def _apply(services: Services, command: Command, notification: Notificatio
             await watch(services, key)  # the stored counts are brought up to date then
             await sweep(services, notification, Task.RECALL, SETTLED)
     log.info("Notification %s: %s", key, command.command)
+
+
+async def _reschedule(services: Services, schedule: Schedule, notification: Notification, inside: str) -> None:
+    """Send what waits for its time at another; raises `Refused` where it has begun."""
+    now = services.clock()
+    plan = planned(schedule, services.settings.default_time_zone, now)
+    state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
+
+    def moved(known: Notification) -> Mapping[str, object]:
+        if known.content.schedule == schedule:
+            return {}
+        if known.state is not NotificationState.SCHEDULED:
+            raise Refused("begun", [Fault(f"{inside}/target", f"does not wait for its time any more: {known.state}")])
+        return {
+            "data": _replaced(known.data, schedule=schedule.model_dump(by_alias=True, mode="json")),
+            "state": NotificationState.SKIPPED if plan.skip else state,
+            "due": plan.due or now,
+            "rescheduled": now,
+        }
+
+    notification = await _change(services, notification, moved)
+    # After the row: what wakes at the time that it had before finds that it is too early, or that it has begun.
+    if notification.state is NotificationState.SCHEDULED and notification.due:
+        await services.due.put(notification.due, due.NOTIFICATION, notification.key)
+    elif notification.state is NotificationState.ACCEPTED:
+        await services.queues.expand(Expansion(notification.key, notification.page))
+
+
+def _replaced(data: bytes, **parts: object) -> bytes:
+    """The canonical `data` of a notification with these parts instead of its own."""
+    return orjson.dumps(orjson.loads(data) | parts, option=orjson.OPT_SORT_KEYS)
 
 
 def _with(data: bytes, content: Content) -> bytes:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from notify import policy, threads
 from notify.amending import amend
+from notify.planning import in_zone
 from notify.policy import Case, Decision, Step, Target
 from notify.progress import finish
 from notify.rendering import rendered
@@ -67,6 +68,11 @@ class Sending:
     rule: Rule | None = None
 
     @property
+    def unhindered(self) -> bool:
+        """Whether nothing but its time has kept it from being sent so far."""
+        return self.known.since is None and self.known.reason in ("", Reason.LOCAL_TIME)
+
+    @property
     def on_unknown(self) -> str:
         """What to do when it cannot be known whether it arrived: `resend` or `stop`."""
         content = self.notification.content
@@ -80,7 +86,7 @@ class Sending:
             self.message,
             self.known.etag,
             state,
-            now=self.services.clock(),
+            now=self.services.real_time(),
             reason=reason,
             maybe_twice=self.known.maybe_twice,
             rule=str(self.rule or ""),
@@ -107,15 +113,12 @@ class Sending:
     async def hold(self, reason: Reason, until: datetime) -> None:
         """Let it wait until then; what wakes it is stored before its row says so."""
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        if reason in policy.WISHES:
-            plain = replace(self.message, etag="", attempts=0)
-            item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
-            await services.waiting.put(tenant, item)
-            if until < FOREVER:
-                kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
-                await services.due.put(until, kind, f"{tenant};{recipient}")
-        else:
-            await services.due.put(until, due.DELIVERY, f"{self.notification.key};{self.message.shard};{recipient}")
+        plain = replace(self.message, etag="", attempts=0)
+        item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
+        await services.waiting.put(tenant, item)
+        if until < FOREVER:
+            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
+            await services.due.put(until, kind, f"{tenant};{recipient}")
         await services.deliveries.release(
             self.message,
             self.known.etag,
@@ -151,12 +154,13 @@ async def deliver(services: Services, message: Delivery) -> None:
         if known is None:
             log.warning("No row for a delivery of notification %s", message.notification)
             return
-        sending = Sending(services, notification, message, known, services.clock())
+        sending = Sending(services, notification, message, known, services.real_time())
         todo, until = policy.step(known, sending.now)
         if todo is Step.END:
             await sending.ended(last=True)  # whoever ended it may have died before that
             return
-        if todo is Step.WAIT and known.reason not in policy.WISHES:
+        held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
+        if todo is Step.WAIT and not held:
             await sending.later((until - sending.now).total_seconds(), etag="")
             return
         try:
@@ -219,7 +223,7 @@ async def _send(sending: Sending) -> None:
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _MARKS:
         status = _MARKS[outcome.reason]
         await services.conversations.save(
-            notification.tenant, target.kind, target.id, {}, at=services.clock(), status=status, create=False
+            notification.tenant, target.kind, target.id, {}, at=services.real_time(), status=status, create=False
         )
     await _conclude(sending, outcome, conversation)
 
@@ -227,17 +231,23 @@ async def _send(sending: Sending) -> None:
 async def _case(sending: Sending, addressee: Addressee) -> Case:
     services, notification, content = sending.services, sending.notification, sending.notification.content
     recipient, told = sending.message.recipient, content.content
-    once = notification.purpose is Purpose.WELCOME
+    once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
+    plan, latest = in_zone(content.schedule, addressee.zone, notification.told), None
+    if plan.due and sending.unhindered:
+        latest = plan.due + category.late_grace(services.settings.late_grace)
     return Case(
-        now=sending.now,
+        now=services.clock(),
         target=addressee.target,
-        category=services.categories.of(content.category),
+        category=category,
         preferences=addressee.preferences,
         zone=addressee.zone,
         digest=services.settings.default_digest,
         purpose=notification.purpose,
         cancelled=notification.state is NotificationState.CANCELLED,
         expires=notification.expires,
+        local_at=plan.due,
+        latest=latest,
+        past=plan.skip,
         welcomed=once and not await services.marks.own(welcomed(notification.tenant), recipient, notification.key),
         own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
         thread=content.thread.key if content.thread else "",
@@ -285,7 +295,7 @@ async def _post(
     created = await _create(services, route, target)
     if created.verdict is not Verdict.DONE:
         return created, ""
-    if services.clock() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
+    if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end while the request is under way
     conversation = created.conversation_id
     return await services.connector.send(route, conversation, activity), conversation
@@ -298,7 +308,7 @@ async def _create(services: Services, route: Route, target: Target) -> Outcome:
         # Creating the same chat again yields the same one, so nothing can come twice.
         return replace(outcome, verdict=Verdict.RETRY)
     if outcome.verdict is Verdict.DONE:
-        now, conversation = services.clock(), outcome.conversation_id
+        now, conversation = services.real_time(), outcome.conversation_id
         if not conversation:
             return Outcome(Verdict.FAILED, Reason.SERVICE_ERROR)
         seen = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
@@ -311,7 +321,7 @@ async def _create(services: Services, route: Route, target: Target) -> Outcome:
 async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> None:
     """Write the outcome down, and put the message back where there is to be another try."""
     services, notification, claimed = sending.services, sending.notification, sending.known
-    now = services.clock()
+    now = services.real_time()
     age = now - claimed.since if claimed.attempts and claimed.since else timedelta()
     state = policy.final_state(outcome, sending.on_unknown, age)
     if state is not None:

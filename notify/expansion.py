@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from dataclasses import replace
+from datetime import datetime
 
 from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
+from shared.contract import RECIPIENT
 from shared.queues import Delivery, Expansion
 from shared.services import Services
-from shared.states import NotificationState
+from shared.states import NotificationState, Purpose
 from shared.store.deliveries import shard_of
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
@@ -28,6 +30,8 @@ LONGEST_PAGE = 1000
 EARLY = 4.0
 #: Messages that are put on the queue at the same time.
 AT_ONCE = 32
+#: Seconds by which the clocks of two processes differ at most.
+SKEW = 60.0
 
 #: States in which there are recipients to list.
 LISTED = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
@@ -41,6 +45,10 @@ async def expand(services: Services, message: Expansion) -> None:
     if notification is None:
         log.warning("No notification %s: its page is dropped", message.notification)
         return
+    if notification.state is NotificationState.SCHEDULED:
+        if (begun := await _begin(services, notification, message)) is None:
+            return
+        notification = begun
     following = Expansion(notification.key, message.page + 1, turn=message.turn)
     delay = 0.0
     if notification.page == message.page and notification.state in LISTED:
@@ -57,7 +65,7 @@ async def expand(services: Services, message: Expansion) -> None:
         notification = await _move_on(services, notification, found.cursor)
         if not notification.urgent:
             # Reckoned from this page's turn, not from now: else what each page comes late would add up.
-            now, takes = services.clock().timestamp(), len(found.recipients) / services.settings.tenant_rate
+            now, takes = services.real_time().timestamp(), len(found.recipients) / services.settings.tenant_rate
             following = replace(following, turn=max(message.turn, now) + takes)
             delay = max(0.0, following.turn - EARLY - now)
     if notification.state is NotificationState.EXPANDED:
@@ -65,6 +73,42 @@ async def expand(services: Services, message: Expansion) -> None:
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
     if notification.page == following.page and notification.state is NotificationState.EXPANDING:
         await services.queues.expand(following, delay)
+
+
+async def _begin(services: Services, scheduled: Notification, message: Expansion) -> Notification | None:
+    """Begin with what is scheduled, or see that it is missed; returns it as it is then, None where it is too early.
+
+    That is written before anybody is listed: whoever reschedules it from then on is told that it has begun.
+    """
+    found: Notification | None = scheduled
+    while found and found.state is NotificationState.SCHEDULED:
+        now = services.clock()
+        early = (found.due - now).total_seconds() if found.due else 0.0
+        if early > 0:
+            # Clocks differ a little. What woke it much too early is a time that it had before it was rescheduled.
+            if early < SKEW:
+                await services.queues.expand(message, early)
+            return None
+        missed = _is_missed(services, found, now)
+        try:
+            found = await services.notifications.advance(
+                found, state=NotificationState.MISSED if missed else NotificationState.ACCEPTED
+            )
+        except Conflict:
+            found = await services.notifications.get(found.key)
+            continue
+        if missed:
+            log.warning("Notification %s is missed: it was due at %s", found.key, found.due)
+    return found
+
+
+def _is_missed(services: Services, notification: Notification, now: datetime) -> bool:
+    """Whether it is too late to begin with it; one in each recipient's own zone is looked at one by one."""
+    schedule = notification.content.schedule
+    if notification.purpose is not Purpose.NOTIFICATION or (schedule and schedule.time_zone == RECIPIENT):
+        return False
+    grace = services.categories.of(notification.content.category).late_grace(services.settings.late_grace)
+    return notification.due is not None and now - notification.due > grace
 
 
 async def _put_page(services: Services, notification: Notification) -> Page:

@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+from shared.cards.controls import Controls
 from shared.cards.notification import activity
 from shared.cards.size import TooLarge
+from shared.cards.verbs import OWN
+from shared.cards.wording import language
 from shared.contract import Fault, Notification, Refused
+
+#: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
+#: with that the size of its controls.
+LONGEST_LABEL = 512
 
 
 def check_form(notification: Notification, limit: int, data: str) -> None:
     """Raises `Refused` for a card that Teams would not show, or a message over `limit` bytes of UTF-16.
 
-    `data` is the JSON pointer to the notification in its message.
+    The size counts the controls that each message gets. `data` is the JSON pointer to the notification in its message.
     """
     field = data + ("/content" if notification.card is None else "/card")
+    if found := list(_faults(notification)):
+        raise Refused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
+    spoken = language(notification.locale or "")
+    largest = Controls("0" * 64, "W" * LONGEST_LABEL, mandatory=False, thread=True, language=spoken)
     try:
-        activity(notification, limit)
+        activity(notification, limit, largest)
     except TooLarge as large:
         raise Refused("invalid", [Fault(field, f"is too large for Teams: {large}")]) from None
+
+
+def _faults(notification: Notification) -> Iterator[Fault]:
+    if notification.content is not None:
+        ids = (action.id for action in notification.content.actions)
+        yield from (Fault(f"/actions/{at}/id", _RESERVED) for at, each in enumerate(ids) if each.startswith(OWN))
     if notification.card is not None:
         from shared.cards.check import faults  # costly, and only for cards of one's own
 
         if found := faults(notification.card):
-            raise Refused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
+            yield from found  # maybe nested so deep that nothing else can go through it
+        else:
+            yield from _reserved("", notification.card)
+
+
+_RESERVED = f"must not begin with {OWN}, as our own do"
+
+
+def _reserved(pointer: str, part: Any) -> Iterator[Fault]:
+    """The ids and verbs of a card that only ours may have."""
+    if isinstance(part, list):
+        for at, each in enumerate(part):
+            yield from _reserved(f"{pointer}/{at}", each)
+    elif isinstance(part, dict):
+        for name, value in part.items():
+            if name in ("id", "verb") and isinstance(value, str) and value.startswith(OWN):
+                yield Fault(f"{pointer}/{name}", _RESERVED)
+            elif name != "data":
+                yield from _reserved(f"{pointer}/{name}", value)

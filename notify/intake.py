@@ -8,44 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from notify.control import control
 from notify.expansion import expand
 from notify.form import check_form
-from shared.contract import (
-    AllRecipient,
-    Command,
-    Fault,
-    Refused,
-    Request,
-    Schedule,
-    TeamRecipient,
-    TopicRecipient,
-    inside,
-    read,
-)
-from shared.localtime import instant, zone
+from notify.planning import planned
+from shared.acceptance import accept, shards
+from shared.contract import Command, Fault, Refused, Request, inside, read
 from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
 from shared.store import due
-from shared.store.deliveries import SHARDED_FROM
-from shared.store.marks import cancellation
 from shared.store.notifications import Notification, notification_key
-from shared.store.table import Conflict
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """When a notification is to be sent: `due` is None for at once; `skip` says never."""
-
-    due: datetime | None = None
-    skip: bool = False
 
 
 async def take_in(services: Services, body: bytes, message_id: str) -> None:
@@ -79,23 +57,14 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         data=request.data,
         state=NotificationState.SKIPPED if plan.skip else state,
         created=now,
-        shards=shards(request),
+        shards=shards(request.notification.recipients),
         due=plan.due,
         expires=request.expires_at,
         time=request.time,
     )
-    if request.notification.cancellation_key:
-        # Before the row: what is accepted can be called off.
-        await services.marks.put(cancellation(tenant, request.notification.cancellation_key), new.key)
-    try:
-        stored = await services.notifications.insert(new)
-    except Conflict:
-        found = await services.notifications.get(new.key)
-        if found is None:
-            raise  # removed between the two: the queue brings the message again
-        if found.content_hash != new.content_hash:
-            raise Refused("reused", _REUSED) from None
-        stored = found
+    stored = await accept(services, new)
+    if stored.content_hash != new.content_hash:
+        raise Refused("reused", _REUSED)
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.due.put(stored.due, due.NOTIFICATION, stored.key)
     else:
@@ -112,31 +81,6 @@ def allowed_tenant(named: str | None, settings: Settings, data: str) -> str:
     if not settings.allows_tenant(named):
         raise Refused("invalid", [Fault(f"{data}/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
     return named.lower()
-
-
-def planned(schedule: Schedule | None, default_zone: str, now: datetime) -> Plan:
-    """When to send by `schedule`, told at `now`; a time that has passed goes by its `ifPast`."""
-    if schedule is None:
-        return Plan()
-    wall, place = datetime.fromisoformat(schedule.at), zone(schedule.time_zone or default_zone)
-    at = instant(wall, place)
-    if at > now:
-        return Plan(at)
-    if schedule.if_past == "skip":
-        return Plan(skip=True)
-    if schedule.if_past == "send":
-        return Plan()
-    today = now.astimezone(place).date()
-    at = instant(datetime.combine(today, wall.time()), place)
-    return Plan(at if at > now else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))
-
-
-def shards(request: Request) -> int:
-    """In how many partitions the deliveries lie: several where the audience is, or may be, large."""
-    recipients = request.notification.recipients
-    large = (AllRecipient, TeamRecipient, TopicRecipient)
-    many = len(recipients) >= SHARDED_FROM or any(isinstance(each, large) for each in recipients)
-    return 16 if many else 1
 
 
 _REUSED: Sequence[Fault] = (Fault("/id", "was used before by this source for another notification"),)

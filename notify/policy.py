@@ -27,8 +27,9 @@ TRY_FOR = timedelta(days=1)
 #: not to turn a broadcast into failures.
 NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
-#: What a delivery waits for that is a wish of its recipient: only the wishes say when that is over.
-WISHES = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST)
+#: What a delivery waits for on the clock of people (`shared.clock`), in table Waiting: its recipient's wishes, and its
+#: time in their zone. It is decided anew whenever its message comes.
+HELD = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
 
 _BY_STATUS = {
     Status.UNINSTALLED: Reason.NOT_INSTALLED,
@@ -77,7 +78,8 @@ class Case:
     """All by which it is decided whether a notification is sent to a recipient at `now`.
 
     `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
-    own; `welcomed` says that another welcome reached them, `own` that they set it off themselves. `thread` is the key
+    own, and `latest` when that is too long ago; `past` says that it had passed from the start, and is not to be sent
+    then. `welcomed` says that another welcome reached them, `own` that they set it off themselves. `thread` is the key
     of its thread, "" for none, and `digest` when digests are sent to who did not choose.
     """
 
@@ -91,6 +93,8 @@ class Case:
     cancelled: bool = False
     expires: datetime | None = None
     local_at: datetime | None = None
+    latest: datetime | None = None
+    past: bool = False
     welcomed: bool = False
     own: bool = False
     thread: str = ""
@@ -115,6 +119,10 @@ def decide(case: Case) -> Decision:
         return Decision(Rule.EXPIRED, DeliveryState.EXPIRED)
     if case.local_at and case.local_at > now:
         return Decision(Rule.LOCAL_TIME, reason=Reason.LOCAL_TIME, until=case.local_at)
+    if case.latest and case.latest < now:
+        return Decision(Rule.LOCAL_TIME, DeliveryState.MISSED)
+    if case.past:
+        return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)
     if isinstance(case.target, Reason):
         return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, case.target)
     if case.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST):

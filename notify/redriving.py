@@ -1,4 +1,4 @@
-"""What has failed is tried again."""
+"""What has failed, or was missed, is tried again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from shared.store.table import Conflict
 #: Deliveries that are opened at the same time.
 AT_ONCE = 32
 
-_FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN)
+_FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
+_UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)
 
 
 async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, State]]) -> Sequence[Delivery]:
@@ -40,9 +41,9 @@ async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, S
 
 
 async def list_again(services: Services, key: str) -> None:
-    """Go on listing the recipients of a notification where that had failed."""
+    """Go on listing the recipients of a notification where that had failed, or was not even begun."""
     notification = await services.notifications.get(key)
-    while notification and notification.state is NotificationState.FAILED:
+    while notification and notification.state in _UNLISTED:
         try:
             await services.notifications.advance(notification, state=NotificationState.EXPANDING)
         except Conflict:

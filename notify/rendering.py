@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from shared.cards.controls import Controls
+from shared.cards.controls import CONTROLLED, Controls
 from shared.cards.notification import activity
 from shared.categories import Category
 from shared.contract import stored
 from shared.services import Services
-from shared.states import Purpose
 from shared.store.notifications import Notification
 
 #: Notifications whose activity is kept ready in memory.
 RENDERED = 128
 
-#: What carries the controls by which people act on it and decide about more of the kind.
-_CONTROLLED = (Purpose.NOTIFICATION, Purpose.SNOOZE)
-
 
 def rendered(services: Services, notification: Notification) -> bytes:
     """The JSON of the notification's activity; raises `TooLarge` where Teams would not take it."""
     category = services.categories.of(notification.content.category)
-    key = notification.key if notification.purpose in _CONTROLLED else ""
+    key = notification.key if notification.purpose in CONTROLLED else ""
     return drawn(notification.data, key, category, services.settings.max_activity_bytes)
 
 

@@ -68,8 +68,12 @@ async def _todo(
         if still:
             waiting = dict(Counter(f"{state.state} {state.reason}".strip() for _, state in still))
             log.info("Notification %s is under way in part %s: %s", notification.key, message.shard, waiting)
-        now = services.clock()
-        return [delivery for delivery, state in still if policy.step(state, now)[0] is not Step.WAIT]
+        people, machines = services.clock(), services.real_time()
+        return [
+            delivery
+            for delivery, state in still
+            if policy.step(state, people if state.reason in policy.HELD else machines)[0] is not Step.WAIT
+        ]
     # What is being sent at this moment may turn out to have been sent.
     return [
         replace(delivery, task=message.task, attempts=0)

@@ -7,11 +7,12 @@ declared has the rules of the one named `default`, and these are the defaults be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from shared.preferences import Mode
@@ -26,7 +27,8 @@ class Category(BaseModel):
     """What goes for notifications of this category that do not say otherwise themselves.
 
     `title` and `description` are shown to people. `default` is how somebody is told who has not chosen. A `mandatory`
-    one can be put into the digest, but neither switched off nor paused nor muted.
+    one can be put into the digest, but neither switched off nor paused nor muted. What was scheduled is sent up to
+    `grace_minutes` late, `HERALD_LATE_GRACE_MINUTES` where they are not said.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
@@ -38,12 +40,17 @@ class Category(BaseModel):
     mandatory: bool = False
     bypasses_quiet_hours: bool = False
     on_unknown: Literal["resend", "stop"] = "resend"
+    grace_minutes: Annotated[int, Field(ge=1, le=7 * 24 * 60)] | None = None
     simulate: bool = False
 
     @property
     def label(self) -> str:
         """What people see of it."""
         return self.title or self.name
+
+    def late_grace(self, default: timedelta) -> timedelta:
+        """By how much what was scheduled may be late and is still sent."""
+        return default if self.grace_minutes is None else timedelta(minutes=self.grace_minutes)
 
 
 class Categories:

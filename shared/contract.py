@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,14 +27,19 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
 from shared.localtime import zone
+from shared.recurrence import Recurrence
 
 #: The source of a notification that names none.
 DEFAULT_SOURCE = "/queues/notifications"
+#: The zone of a schedule that means each recipient's own.
+RECIPIENT = "recipient"
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -55,9 +60,23 @@ def _object_id(text: str) -> str:
 
 
 def _zone_name(text: str) -> str:
-    if text == "recipient":
-        raise ValueError("each recipient's own zone is not available yet: name a zone, such as Europe/Berlin")
-    zone(text)
+    if text != RECIPIENT:
+        zone(text)
+    return text
+
+
+def _date(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError("must be a date, such as 2026-12-25") from None
+
+
+def _calendar(text: str) -> str:
+    from shared.holidays import holidays  # for recurring notifications only
+
+    some_day = date(2026, 1, 1)  # any: all events are read
+    holidays(text, some_day, some_day)
     return text
 
 
@@ -80,6 +99,8 @@ def _near(time: datetime) -> datetime:
 
 M = TypeVar("M", bound=BaseModel)
 WebLink = Annotated[Text, AfterValidator(_web_link)]
+WallTime = Annotated[str, AfterValidator(_wall_time)]
+ZoneName = Annotated[str, AfterValidator(_zone_name)]
 Instant = Annotated[AwareDatetime, AfterValidator(_near)]
 
 
@@ -195,10 +216,13 @@ class Content(_Model):
 
 
 class Schedule(_Model):
-    """When: a wall time and the IANA zone it is meant in (the default zone of the settings, where none is named)."""
+    """When: a wall time and the zone it is meant in, by its IANA or Windows name, or `recipient`: each one's own.
 
-    at: Annotated[str, AfterValidator(_wall_time)]
-    time_zone: Annotated[str, AfterValidator(_zone_name)] | None = None
+    Where none is named it is the default zone of the settings.
+    """
+
+    at: WallTime
+    time_zone: ZoneName | None = None
     if_past: Literal["send", "skip", "nextDay"] = "send"
 
 
@@ -240,6 +264,36 @@ class Notification(_Model):
         return self
 
 
+class Announcement(_Model):
+    """A notification that recurs, by a cron expression of 5 fields or an RRULE that counts from `start`.
+
+    `start` and `end` are wall times in the zone of `timeZone`, as in a `Schedule`, both included. It is not announced
+    on the dates of `skip`, nor on those of `holidays`, the text of an iCalendar file.
+    """
+
+    time_zone: ZoneName | None = None
+    start: WallTime | None = None
+    end: WallTime | None = None
+    skip: Sequence[Annotated[str, AfterValidator(_date)]] = ()
+    holidays: Annotated[str, AfterValidator(_calendar)] | None = None
+    rule: Text
+    notification: Notification
+
+    @field_validator("rule")
+    @classmethod
+    def _recurs(cls, text: str, info: ValidationInfo) -> str:
+        start, end = (datetime.fromisoformat(at) if (at := info.data.get(name)) else None for name in ("start", "end"))
+        Recurrence(text, start, end)
+        return text
+
+    @field_validator("notification")
+    @classmethod
+    def _comes_again(cls, notification: Notification) -> Notification:
+        if notification.schedule or notification.expires_at:
+            raise ValueError("must have no schedule and no expiresAt: it is sent at each occurrence of the rule")
+        return notification
+
+
 class DeadLetters(_Model):
     """Dead letters of a queue: the one of this row key, or all that have this reason."""
 
@@ -255,32 +309,51 @@ class DeadLetters(_Model):
 
 
 class Target(_Model):
-    """What a command is about: one notification, all that share a cancellation key, or dead letters."""
+    """What a command is about: one notification, all that share a cancellation key, a schedule, or dead letters."""
 
     source: Name | None = None
     id: Name | None = None
     cancellation_key: Name | None = None
+    schedule: Name | None = None
     dead_letters: DeadLetters | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        if [self.id, self.cancellation_key, self.dead_letters].count(None) != 2 or (self.source and not self.id):
-            raise ValueError("needs id (with source), or cancellationKey, or deadLetters")
+        named = [self.id, self.cancellation_key, self.schedule, self.dead_letters]
+        if named.count(None) != len(named) - 1 or (self.source and not self.id):
+            raise ValueError("needs id (with source), or cancellationKey, or schedule, or deadLetters")
         return self
 
 
-class Command(_Model):
-    """Call off what was not sent (cancel), take back what was (recall), change it (edit), or try it again (redrive)."""
+#: What a command needs besides its target, and no other has.
+_NEEDED = {"edit": "content", "reschedule": "schedule", "schedule": "announcement"}
+_OF_SCHEDULES = ("schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule")
 
-    command: Literal["cancel", "recall", "edit", "redrive"]
+
+class Command(_Model):
+    """Call off what was not sent (cancel), take back what was (recall), change it (edit), or try it again (redrive).
+
+    Send what waits for its time at another one (reschedule). Have a notification recur (schedule), let that rest
+    (pauseSchedule, resumeSchedule), or end it (deleteSchedule).
+    """
+
+    command: Literal[
+        "cancel", "recall", "edit", "redrive", "reschedule",
+        "schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule",
+    ]  # fmt: skip
     target: Target
     content: Content | None = None
+    schedule: Schedule | None = None
+    announcement: Announcement | None = None
     tenant: Name | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.command == "edit") != (self.content is not None):
-            raise ValueError("content belongs to edit, and edit needs it")
+        for command, part in _NEEDED.items():
+            if (self.command == command) != (getattr(self, part) is not None):
+                raise ValueError(f"{part} belongs to {command}, and {command} needs it")
+        if (self.target.schedule is not None) != (self.command in _OF_SCHEDULES):
+            raise ValueError(f"a schedule is the target of {', '.join(_OF_SCHEDULES)}, and of nothing else")
         if self.target.dead_letters and self.command != "redrive":
             raise ValueError("dead letters can only be redriven")
         return self
@@ -336,9 +409,11 @@ class Fault:
 
 
 class Refused(Exception):
-    """A message that is not taken; `reason` is `unreadable`, `invalid`, `reused` or `unknown`."""
+    """A message that is not taken; `reason` is `unreadable`, `invalid`, `reused`, `unknown` or `begun`."""
 
-    def __init__(self, reason: Literal["unreadable", "invalid", "reused", "unknown"], faults: Sequence[Fault]) -> None:
+    def __init__(
+        self, reason: Literal["unreadable", "invalid", "reused", "unknown", "begun"], faults: Sequence[Fault]
+    ) -> None:
         super().__init__(reason)
         self.reason, self.faults = reason, faults
 

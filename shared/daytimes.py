@@ -40,9 +40,9 @@ def weekdays(text: str) -> frozenset[int]:
         return known
     days: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
+        first, dash, last = part.partition("-")
         start = weekday(first.strip())
-        length = (weekday(last.strip()) - start) % 7 if last else 0
+        length = (weekday(last.strip()) - start) % 7 if dash else 0
         days |= {(start + step) % 7 for step in range(length + 1)}
     return frozenset(days)
 

@@ -16,7 +16,7 @@ FORMS = "daily 09:00, weekdays 17:00, weekly mon 09:00, or off"
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """When a digest goes out, and the local date (of its person or channel) whose only one it is."""
+    """When a digest goes out (UTC), and the local date (of its person or channel) whose only one it is."""
 
     date: date
     at: datetime
@@ -54,17 +54,16 @@ class DigestRule:
         return f"{often.get(self.days) or f'weekly {DAYS[min(self.days)]}'} {self.at:%H:%M}"
 
     def following(self, after: datetime, place: ZoneInfo, last: date | None) -> Slot | None:
-        """The next slot strictly after an instant, on a local date later than `last`, that of the digest before it.
+        """The next slot strictly after an instant, for a local date later than `last`, that of the digest before it.
 
-        A time in a gap of the clocks is the first instant after it, and counts for the date that clocks show
-        then: a day that a zone left out has no digest of its own. None where the rule is `off`.
+        A time that clocks skip is the first instant after the gap, be it in the next date; a whole day that a zone
+        left out counts for the one that follows it. None where the rule is `off`.
         """
-        day = max(shown(after, place).date(), last or date.min)
-        # Two weeks hold a day of every rule, also where the first one is too early or left out.
-        for number in range(15):
-            wall = datetime.combine(day + timedelta(days=number), self.at)
-            if wall.weekday() not in self.days or (at := instant(wall, place)) <= after:
-                continue
-            if last is None or shown(at, place).date() > last:
-                return Slot(shown(at, place).date(), at)
+        first = max(shown(after, place).date(), last or date.min)
+        # Two weeks hold a day of every rule, also where the first one is too early.
+        for day in (first + timedelta(days=number) for number in range(15)):
+            if day.weekday() in self.days and (at := instant(datetime.combine(day, self.at), place)) > after:
+                existing = shown(instant(datetime.combine(day, time()), place), place).date()
+                if last is None or existing > last:
+                    return Slot(existing, at)
         return None

@@ -27,7 +27,10 @@ DELIVERIES = "deliveries"
 DELIVERIES_URGENT = "deliveries-urgent"
 SWEEPS = "sweeps"
 PEOPLE = "people"
+#: Those from which we take.
 ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, PEOPLE)
+#: What people answered, for upstream to take.
+RESPONSES = "responses"
 
 VERSION = 1
 #: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
@@ -55,6 +58,7 @@ class Task(StrEnum):
     RELEASE = "release"  #: let go what a pause or quiet hours held until now
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
     DIGEST = "digest"  #: send the digest, where it is time for it
+    DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
     SETTLE = "settle"  #: write down what became of what a digest told
 
 

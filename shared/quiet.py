@@ -58,7 +58,10 @@ class QuietHours:
         """The quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun`, or `off`; raises `ValueError`."""
         if text.casefold().strip() == "off":
             return cls()
-        spans = tuple(_span(part) for part in text.split(";", MOST_SPANS))
+        parts = text.split(";")
+        if len(parts) > MOST_SPANS:
+            raise ValueError(f"quiet hours have at most {MOST_SPANS} parts")
+        spans = tuple(map(_span, parts))
         if _always(spans):
             raise ValueError("that would be quiet at all times; stop switches notifications off, pause holds them")
         return cls(spans)

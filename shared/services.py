@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -15,6 +15,7 @@ import aiohttp
 from shared import queues, settings
 from shared.categories import Categories
 from shared.categories import load as load_categories
+from shared.clock import moved, real_time
 from shared.storage import open_storage
 from shared.store.conversations import Conversations
 from shared.store.dead_letters import DeadLetters
@@ -23,6 +24,8 @@ from shared.store.due import Due
 from shared.store.lanes import Lanes
 from shared.store.marks import Marks
 from shared.store.notifications import Notifications
+from shared.store.responses import Responses
+from shared.store.schedules import Schedules
 from shared.store.table import Table
 from shared.store.threads import Threads
 from shared.store.topics import Topics
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 #: The tables, without their prefix.
 TABLES = (
     "Conversations", "Notifications", "Deliveries", "Due", "DeadLetters", "Lanes", "Marks", "Topics", "Threads",
-    "Waiting",
+    "Waiting", "Responses", "Schedules",
 )  # fmt: skip
 #: Connections to Teams that are kept open at most.
 CONNECTIONS = 100
@@ -47,7 +50,8 @@ CONNECTIONS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the functions stand on. `clock` gives the time in UTC; policy and schedules take it from here."""
+    """What the functions stand on. `clock` gives the time in UTC by which people go, `real_time` that of machines
+    (`shared.clock`)."""
 
     settings: settings.Settings
     queues: queues.Queues
@@ -57,31 +61,37 @@ class Services:
     due: Due
     dead_letters: DeadLetters
     marks: Marks
+    responses: Responses
     topics: Topics
     threads: Threads
     waiting: Waiting
+    schedules: Schedules
     http: aiohttp.ClientSession
     pacer: Pacer
     connector: Connector
     categories: Categories
     clock: Callable[[], datetime]
+    real_time: Callable[[], datetime]
     close: Callable[[], Awaitable[None]]
 
 
 async def open_services(
     configured: settings.Settings,
     storage: tuple[QueueServiceClient, TableServiceClient],
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], datetime] = real_time,
+    real_time: Callable[[], datetime] | None = None,
 ) -> Services:
-    """New clients, with their tables and queues created where they are missing."""
+    """New clients, with their tables and queues created where they are missing; one `clock` serves for both."""
     queue_service, table_service = storage
+    machines = real_time or clock
 
     def table(name: str) -> Table:
         return Table(table_service.get_table_client(configured.table_prefix + name))
 
     tables = {name: table(name) for name in TABLES}
     all_queues = queues.Queues(queue_service)
-    await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(n) for n in queues.ALL))
+    names = (*queues.ALL, queues.RESPONSES)
+    await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(name) for name in names))
 
     # Made here, not by aiohttp at its import, so that it trusts what SSL_CERT_FILE names by now.
     trusted = await asyncio.to_thread(ssl.create_default_context)
@@ -106,14 +116,17 @@ async def open_services(
         due=Due(tables["Due"]),
         dead_letters=DeadLetters(tables["DeadLetters"]),
         marks=Marks(tables["Marks"]),
+        responses=Responses(tables["Responses"]),
         topics=Topics(tables["Topics"]),
         threads=Threads(tables["Threads"]),
         waiting=Waiting(tables["Waiting"]),
+        schedules=Schedules(tables["Schedules"]),
         http=http,
         pacer=pacer,
-        connector=Connector(http, Tokens(configured, time.monotonic), allowed, clock, pacer),
+        connector=Connector(http, Tokens(configured, time.monotonic), allowed, machines, pacer),
         categories=load_categories(configured.categories_file),
         clock=clock,
+        real_time=machines,
         close=close,
     )
 
@@ -125,5 +138,7 @@ async def services() -> Services:
     """The services of this process; a failure to open them is not kept, so that the next call tries again."""
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
-        _opening = asyncio.create_task(open_services(settings.load(), open_storage()))
+        configured = settings.load()
+        clock = moved(configured.clock)
+        _opening = asyncio.create_task(open_services(configured, open_storage(), clock, real_time))
     return await asyncio.shield(_opening)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cached_property
 from typing import Literal, Self
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from shared.clock import moved
 from shared.digest_rule import DigestRule
+from shared.localtime import zone
 
 #: Where Teams publishes the keys that sign its tokens, and the issuer it names in them (Bot Connector
 #: authentication, "Authenticate requests from the Bot Connector service to your bot").
@@ -54,8 +56,10 @@ class Settings(BaseModel):
     table_prefix: str = Field("Herald", alias="HERALD_TABLE_PREFIX", pattern=r"^[A-Za-z][A-Za-z0-9]{0,30}$")
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
     default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
+    late_grace_minutes: int = Field(60, alias="HERALD_LATE_GRACE_MINUTES", ge=1, le=7 * 24 * 60)
     max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=4, le=100)
 
+    clock: str = Field("", alias="HERALD_CLOCK")
     categories_file: str = Field("", alias="HERALD_CATEGORIES_FILE")
 
     environment: str = Field("", alias="AZURE_FUNCTIONS_ENVIRONMENT")
@@ -72,10 +76,12 @@ class Settings(BaseModel):
     @field_validator("default_time_zone")
     @classmethod
     def _zone_exists(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value!r} is no IANA time zone, such as Europe/Berlin") from None
+        return zone(value).key
+
+    @field_validator("clock")
+    @classmethod
+    def _clock_goes(cls, value: str) -> str:
+        moved(value)
         return value
 
     @field_validator("default_digest")
@@ -90,6 +96,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.clock and (self.site_name or self.container_name or self.environment != "Development"):
+            raise ValueError("HERALD_CLOCK moves the time on a developer's machine only: remove it")
         if not self.app_id:
             if self.site_name or self.container_name or self.environment != "Development":
                 hosted = "WEBSITE_SITE_NAME" if self.site_name else "CONTAINER_NAME" if self.container_name else ""
@@ -125,6 +133,11 @@ class Settings(BaseModel):
         if self.kind == "MultiTenant":
             return MULTI_TENANT_AUTHORITY
         return f"https://login.microsoftonline.com/{self.app_tenant}"
+
+    @property
+    def late_grace(self) -> timedelta:
+        """By how much what was scheduled may be late and is still sent."""
+        return timedelta(minutes=self.late_grace_minutes)
 
     @property
     def max_activity_bytes(self) -> int:

@@ -12,6 +12,7 @@ class NotificationState(StrEnum):
     EXPANDING = "expanding"  #: its recipients are being listed, page by page
     EXPANDED = "expanded"  #: every recipient has a delivery
     SKIPPED = "skipped"  #: its time had passed, and it asked not to be sent then
+    MISSED = "missed"  #: nothing ran at its time, nor until it was too late to send it
     CANCELLED = "cancelled"  #: called off: what was not sent yet is not sent any more
     FAILED = "failed"  #: its recipients could not be listed; see the dead letters
     FINISHED = "finished"  #: every delivery has its final state
@@ -30,6 +31,7 @@ class DeliveryState(StrEnum):
     RECALLED = "recalled"  #: it was sent, and taken back
     SUPERSEDED = "superseded"  #: something newer in its thread had been sent before
     DIGESTED = "digested"  #: it was told in a digest, which was sent
+    MISSED = "missed"  #: nothing ran at its time in the recipient's zone, nor until it was too late to send it
 
     @property
     def final(self) -> bool:
@@ -73,6 +75,7 @@ class Reason(StrEnum):
     QUIET_HOURS = "quietHours"  #: waits until the recipient's quiet hours are over
     DIGEST = "digest"  #: waits for the recipient's next digest
     LOCAL_TIME = "localTime"  #: waits for its time in the recipient's own zone
+    PAST = "past"  #: its time had passed in the recipient's zone, and it asked not to be sent then
 
 
 class Rule(StrEnum):
@@ -80,7 +83,7 @@ class Rule(StrEnum):
 
     CANCELLED = "cancelled"  #: its notification was called off
     EXPIRED = "expired"
-    LOCAL_TIME = "localTime"  #: it is not the time yet in the recipient's zone
+    LOCAL_TIME = "localTime"  #: it is not, or no longer, the time for it in the recipient's zone
     UNREACHABLE = "unreachable"  #: the bot is not there, or blocked
     WELCOMED = "welcomed"  #: nobody is welcomed twice
     OWN_ACTION = "ownAction"
@@ -91,6 +94,15 @@ class Rule(StrEnum):
     DIGEST = "digest"
     SEND = "send"  #: nothing stood against it
     ASKED = "asked"  #: the recipient asked for this very message: an answer, a digest, one that was snoozed
+
+
+class ScheduleState(StrEnum):
+    """How far a recurring announcement is."""
+
+    ACTIVE = "active"  #: its next occurrence waits for its time
+    PAUSED = "paused"  #: nothing is announced until it is resumed
+    ENDED = "ended"  #: it has no more occurrences
+    DELETED = "deleted"  #: it was taken away
 
 
 class Purpose(StrEnum):

@@ -1,40 +1,97 @@
-"""What waited for a person goes on its way: policy decides about each delivery again, at the moment of sending."""
+"""What waits for a person goes on its way when it is time: to be decided about and sent again, or in a digest."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.queues import Person, Task
 from shared.services import Services
-from shared.states import Reason
-from shared.store.waiting import Item
+from shared.states import DeliveryState, Reason
+from shared.store.deliveries import State
+from shared.store.table import Conflict
+from shared.store.waiting import DigestState, Item
+from timer_digest import digesting
+from timer_digest.choosing import Parting, choose, wants_of
+from timer_digest.together import together
 
-#: Items that are read in one go, and messages that are put on the queue at the same time.
+#: Items that are looked at in one go, and those that are let go where somebody's wishes have changed.
+MOST = 1000
 PAGE = 200
-AT_ONCE = 32
+#: How often somebody is looked at anew to whom others see at the same moment.
+TRIES = 8
 
 
 async def release(services: Services, person: Person) -> None:
-    """Put deliveries that wait for `person` back on their queue: those whose time has come, or all to reconsider."""
+    """Do with what waits for `person` what it is time for; raises `Conflict` where others do so each time."""
+    for _ in range(TRIES):
+        try:
+            if person.task is Task.RECONSIDER:
+                await _reconsider(services, person)
+            else:
+                await _see_to(services, person)
+        except Conflict:
+            continue
+        return
+    raise Conflict
+
+
+async def _reconsider(services: Services, person: Person) -> None:
+    state = await services.waiting.digest(person.tenant, person.recipient)
     items = await services.waiting.of(person.tenant, person.recipient, PAGE, person.after)
-    chosen = [each for each in items if person.task is Task.RECONSIDER or _is_over(services, each)]
-    await let_go(services, person, chosen)
+    await let_go(services, person, state, [Parting(item) for item in items])
     if len(items) == PAGE:
         await services.queues.wake(replace(person, after=items[-1].key, chances=0))
 
 
-def _is_over(services: Services, item: Item) -> bool:
-    return item.reason is not Reason.DIGEST and item.until <= services.clock()
+async def _see_to(services: Services, person: Person) -> None:
+    state = await services.waiting.digest(person.tenant, person.recipient)
+    items = await services.waiting.ready(person.tenant, person.recipient, services.clock(), MOST)
+    if state.told:
+        told = {delivery.notification for delivery in state.told}
+        settled = await digesting.settle(services, person, state, items)
+        if settled is None:
+            return  # the rest is seen to when that digest has ended
+        state, items = settled, [item for item in items if item.delivery.notification not in told]
+    timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # its own, which no digest changes
+    await together(timed, lambda item: _put_back(services, person, item))
+    held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
+    if not held:
+        return
+    wants = await wants_of(services, person)
+    plan = await choose(services, person, wants, state.last, held)
+    state = await let_go(services, person, state, plan.go)
+    if plan.tell:
+        await digesting.send(services, person, state, plan, wants.place)
 
 
-async def let_go(services: Services, person: Person, items: list[Item]) -> None:
-    """Put the deliveries of `items` back on their queue, and forget the items after that."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def let_go(services: Services, person: Person, state: DigestState, going: Sequence[Parting]) -> DigestState:
+    """Put deliveries back on their queue, where policy decides again, and forget their items after that.
 
-    async def one(item: Item) -> None:
-        async with gate:
-            await services.queues.deliver(item.delivery)
-            await services.waiting.done(person.tenant, item)
+    Those that the last digest tells stay. Returns the state of digests after that, or raises `Conflict`.
+    """
+    rows = await together(going, lambda each: services.deliveries.get(each.item.delivery))
+    if any(row and digesting.kept_for(row) > state.number for row in rows):
+        # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
+        state = replace(state, number=state.number + 1)
+        state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
+    told = {delivery.notification for delivery in state.told}
+    pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.notification not in told]
+    await together(pairs, lambda pair: _let_go(services, person, *pair))
+    return state
 
-    await asyncio.gather(*(one(each) for each in items))
+
+async def _let_go(services: Services, person: Person, going: Parting, known: State | None) -> None:
+    item = going.item
+    if known and known.state is DeliveryState.QUEUED:
+        etag = await digesting.free(services, item.delivery, known)
+        if going.state is None:
+            await _put_back(services, person, item)
+            return
+        await digesting.end(services, replace(item.delivery, etag=etag), going.state)
+    await services.waiting.done(person.tenant, item)
+
+
+async def _put_back(services: Services, person: Person, item: Item) -> None:
+    await services.queues.deliver(item.delivery)
+    await services.waiting.done(person.tenant, item)

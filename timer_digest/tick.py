@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import groupby
 
-from shared.queues import Delivery, Expansion, Person, Sweep, Task
+from shared.announcing import announce
+from shared.queues import Expansion, Person, Sweep, Task
 from shared.services import Services
 from shared.store import due
 from shared.store.due import Waking
 
-#: Wakings that are read, and seen to at the same time, in one go.
+#: Wakings that are read in one go; those of one minute are seen to at the same time.
 BATCH = 100
 
 log = logging.getLogger(__name__)
 
 
 async def tick(services: Services) -> int:
-    """Wake all that is due, oldest minute first; returns how many."""
+    """Wake all that is due, one minute after the other; returns how many.
+
+    What fails stays for the next tick, and stands in nobody's way.
+    """
     woken = 0
-    while True:
-        found = await services.due.until(services.clock(), BATCH)
-        done = sum(await asyncio.gather(*(_wake(services, waking) for waking in found)))
-        woken += done
-        if len(found) < BATCH or not done:
-            return woken
+    async for found in services.due.until(services.clock(), BATCH):
+        for _, minute in groupby(found, key=lambda waking: waking.minute):
+            wakings = list(minute)
+            results = await asyncio.gather(*(_wake(services, each) for each in wakings), return_exceptions=True)
+            for waking, result in zip(wakings, results, strict=True):
+                if isinstance(result, BaseException):
+                    if not isinstance(result, Exception):
+                        raise result
+                    log.error("A %s of %s does not wake", waking.kind, waking.minute, exc_info=result)
+                else:
+                    woken += result
+    return woken
 
 
 async def _wake(services: Services, waking: Waking) -> bool:
@@ -36,9 +47,8 @@ async def _wake(services: Services, waking: Waking) -> bool:
         await queues.expand(Expansion(key, 0))
     elif waking.kind == due.WATCH:
         await queues.sweep(Sweep(key, Task.WATCH, ""))
-    elif waking.kind == due.DELIVERY:
-        notification, shard, recipient = key.split(";", 2)
-        await queues.deliver(Delivery(notification, shard, recipient, "", 0))
+    elif waking.kind == due.OCCURRENCE:
+        await announce(services, *key.split(";", 1))
     elif waking.kind in _PEOPLE:
         tenant, recipient = key.split(";", 1)
         await queues.wake(Person(tenant, recipient, _PEOPLE[waking.kind]))

@@ -1,23 +1,95 @@
-"""What every notification carries besides its content: by what people act on it, and decide about more of its kind."""
+"""What every notification carries besides its content: by what people act on it, and decide about more of its kind.
+
+A card is the same for all who get it, so that it is drawn once. An action of it says in its data, under `herald`,
+which notification it belongs to, and no more: who clicked is known from the verified activity.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+from shared.cards.actions import bound
+from shared.cards.parts import VERSION, line
+from shared.cards.verbs import (
+    ACKNOWLEDGE,
+    MUTE,
+    PREFERENCES,
+    SNOOZE_HOUR,
+    SNOOZE_TOMORROW,
+    STOP,
+    TO_DIGEST,
+    WHY,
+    execute,
+)
+from shared.cards.wording import language, say
 from shared.categories import Category
 from shared.contract import Notification
+from shared.states import Purpose
+
+#: What carries controls; an answer has none.
+CONTROLLED = (Purpose.NOTIFICATION, Purpose.SNOOZE)
+
+#: Ids of our elements, which no card of a caller has.
+FOOTER, MANAGE = "herald.footer", "herald.manage"
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """The controls of the notification of this key: of its category, and of its thread where it has one."""
+    """The controls of the notification of this key: of its category, and of its thread where it has one.
+
+    `language` is what they are written in, one of `shared.cards.wording.LANGUAGES`.
+    """
 
     key: str
     category: str
     mandatory: bool
     thread: bool
+    language: str
 
     @classmethod
     def of(cls, key: str, content: Notification, category: Category) -> Self:
-        return cls(key, category.label, category.mandatory, content.thread is not None)
+        spoken = language(content.locale or "")
+        return cls(key, category.label, category.mandatory, content.thread is not None, spoken)
+
+    def button(self, verb: str, title: str) -> dict[str, Any]:
+        return execute(title, verb, {"n": self.key})
+
+    def acknowledge(self) -> dict[str, Any]:
+        return self.button(ACKNOWLEDGE, say(self.language, "acknowledge"))
+
+    def footer(self) -> dict[str, Any]:
+        """The last element of a card: the category, why it came, and what hides behind Manage."""
+        label = say(self.language, "mandatory", category=self.category) if self.mandatory else self.category
+        toggle = {
+            "type": "Action.ToggleVisibility",
+            "title": say(self.language, "manage"),
+            "targetElements": [MANAGE],
+        }
+        why = self.button(WHY, say(self.language, "why"))
+        offered = {
+            MUTE: say(self.language, "mute") if self.thread and not self.mandatory else "",
+            TO_DIGEST: say(self.language, "toDigest", category=self.category),
+            STOP: "" if self.mandatory else say(self.language, "stop", category=self.category),
+            SNOOZE_HOUR: say(self.language, "snooze.hour"),
+            SNOOZE_TOMORROW: say(self.language, "snooze.tomorrow"),
+            PREFERENCES: say(self.language, "preferences"),
+        }
+        manage = [self.button(verb, title) for verb, title in offered.items() if title]
+        return {
+            "type": "Container",
+            "id": FOOTER,
+            "separator": True,
+            "spacing": "Medium",
+            "items": [
+                line(label, isSubtle=True, size="Small"),
+                {"type": "ActionSet", "spacing": "Small", "actions": [why, toggle]},
+                {"type": "ActionSet", "id": MANAGE, "isVisible": False, "spacing": "Small", "actions": manage},
+            ],
+        }
+
+    def onto(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """A caller's own card with the footer, its actions bound to the notification."""
+        whole: dict[str, Any] = bound(dict(card), self.key)
+        return whole | {"version": VERSION, "body": [*whole.get("body", ()), self.footer()]}

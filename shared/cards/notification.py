@@ -12,7 +12,9 @@ from typing import Any
 import orjson
 
 from shared.cards.controls import Controls
+from shared.cards.parts import block, card, heading
 from shared.cards.size import fit, within
+from shared.cards.wording import FALLBACK, say
 from shared.contract import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
@@ -26,61 +28,57 @@ def activity(notification: Notification, limit: int, controls: Controls | None =
     A text that is too long for that is shortened; raises `TooLarge` where that is not enough.
     """
     if notification.content is not None:
-        return fit(notification.content, limit, lambda content: _message(draw(content), content.title))
-    card = notification.card or {}
-    return within(_message(card, _summary(card) or notification.category), limit)
+        return fit(notification.content, limit, lambda content: _message(draw(content, controls), content.title))
+    own = notification.card or {}
+    whole = controls.onto(own) if controls else own
+    return within(_message(whole, _summary(own) or notification.category), limit)
 
 
-def _message(card: dict[str, Any], summary: str) -> bytes:
+def _message(whole: dict[str, Any], summary: str) -> bytes:
     return orjson.dumps(
         {
             "type": "message",
             "summary": summary[:LONGEST_SUMMARY],
-            "attachments": [{"contentType": CARD_TYPE, "content": card}],
+            "attachments": [{"contentType": CARD_TYPE, "content": whole}],
             # Without it the message comes, but no toast does ("Channel data", Bot Framework for Teams).
             "channelData": {"notification": {"alert": True}},
         }
     )
 
 
-def draw(content: Content) -> dict[str, Any]:
-    """The Adaptive Card of `content`."""
-    body: list[dict[str, Any]] = [_text(content.title, size="Large", weight="Bolder", style="heading")]
+def draw(content: Content, controls: Controls | None = None) -> dict[str, Any]:
+    """The Adaptive Card of `content`, with the controls that are to be on it."""
+    spoken = controls.language if controls else FALLBACK
+    body = [heading(content.title)]
     if content.text:
-        body.append(_text(content.text))
+        body.append(block(content.text))
     if content.image:
         body.append({"type": "Image", "url": content.image.url, "altText": content.image.alt_text, "size": "Stretch"})
     if content.facts:
         facts = [{"title": fact.title, "value": fact.value} for fact in content.facts]
         body.append({"type": "FactSet", "facts": facts, "spacing": "Medium"})
     if content.result:
-        result = _text(f"**Result:** {content.result}")
+        result = block(say(spoken, "result", result=content.result))
         body.append({"type": "Container", "style": "emphasis", "spacing": "Medium", "items": [result]})
     if content.actor:
-        body.append(_text(f"Triggered by {content.actor.name}", isSubtle=True, size="Small"))
-    card: dict[str, Any] = {
-        "type": "AdaptiveCard",
-        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "version": "1.5",
-        "body": body,
-    }
+        body.append(block(say(spoken, "triggered", actor=content.actor.name), isSubtle=True, size="Small"))
     buttons: list[dict[str, Any]] = []
     if content.link:
         buttons.append({"type": "Action.OpenUrl", "title": content.link.title, "url": content.link.url})
-    buttons += [{"type": "Action.Execute", "title": each.title, "verb": each.id} for each in content.actions]
+    if controls:
+        buttons += [controls.button(each.id, each.title) for each in content.actions]
+        buttons.append(controls.acknowledge())
     if buttons:
-        card["actions"] = buttons
-    return card
+        body.append({"type": "ActionSet", "spacing": "Medium", "actions": buttons})
+    if controls:
+        body.append(controls.footer())
+    return card(body)
 
 
-def _text(text: str, **style: object) -> dict[str, Any]:
-    return {"type": "TextBlock", "text": text, "wrap": True, **style}
-
-
-def _summary(card: dict[str, Any]) -> str:
+def _summary(own: dict[str, Any]) -> str:
     """What a card of the caller's own says of itself: its fallback text, or its first text."""
-    if isinstance(card.get("fallbackText"), str):
-        return str(card["fallbackText"])
-    body = card.get("body")
+    if isinstance(own.get("fallbackText"), str):
+        return str(own["fallbackText"])
+    body = own.get("body")
     texts = (each.get("text") for each in body if isinstance(each, dict)) if isinstance(body, list) else ()
     return next((text for text in texts if isinstance(text, str) and text), "")

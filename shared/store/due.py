@@ -7,6 +7,7 @@ is stored.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -17,9 +18,9 @@ VERSION = 1
 #: Kinds of what wakes, and what their keys name.
 NOTIFICATION = "notification"  #: list the recipients of the notification of this key
 WATCH = "watch"  #: look whether the notification of this key stands still
-DELIVERY = "delivery"  #: send one delivery: notification, shard and recipient, with ";" between
 RELEASE = "release"  #: let go what waited for a recipient until now: tenant and recipient, with ";" between
 DIGEST = "digest"  #: send a recipient's digest: the same
+OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant and name, with ";" between
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,12 @@ class Due:
             {"PartitionKey": partition, "RowKey": f"{kind};{keys.key(key)}", "v": VERSION, "key": key}
         )
 
-    async def until(self, now: datetime, limit: int) -> list[Waking]:
-        """The first `limit` that are due at `now`, oldest minute first."""
+    async def until(self, now: datetime, size: int) -> AsyncIterator[list[Waking]]:
+        """All that are due at `now`, oldest minute first, `size` at a time; what stays there is passed over once."""
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
-        rows = await self._table.query(
-            "PartitionKey lt @end", {"end": end}, limit=limit, select=["PartitionKey", "RowKey", "key"]
-        )
-        return [_waking(row) for row in rows]
+        select = ["PartitionKey", "RowKey", "key"]
+        async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size, select=select):
+            yield [_waking(row) for row in rows]
 
     async def done(self, waking: Waking) -> None:
         """Forget it: its effect is stored."""

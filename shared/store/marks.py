@@ -48,3 +48,8 @@ def welcomed(tenant: str) -> str:
 def cancellation(tenant: str, cancellation_key: str) -> str:
     """The mark of the notifications of a tenant that share this cancellation key."""
     return f"cancellation;{keys.digest(tenant, cancellation_key)}"
+
+
+def snoozes(notification: str) -> str:
+    """The mark of the notifications by which people see the one of this key again."""
+    return f"snoozes;{notification}"

@@ -27,8 +27,9 @@ class Notification:
 
     `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many
     partitions its deliveries lie. `total` is how many recipients it has, None until all are listed. `due` is when
-    a scheduled one is to be sent, `time` when what it tells happened. `revision` counts how often its content was
-    edited. `counts` is how its deliveries ended, as JSON, "" while any is open. `purpose` says what it is for.
+    a scheduled one is to be sent, `rescheduled` when that was changed last, and `time` when what it tells happened.
+    `revision` counts how often its content was edited. `counts` is how its deliveries ended, as JSON, "" while any is
+    open. `purpose` says what it is for.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Notification:
     recalled: bool = False
     counts: str = ""
     due: datetime | None = None
+    rescheduled: datetime | None = None
     expires: datetime | None = None
     time: datetime | None = None
     purpose: Purpose = Purpose.NOTIFICATION
@@ -55,6 +57,12 @@ class Notification:
     @cached_property
     def content(self) -> contract.Notification:
         return contract.stored(self.data)
+
+    @property
+    def told(self) -> datetime:
+        """When its schedule was told: what had passed by then is past. An occurrence is told when it is due."""
+        at = self.rescheduled or self.created
+        return min(at, self.due) if self.due else at
 
     @property
     def urgent(self) -> bool:
@@ -128,6 +136,7 @@ def _notification(row: Row, etag: str) -> Notification:
         recalled=row.get("recalled", False),
         counts=row.get("counts", ""),
         due=row.get("due"),
+        rescheduled=row.get("rescheduled"),
         expires=row.get("expires"),
         time=row.get("time"),
         purpose=Purpose(row.get("purpose", Purpose.NOTIFICATION)),

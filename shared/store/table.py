@@ -97,6 +97,16 @@ class Table:
         """The first `limit` rows that match, in the order of their keys, read page by page."""
         return [row async for row in self._rows(where, values, limit, select)]
 
+    async def pages(
+        self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Row]]:
+        """All rows that match, in the order of their keys, `size` at a time; maybe none in one go."""
+        pages = self._client.query_entities(
+            where, parameters=dict(values), select=list(select) if select else None, results_per_page=size
+        ).by_page()
+        async for page in pages:
+            yield [row async for row in page]
+
     async def _rows(
         self, where: str, values: Mapping[str, Any], limit: int, select: Sequence[str] | None
     ) -> AsyncIterator[Row]:

@@ -1,7 +1,7 @@
-"""Table Waiting: deliveries that wait for a person, until the end of a pause or of quiet hours, or for a digest.
+"""Table Waiting: deliveries that wait for a person: for the end of a pause or of quiet hours, their hour, or a digest.
 
-A partition is one recipient's: its items in the order in which their notifications came, and one row that says which
-digest is under way. An item that is put again has a new ETag, so that whoever read it before does not remove it.
+A partition is one recipient's: its items in the order in which their notifications came, and one row that says how far
+their digests are. An item that is put again has a new ETag, so that whoever read it before does not remove it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestState:
-    """What is known of a recipient's digests: the last local date that had one, and which is under way.
+    """How far a recipient's digests are: how many there were, and the last local date that had its regular one.
 
-    `under_way` is the key of its notification, "" for none, and `items` are the keys of the items that it tells.
+    `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled.
     """
 
+    number: int = 0
     last: date | None = None
-    under_way: str = ""
-    items: Sequence[str] = ()
+    told: Sequence[Delivery] = ()
     etag: str = ""
 
 
@@ -66,9 +66,19 @@ class Waiting:
 
     async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[Item]:
         """The first `limit` that wait for a recipient, after the one of the key `after`, oldest first."""
+        return await self._items(tenant, recipient, "RowKey gt @after", {"after": after}, limit)
+
+    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> list[Item]:
+        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first."""
+        values = {"reason": str(Reason.DIGEST), "now": now}
+        return await self._items(tenant, recipient, "( reason eq @reason or until le @now )", values, limit)
+
+    async def _items(
+        self, tenant: str, recipient: str, where: str, values: dict[str, object], limit: int
+    ) -> list[Item]:
         rows = await self._table.query(
-            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @digest",
-            {"partition": _partition(tenant, recipient), "after": after, "digest": _DIGEST},
+            f"PartitionKey eq @partition and RowKey lt @digest and {where}",
+            {"partition": _partition(tenant, recipient), "digest": _DIGEST, **values},
             limit=limit,
         )
         return [_item(recipient, row) for row in rows]
@@ -85,9 +95,12 @@ class Waiting:
         if found is None:
             return DigestState()
         row, etag = found
-        last = date.fromisoformat(row["last"]) if row.get("last") else None
-        items = row["items"].split(" ") if row.get("items") else ()
-        return DigestState(last=last, under_way=row.get("under_way", ""), items=items, etag=etag)
+        return DigestState(
+            number=row["number"],
+            last=date.fromisoformat(row["last"]) if row["last"] else None,
+            told=[_told(recipient, line) for line in row["told"].splitlines()],
+            etag=etag,
+        )
 
     async def move_digest(self, tenant: str, recipient: str, state: DigestState) -> str:
         """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`."""
@@ -95,9 +108,9 @@ class Waiting:
             "PartitionKey": _partition(tenant, recipient),
             "RowKey": _DIGEST,
             "v": VERSION,
+            "number": state.number,
             "last": state.last.isoformat() if state.last else "",
-            "under_way": state.under_way,
-            "items": " ".join(state.items),
+            "told": "\n".join(f"{each.notification};{each.shard};{each.etag}" for each in state.told),
         }
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
 
@@ -120,3 +133,8 @@ def _item(recipient: str, row: Row) -> Item:
         key=row["RowKey"],
         etag=str(row.metadata["etag"]),  # type: ignore[attr-defined]
     )
+
+
+def _told(recipient: str, line: str) -> Delivery:
+    notification, shard, etag = line.split(";", 2)
+    return Delivery(notification, shard, recipient, etag, 0)

@@ -250,6 +250,9 @@ class Memory:
         self.saved.append((tenant, kind, identifier))
         return True
 
+    async def get(self, *_: str) -> None:
+        return None
+
 
 class Untouched:
     """Storage that must not be asked for anything."""
@@ -261,3 +264,14 @@ class Untouched:
 @pytest.fixture
 def untouched() -> Conversations:
     return Conversations(Untouched())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bot that only remembers: it answers nobody, and welcomes nobody."""
+
+    async def nothing(*_: object) -> None:
+        return
+
+    for name in ("converse", "welcome"):
+        monkeypatch.setattr(f"messages.bot.{name}", nothing)

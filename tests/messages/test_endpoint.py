@@ -37,6 +37,8 @@ from tests.messages.conftest import (
     settings,
 )
 
+pytestmark = pytest.mark.usefixtures("silent")
+
 LOCAL_URL = "http://127.0.0.1:56150/_connector"
 ELSEWHERE = "https://elsewhere.example/"
 
@@ -45,7 +47,7 @@ def endpoint(
     publisher: Publisher, session: aiohttp.ClientSession, clock: Clock, storage: object, **changed: str
 ) -> Endpoint:
     configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid", **changed)
-    return open_endpoint(services(settings=configured, conversations=storage, http=session, clock=clock))
+    return open_endpoint(services(settings=configured, conversations=storage, http=session, real_time=clock))
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ async def test_503_where_storage_does_not_answer_in_time(
 
 @pytest.mark.parametrize(
     "name",
-    ["adaptiveCard/action", "task/fetch", "composeExtension/query", "fileConsent/invoke", "signin/verifyState", None],
+    ["task/fetch", "composeExtension/query", "fileConsent/invoke", "signin/verifyState", None],
 )
 async def test_an_unknown_invoke_is_not_implemented(opened: Endpoint, memory: Memory, name: str | None) -> None:
     assert await post(opened, activity("invoke", name=name, value="anything")) == (501, None)
@@ -320,7 +322,7 @@ def local(session: aiohttp.ClientSession, clock: Clock, memory: Memory) -> Endpo
     configured = settings(
         MicrosoftAppId="", MicrosoftAppPassword="", MicrosoftAppTenantId="", AZURE_FUNCTIONS_ENVIRONMENT="Development"
     )
-    return open_endpoint(services(settings=configured, conversations=memory, http=session, clock=clock))
+    return open_endpoint(services(settings=configured, conversations=memory, http=session, real_time=clock))
 
 
 async def test_without_an_app_id_this_machine_needs_no_token(local: Endpoint, memory: Memory) -> None:

@@ -14,6 +14,8 @@ from messages import functions
 from messages.admission import is_local_caller
 from tests.messages.conftest import Clock, Memory, activity, settings
 
+pytestmark = pytest.mark.usefixtures("silent")
+
 
 @pytest.fixture(autouse=True)
 def no_services_yet() -> Iterator[None]:

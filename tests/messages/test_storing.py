@@ -35,6 +35,8 @@ from tests.messages.conftest import (
     services,
 )
 
+pytestmark = pytest.mark.usefixtures("silent")
+
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 START = datetime(2026, 11, 20, 9, tzinfo=UTC)
 

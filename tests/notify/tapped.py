@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -73,6 +73,17 @@ class TappedTable(Table):
         self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
     ) -> list[Row]:
         return await _through(super().query(where, values, limit=limit, select=select))
+
+    async def pages(
+        self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Row]]:
+        pages = super().pages(where, values, size=size, select=select)
+
+        async def following() -> list[Row] | None:
+            return await anext(pages, None)
+
+        while (page := await _through(following())) is not None:
+            yield page
 
 
 class TappedQueues(TimedQueues):

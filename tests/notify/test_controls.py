@@ -12,7 +12,7 @@ from local.fake_teams.api import Behaviour, Fault, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.intake import take_in
-from notify.progress import finish
+from notify.progress import WATCH_AFTER, finish
 from notify.redriving import reopen
 from shared.queues import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState
@@ -310,6 +310,17 @@ async def test_a_change_that_teams_delays_is_made_in_the_end(timed: Herald, comm
         assert await timed.counts(asked) == {"recalled": 1}
     else:
         assert (await timed.row(asked, f"u:{ada.object_id}"))["revision"] == 1
+
+
+async def test_a_recall_that_takes_longer_than_the_watch_is_counted_too(timed: Herald) -> None:
+    [ada] = await people(timed, 1)
+    asked = await timed.ask(user(ada))
+    await timed.run()
+    late = int(2 * WATCH_AFTER.total_seconds())
+    await timed.teams.fault(Fault(operation="delete", status=412, code="PreconditionFailed", retry_after=late, count=1))
+    await timed.command("recall", asked)
+    await timed.run()
+    assert (await timed.now(asked)).counts == '{"recalled":1}'
 
 
 async def test_an_edit_that_meets_a_recall_ends_with_the_recall(timed: Herald) -> None:

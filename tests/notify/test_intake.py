@@ -11,7 +11,8 @@ import pytest
 
 from notify.expansion import expand
 from notify.functions import send_one
-from notify.intake import Plan, allowed_tenant, planned, take_in
+from notify.intake import allowed_tenant, take_in
+from notify.planning import Plan, planned
 from shared.contract import Refused, Schedule
 from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
 from shared.settings import load
@@ -182,10 +183,15 @@ def at(day: int, hour: int, minute: int = 0) -> datetime:
         ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, Plan(at(23, 12, 30))),
         ({"at": "2026-11-23T12:30"}, Plan()),  # 03:30 UTC, as the default zone is Tokyo's
         ({"at": "2026-11-23T21:30"}, Plan(at(23, 12, 30))),
-        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, Plan()),
+        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, Plan(at(23, 12))),
+        ({"at": "2026-11-23T11:59", "timeZone": "UTC"}, Plan()),
         ({"at": "2026-11-23T11:59", "timeZone": "UTC", "ifPast": "skip"}, Plan(skip=True)),
         ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(24, 9))),
         ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(23, 13))),
+        ({"at": "2026-11-23T13:30", "timeZone": "W. Europe Standard Time"}, Plan(at(23, 12, 30))),
+        ({"at": "2026-11-24T03:00", "timeZone": "recipient"}, Plan(at(23, 13))),  # in Kiritimati
+        ({"at": "2026-11-24T01:59", "timeZone": "recipient", "ifPast": "skip"}, Plan()),  # it is each one's to skip it
+        ({"at": "2999-12-31T23:59", "timeZone": "UTC"}, Plan(datetime(2999, 12, 31, 23, 59, tzinfo=UTC))),
     ],
 )
 def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(

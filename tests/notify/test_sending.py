@@ -7,6 +7,7 @@ import base64
 import json
 
 from local.fake_teams.api import Behaviour, Fault
+from shared.cards.controls import FOOTER
 from shared.categories import Categories, Category
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
@@ -65,9 +66,7 @@ async def test_people_without_a_chat_or_who_left_are_not_everyone(herald: Herald
     ada, bob, eve = await herald.people(3)
     conversations = herald.services.conversations
     await conversations.save(herald.tenant, Kind.USER, "3" * 8, {"name": "seen in a team"}, at=herald.clock())
-    await conversations.save(
-        herald.tenant, Kind.USER, bob.object_id, {}, at=herald.clock(), status=Status.UNINSTALLED
-    )
+    await conversations.save(herald.tenant, Kind.USER, bob.object_id, {}, at=herald.clock(), status=Status.UNINSTALLED)
     asked = await herald.ask({"all": True})
     await herald.expand(asked)
     await herald.send()
@@ -236,14 +235,16 @@ async def test_the_card_is_told_apart_by_no_one_else_than_its_notification(heral
     assert told == {ada.object_id: "For Ada", bob.object_id: "For Bob"}
 
 
-async def test_a_card_of_ones_own_is_sent_as_it_is(herald: Herald) -> None:
+async def test_a_card_of_ones_own_is_sent_as_it_is_with_the_footer_below(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     card = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "Mine"}]}
     await herald.ask(user(ada), content=None, card=card)
     await herald.send()
     [message] = await herald.received()
-    assert message.activity["attachments"][0]["content"] == card
+    *above, footer = message.activity["attachments"][0]["content"].pop("body")
+    assert message.activity["attachments"][0]["content"] | {"body": above} == card
+    assert footer["id"] == FOOTER
     assert message.activity["summary"] == "Mine"
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import contract
-from shared.contract import Refused, Request, read
+from shared.contract import Command, Refused, Request, read
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 DATA: dict[str, Any] = {
@@ -120,8 +120,9 @@ def test_the_example_of_the_documentation_is_taken() -> None:
         ({"schedule": {"at": "2026-12-01"}}, "/data/schedule/at"),
         ({"schedule": {"at": "9999-12-31T23:59"}}, "/data/schedule/at"),
         ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "Mars"}}, "/data/schedule/timeZone"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "+02:00"}}, "/data/schedule/timeZone"),
+        ({"schedule": {"at": "2026-12-01T09:00", "ifPast": "maybe"}}, "/data/schedule/ifPast"),
         ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "../etc/passwd"}}, "/data/schedule/timeZone"),
-        ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "recipient"}}, "/data/schedule/timeZone"),
     ],
 )
 def test_a_fault_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
@@ -129,6 +130,54 @@ def test_a_fault_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
     assert list(found) == [pointer]
     bare = faults(DATA | change)
     assert list(bare) == [pointer.removeprefix("/data")]
+
+
+AT_NINE: dict[str, Any] = {"at": "2026-12-01T09:00", "timeZone": "recipient"}
+DAILY: dict[str, Any] = {"rule": "0 9 * * *", "notification": DATA}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"command": "cancel", "target": {"id": "x"}},
+        {"command": "reschedule", "target": {"cancellationKey": "x"}, "schedule": AT_NINE},
+        {"command": "schedule", "target": {"schedule": "x"}, "announcement": DAILY},
+        {"command": "pauseSchedule", "target": {"schedule": "x"}},
+        {"command": "deleteSchedule", "target": {"schedule": "x"}, "tenant": "t"},
+    ],
+)
+def test_a_command_is_read_bare_and_in_an_envelope(command: dict[str, Any]) -> None:
+    bare, event = read(body(command)), read(body(EVENT | {"data": command}))
+    assert isinstance(bare, Command)
+    assert isinstance(event, Command)
+    assert (bare.command, bare.target, bare.schedule, bare.announcement) == (
+        (event.command, event.target, event.schedule, event.announcement)
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "pointer"),
+    [
+        ({"command": "stop", "target": {"id": "x"}}, "/command"),
+        ({"command": "cancel"}, "/target"),
+        ({"command": "cancel", "target": {}}, "/target"),
+        ({"command": "cancel", "target": {"id": "x", "schedule": "y"}}, "/target"),
+        ({"command": "cancel", "target": {"schedule": "x"}}, ""),
+        ({"command": "cancel", "target": {"id": "x"}, "schedule": AT_NINE}, ""),
+        ({"command": "reschedule", "target": {"id": "x"}}, ""),
+        ({"command": "reschedule", "target": {"id": "x"}, "schedule": {"at": "soon"}}, "/schedule/at"),
+        ({"command": "edit", "target": {"id": "x"}}, ""),
+        ({"command": "schedule", "target": {"schedule": "x"}}, ""),
+        ({"command": "schedule", "target": {"id": "x"}, "announcement": DAILY}, ""),
+        ({"command": "schedule", "target": {"schedule": "x"}, "announcement": DAILY | {"rule": "9"}},
+         "/announcement/rule"),
+        ({"command": "pauseSchedule", "target": {"schedule": "x"}, "announcement": DAILY}, ""),
+        ({"command": "pauseSchedule", "target": {"id": "x"}}, ""),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_command_is_pointed_at(command: dict[str, Any], pointer: str) -> None:
+    assert list(faults(command)) == [pointer]
+    assert list(faults(EVENT | {"data": command})) == [f"/data{pointer}"]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +248,8 @@ def test_the_exported_schema_is_the_models() -> None:
         (EVENT | {"specversion": "2"}, False),
         (DATA | {"prority": "urgent"}, False),
         (DATA | {"recipients": []}, False),
+        ({"command": "schedule", "target": {"schedule": "x"}, "announcement": DAILY}, True),
+        ({"command": "schedule", "target": {"schedule": "x"}, "announcement": {"rule": "0 9 * * *"}}, False),
     ],
 )
 def test_the_exported_schema_takes_and_refuses_what_the_models_do(value: dict[str, Any], valid: bool) -> None:

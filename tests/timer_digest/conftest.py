@@ -1,3 +1,3 @@
-from tests.notify.conftest import herald, teams
+from tests.notify.conftest import herald, teams, timed
 
-__all__ = ["herald", "teams"]
+__all__ = ["herald", "teams", "timed"]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
+import pytest
+
+from local.fake_teams.client import FakeTeams
+from shared.queues import EXPANSIONS, Expansion
 from shared.states import NotificationState
 from shared.store.conversations import Kind
-from tests.notify.conftest import Herald, user
+from tests.notify.conftest import Herald, opened, user
+from tests.notify.tapped import TAP, Tap, tap
 
 
 async def scheduled(herald: Herald, ahead: timedelta) -> tuple[object, object]:
@@ -33,7 +39,7 @@ async def test_it_waits_for_its_time_and_then_goes_out_once(herald: Herald) -> N
 
 async def test_it_goes_out_also_when_the_app_was_down_at_that_minute(herald: Herald) -> None:
     await scheduled(herald, timedelta(minutes=5))
-    herald.clock.moved += timedelta(days=3)
+    herald.clock.moved += timedelta(minutes=50)
     assert await herald.tick() == 1
     await herald.send()
     assert len(await herald.received()) == 1
@@ -71,7 +77,8 @@ async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Heral
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    assert [waking.kind for waking in await herald.services.due.until(herald.clock(), 10)] == ["somethingNew"]
+    left = [waking.kind async for page in herald.services.due.until(herald.clock(), 10) for waking in page]
+    assert left == ["somethingNew"]
 
 
 async def test_a_scheduled_notification_looks_up_its_recipients_when_it_is_sent(herald: Herald) -> None:
@@ -89,3 +96,93 @@ async def test_a_scheduled_notification_looks_up_its_recipients_when_it_is_sent(
     await herald.tick()
     await herald.send()
     assert await herald.counts(asked) == {"failed": 1}  # type: ignore[arg-type]
+
+
+async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = herald.clock()
+    broken = [f"{number:064x}" for number in range(150)]
+    await asyncio.gather(*(herald.services.due.put(now - timedelta(minutes=9), "watch", key) for key in broken))
+    await scheduled(herald, timedelta(minutes=1))
+    herald.clock.moved += timedelta(minutes=3)
+    sweep = herald.services.queues.sweep
+    monkeypatch.setattr(herald.services.queues, "sweep", _fails)
+    assert await herald.tick() == 1
+    await herald.send()
+    assert len(await herald.received()) == 1
+    assert "does not wake" in caplog.text
+    monkeypatch.setattr(herald.services.queues, "sweep", sweep)
+    assert await herald.tick() >= 150
+
+
+async def _fails(message: object) -> None:
+    raise OSError("the queue is not there")
+
+
+async def test_what_is_due_goes_on_its_queue_in_the_order_of_its_minutes(herald: Herald) -> None:
+    now = herald.clock()
+    keys = [f"{number:064x}" for number in range(60)]
+    await asyncio.gather(
+        *(herald.services.due.put(now - timedelta(minutes=61 - n), "notification", key) for n, key in enumerate(keys))
+    )
+    await herald.tick()
+    queue = herald.outside_queues.get_queue_client(EXPANSIONS)
+    found = [Expansion.decode(each.content.encode()).notification async for each in queue.receive_messages()]
+    assert found == keys[: len(found)]
+    assert len(found) == 60
+
+
+class Counting(Tap):
+    def __init__(self) -> None:
+        self.operations: Counter[str] = Counter()
+
+    async def before(self, written: str) -> None:
+        self.operations[
+            written.split("/")[0] + ("/" + written.split("/")[1] if written.startswith("queue") else "")
+        ] += 1
+
+
+@pytest.mark.parametrize(
+    "stored", [(1_000,), pytest.param((1_000, 100_000), marks=[pytest.mark.full, pytest.mark.timeout(900)])]
+)
+async def test_a_tick_costs_what_is_due_however_much_is_stored(
+    connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, stored: tuple[int, ...]
+) -> None:
+    """A read for each hundred, and for each waking its message and its row: 100 are due, of all that waits."""
+    tap(monkeypatch)
+    async with opened(connection, teams, monkeypatch) as herald:
+        now, there = herald.clock(), 0
+        for many in stored:
+            await store(herald, there, many)
+            there = many
+            keys = [f"{number:064x}" for number in range(100)]
+            await asyncio.gather(
+                *(
+                    herald.services.due.put(now - timedelta(minutes=1 + n % 7), "notification", key)
+                    for n, key in enumerate(keys)
+                )
+            )
+            counting = Counting()
+            token = TAP.set(counting)
+            assert await herald.tick() == 100
+            TAP.reset(token)
+            reads = counting.operations.pop("")
+            assert reads <= 2
+            assert counting.operations == {"queue/expansions": 100, "HeraldDue": 100}
+
+
+async def store(herald: Herald, first: int, last: int) -> None:
+    """So many people, and as many wakings of other days."""
+    due, people = (herald.outside_tables.get_table_client(f"Herald{name}") for name in ("Due", "Conversations"))
+    day = herald.clock() + timedelta(days=2)
+    for start in range(first, last, 100):
+        numbers = range(start, min(last, start + 100))
+        minute = f"{day + timedelta(minutes=start // 100):%Y-%m-%dT%H:%M};0"
+        person = f"{herald.tenant};user;{start // 100 % 16:x}"
+        await due.submit_transaction(
+            [("create", {"PartitionKey": minute, "RowKey": f"notification;{n:064x}", "v": 1}) for n in numbers]
+        )
+        await people.submit_transaction(
+            [("create", {"PartitionKey": person, "RowKey": f"{n:032x}", "v": 1, "id": f"{n:032x}"}) for n in numbers]
+        )

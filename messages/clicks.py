@@ -1,0 +1,161 @@
+"""A click on a card: what an invoke says of it, and whether the card that was delivered there has such a button.
+
+Nothing in an invoke but who sent it is trusted. It has to name a notification of its tenant, that has to have been
+delivered to the person, or to the conversation, that the activity comes from, and the card as it was drawn has to have
+the button, with the data that the click brought.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from messages.event import Event
+from shared.cards.actions import executed
+from shared.cards.controls import CONTROLLED, Controls
+from shared.cards.notification import activity
+from shared.cards.verbs import SHOW, verb_of
+from shared.queues import Delivery
+from shared.services import Services
+from shared.states import DeliveryState
+from shared.store.deliveries import State, shard_of
+from shared.store.notifications import Notification
+from shared.teams.ids import channel_of
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_SEEN = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
+
+
+class Malformed(Exception):
+    """The value of an invoke is not that of an Action.Execute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """What a click says: `data` is all that came with it, `herald` what is ours of that.
+
+    `automatic` says that nobody clicked: Teams refreshes a card.
+    """
+
+    verb: str
+    data: Mapping[str, Any]
+    herald: Mapping[str, Any]
+    automatic: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the notification that it names, or ""."""
+        named = self.herald.get("n")
+        return named if isinstance(named, str) and _KEY.fullmatch(named) else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A click on a card that was delivered where it comes from: `recipient` got it, and `card` has the button.
+
+    `title` is what the button says, `inputs` what its data and the inputs of the card say.
+    """
+
+    notification: Notification
+    recipient: str
+    known: State
+    card: Mapping[str, Any]
+    title: str = ""
+    inputs: Mapping[str, Any]
+
+
+def read(value: object) -> Click:
+    """The click of an invoke's value; raises `Malformed`."""
+    action = value.get("action") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(action, dict) or action.get("type") != "Action.Execute":
+        raise Malformed
+    data = action.get("data") or {}
+    verb = verb_of(action)
+    if not isinstance(data, dict) or not isinstance(action.get("verb") or "", str):
+        raise Malformed
+    own = data.get("herald")
+    return Click(
+        verb=verb,
+        data={name: part for name, part in data.items() if name != "herald"},
+        herald=own if isinstance(own, dict) else {},
+        automatic=value.get("trigger") == "automatic",
+    )
+
+
+async def bind(services: Services, event: Event, click: Click) -> Bound | None:
+    """The delivery and the button that a click belongs to, or None where there is none."""
+    notification = await services.notifications.get(click.key) if click.key and event.person else None
+    if notification is None or notification.tenant != event.tenant or notification.recalled:
+        return None
+    found = await _delivered(services, event, notification)
+    if found is None:
+        return None
+    recipient, known = found
+    card = drawn(services, notification)
+    if click.verb == SHOW or click.automatic:
+        return Bound(notification=notification, recipient=recipient, known=known, card=card, inputs={})
+    pressed = _pressed(card, click)
+    if pressed is None:
+        return None
+    title, inputs = pressed
+    return Bound(notification=notification, recipient=recipient, known=known, card=card, title=title, inputs=inputs)
+
+
+def drawn(services: Services, notification: Notification) -> Mapping[str, Any]:
+    """The card of a notification, as it is sent."""
+    content = notification.content
+    category = services.categories.of(content.category)
+    controls = Controls.of(notification.key, content, category) if notification.purpose in CONTROLLED else None
+    message = orjson.loads(activity(content, services.settings.max_activity_bytes, controls))
+    card: Mapping[str, Any] = message["attachments"][0]["content"]
+    return card
+
+
+async def _delivered(services: Services, event: Event, notification: Notification) -> tuple[str, State] | None:
+    """Who of the notification's recipients the event comes from, with the delivery, where that was or may be seen."""
+    here = event.incoming.conversation.id
+    # A message to a channel is named by the channel, one in a thread by the thread; a click names the thread in both.
+    candidates = [f"u:{event.person}"] if event.personal else dict.fromkeys((f"c:{here}", f"c:{channel_of(here)}"))
+    shown = event.incoming.reply_to_id
+    for recipient in candidates:
+        shard = shard_of(recipient, notification.shards)
+        known = await services.deliveries.get(Delivery(notification.key, shard, recipient, "", 0))
+        if known and _was_seen(known) and not (known.activity_id and shown and known.activity_id != shown):
+            return recipient, known
+    return None
+
+
+def _was_seen(known: State) -> bool:
+    """Whether the card is, or may be, before somebody's eyes."""
+    return known.state in _SEEN or (known.state is DeliveryState.QUEUED and known.maybe_twice)
+
+
+def _pressed(card: Mapping[str, Any], click: Click) -> tuple[str, Mapping[str, Any]] | None:
+    """The title of the button that was clicked, and what the click brought of its data and of the card's inputs.
+
+    None where no button of the card has that verb and those data.
+    """
+    fields = frozenset(_inputs(card))
+    for button in executed(card):
+        given = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
+        fixed = {name: part for name, part in given.items() if name not in fields}
+        if verb_of(button) == click.verb and all(click.data.get(name) == part for name, part in fixed.items()):
+            brought = {name: part for name, part in click.data.items() if name in given or name in fields}
+            return str(button.get("title") or click.verb), brought
+    return None
+
+
+def _inputs(part: Any) -> Iterator[str]:
+    """The ids of the inputs of a card."""
+    if isinstance(part, list):
+        for each in part:
+            yield from _inputs(each)
+    elif isinstance(part, dict):
+        if str(part.get("type")).startswith("Input.") and isinstance(part.get("id"), str):
+            yield part["id"]
+        for each in part.values():
+            yield from _inputs(each)

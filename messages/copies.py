@@ -1,0 +1,85 @@
+"""Messages that somebody asks for by a button: the one that they see once more, or a sample."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from messages.clicks import Bound
+from messages.event import Event
+from shared import outbox
+from shared.cards.wording import say
+from shared.services import Services
+from shared.states import Purpose
+from shared.store.marks import snoozes
+from shared.store.notifications import Notification, notification_key
+
+#: The sources of what is posted here. The id of a snooze begins with the key of what upstream sent.
+SNOOZES, SAMPLES = "/herald/snoozes", "/herald/samples"
+#: The category of samples.
+SAMPLE = "samples"
+
+#: What a copy for one person does not have: it comes at its own time, as a message of its own, and not in a digest.
+_NOT_COPIED = ("schedule", "digest", "thread", "expiresAt", "cancellationKey", "onMissing")
+
+
+class TooLate(Exception):
+    """The message expires before it would come again."""
+
+
+async def origin(services: Services, notification: Notification) -> Notification:
+    """What upstream sent of which a notification is a copy for one person, or the notification itself."""
+    if notification.source != SNOOZES:
+        return notification
+    return await services.notifications.get(notification.id.partition(";")[0]) or notification
+
+
+async def snooze(services: Services, event: Event, bound: Bound, verb: str, at: datetime) -> datetime:
+    """Have the message come to the person again at `at`; returns when it comes, or came.
+
+    `verb` is the button: by each, a card that was delivered comes again once. Raises `TooLate`.
+    """
+    first, person = await origin(services, bound.notification), event.person
+    if first.expires and first.expires <= at:
+        raise TooLate
+    identifier = ";".join((first.key, bound.notification.key, person, verb))
+    # Before the row: what is called off or edited is so for those too who wanted to see it again.
+    await services.marks.put(snoozes(first.key), notification_key(event.tenant, SNOOZES, identifier))
+    data = {name: part for name, part in orjson.loads(first.data).items() if name not in _NOT_COPIED}
+    key = await _post(services, event, SNOOZES, identifier, data, at)
+    posted = await services.notifications.get(key)
+    return posted.due if posted and posted.due else at
+
+
+async def sample(services: Services, event: Event, bound: Bound, tongue: str) -> None:
+    """Send the person a notification to try things out on; once for the card on which they asked."""
+    data = {
+        "category": SAMPLE,
+        "locale": tongue,
+        "thread": {"key": SAMPLE},
+        "content": {
+            "title": say(tongue, "sample.title"),
+            "text": say(tongue, "sample.text"),
+            "result": say(tongue, "sample.result"),
+            "actor": {"name": say(tongue, "sample.actor")},
+        },
+    }
+    await _post(services, event, SAMPLES, f"{bound.notification.key};{event.person}", data)
+
+
+async def _post(
+    services: Services, event: Event, source: str, identifier: str, data: dict[str, Any], at: datetime | None = None
+) -> str:
+    whole = data | {"recipients": [{"user": event.person}]}
+    return await outbox.post(
+        services,
+        tenant=event.tenant,
+        recipient=f"u:{event.person}",
+        source=source,
+        identifier=identifier,
+        data=orjson.dumps(whole, option=orjson.OPT_SORT_KEYS),
+        purpose=Purpose.SNOOZE,
+        at=at,
+    )

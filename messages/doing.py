@@ -1,0 +1,295 @@
+"""Each command that somebody may write: what it changes, and what it answers.
+
+A command is one function, found by its verb; what it cannot do it refuses with one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from messages.commands import COMMANDS, Command, Unknown, Verb, parse
+from shared.cards import replies
+from shared.cards.preferences import preferences_card
+from shared.cards.replies import Line, Reply, echo, moment
+from shared.digest_rule import DigestRule
+from shared.localtime import zone
+from shared.pauses import pause_until
+from shared.preferences import FOREVER, Preferences, TooMany
+from shared.queues import Person, Task
+from shared.quiet import QuietHours
+from shared.services import Services
+from shared.store.conversations import Kind
+from shared.store.table import Conflict
+
+#: Longest topic, in characters: all of one's topics are kept in one row.
+LONGEST_TOPIC = 100
+#: Most waiting messages that are counted.
+MOST_COUNTED = 100
+#: How often a change begins anew that other processes forestalled at all of its tries, and the longest pause before
+#: that, in seconds.
+ROUNDS = 3
+PAUSE = 0.2
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """The command cannot be done; the text is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A command under way: `kind` and `id` say whose wishes it is about, `argument` is what follows its name.
+
+    `seen_zone` and `locale` are those of the person's Teams client, "" where it is not known or there is no one person.
+    """
+
+    services: Services
+    tenant: str
+    kind: Kind
+    id: str
+    seen_zone: str = ""
+    locale: str = ""
+    argument: str = ""
+
+    @property
+    def recipient(self) -> str:
+        """The same as deliveries and subscriptions name it."""
+        return f"{'u' if self.kind is Kind.USER else 'c'}:{self.id}"
+
+    def zone_of(self, wants: Preferences) -> ZoneInfo:
+        return zone(wants.time_zone or self.seen_zone or self.services.settings.default_time_zone)
+
+    def zone_from(self, wants: Preferences) -> str:
+        """Where the zone comes from, in words."""
+        return "chosen here" if wants.time_zone else "from Teams" if self.seen_zone else "default"
+
+    async def wants(self) -> Preferences:
+        reference = await self.services.conversations.get(self.tenant, self.kind, self.id)
+        return reference.preferences if reference else Preferences()
+
+    async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """Change what they want; raises `Conflict` if others changed it at each of many tries."""
+        conversations = self.services.conversations
+        for _ in range(ROUNDS):
+            try:
+                return await conversations.prefer(self.tenant, self.kind, self.id, change)
+            except Conflict:
+                # Two processes that write one row again and again can keep in step: chance takes them out of it.
+                await asyncio.sleep(random.uniform(0, PAUSE))  # noqa: S311 (jitter)
+        return await conversations.prefer(self.tenant, self.kind, self.id, change)
+
+    async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """The same, and have all that waits for them decided anew."""
+        wants = await self.change(change)
+        await self.services.queues.wake(Person(self.tenant, self.recipient, Task.RECONSIDER))
+        return wants
+
+
+async def do(turn: Turn, text: str) -> dict[str, Any]:
+    """Do the command in a text; the card that answers it."""
+    order = parse(text)
+    if isinstance(order, Unknown):
+        return replies.draw(_unknown(turn, order))
+    if order.command.verb is Verb.PREFERENCES:
+        return await _card(turn)
+    try:
+        reply = await _DO[order.command.verb](replace(turn, argument=order.argument))
+    except Refused as refused:
+        reply = Reply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
+    return replies.draw(reply)
+
+
+def _unknown(turn: Turn, unknown: Unknown) -> Reply:
+    meant = f" Did you mean {echo(unknown.meant)}?" if unknown.meant else ""
+    return Reply("There is no such command", [("", f"You wrote {echo(unknown.line)}.{meant}"), *_help_lines(turn)])
+
+
+def _help_lines(turn: Turn) -> Sequence[Line]:
+    here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
+    return [*map(_help_line, COMMANDS), *([here] if turn.kind is Kind.CONVERSATION else ())]
+
+
+def _help_line(command: Command) -> Line:
+    return command.usage, command.does
+
+
+async def _help(turn: Turn) -> Reply:
+    return Reply("What you can write", _help_lines(turn))
+
+
+async def _card(turn: Turn) -> dict[str, Any]:
+    services, wants = turn.services, await turn.wants()
+    return preferences_card(
+        wants,
+        services.categories,
+        zone=turn.zone_of(wants).key,
+        zone_source=turn.zone_from(wants),
+        digest=services.settings.default_digest,
+        now=services.clock(),
+        locale=turn.locale,
+    )
+
+
+async def _status(turn: Turn) -> Reply:
+    services, wants = turn.services, await turn.wants()
+    items = await services.waiting.of(turn.tenant, turn.recipient, MOST_COUNTED)
+    standing = replies.Standing(
+        now=services.clock(),
+        wants=wants,
+        place=turn.zone_of(wants),
+        place_from=turn.zone_from(wants),
+        digest=services.settings.default_digest,
+        waiting=len(items),
+        more=len(items) == MOST_COUNTED,
+    )
+    return replies.status(standing, services.categories)
+
+
+async def _subscribe(turn: Turn) -> Reply:
+    topic = _topic(turn)
+    await turn.services.topics.subscribe(turn.tenant, topic, turn.recipient)
+    try:
+        await turn.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
+    except TooMany as many:
+        await turn.services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
+        raise Refused(str(many)) from None
+    return Reply("Subscribed", [("Topic", topic)])
+
+
+async def _unsubscribe(turn: Turn) -> Reply:
+    topic, dropped = _topic(turn), False
+
+    def without(old: Preferences) -> Preferences:
+        nonlocal dropped
+        dropped = bool(like := _like(old, topic))
+        return replace(old, topics=tuple(each for each in old.topics if each not in like))
+
+    await turn.services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
+    await turn.change(without)
+    if not dropped:
+        return Reply("There was no such subscription", [("Topic", topic), ("", "topics lists those that there are.")])
+    return Reply("Not subscribed any more", [("Topic", topic)])
+
+
+def _topic(turn: Turn) -> str:
+    if not turn.argument:
+        raise Refused("Which topic?")
+    if len(turn.argument) > LONGEST_TOPIC:
+        raise Refused(f"A topic has at most {LONGEST_TOPIC} characters.")
+    return turn.argument
+
+
+def _like(wants: Preferences, topic: str) -> list[str]:
+    """The topics that differ from this one at most in case."""
+    return [each for each in wants.topics if each.casefold() == topic.casefold()]
+
+
+async def _topics(turn: Turn) -> Reply:
+    wants = await turn.wants()
+    if not wants.topics:
+        return Reply("No topics", [("", "subscribe TOPIC adds one.")])
+    return Reply(f"Topics: {len(wants.topics)}", [("", topic) for topic in wants.topics])
+
+
+async def _pause(turn: Turn) -> Reply:
+    now, ends = turn.services.clock(), FOREVER
+
+    def pause(old: Preferences) -> Preferences:
+        nonlocal ends
+        if turn.argument:
+            ends = _read(lambda text: pause_until(text, now, turn.zone_of(old)), turn.argument)
+        return replace(old, paused_until=ends)
+
+    wants = await turn.prefer(pause)
+    return replies.paused(ends, turn.zone_of(wants))
+
+
+async def _resume(turn: Turn) -> Reply:
+    wants = await turn.prefer(lambda old: replace(old, paused_until=None))
+    return Reply("Not paused any more", [("", "Messages are still stopped; start switches them on.")] * wants.stopped)
+
+
+async def _quiet(turn: Turn) -> Reply:
+    if turn.argument:
+        hours = _read(QuietHours.parse, turn.argument)
+        wants = await turn.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
+    else:
+        wants = await turn.wants()
+    return Reply(f"Quiet hours: {wants.quiet or 'none'}", [_place(turn, wants)])
+
+
+async def _timezone(turn: Turn) -> Reply:
+    if turn.argument:
+        name = "" if turn.argument.casefold() == "auto" else _read(zone, turn.argument).key
+        wants = await turn.prefer(lambda old: replace(old, time_zone=name))
+    else:
+        wants = await turn.wants()
+    place = turn.zone_of(wants)
+    there = moment(turn.services.clock(), place)
+    return Reply(f"Time zone: {place.key}", [("", f"It is {there}; this zone is {turn.zone_from(wants)}.")])
+
+
+async def _digest(turn: Turn) -> Reply:
+    if turn.argument.casefold() == "now":
+        return await _digest_now(turn)
+    if turn.argument:
+        rule = str(_read(DigestRule.parse, turn.argument))
+        wants = await turn.prefer(lambda old: replace(old, digest=rule))
+    else:
+        wants = await turn.wants()
+    off = [("", "What is meant for the digest comes at once.")]
+    rule = wants.digest or turn.services.settings.default_digest
+    return Reply(f"Digest: {rule}", off if rule == "off" else [_place(turn, wants)])
+
+
+async def _digest_now(turn: Turn) -> Reply:
+    services = turn.services
+    if not await services.waiting.ready(turn.tenant, turn.recipient, services.clock(), 1):
+        return Reply("Nothing waits for a digest")
+    await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
+    return Reply("The digest is on its way")
+
+
+async def _stop(turn: Turn) -> Reply:
+    await turn.prefer(lambda old: replace(old, stopped=True))
+    return replies.stopped(turn.services.categories)
+
+
+async def _start(turn: Turn) -> Reply:
+    wants = await turn.prefer(lambda old: replace(old, stopped=False))
+    paused = wants.paused_until and wants.paused_until > turn.services.clock()
+    return Reply("Started", [("", "Messages are still paused; resume ends that.")] if paused else ())
+
+
+def _place(turn: Turn, wants: Preferences) -> Line:
+    return "Time zone", f"{turn.zone_of(wants).key} ({turn.zone_from(wants)})"
+
+
+def _read(reader: Callable[[str], T], text: str) -> T:
+    """What `reader` makes of a text; what it says of a wrong one is the refusal."""
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+
+
+_DO: Mapping[Verb, Callable[[Turn], Awaitable[Reply]]] = {
+    Verb.HELP: _help,
+    Verb.STATUS: _status,
+    Verb.SUBSCRIBE: _subscribe,
+    Verb.UNSUBSCRIBE: _unsubscribe,
+    Verb.TOPICS: _topics,
+    Verb.PAUSE: _pause,
+    Verb.RESUME: _resume,
+    Verb.QUIET: _quiet,
+    Verb.TIMEZONE: _timezone,
+    Verb.DIGEST: _digest,
+    Verb.STOP: _stop,
+    Verb.START: _start,
+}

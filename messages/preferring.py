@@ -1,0 +1,57 @@
+"""The preferences card of a person, or of a group chat or channel, and what is saved by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from messages.doing import Turn
+from messages.pressing import Answer, Card, Press
+from messages.saving import Wrong, applied, changed, left
+from shared.cards.preferences import preferences_card
+from shared.cards.wording import language, say
+from shared.preferences import Preferences
+from shared.store.conversations import Kind
+from shared.teams.ids import channel_of
+
+
+async def save(press: Press) -> Answer:
+    """Apply what was changed on a preferences card to the person, or, outside of their chat, to the conversation."""
+    services, turn, click = press.services, press.turn, press.click
+    if not press.event.personal:
+        here = channel_of(press.event.incoming.conversation.id)
+        turn = replace(turn, kind=Kind.CONVERSATION, id=here, seen_zone="")
+    named = click.herald.get("was")
+    was = named if isinstance(named, dict) else {}
+    new = changed(click.data, was)
+    zone = turn.zone_of(Preferences()).key
+
+    def saved(old: Preferences) -> Preferences:
+        return applied(old, new, was, services.categories, now=services.clock(), default_zone=zone)
+
+    try:
+        if gone := left(new):
+            saved(await turn.wants())  # what cannot be saved changes no subscription either
+        for topic in gone:
+            await services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
+        wants = await turn.prefer(saved)
+    except Wrong as wrong:
+        typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
+        return card_of(press, turn, await turn.wants(), key=click.key, was=was, typed=typed, errors=wrong.errors)
+    note = say(language(wants.locale, turn.locale), "preferences.saved" if new else "preferences.unchanged")
+    return card_of(press, turn, wants, key=click.key, note=note)
+
+
+def card_of(press: Press, turn: Turn, wants: Preferences, **more: Any) -> Card:
+    """The preferences card of whoever `turn` is about."""
+    services = press.services
+    return preferences_card(
+        wants,
+        services.categories,
+        zone=turn.zone_of(wants).key,
+        zone_source=turn.zone_from(wants),
+        digest=services.settings.default_digest,
+        now=services.clock(),
+        locale=turn.locale,
+        **more,
+    )

@@ -1,0 +1,102 @@
+"""A click under way: who clicked, what language they read, and the card as it is for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from messages.clicks import Bound, Click, drawn
+from messages.copies import origin
+from messages.doing import Turn
+from messages.event import Event
+from shared.cards import answers
+from shared.cards.actions import executed
+from shared.cards.verbs import ACKNOWLEDGE, verb_of
+from shared.cards.wording import language, moment, say
+from shared.preferences import FOREVER, Preferences
+from shared.services import Services
+from shared.store.conversations import Kind
+from shared.store.notifications import Notification
+from shared.store.responses import Response
+
+Card = Mapping[str, Any]
+#: The card that is to be shown, or a line.
+Answer = Card | str
+
+
+class Refused(Exception):
+    """It is not done, for a reason of this key of the texts."""
+
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(key)
+        self.key, self.values = key, values
+
+
+@dataclass(frozen=True, slots=True)
+class Press:
+    """A click under way: `turn` and `wants` are of the person who clicked, `tongue` is the language they read."""
+
+    services: Services
+    event: Event
+    click: Click
+    turn: Turn
+    wants: Preferences
+    tongue: str
+
+    @property
+    def place(self) -> ZoneInfo:
+        return self.turn.zone_of(self.wants)
+
+    def say(self, key: str, **values: object) -> str:
+        return say(self.tongue, key, **values)
+
+    def moment(self, at: datetime) -> str:
+        return self.say("preferences.forever") if at >= FOREVER else moment(at, self.place)
+
+    async def shown(self, bound: Bound, note: str = "") -> Card:
+        """The card as it is for the person now, with what they did on it, and maybe a note."""
+        now = await _newest(self.services, bound)
+        of = await origin(self.services, now)
+        done = await self.services.responses.of(of.key, self.event.person)
+        card = bound.card if now is bound.notification else drawn(self.services, now)
+        titles = {verb_of(button): str(button.get("title")) for button in executed(card)}
+        lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]
+        return answers.refreshed(card, [*lines, *([note] if note else [])], frozenset(each.action for each in done))
+
+    def recorded(self, title: str, response: Response) -> str:
+        at = self.moment(response.at)
+        acknowledged = response.action == ACKNOWLEDGE
+        return self.say("done.acknowledge", at=at) if acknowledged else self.say("done.action", action=title, at=at)
+
+    async def told(self, bound: Bound, text: str) -> Answer:
+        """The answer to what was done for the person alone."""
+        if self.event.personal:
+            return await self.shown(bound, text)
+        return f"{text} {self.say('done.elsewhere')}"
+
+
+async def _newest(services: Services, bound: Bound) -> Notification:
+    """What the card shows: the notification, or something newer of its thread that has taken its place since."""
+    content, activity = bound.notification.content, bound.known.activity_id
+    if content.thread is None or not activity:
+        return bound.notification
+    thread = await services.threads.get(bound.notification.tenant, bound.recipient, content.thread.key)
+    if thread is None or thread.activity_id != activity or thread.notification == bound.notification.key:
+        return bound.notification
+    newer = await services.notifications.get(thread.notification)
+    # A reply has a message of its own, below the one that shows the thread.
+    is_update = newer and newer.content.thread and newer.content.thread.on_repeat == "update"
+    return newer if newer and is_update else bound.notification
+
+
+async def begin(services: Services, event: Event, click: Click) -> Press:
+    """A click as the start of what it leads to."""
+    known = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
+    wants = known.preferences if known else Preferences()
+    seen = known.time_zone if known else ""
+    spoken = event.incoming.locale or (known.locale if known else "")
+    turn = Turn(services=services, tenant=event.tenant, kind=Kind.USER, id=event.person, seen_zone=seen, locale=spoken)
+    return Press(services, event, click, turn, wants, language(wants.locale, spoken))

@@ -1,0 +1,89 @@
+"""Why somebody got a message: what led to them, and what their wishes say of its category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from messages.clicks import Bound
+from shared.cards.wording import say
+from shared.categories import Category
+from shared.contract import (
+    AllRecipient,
+    ChannelRecipient,
+    Recipient,
+    TeamRecipient,
+    TopicRecipient,
+    UserRecipient,
+)
+from shared.preferences import Preferences
+from shared.services import Services
+from shared.states import Purpose
+from shared.store.conversations import Kind
+from shared.teams.ids import channel_of
+
+
+async def why(services: Services, bound: Bound, wants: Preferences, tongue: str) -> Sequence[str]:
+    """Lines that say why a message came, and what changes that.
+
+    `wants` are the wishes of whoever it was delivered to: a person, or a group chat or channel.
+    """
+    category = services.categories.of(bound.notification.content.category)
+    lines = [await _led(services, bound, tongue), _setting(category, wants, tongue)]
+    if category.description:
+        lines.append(say(tongue, "because.description", category=category.label, description=category.description))
+    return [*lines, say(tongue, "because.change")]
+
+
+async def wishes_of(services: Services, bound: Bound, person: str, own: Preferences) -> Preferences:
+    """The wishes of whoever the message was delivered to, where `own` are those of the person who asks."""
+    if bound.recipient == f"u:{person}":
+        return own
+    here = channel_of(bound.recipient[2:])
+    found = await services.conversations.get(bound.notification.tenant, Kind.CONVERSATION, here)
+    return found.preferences if found else Preferences()
+
+
+async def _led(services: Services, bound: Bound, tongue: str) -> str:
+    """What led to this recipient."""
+    notification, here = bound.notification, not bound.recipient.startswith("u:")
+    if notification.purpose is Purpose.SNOOZE:
+        return say(tongue, "because.asked")
+    recipients = notification.content.recipients
+    by = recipients[min(bound.known.via, len(recipients) - 1)]
+    if isinstance(by, TeamRecipient):
+        return await _member(services, notification.tenant, by, tongue)
+    if isinstance(by, TopicRecipient):
+        return say(tongue, "because.topicHere" if here else "because.topic", topic=by.topic)
+    return say(tongue, _PLAIN.get(type(by), "because.here"))
+
+
+_PLAIN: dict[type[Recipient], str] = {
+    UserRecipient: "because.user",
+    ChannelRecipient: "because.channel",
+    AllRecipient: "because.all",
+}
+
+
+async def _member(services: Services, tenant: str, by: TeamRecipient, tongue: str) -> str:
+    conversations = services.conversations
+    team = await conversations.get(tenant, Kind.TEAM, by.team)
+    if team and team.team:  # the alias of its group id
+        team = await conversations.get(tenant, Kind.TEAM, team.team)
+    known = team or await conversations.get(tenant, Kind.CONVERSATION, by.team)
+    if known and known.name:
+        return say(tongue, "because.team", team=known.name)
+    return say(tongue, "because.someTeam")
+
+
+def _setting(category: Category, wants: Preferences, tongue: str) -> str:
+    """How somebody is told of a category, and where that comes from."""
+    mode = say(tongue, f"preferences.mode.{wants.mode(category)}")
+    if category.mandatory:
+        return say(tongue, "because.mandatory", category=category.label, mode=mode)
+    if wants.stopped:
+        source = "because.byStop"
+    elif category.name in wants.categories:
+        source = "because.byCategory"
+    else:
+        source = "because.byDefault" if wants.default else "because.declared"
+    return say(tongue, "because.category", category=category.label, mode=mode, source=say(tongue, source))

@@ -1,0 +1,71 @@
+"""What somebody answers by a button of a card is written down, and put on the queue `responses` for upstream.
+
+First the row, then the message, then the row says that upstream was told. Whoever dies in between answers the person
+with nothing; their next click puts the message on the queue then. It has the same id, by which upstream drops one that
+comes twice.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from messages.clicks import Bound
+from messages.copies import SAMPLES, origin
+from messages.event import Event
+from shared.queues import RESPONSES
+from shared.services import Services
+from shared.store.keys import digest
+from shared.store.notifications import Notification
+from shared.store.responses import Response
+
+#: The type and source of the CloudEvents that tell of it.
+TYPE, SOURCE = "herald.response.v1", "/herald"
+#: Longest message, in bytes: a queue takes 64 KiB ("Put Message", Queue service REST reference).
+LONGEST = 64 * 1024
+
+
+class TooLong(Exception):
+    """What somebody typed does not fit into a message."""
+
+
+async def respond(services: Services, event: Event, bound: Bound, action: str) -> tuple[Response, bool]:
+    """Record an action, and tell upstream; returns what is recorded, and whether it was before.
+
+    Raises `TooLong`.
+    """
+    of, person, here = await origin(services, bound.notification), event.person, event.incoming.conversation.id
+    encoded(of, event, bound, action, services.clock())
+    async with services.responses.lock(of.key, person):
+        response = await services.responses.record(of.key, person, action, here, services.clock())
+        if response.told:
+            return response, True
+        if of.source != SAMPLES:
+            await services.queues.put(RESPONSES, encoded(of, event, bound, action, response.at))
+        await services.responses.told(of.key, person, response)
+    return response, False
+
+
+def encoded(of: Notification, event: Event, bound: Bound, action: str, at: datetime) -> str:
+    """The CloudEvent (JSON in ASCII) of an action of `event.person`; raises `TooLong`."""
+    whole = {
+        "specversion": "1.0",
+        "type": TYPE,
+        "source": SOURCE,
+        "id": digest(of.key, event.person, action),
+        "subject": of.key,
+        "time": at.isoformat(),
+        "datacontenttype": "application/json",
+        "data": {
+            "tenant": of.tenant,
+            "notification": {"source": of.source, "id": of.id},
+            "action": action,
+            "user": {"id": event.person},
+            "conversation": {"id": event.incoming.conversation.id},
+            "inputs": bound.inputs,
+        },
+    }
+    text = json.dumps(whole)  # in ASCII: a queue carries XML, which has no place for some characters
+    if len(text) > LONGEST:
+        raise TooLong
+    return text

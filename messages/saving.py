@@ -1,0 +1,108 @@
+"""What somebody changed on the preferences card, applied to their preferences: pure, on plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from shared.cards.preferences import CATEGORY, DECLARED, KEEP, LONGEST, NONE, ON, PAUSED, PAUSES, TOPIC, fields
+from shared.cards.wording import LANGUAGES
+from shared.categories import Categories
+from shared.digest_rule import DigestRule
+from shared.localtime import zone
+from shared.pauses import pause_until
+from shared.preferences import Mode, Preferences
+from shared.quiet import QuietHours
+
+#: What turns the text of a field into preferences; raises `ValueError` with one line.
+Read = Callable[[Preferences, str], Preferences]
+
+
+class Wrong(Exception):
+    """Fields that cannot be saved; `errors` says why, by field."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+def changed(typed: Mapping[str, object], was: Mapping[str, object]) -> dict[str, str]:
+    """The fields that do not say any more what they said when the card was drawn."""
+    texts = {name: value.strip() for name, value in typed.items() if isinstance(value, str)}
+    return {name: value for name, value in texts.items() if value != was.get(name)}
+
+
+def left(new: Mapping[str, str]) -> list[str]:
+    """The topics of which somebody wants to hear no more."""
+    return [name.removeprefix(TOPIC) for name, value in new.items() if name.startswith(TOPIC) and value != ON]
+
+
+def applied(
+    old: Preferences,
+    new: Mapping[str, str],
+    was: Mapping[str, object],
+    categories: Categories,
+    *,
+    now: datetime,
+    default_zone: str,
+) -> Preferences:
+    """`old` with the fields `new` that were changed on a card; raises `Wrong` for all that cannot be read at once.
+
+    `default_zone` is the zone of who chose none. A pause that changed since the card was drawn stays as it is.
+    """
+
+    def pause(known: Preferences, value: str) -> Preferences:
+        if value == KEEP or fields(old, categories, now)[PAUSED] != was.get(PAUSED):
+            return known
+        place = zone(known.time_zone or default_zone)
+        return replace(known, paused_until=None if value == NONE else pause_until(PAUSES.get(value, value), now, place))
+
+    modes: dict[str, Read] = {
+        CATEGORY + category.name: partial(_mode, category.name)
+        for category in categories.declared
+        if not category.mandatory
+    }
+    errors, result = {}, old
+    for name, read in {**_FIELDS, **modes, "pause": pause}.items():  # a pause ends by the new zone
+        if name not in new:
+            continue
+        try:
+            result = read(result, _short(new[name]))
+        except ValueError as error:
+            errors[name] = str(error)
+    if errors:
+        raise Wrong(errors)
+    for topic in left(new):
+        result = result.without_topic(topic)
+    return result
+
+
+def _short(value: str) -> str:
+    if len(value) > LONGEST:
+        raise ValueError(f"at most {LONGEST} characters")
+    return value
+
+
+def _mode(category: str, known: Preferences, value: str) -> Preferences:
+    if value != DECLARED:
+        return known.with_mode(category, Mode(value))
+    return replace(known, categories={name: mode for name, mode in known.categories.items() if name != category})
+
+
+def _quiet(known: Preferences, value: str) -> Preferences:
+    hours = QuietHours.parse(value) if value else QuietHours()
+    return replace(known, quiet=str(hours) if hours.spans else "")
+
+
+_FIELDS: Mapping[str, Read] = {
+    "default": lambda known, value: replace(known, default=None if value == DECLARED else Mode(value)),
+    "stopped": lambda known, value: replace(known, stopped=value == ON),
+    "time_zone": lambda known, value: replace(known, time_zone=zone(value).key if value else ""),
+    "quiet": _quiet,
+    "digest": lambda known, value: replace(known, digest=str(DigestRule.parse(value)) if value else ""),
+    "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),
+    "own_actions": lambda known, value: replace(known, own_actions=value == ON),
+    "unmute": lambda known, value: replace(known, mutes={} if value == ON else known.mutes),
+}

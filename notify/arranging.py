@@ -1,0 +1,98 @@
+"""Commands about recurring announcements: have one recur, let it rest, end it."""
+
+from __future__ import annotations
+
+import logging
+
+import orjson
+
+from notify.form import check_form
+from shared.announcing import announce, wake
+from shared.contract import Announcement, Command, Fault, Refused
+from shared.recurrence import Occurrence
+from shared.recurring import following, place_of
+from shared.services import Services
+from shared.states import ScheduleState
+from shared.store.schedules import Schedule
+from shared.store.table import Conflict
+
+log = logging.getLogger(__name__)
+
+
+async def arrange(services: Services, command: Command, tenant: str, data: str) -> None:
+    """Do what a command says about the schedule that is its target; raises `Refused`.
+
+    `data` is the JSON pointer to the command in its message.
+    """
+    if command.announcement:
+        _check(services, command.announcement, tenant, f"{data}/announcement/notification")
+    name, schedule = command.target.schedule or "", None
+    while schedule is None:
+        known = await services.schedules.get(tenant, name)
+        try:
+            if command.announcement:
+                schedule = await _set(services, command.announcement, tenant, name, known, data)
+            elif known is None or (known.state is ScheduleState.DELETED and command.command != "deleteSchedule"):
+                raise Refused("unknown", [Fault(f"{data}/target/schedule", "there is no such schedule")])
+            else:
+                schedule = await _turn(services, command.command, known)
+        except Conflict:
+            continue
+    # After the row, and also where that was so already: who wrote it may have died before this.
+    await wake(services, schedule)
+    log.info("%s: a schedule is %s", command.command, schedule.state)
+
+
+def _check(services: Services, announcement: Announcement, tenant: str, inside: str) -> None:
+    notification = announcement.notification
+    if notification.tenant and notification.tenant.lower() != tenant:
+        raise Refused("invalid", [Fault(f"{inside}/tenant", "is not the tenant of the command")])
+    check_form(notification, services.settings.max_activity_bytes, inside)
+
+
+async def _set(
+    services: Services, announcement: Announcement, tenant: str, name: str, known: Schedule | None, data: str
+) -> Schedule:
+    """Store what recurs, with its next occurrence; raises `Refused` where there is none, or `Conflict`."""
+    told = announcement.model_dump(by_alias=True, mode="json", exclude_unset=True)
+    wanted = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+    if known and known.data == wanted and known.state is not ScheduleState.DELETED:
+        return known
+    if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
+        await announce(services, tenant, name)  # what was due before this change goes by what was said until then
+        raise Conflict
+    found = _next(services, announcement)
+    if found is None:
+        raise Refused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
+    if known is None:
+        return await services.schedules.insert(
+            Schedule(
+                tenant=tenant,
+                name=name,
+                data=wanted,
+                state=ScheduleState.ACTIVE,
+                next=found.at,
+                occurrence=found.name,
+            )
+        )
+    state = ScheduleState.PAUSED if known.state is ScheduleState.PAUSED else ScheduleState.ACTIVE
+    return await services.schedules.change(known, data=wanted, state=state, next=found.at, occurrence=found.name)
+
+
+async def _turn(services: Services, command: str, known: Schedule) -> Schedule:
+    """Pause it, resume it with what comes from now on, or delete it; raises `Conflict`."""
+    if command == "deleteSchedule":
+        return await services.schedules.change(known, state=ScheduleState.DELETED)
+    if command == "pauseSchedule" and known.state is ScheduleState.ACTIVE:
+        return await services.schedules.change(known, state=ScheduleState.PAUSED)
+    if command == "resumeSchedule" and known.state is ScheduleState.PAUSED:
+        found = _next(services, known.announcement)
+        if found is None:
+            return await services.schedules.change(known, state=ScheduleState.ENDED)
+        return await services.schedules.change(known, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
+    return known
+
+
+def _next(services: Services, announcement: Announcement) -> Occurrence | None:
+    place = place_of(announcement, services.settings.default_time_zone)
+    return following(announcement, services.clock(), place)

@@ -1,0 +1,51 @@
+"""When a notification is sent by its schedule: an instant, or each recipient's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shared.contract import RECIPIENT, Schedule
+from shared.localtime import instant, zone
+from shared.recurring import AHEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a notification is to be sent: `due` is None for at once; `skip` says never."""
+
+    due: datetime | None = None
+    skip: bool = False
+
+
+def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> Plan:
+    """When to begin by `schedule`, told at an instant; a time that had passed then goes by its `ifPast`.
+
+    One in each recipient's own zone begins when clocks show its time in the first of all places.
+    """
+    if schedule is None:
+        return Plan()
+    if schedule.time_zone != RECIPIENT:
+        return _in(schedule, zone(schedule.time_zone or default_zone), told)
+    begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - AHEAD
+    return Plan(begins if begins >= told else None)
+
+
+def in_zone(schedule: Schedule | None, place: ZoneInfo, told: datetime) -> Plan:
+    """When it is the time of `schedule` for a recipient in `place`, where each has their own; else at once."""
+    return _in(schedule, place, told) if schedule and schedule.time_zone == RECIPIENT else Plan()
+
+
+def _in(schedule: Schedule, place: ZoneInfo, told: datetime) -> Plan:
+    wall = datetime.fromisoformat(schedule.at)
+    at = instant(wall, place)
+    if at >= told:
+        return Plan(at)
+    if schedule.if_past == "skip":
+        return Plan(skip=True)
+    if schedule.if_past == "send":
+        return Plan()
+    today = told.astimezone(place).date()
+    at = instant(datetime.combine(today, wall.time()), place)
+    return Plan(at if at >= told else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))

@@ -1,0 +1,31 @@
+"""The cards that answer a click: the one that was clicked as it is then, or why it came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shared.cards.actions import without
+from shared.cards.controls import FOOTER
+from shared.cards.parts import card, heading, line
+from shared.cards.verbs import SHOW, execute
+from shared.cards.wording import say
+
+
+def refreshed(shown: Mapping[str, Any], done: Sequence[str], gone: frozenset[str]) -> dict[str, Any]:
+    """A card with what was done on it as lines above its footer, and without the buttons `gone`, given by verb."""
+    left: dict[str, Any] = without(dict(shown), gone)
+    body: list[dict[str, Any]] = left.get("body", [])
+    at = len(body) - (bool(body) and body[-1].get("id") == FOOTER)
+    return left | {"body": [*body[:at], *(line(each, color="Good") for each in done), *body[at:]]}
+
+
+def only(text: str) -> dict[str, Any]:
+    """A card of one line."""
+    return card([line(text)])
+
+
+def reasons(tongue: str, lines: Sequence[str], key: str) -> dict[str, Any]:
+    """A card that says why a message came, and leads back to that of the notification of this key."""
+    body = [heading(say(tongue, "because.title")), *(line(each, spacing="Small") for each in lines)]
+    return card(body, [execute(say(tongue, "back"), SHOW, {"n": key})])

@@ -1,0 +1,101 @@
+"""The card of a digest: what waited for somebody, by category, the most urgent first.
+
+Of a category the first lines are shown, and the others by a click, without a request: what a digest tells is all on
+its card. Texts of callers are shown as they are, in text runs, which no client reads as Markdown ("TextRun", Adaptive
+Cards schema).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from shared.cards.replies import one_line
+from shared.cards.wording import plain
+from shared.localtime import shown
+
+#: Lines of a category that are shown at once.
+SHOWN = 5
+#: Lines whose titles the toast shows.
+TOASTED = 3
+#: Longest title and detail of a line, and longest name of a category, in characters.
+LONGEST_TITLE = 150
+LONGEST_DETAIL = 150
+LONGEST_NAME = 100
+#: Longest address of a link, in characters; a line with a longer one has none.
+LONGEST_LINK = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What is said of one thing: the newest of so many (`times`) notifications about it, from `at` (with a zone).
+
+    `category` is its label, `link` the address that the title leads to, "" for none.
+    """
+
+    category: str
+    title: str
+    detail: str = ""
+    link: str = ""
+    at: datetime
+    urgent: bool = False
+    times: int = 1
+
+
+def draw(lines: Sequence[Line], place: ZoneInfo, more: int = 0) -> dict[str, Any]:
+    """The Adaptive Card of these lines, with times as clocks in `place` show them.
+
+    `more` notifications did not fit, and wait for the next digest.
+    """
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.category, []).append(line)
+    count = sum(line.times for line in lines)
+    title = f"Digest: {count} notification{'s' if count > 1 else ''}"
+    body: list[dict[str, Any]] = [_text(title, size="Large", weight="Bolder", style="heading")]
+    for number, (category, found) in enumerate(groups.items()):
+        body += _group(f"more{number}", category, found, place)
+    if more:
+        body.append(_text(f"… and {more} more, in the next digest. **digest now** sends them at once.", separator=True))
+    how = f"Times: {place.key}. **digest off** sends each on its own, **preferences** shows all that you can choose."
+    body.append(_text(how, size="Small", isSubtle=True, separator=not more))
+    return {
+        "type": "AdaptiveCard",
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "version": "1.5",
+        "fallbackText": f"{title}: {', '.join(one_line(line.title, LONGEST_TITLE) for line in lines[:TOASTED])}",
+        "body": body,
+    }
+
+
+def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo) -> list[dict[str, Any]]:
+    count = sum(line.times for line in lines)
+    heading = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
+    drawn = [_text(heading, weight="Bolder", spacing="Large"), *(_line(line, place) for line in lines[:SHOWN])]
+    rest = lines[SHOWN:]
+    if not rest:
+        return drawn
+    hidden = {"type": "Container", "id": name, "isVisible": False, "items": [_line(line, place) for line in rest]}
+    toggle = {"type": "Action.ToggleVisibility", "title": f"and {len(rest)} more", "targetElements": [name]}
+    return [*drawn, hidden, {"type": "ActionSet", "actions": [toggle]}]
+
+
+def _line(line: Line, place: ZoneInfo) -> dict[str, Any]:
+    title: dict[str, Any] = {"type": "TextRun", "text": one_line(line.title, LONGEST_TITLE)}
+    if line.link and len(line.link) <= LONGEST_LINK:
+        title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
+    urgent = {"type": "TextRun", "text": "Urgent: ", "color": "Attention", "weight": "Bolder"}
+    said = (
+        one_line(line.detail, LONGEST_DETAIL),
+        f"{line.times} updates" if line.times > 1 else "",
+        f"{shown(line.at, place):%d %b %H:%M}",
+    )
+    about = {"type": "TextRun", "text": "".join(f" · {part}" for part in said if part), "isSubtle": True}
+    return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, about], "spacing": "Small"}
+
+
+def _text(text: str, **style: object) -> dict[str, Any]:
+    return {"type": "TextBlock", "text": text, "wrap": True, **style}

@@ -1,0 +1,35 @@
+"""What the cards that we draw are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: The version of our cards; Teams renders none above it from a bot ("Types of cards", Microsoft Learn).
+VERSION = "1.5"
+
+
+def card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """An Adaptive Card with these elements and buttons."""
+    whole: dict[str, Any] = {
+        "type": "AdaptiveCard",
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "version": VERSION,
+        "body": list(body),
+    }
+    return whole | ({"actions": list(actions)} if actions else {})
+
+
+def block(text: str, **style: object) -> dict[str, Any]:
+    """A text that is read as Markdown."""
+    return {"type": "TextBlock", "text": text, "wrap": True, **style}
+
+
+def heading(text: str) -> dict[str, Any]:
+    return block(text, size="Large", weight="Bolder", style="heading")
+
+
+def line(text: str, *, spacing: str = "Default", **style: object) -> dict[str, Any]:
+    """A text that is shown as it is: no client reads a text run as Markdown, or finds a mention in it."""
+    run = {"type": "TextRun", "text": text, **style}
+    return {"type": "RichTextBlock", "spacing": spacing, "inlines": [run]}

@@ -1,0 +1,158 @@
+"""The small cards that answer what somebody wrote.
+
+Whatever a person wrote is shown in text runs, which no client reads as Markdown ("TextRun", Adaptive Cards schema):
+what is echoed can hold no link, no image and no mention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from shared.categories import DEFAULT, Categories
+from shared.localtime import shown
+from shared.preferences import FOREVER, Mode, Preferences
+
+#: Longest text in one line, in characters, and longest piece of it that a person wrote.
+LONGEST_LINE = 1000
+LONGEST_ECHO = 100
+#: Most values that are listed in one line.
+MOST_LISTED = 20
+
+#: A line of a reply: its label, "" for none, and its text.
+Line = tuple[str, str]
+
+_LIKE_MARKUP = str.maketrans("<>", "‹›")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`title` says what came of it, in our own words alone; `lines` say more."""
+
+    title: str
+    lines: Sequence[Line] = ()
+
+
+def draw(reply: Reply) -> dict[str, Any]:
+    """The Adaptive Card of a reply."""
+    heading = {"type": "TextBlock", "text": reply.title, "wrap": True, "weight": "Bolder", "style": "heading"}
+    return {
+        "type": "AdaptiveCard",
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "version": "1.5",
+        "fallbackText": reply.title,
+        "body": [heading, *map(_drawn, reply.lines)],
+    }
+
+
+def _drawn(line: Line) -> dict[str, Any]:
+    label, text = line
+    runs = [{"type": "TextRun", "text": f"{one_line(label)}  ", "weight": "Bolder"}] if label else []
+    return {
+        "type": "RichTextBlock",
+        "inlines": [*runs, {"type": "TextRun", "text": one_line(text)}],
+        "spacing": "Small",
+    }
+
+
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    """`text` in one line of printable characters, cut to `longest`, without what looks like markup."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split()).translate(_LIKE_MARKUP)
+    return line if len(line) <= longest else line
+
+
+def echo(text: str) -> str:
+    """What a person wrote, as part of a line."""
+    return f"“{one_line(text, LONGEST_ECHO)}”"
+
+
+def moment(at: datetime, place: ZoneInfo) -> str:
+    """A time as clocks in `place` show it: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
+    return f"{shown(at, place):%a %d %b %Y, %H:%M} ({place.key})"
+
+
+def listed(values: Iterable[str]) -> str:
+    """Values in one line; after the first `MOST_LISTED` how many more there are."""
+    every = [one_line(each, LONGEST_ECHO) for each in values]
+    more = f" and {len(every) - MOST_LISTED} more" if len(every) > MOST_LISTED else ""
+    return ", ".join(every[:MOST_LISTED]) + more
+
+
+def paused(until: datetime, place: ZoneInfo) -> Reply:
+    if until >= FOREVER:
+        return Reply("Paused", [("", "Messages wait until you write resume.")])
+    return Reply(f"Paused until {moment(until, place)}", [("", "Messages wait until then; resume sends them earlier.")])
+
+
+def stopped(categories: Categories) -> Reply:
+    """What `stop` says: also which categories stay, as they are mandatory."""
+    lines = [("", "Nothing is sent any more but answers to what you write. start switches messages on again.")]
+    if stays := mandatory(categories):
+        lines.append(("Mandatory, cannot be switched off:", listed(stays)))
+    return Reply("Stopped", lines)
+
+
+def mandatory(categories: Categories) -> Sequence[str]:
+    """What people see of the categories that nobody can switch off."""
+    named = [category.label for category in categories.declared if category.mandatory]
+    return [*named, "all other categories"] if categories.of(DEFAULT).mandatory else named
+
+
+def modes(wants: Preferences, categories: Categories) -> Mapping[str, Mode]:
+    """The categories, by what people see of them, of which somebody is told otherwise than declared."""
+    chosen = replace(wants, stopped=False)
+    names = dict.fromkeys((*(category.name for category in categories.declared), *wants.categories))
+    every = [categories.of(name) for name in names]
+    return {each.label: chosen.mode(each) for each in every if chosen.mode(each) is not each.default}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How things stand with somebody at `now`: `waiting` messages do, `more` than those too.
+
+    `place` is their zone and `place_from` says where that comes from; `digest` is the rule of who chose none.
+    """
+
+    now: datetime
+    wants: Preferences
+    place: ZoneInfo
+    place_from: str
+    digest: str
+    waiting: int
+    more: bool
+
+
+def status(standing: Standing, categories: Categories) -> Reply:
+    """What is set, and how many messages wait."""
+    wants, place = standing.wants, standing.place
+    differing = [f"{label} {mode}" for label, mode in modes(wants, categories).items()]
+    if wants.default:
+        differing.append(f"all others {wants.default}")
+    waiting = f"{standing.waiting}{' or more' if standing.more else ''}"
+    return Reply(
+        "Status",
+        [
+            ("Messages", _messages(standing)),
+            ("Quiet hours", wants.quiet or "none"),
+            ("Time zone", f"{place.key} ({standing.place_from})"),
+            ("Digest", wants.digest or f"{standing.digest} (default)"),
+            ("Categories", listed(differing) or "as they are by default"),
+            ("Topics", listed(wants.topics) or "none"),
+            ("Waiting", waiting if standing.waiting else "none"),
+        ],
+    )
+
+
+def _messages(standing: Standing) -> str:
+    wants = standing.wants
+    if wants.stopped:
+        return "stopped, but for what is mandatory; start switches them on"
+    if wants.paused_until is None or wants.paused_until <= standing.now:
+        return "on"
+    if wants.paused_until >= FOREVER:
+        return "paused until you write resume"
+    return f"paused until {moment(wants.paused_until, standing.place)}"

@@ -1,0 +1,53 @@
+"""What Herald says on its cards, in the languages for which `texts/` has a file.
+
+A file maps keys to texts with `{names}`. English is complete; what another language lacks is said in English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from shared.localtime import shown
+
+#: What is spoken where nobody says which language, or has one without a file.
+FALLBACK = "en"
+#: The languages by their own names, in the order in which they are offered.
+LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch"}
+
+_FOLDER = Path(__file__).with_name("texts")
+_MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|~-]")
+
+
+def language(*locales: str) -> str:
+    """The language of the first of these locales (BCP 47, "" for none) for which there are texts."""
+    subtags = (locale.partition("-")[0].lower() for locale in locales)
+    return next((each for each in subtags if each in LANGUAGES), FALLBACK)
+
+
+def say(tongue: str, key: str, **values: object) -> str:
+    """The text of `key` in a language, with these values in the places of their names."""
+    text = _texts(tongue).get(key) or _texts(FALLBACK)[key]
+    return text.format(**values)
+
+
+def plain(text: str) -> str:
+    """`text` so that it looks as it is where Markdown and mentions are read."""
+    return _MARKUP.sub(lambda found: "\\" + found[0], text).replace("<", "&lt;")
+
+
+def moment(at: datetime, place: ZoneInfo) -> str:
+    """An instant on the clocks of `place`, to the minute."""
+    return f"{shown(at, place):%Y-%m-%d %H:%M}"
+
+
+@cache
+def _texts(tongue: str) -> Mapping[str, str]:
+    texts: Mapping[str, str] = orjson.loads((_FOLDER / f"{tongue}.json").read_bytes())
+    return texts

@@ -1,0 +1,64 @@
+"""Table Schedules: recurring announcements, each with its next occurrence, which is computed once and stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from shared.contract import Announcement
+from shared.states import ScheduleState
+from shared.store import keys
+from shared.store.table import Row, Table
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One row. `data` is canonical JSON (contract.Announcement).
+
+    While it is active, its occurrence `occurrence` (`recurrence.Occurrence.name`) is the next, and due at `next`.
+    """
+
+    tenant: str
+    name: str
+    data: bytes
+    state: ScheduleState
+    next: datetime
+    occurrence: str
+    etag: str = ""
+
+    @cached_property
+    def announcement(self) -> Announcement:
+        return Announcement.model_validate_json(self.data)
+
+
+class Schedules:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def get(self, tenant: str, name: str) -> Schedule | None:
+        found = await self._table.get(keys.key(tenant), keys.key(name))
+        return _schedule(*found) if found else None
+
+    async def insert(self, schedule: Schedule) -> Schedule:
+        """Store a new one and return it with its ETag; raises `Conflict` where there is one of this name."""
+        columns = {"v": VERSION, "tenant": schedule.tenant, "name": schedule.name, "data": schedule.data}
+        timing = {"state": str(schedule.state), "next": schedule.next, "occurrence": schedule.occurrence}
+        return replace(schedule, etag=await self._table.insert(_where(schedule) | columns | timing))
+
+    async def change(self, schedule: Schedule, **changes: object) -> Schedule:
+        """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
+        plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
+        etag = await self._table.merge(_where(schedule) | plain, schedule.etag)
+        return replace(schedule, **changes, etag=etag)  # type: ignore[arg-type]
+
+
+def _where(schedule: Schedule) -> dict[str, object]:
+    return {"PartitionKey": keys.key(schedule.tenant), "RowKey": keys.key(schedule.name)}
+
+
+def _schedule(row: Row, etag: str) -> Schedule:
+    columns = ("tenant", "name", "data", "next", "occurrence")
+    return Schedule(state=ScheduleState(row["state"]), etag=etag, **{name: row[name] for name in columns})

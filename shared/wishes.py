@@ -1,0 +1,44 @@
+"""What the wishes of a recipient say about a notification at one moment; policy asks it, and so does a digest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from shared.categories import Category
+from shared.digest_rule import DigestRule
+from shared.preferences import Mode, Preferences
+from shared.quiet import QuietHours
+from shared.states import Rule
+
+digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
+_quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
+
+
+def wish(
+    wants: Preferences, category: Category, thread: str, *, now: datetime, place: ZoneInfo, digest: str
+) -> tuple[Rule, datetime | None]:
+    """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
+
+    `thread` is the key of its thread, "" for none, and `digest` when digests are sent to who did not choose.
+    """
+    mode = wants.mode(category)
+    if mode is Mode.OFF:
+        return Rule.OPTED_OUT, None
+    if not category.mandatory:
+        if wants.paused_until and wants.paused_until > now:
+            return Rule.PAUSED, wants.paused_until
+        muted = wants.muted_until(thread) if thread else None
+        if muted and muted > now:
+            return Rule.MUTED, muted
+    if not category.bypasses_quiet_hours and (end := quiet_until(wants, now, place)):
+        return Rule.QUIET_HOURS, end
+    if mode is Mode.DIGEST and (slot := digest_rule(wants.digest or digest).following(now, place, None)):
+        return Rule.DIGEST, slot.at
+    return Rule.SEND, None
+
+
+def quiet_until(wants: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:
+    """When the quiet hours end in which an instant lies, or None."""
+    return _quiet_hours(wants.quiet).until(now, place) if wants.quiet else None

@@ -1,0 +1,46 @@
+"""The time of people can be moved on a developer's machine, and nowhere else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shared import clock
+from shared.settings import SettingsError, load
+
+START = datetime(2027, 3, 28, 0, 55, tzinfo=UTC)
+DEVELOPMENT = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
+
+
+def test_it_goes_from_where_it_was_set_as_fast_as_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 11, 23, 10, tzinfo=UTC)
+    monkeypatch.setattr(clock, "real_time", lambda: now)
+    moved = clock.moved(clock.setting("2027-03-28T00:55Z", 60))
+    assert moved() == START
+    now += timedelta(seconds=10)
+    assert moved() == START + timedelta(minutes=10)
+
+
+def test_a_start_without_a_zone_is_utc() -> None:
+    assert clock.setting("2027-03-28T00:55", 1).startswith("2027-03-28T00:55:00+00:00@")
+
+
+def test_without_a_setting_it_is_the_real_time() -> None:
+    assert clock.moved("") is clock.real_time
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2027-03-28T00:55Z", f"{clock.FORM}0000000", "@*", "x@y*1"])
+def test_what_names_no_clock_stops_the_start_with_one_line(text: str) -> None:
+    with pytest.raises(SettingsError, match="HERALD_CLOCK") as refused:
+        load(DEVELOPMENT | {"HERALD_CLOCK": text})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["WEBSITE_SITE_NAME", "CONTAINER_NAME", "AZURE_FUNCTIONS_ENVIRONMENT"])
+def test_it_is_refused_where_people_are_served(name: str) -> None:
+    deployed = {"MicrosoftAppId": "a", "MicrosoftAppPassword": "b", "MicrosoftAppTenantId": "c"}
+    moved = DEVELOPMENT | deployed | {"HERALD_CLOCK": clock.FORM}
+    assert load(moved).clock == clock.FORM
+    with pytest.raises(SettingsError, match="HERALD_CLOCK"):
+        load(moved | {name: "Production"})

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.digest_rule import DigestRule
+from shared.localtime import instant, shown, zone
+from tests.shared.clockchanges import ALL, FIRST, LAST, SAMPLE, ZONES, changes
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("daily 09:00", "daily 09:00"),
+        ("Daily 9:00", "daily 09:00"),
+        ("weekdays 17:00", "weekdays 17:00"),
+        (" weekly  Monday 9.30 ", "weekly mon 09:30"),
+        ("OFF", "off"),
+    ],
+)
+def test_a_rule_is_read_and_written_as_in_the_chat(text: str, written: str) -> None:
+    assert str(DigestRule.parse(text)) == written
+    assert DigestRule.parse(written) == DigestRule.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "daily", "09:00", "weekly 09:00", "monthly 09:00", "daily 25:00", "weekly xyz 09:00", "daily 9:00 10:00"],
+)
+def test_what_is_no_rule_is_refused_with_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a digest is daily|is no time of day|is no day of the week") as refused:
+        DigestRule.parse(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "place", "after", "last", "at"),
+    [
+        ("daily 09:00", "Europe/Berlin", "2026-11-23T07:59", None, "2026-11-23T08:00"),
+        ("daily 09:00", "Europe/Berlin", "2026-11-23T08:00", None, "2026-11-24T08:00"),  # strictly after
+        ("daily 17:00", "Europe/Berlin", "2026-11-23T12:00", "2026-11-23", "2026-11-24T16:00"),  # was at 09:00 before
+        ("weekdays 17:00", "Europe/Berlin", "2026-11-27T16:00", "2026-11-27", "2026-11-30T16:00"),
+        ("weekly mon 09:00", "Europe/Berlin", "2026-11-23T08:00", "2026-11-23", "2026-11-30T08:00"),
+        ("weekly sun 02:30", "Europe/Berlin", "2026-03-27T00:00", None, "2026-03-29T01:00"),  # in the gap
+        ("weekly sun 02:30", "Europe/Berlin", "2026-10-20T00:00", None, "2026-10-25T00:30"),  # the first of two
+        ("daily 02:30", "Europe/Berlin", "2026-10-25T00:30", "2026-10-25", "2026-10-26T01:30"),  # not the second
+        ("daily 00:00", "Africa/Cairo", "2026-04-23T20:00", "2026-04-23", "2026-04-23T22:00"),  # midnight is skipped
+        # From the east to the west over the date line: the local date has had its digest already.
+        ("daily 09:00", "Pacific/Pago_Pago", "2026-11-23T19:30", "2026-11-24", "2026-11-25T20:00"),
+        ("daily 09:00", "Pacific/Kiritimati", "2026-11-23T20:30", "2026-11-23", "2026-11-24T19:00"),
+        # From 23:00 to midnight clocks skip an hour: a minute late, and still Saturday's.
+        ("daily 23:59", "America/Nuuk", "2024-03-30T12:00", "2024-03-29", "2024-03-31T01:00"),
+        ("daily 23:59", "America/Nuuk", "2024-03-31T01:00", "2024-03-30", "2024-04-01T00:59"),
+        # Friday 30 December 2011 was left out: its weekly digest is at once on Saturday, which then has had its own.
+        ("weekly fri 09:00", "Pacific/Apia", "2011-12-29T00:00", None, "2011-12-30T10:00"),
+        ("daily 09:00", "Pacific/Apia", "2011-12-30T10:00", "2011-12-31", "2011-12-31T19:00"),
+        ("weekly sat 09:00", "Pacific/Kwajalein", "1993-08-15T00:00", None, "1993-08-21T12:00"),
+    ],
+)
+def test_the_next_slot_is_after_the_instant_and_on_a_later_date(
+    rule: str, place: str, after: str, last: str | None, at: str
+) -> None:
+    had = date.fromisoformat(last) if last else None
+    slot = DigestRule.parse(rule).following(utc(after), zone(place), had)
+    assert slot is not None
+    assert slot.at == utc(at)
+    assert had is None or slot.date > had
+
+
+def test_a_rule_that_is_off_has_no_slot() -> None:
+    assert DigestRule.parse("off").following(FIRST, zone("UTC"), None) is None
+
+
+@pytest.mark.parametrize("names", ZONES)
+def test_a_daily_rule_gives_every_local_date_exactly_one_digest(names: list[str]) -> None:
+    for number, name in enumerate(names):
+        place, rule = zone(name), DigestRule.parse(("daily 00:00", "daily 02:30", "daily 23:59")[number % 3])
+        now, last, sent = FIRST, shown(FIRST, place).date(), list[date]()
+        while (slot := rule.following(now, place, last)) and slot.at < LAST:
+            now, last = slot.at, slot.date
+            sent.append(slot.date)
+            assert slot.at == instant(datetime.combine(slot.date, rule.at), place), name
+        assert sent == [sent[0] + timedelta(days=number) for number in range(len(sent))], name
+        assert len(sent) >= (LAST - FIRST).days - 2, name
+
+
+@pytest.mark.parametrize(
+    ("place", "missing"),
+    [
+        ("Pacific/Apia", "2011-12-30"),
+        ("Pacific/Fakaofo", "2011-12-30"),
+        ("Pacific/Kiritimati", "1994-12-31"),
+        ("Pacific/Kwajalein", "1993-08-21"),
+    ],
+)
+def test_a_date_that_a_zone_left_out_has_no_digest_and_those_beside_it_one_each(place: str, missing: str) -> None:
+    left_out = date.fromisoformat(missing)
+    now, last, sent = datetime.combine(left_out, time(), UTC) - timedelta(days=5), date.min, list[date]()
+    for _ in range(9):
+        slot = DigestRule.parse("daily 09:00").following(now, zone(place), last)
+        assert slot is not None
+        assert shown(slot.at, zone(place)).date() == slot.date
+        now, last = slot.at, slot.date
+        sent.append(slot.date)
+    assert left_out not in sent
+    assert set(sent) == {sent[0] + timedelta(days=day) for day in range(10)} - {left_out}
+
+
+@pytest.mark.parametrize("names", ZONES)
+def test_a_weekly_rule_gives_every_week_one_digest_on_its_day_over_each_change_of_the_clocks(names: list[str]) -> None:
+    for name in names:
+        place = zone(name)
+        for change in changes(name):
+            day = shown(change, place).strftime("%a")
+            now, last, dates = change - timedelta(days=15), None, list[date]()
+            for _ in range(4):
+                slot = DigestRule.parse(f"weekly {day} 02:30").following(now, place, last)
+                assert slot is not None
+                now, last = slot.at, slot.date
+                dates.append(slot.date)
+            assert all(later - earlier == timedelta(days=7) for earlier, later in pairwise(dates))
+            assert shown(change, place).date() in dates, name
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a person changes, and how much of the time to the next slot passes before (1: the digest is sent)."""
+
+    rule: str
+    place: str
+    passed: float
+
+
+RULES = st.builds(
+    "{} {:02}:{:02}".format,
+    st.sampled_from(["daily", "weekdays", "weekly mon", "weekly sun"]),
+    st.integers(0, 23),
+    st.integers(0, 59),
+)
+
+
+@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([change for name in SAMPLE for change in changes(name)]),
+    st.lists(
+        st.builds(
+            Change,
+            RULES,
+            st.sampled_from(SAMPLE) | st.sampled_from(ALL),
+            st.just(1.0) | st.floats(0, 1, exclude_max=True),
+        ),
+        min_size=2,
+        max_size=12,
+    ),
+)
+def test_no_local_date_has_two_digests_whatever_a_person_changes(begun: datetime, wishes: list[Change]) -> None:
+    now, last = begun - timedelta(days=3), None
+    for wish in wishes:
+        slot = DigestRule.parse(wish.rule).following(now, zone(wish.place), last)
+        assert slot is not None
+        assert slot.at > now
+        assert last is None or slot.date > last
+        # A time in a gap up to midnight is the next date's first instant.
+        assert shown(slot.at, zone(wish.place)).date() - slot.date in (timedelta(), timedelta(days=1))
+        now += (slot.at - now) * wish.passed
+        last = slot.date if wish.passed == 1 else last

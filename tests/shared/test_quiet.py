@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.localtime import instant, shown, zone
+from shared.quiet import QuietHours
+from tests.shared.clockchanges import FIRST, LAST, SAMPLE, changes
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+WEEK = "mon-fri 18:00-08:00; sat,sun"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("18:00-08:00", "18:00-08:00"),
+        ("18:00 – 8:00", "18:00-08:00"),
+        ("Mon-Fri 18:00-8:00; Sat, Sun", WEEK),
+        ("weekdays 18:00-08:00;weekend", WEEK),
+        ("fri-mon 22:00-24:00", "fri-mon 22:00-00:00"),
+        ("mon 00:00-24:00", "mon"),
+        ("daily 12:00-13:00", "12:00-13:00"),
+        ("OFF", "off"),
+    ],
+)
+def test_quiet_hours_are_read_and_written_as_in_the_chat(text: str, written: str) -> None:
+    assert str(QuietHours.parse(text)) == written
+    assert QuietHours.parse(written) == QuietHours.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "quiet hours are"),
+        (";", "quiet hours are"),
+        ("18:00", "quiet hours are"),
+        ("mon tue 18:00-08:00", "quiet hours are"),
+        ("18:00-25:00", "no time of day"),
+        ("nights", "no day of the week"),
+        ("18:00-18:00", "starts when it ends"),
+        ("mon-sun", "quiet at all times"),
+        ("00:00-24:00", "quiet at all times"),
+        ("08:00-18:00; 18:00-08:00", "quiet at all times"),
+        ("mon-thu; thu 12:00-06:00; fri-sun", "quiet at all times"),
+        ("; ".join(["mon 10:00-11:00"] * 15), "at most 14"),
+    ],
+)
+def test_what_is_no_quiet_is_refused_with_one_helpful_line(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
+        QuietHours.parse(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "at", "until"),
+    [
+        (WEEK, "Europe/Berlin", "2026-11-23T16:59", None),  # Monday 17:59
+        (WEEK, "Europe/Berlin", "2026-11-23T17:00", "2026-11-24T07:00"),
+        (WEEK, "Europe/Berlin", "2026-11-23T23:00", "2026-11-24T07:00"),  # midnight
+        (WEEK, "Europe/Berlin", "2026-11-24T07:00", None),  # the end is not quiet
+        (WEEK, "Europe/Berlin", "2026-11-27T20:00", "2026-11-29T23:00"),  # Friday evening, with the weekend
+        (WEEK, "Europe/Berlin", "2026-11-29T23:00", None),  # Monday 00:00: Sunday has no evening of its own
+        ("18:00-08:00; sat,sun", "Europe/Berlin", "2026-11-27T20:00", "2026-11-30T07:00"),
+        ("off", "Europe/Berlin", "2026-11-27T20:00", None),
+        # The night in which clocks skip 02:00 to 03:00.
+        ("22:00-08:00", "Europe/Berlin", "2026-03-28T22:00", "2026-03-29T06:00"),
+        ("22:00-02:30", "Europe/Berlin", "2026-03-29T00:59", "2026-03-29T01:00"),
+        ("22:00-02:30", "Europe/Berlin", "2026-03-29T01:00", None),
+        ("02:30-04:00", "Europe/Berlin", "2026-03-29T01:00", "2026-03-29T02:00"),
+        ("02:15-02:45", "Europe/Berlin", "2026-03-29T01:00", None),  # no such minute in this night
+        # The night in which they show 02:00 to 03:00 twice: the first of the two counts.
+        ("22:00-02:30", "Europe/Berlin", "2026-10-25T00:29", "2026-10-25T00:30"),
+        ("22:00-02:30", "Europe/Berlin", "2026-10-25T01:10", None),
+        ("02:30-04:00", "Europe/Berlin", "2026-10-25T01:10", "2026-10-25T03:00"),
+        ("sat", "Africa/Cairo", "2026-04-24T20:59", None),  # Friday 23:59
+        ("fri", "Africa/Cairo", "2026-04-23T22:00", "2026-04-24T21:00"),  # begins at 01:00: midnight is skipped
+        ("18:00-08:00", "Pacific/Kiritimati", "2026-11-23T04:00", "2026-11-23T18:00"),  # +14: 18:00 there
+        ("18:00-08:00", "Pacific/Kiritimati", "2026-11-23T18:00", None),
+        ("sat,sun", "Pacific/Kiritimati", "2026-11-27T10:00", "2026-11-29T10:00"),
+        ("18:00-08:00", "Pacific/Pago_Pago", "2026-11-23T18:59", "2026-11-23T19:00"),  # -11: 07:59 there
+        ("sat,sun", "Pacific/Pago_Pago", "2026-11-30T10:59", "2026-11-30T11:00"),
+        ("fri", "Pacific/Apia", "2011-12-30T10:00", None),  # the Friday that was left out
+        ("thu,sat", "Pacific/Apia", "2011-12-30T09:59", "2011-12-31T10:00"),
+    ],
+)
+def test_it_is_quiet_by_the_local_clock_until_the_quiet_ends(text: str, place: str, at: str, until: str | None) -> None:
+    assert QuietHours.parse(text).until(utc(at), zone(place)) == (utc(until) if until else None)
+
+
+def test_where_the_only_open_minute_of_a_week_is_skipped_the_quiet_lasts_to_the_next_one() -> None:
+    quiet = QuietHours.parse("mon-sat; sun 00:00-02:30; sun 02:31-24:00")
+    assert quiet.until(utc("2026-03-28T12:00"), zone("Europe/Berlin")) == utc("2026-04-05T00:30")
+
+
+CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
+SPANS = st.builds(
+    "{} {}-{}".format, st.sampled_from(["daily", "mon-fri", "sat,sun", "fri-mon", "wed"]), CLOCKS, CLOCKS
+) | st.sampled_from(["sat,sun", "sun", "mon"])
+
+
+@st.composite
+def quiet_hours(draw: st.DrawFn) -> QuietHours:
+    text = "; ".join(draw(st.lists(SPANS, min_size=1, max_size=3)))
+    try:
+        return QuietHours.parse(text)
+    except ValueError:
+        return QuietHours.parse("18:00-08:00")
+
+
+INSTANTS = st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None), timezones=st.just(UTC))
+
+
+@settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS, st.booleans(), st.timedeltas(timedelta(-1), timedelta(1)))
+def test_quiet_lasts_without_a_break_until_its_end_and_spans_decide_it(
+    quiet: QuietHours, name: str, at: datetime, near: bool, apart: timedelta
+) -> None:
+    place = zone(name)
+    if near and changes(name):
+        at = min(changes(name), key=lambda change: abs(change - at)) + apart
+    until = quiet.until(at, place)
+    day = shown(at, place).date()
+    spans = [span.on(day + timedelta(step)) for step in (-1, 0, 1) for span in quiet.spans
+             if (day + timedelta(step)).weekday() in span.days]  # fmt: skip
+    assert (until is not None) == any(instant(start, place) <= at < instant(end, place) for start, end in spans)
+    if until is not None:
+        assert until > at
+        assert quiet.until(until, place) is None
+        assert quiet.until(at + (until - at) / 2, place) == until
+        assert quiet.until(until - timedelta(microseconds=1), place) == until
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS)
+def test_on_days_without_a_change_of_the_clocks_the_time_they_show_decides(
+    quiet: QuietHours, name: str, at: datetime
+) -> None:
+    if any(abs(change - at) < timedelta(days=3) for change in changes(name)):
+        return
+    wall = shown(at, zone(name))
+    minute = wall.hour * 60 + wall.minute
+    hit = False
+    for span in quiet.spans:
+        start, end = (each.hour * 60 + each.minute for each in (span.start, span.end))
+        today, yesterday = (day % 7 in span.days for day in (wall.weekday(), wall.weekday() - 1))
+        hit |= (today and start <= minute < (end if start < end else 1440)) or (yesterday and start >= end > minute)
+    assert (quiet.until(at, zone(name)) is not None) == hit

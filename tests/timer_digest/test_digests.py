@@ -1,0 +1,422 @@
+"""Digests: at each person's own time, once, with what it says on the card, and what becomes of what they told."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from local.fake_teams.api import Fault, Installed
+from notify.delivery import deliver
+from notify.policy import Case, Target, decide
+from shared.cards.check import faults
+from shared.digest_rule import DigestRule
+from shared.preferences import Mode
+from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.states import DeliveryState, Rule
+from shared.store.conversations import Kind, Status
+from tests.notify.conftest import Herald, user
+from tests.timer_digest.digests import ask, came, go_to, one, prefer, texts
+from timer_digest.choosing import MOST_ALONE, newest_slot
+from timer_digest.releasing import release
+
+
+async def see_to(herald: Herald, recipient: str, task: Task) -> None:
+    """Have somebody seen to, with all that follows at once."""
+    await herald.services.queues.wake(Person(herald.tenant, recipient, task))
+    await herald.send()
+
+
+async def test_what_waits_goes_out_in_one_card_at_the_local_time(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
+    await go_to(timed, "2026-11-24T07:59:30")
+    assert await came(timed, ada) == []
+    assert [await timed.counts(each) for each in asked] == [{"open": 1}] * 3
+    await go_to(timed, "2026-11-24T08:00:30")
+    [digest] = await came(timed, ada)
+    assert [text for text in texts(digest) if text.startswith("Build")] == ["Build 2", "Build 1", "Build 0"]
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
+    for each in asked:
+        row = await timed.row(each, f"u:{ada.object_id}")
+        assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
+        assert (await timed.now(each)).state == "finished"
+    assert await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+
+
+async def test_there_is_one_each_day_with_what_came_since(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    for day in (24, 25, 26):
+        await ask(timed, ada, f"Build {day}")
+        await go_to(timed, f"2026-11-{day}T08:01")
+        assert f"Build {day}" in texts((await came(timed, ada))[-1])
+        await go_to(timed, f"2026-11-{day}T18:00")
+    assert len(await came(timed, ada)) == 3
+
+
+async def test_an_empty_one_is_not_sent(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada, expiresAt="2026-11-23T12:00:00Z")
+    off = await ask(timed, ada)
+    await timed.command("cancel", off)
+    await go_to(timed, "2026-11-24T08:01")
+    assert await came(timed, ada) == []
+    assert (await timed.counts(asked), await timed.counts(off)) == ({"expired": 1}, {"cancelled": 1})
+    await timed.run()
+    assert await came(timed, ada) == []
+
+
+async def test_what_expired_or_was_called_off_is_not_in_it(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    late = await ask(timed, ada, "Late", expiresAt="2026-11-23T12:00:00Z")
+    off, told = await ask(timed, ada, "Off"), await ask(timed, ada, "Told")
+    await timed.command("cancel", off)
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    assert "Told" in texts(digest)
+    assert not {"Late", "Off"} & set(texts(digest))
+    found = [await timed.counts(each) for each in (late, off, told)]
+    assert found == [{"expired": 1}, {"cancelled": 1}, {"digested": 1}]
+
+
+async def test_the_wish_at_the_moment_of_the_digest_decides(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "news": Mode.DIGEST})
+    build, news = await ask(timed, ada, "Build 1"), await ask(timed, ada, "News 1", category="news")
+    await prefer(timed, ada, categories={"builds": Mode.OFF, "news": Mode.IMMEDIATE})
+    await go_to(timed, "2026-11-24T08:01")
+    [alone] = await came(timed, ada)
+    assert alone.activity["summary"] == "News 1"
+    assert (await timed.counts(build), await timed.counts(news)) == ({"suppressed": 1}, {"sent": 1})
+
+
+async def test_a_pause_keeps_its_items_out_of_the_digest_until_its_end(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await prefer(timed, ada, paused_until=datetime(2026, 11, 25, 12, tzinfo=UTC))
+    for when in ("24T08:01", "25T08:01", "25T12:01"):
+        await go_to(timed, f"2026-11-{when}")
+        assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-26T08:01")
+    assert len(await came(timed, ada)) == 1
+    assert await timed.counts(asked) == {"digested": 1}
+
+
+async def test_quiet_hours_over_the_slot_put_the_digest_off_to_their_end(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", quiet="20:00-10:30")
+    await ask(timed, ada)
+    await go_to(timed, "2026-11-24T09:29:30")
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-24T09:31")
+    assert len(await came(timed, ada)) == 1
+    state = await timed.services.waiting.digest(timed.tenant, f"u:{ada.object_id}")
+    assert state.last == date(2026, 11, 24)
+
+
+async def test_of_a_thread_only_the_newest_state_is_told(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    thread = {"key": "build/42", "onRepeat": "update"}
+    asked = [await ask(timed, ada, f"State {number}", thread=thread) for number in range(4)]
+    await ask(timed, ada, "Another")
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    told = texts(digest)
+    assert "State 3" in told
+    assert not {"State 0", "State 1", "State 2"} & set(told)
+    assert any("4 updates" in text for text in told)
+    assert told[0] == "Digest: 5 notifications"
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 4
+
+
+async def test_what_is_older_than_what_its_thread_showed_is_superseded(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "pager": Mode.IMMEDIATE})
+    old = await ask(timed, ada, "Old", thread={"key": "t"})
+    timed.clock.moved += timedelta(minutes=1)
+    await ask(timed, ada, "New", thread={"key": "t"}, category="pager")
+    await go_to(timed, "2026-11-24T08:01")
+    assert [each.activity["summary"] for each in await came(timed, ada)] == ["New"]
+    assert await timed.counts(old) == {"superseded": 1}
+    assert (await timed.now(old)).state == "finished"
+
+
+async def test_what_is_only_simulated_is_not_told(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada, simulate=True)
+    await go_to(timed, "2026-11-24T08:01")
+    assert await came(timed, ada) == []
+    assert await timed.counts(asked) == {"simulated": 1}
+
+
+@pytest.mark.parametrize("count", [MOST_ALONE, MOST_ALONE + 1])
+async def test_more_than_five_that_a_pause_held_are_one_digest(timed: Herald, count: int) -> None:
+    ada = await one(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 7, tzinfo=UTC))
+    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
+    build = await ask(timed, ada, "Build 1")
+    await go_to(timed, "2026-11-24T07:01")
+    digest = count > MOST_ALONE
+    assert len(await came(timed, ada)) == (1 if digest else count)
+    ended = {"digested": 1} if digest else {"sent": 1}
+    assert [await timed.counts(each) for each in asked] == [ended] * count
+    # The regular one of that day still comes.
+    assert await timed.counts(build) == {"open": 1}
+    await go_to(timed, "2026-11-24T08:01")
+    assert "Build 1" in texts((await came(timed, ada))[-1])
+
+
+async def test_a_pause_that_ends_at_the_slot_makes_one_digest_of_both(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada, "Build 1")
+    await prefer(timed, ada, paused_until=datetime(2026, 11, 24, 8, tzinfo=UTC))
+    for number in range(6):
+        await ask(timed, ada, f"News {number}", category="news")
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    assert {"Build 1", "News 0", "News 5"} <= set(texts(digest))
+
+
+async def test_who_asks_has_it_at_once_in_quiet_hours_too_and_the_regular_one_besides(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-24T06:00", quiet="22:00-08:00")
+    await prefer(timed, ada, quiet="")
+    await ask(timed, ada, "Early")
+    await prefer(timed, ada, quiet="22:00-08:00")
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert len(await came(timed, ada)) == 1
+    await prefer(timed, ada, quiet="")
+    await ask(timed, ada, "Regular")
+    await go_to(timed, "2026-11-24T08:01")
+    assert ["Early" in texts(each) for each in await came(timed, ada)] == [True, False]
+    assert "Regular" in texts((await came(timed, ada))[1])
+
+
+async def test_what_comes_while_it_is_sent_is_in_the_next_one(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada, "Before")
+    timed.clock.moved += timedelta(hours=22, seconds=30)
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    meanwhile = await timed.ask(user(ada), content={"title": "Meanwhile"})
+    await deliver(timed.services, await timed.message(meanwhile, f"u:{ada.object_id}"))
+    await timed.send()
+    [first] = await came(timed, ada)
+    assert "Before" in texts(first)
+    assert "Meanwhile" not in texts(first)
+    await timed.run()
+    [_, second] = await came(timed, ada)
+    assert "Meanwhile" in texts(second)
+    assert "Before" not in texts(second)
+    assert await timed.counts(meanwhile) == {"digested": 1}
+
+
+async def test_several_who_see_to_somebody_at_once_send_one(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
+    timed.clock.moved += timedelta(hours=22, seconds=30)
+    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST)
+    await asyncio.gather(*(release(timed.services, person) for _ in range(4)))
+    await timed.send()
+    await timed.run()
+    assert len(await came(timed, ada)) == 1
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
+
+
+async def test_a_message_of_a_delivery_that_a_digest_keeps_sends_nothing(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    timed.clock.moved += timedelta(hours=22, seconds=30)
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await prefer(timed, ada, categories={})  # it would be sent alone now
+    await deliver(timed.services, Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0))
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await timed.run()
+    assert len(await came(timed, ada)) == 1
+    assert await timed.counts(asked) == {"digested": 1}
+
+
+async def test_a_new_zone_moves_the_next_one_and_gives_no_date_two(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-24T07:00", time_zone="Asia/Tokyo", digest="daily 18:00")
+    await ask(timed, ada, "Tokyo")
+    await go_to(timed, "2026-11-24T09:01")
+    assert len(await came(timed, ada)) == 1
+    # Nine hours to the west it is 10:00 of the same date: 18:00 comes again.
+    await prefer(timed, ada, time_zone="Europe/London")
+    await ask(timed, ada, "London")
+    await go_to(timed, "2026-11-25T17:59")
+    assert len(await came(timed, ada)) == 1
+    await go_to(timed, "2026-11-25T18:01")
+    assert len(await came(timed, ada)) == 2
+
+
+async def test_a_zone_that_changes_before_the_slot_moves_it(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T20:00")
+    await ask(timed, ada)
+    await prefer(timed, ada, time_zone="America/New_York")
+    await go_to(timed, "2026-11-24T13:59")
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-24T14:01")
+    assert len(await came(timed, ada)) == 1
+
+
+async def test_a_new_time_moves_the_next_one_and_gives_no_date_two(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada, "First")
+    await go_to(timed, "2026-11-24T08:01")
+    await prefer(timed, ada, digest="daily 12:00")
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await ask(timed, ada, "Second")
+    await go_to(timed, "2026-11-24T22:00")
+    assert len(await came(timed, ada)) == 1
+    await go_to(timed, "2026-11-25T11:01")
+    assert len(await came(timed, ada)) == 2
+
+
+async def test_without_digests_any_more_what_waited_comes_alone(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await prefer(timed, ada, digest="off")
+    await go_to(timed, "2026-11-24T08:01")
+    assert await timed.counts(asked) == {"sent": 1}
+
+
+@pytest.mark.parametrize(
+    ("before", "slot"),
+    [
+        pytest.param("2027-03-27T20:00", "2027-03-28T01:00", id="the clocks skip it"),
+        pytest.param("2026-10-24T20:00", "2026-10-25T00:30", id="the clocks show it twice"),
+    ],
+)
+async def test_a_night_in_which_the_clocks_change_has_one(timed: Herald, before: str, slot: str) -> None:
+    ada = await one(timed, before, digest="daily 02:30")
+    asked = await ask(timed, ada)
+    at = datetime.fromisoformat(slot)
+    await go_to(timed, (at - timedelta(seconds=30)).isoformat())
+    assert await came(timed, ada) == []
+    await go_to(timed, (at + timedelta(seconds=30)).isoformat())
+    assert await timed.counts(asked) == {"digested": 1}
+    again = await ask(timed, ada)
+    await go_to(timed, (at + timedelta(hours=12)).isoformat())
+    assert await timed.counts(again) == {"open": 1}
+
+
+async def test_after_an_outage_there_is_one_for_all_its_days(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada)
+    timed.clock.moved += timedelta(days=3)
+    await timed.tick()
+    await timed.send()
+    assert len(await came(timed, ada)) == 1
+    await ask(timed, ada)
+    await go_to(timed, "2026-11-27T08:01")
+    assert len(await came(timed, ada)) == 2
+
+
+async def test_what_is_told_too_late_is_for_the_date_of_its_slot(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", digest="daily 23:59")
+    await ask(timed, ada, "First")
+    timed.clock.moved += datetime(2026, 11, 23, 23, 3, tzinfo=UTC) - timed.clock()  # 00:03 in Berlin
+    await timed.tick()
+    await timed.send()
+    assert len(await came(timed, ada)) == 1
+    await ask(timed, ada, "Second")
+    await go_to(timed, "2026-11-24T22:59:30")
+    assert len(await came(timed, ada)) == 2
+
+
+async def test_two_hundred_fit_and_the_rest_comes_when_it_is_asked_for(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await asyncio.gather(*(timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(203)))
+    await timed.send()
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    assert texts(digest)[0] == "Digest: 200 notifications"
+    assert any("and 3 more" in text for text in texts(digest))
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    [_, rest] = await came(timed, ada)
+    assert texts(rest)[0] == "Digest: 3 notifications"
+    told = [text for each in (digest, rest) for text in texts(each) if text.startswith("Build ")]
+    assert sorted(told) == sorted(f"Build {n}" for n in range(203))
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 203
+
+
+async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
+    object.__setattr__(timed.services.settings, "max_activity_kb", 8)
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, f"Build {number} " + "x" * 100) for number in range(20)]
+    urgent = await ask(timed, ada, "Urgent", priority="urgent", content={"link": {"title": "Open", "url": "https://a/"}})
+    await timed.run()
+    found = await came(timed, ada)
+    assert len(found) > 1
+    assert "Urgent" in texts(found[0])
+    assert any("in the next digest" in text for text in texts(found[0]))
+    told = [text for each in found for text in texts(each) if text.startswith("Build ")]
+    assert len(told) == len(set(told)) == 20
+    assert [await timed.counts(each) for each in (*asked, urgent)] == [{"digested": 1}] * 21
+
+
+async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await timed.services.conversations.save(
+        timed.tenant, Kind.USER, ada.object_id, {}, at=timed.clock(), status=Status.UNINSTALLED
+    )
+    await go_to(timed, "2026-11-24T08:01")
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
+    assert (await timed.now(asked)).state == "finished"
+    assert await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+
+
+async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await go_to(timed, "2026-11-24T08:01")
+    row = await timed.row(asked, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == ("failed", "badRequest")
+    await timed.command("redrive", asked)
+    await go_to(timed, "2026-11-25T08:01")
+    assert await timed.counts(asked) == {"digested": 1}
+    assert len(await came(timed, ada)) == 1
+
+
+async def test_a_digest_whose_end_nobody_told_is_settled_with_the_next_slot(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    first = await ask(timed, ada)
+    timed.clock.moved += timedelta(hours=22, seconds=30)
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
+    assert await timed.lose(PEOPLE) == 1
+    assert await timed.counts(first) == {"open": 1}
+    await go_to(timed, "2026-11-25T08:01")
+    assert await timed.counts(first) == {"digested": 1}
+    assert len(await came(timed, ada)) == 1
+
+
+async def test_a_channel_has_its_digest_by_its_own_wishes(timed: Herald) -> None:
+    timed.clock.moved += datetime(2026, 11, 23, 10, tzinfo=UTC) - timed.clock()
+    [team] = (await timed.grow(teams=1)).teams
+    channel = team.channels[0].id
+    await timed.teams.set_installed([team.id])
+    await know_channel(timed, team.id, channel)
+    await timed.services.conversations.prefer(
+        timed.tenant, Kind.CONVERSATION, channel, lambda old: old.with_mode("builds", Mode.DIGEST)
+    )
+    place = {"channel": {"teamId": team.id, "channelId": channel}}
+    asked = [await timed.ask(place, content={"title": f"Build {number}"}) for number in range(2)]
+    await timed.send()
+    assert await timed.received() == []
+    await go_to(timed, "2026-11-24T09:01")
+    [digest] = await timed.received()
+    assert {"Build 0", "Build 1"} <= set(texts(digest))
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 2
+
+
+async def know_channel(herald: Herald, team: str, channel: str) -> None:
+    seen = {"service_url": herald.teams.service_url, "conversation_type": "channel", "team": team}
+    save = herald.services.conversations.save
+    await save(herald.tenant, Kind.CONVERSATION, channel, seen, at=herald.clock(), status=Status.ACTIVE)
+    installed = {"service_url": herald.teams.service_url}
+    await save(herald.tenant, Kind.TEAM, team, installed, at=herald.clock(), status=Status.ACTIVE)

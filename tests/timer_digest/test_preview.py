@@ -1,0 +1,95 @@
+"""The preview says when an announcement comes for whom, and where a change of clocks moves it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.contract import Announcement
+from timer_digest.preview import main, preview
+
+ANNOUNCEMENT: dict[str, Any] = {
+    "rule": "30 2 * * *",
+    "timeZone": "recipient",
+    "notification": {"recipients": [{"all": True}], "category": "news", "content": {"title": "Good morning"}},
+}
+#: The evening before clocks are put forward in Berlin.
+EVENING = datetime(2027, 3, 27, 18, tzinfo=UTC)
+
+
+def previewed(zones: list[str], count: int, **changes: Any) -> dict[str, list[tuple[str, str, str]]]:
+    announcement = Announcement.model_validate(ANNOUNCEMENT | changes)
+    found = preview(announcement, zones, count, EVENING)
+    return {
+        name: [(f"{each.wall:%d %H:%M}", f"{each.at:%d %H:%M}", each.note) for each in times]
+        for name, times in found.items()
+    }
+
+
+def test_each_has_their_own_times_and_a_skipped_one_is_said_to_be_moved() -> None:
+    assert previewed(["Europe/Berlin", "Tokyo Standard Time"], 2) == {
+        "Europe/Berlin": [
+            ("28 03:00", "28 01:00", "clocks skip 02:30: at 03:00 of 2027-03-28"),
+            ("29 02:30", "29 00:30", ""),
+        ],
+        "Tokyo Standard Time": [("29 02:30", "28 17:30", ""), ("30 02:30", "29 17:30", "")],
+    }
+
+
+def test_a_time_that_clocks_show_twice_is_said_to_be_the_first() -> None:
+    [(wall, at, note)] = previewed(["Europe/Berlin"], 1, start="2027-10-31T00:00")["Europe/Berlin"]
+    assert (wall, at, note) == ("31 02:30", "31 00:30", "clocks show 02:30 twice: the first time")
+
+
+def test_who_lives_elsewhere_is_told_when_the_clocks_of_one_place_change() -> None:
+    found = previewed(["Asia/Tokyo"], 2, rule="0 1 * * *", timeZone="Europe/Berlin")
+    assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
+        ("28 09:00", ""),
+        ("29 08:00", "60 minutes earlier than before, as clocks changed in Asia/Tokyo or Europe/Berlin"),
+    ]
+
+
+def written(tmp_path: Path, value: Any) -> str:
+    file = tmp_path / "announcement.json"
+    file.write_text(json.dumps(value), encoding="utf-8")
+    return str(file)
+
+
+COMMAND = {"command": "schedule", "target": {"schedule": "morning"}, "announcement": ANNOUNCEMENT}
+
+
+@pytest.mark.parametrize("value", [ANNOUNCEMENT, COMMAND], ids=["alone", "in its command"])
+def test_the_command_line_prints_the_times_of_each_zone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: Any
+) -> None:
+    arguments = [written(tmp_path, value), "--count", "1", "--zone", "Europe/Berlin", "--after", "2027-03-27T18:00"]
+    assert main(arguments) == 0
+    [place, line] = capsys.readouterr().out.splitlines()
+    assert place == "Europe/Berlin"
+    assert line == "  Sun 2027-03-28 03:00  2027-03-28T01:00Z  clocks skip 02:30: at 03:00 of 2027-03-28"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (ANNOUNCEMENT | {"rule": "0 25 * * *"}, "/announcement/rule: "),
+        ({"command": "cancel", "target": {"id": "x"}}, "holds no announcement"),
+        ([], "must be a JSON object"),
+    ],
+)
+def test_a_file_that_cannot_be_announced_is_refused_with_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: Any, said: str
+) -> None:
+    assert main([written(tmp_path, value)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_zone_that_there_is_not_gets_the_helpful_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([written(tmp_path, ANNOUNCEMENT), "--zone", "Berlin"])
+    assert left.value.code == 2
+    assert "Europe/Berlin" in capsys.readouterr().err

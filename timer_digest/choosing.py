@@ -1,0 +1,170 @@
+"""What is done with what waits for somebody: told in a digest, sent message by message, or left waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shared.digest_rule import DigestRule, Slot
+from shared.localtime import zone
+from shared.preferences import Preferences
+from shared.queues import Person, Task
+from shared.services import Services
+from shared.states import DeliveryState, NotificationState, Reason, Rule
+from shared.store import due
+from shared.store.conversations import Kind
+from shared.store.notifications import Notification
+from shared.store.waiting import Item
+from shared.teams.ids import channel_of
+from shared.wishes import digest_rule, quiet_until, wish
+from timer_digest.stories import Case
+from timer_digest.together import together
+
+#: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
+MOST_ALONE = 5
+#: Most deliveries that one digest tells: they are named in one property of a row, of 32 Ki characters at most.
+MOST_TOLD = 200
+#: How far back a slot is sought that had no digest yet; every rule has one a week.
+LOOK_BACK = timedelta(days=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """An item that waits no longer; `state` is its delivery's final one, None where policy is to decide again."""
+
+    item: Item
+    state: DeliveryState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What goes, what one digest tells, and how many (`more`) are left for the next one.
+
+    `slot` is the one whose digest this is, None for one out of turn; `next_at` is when the next comes, if one does.
+    """
+
+    go: Sequence[Parting]
+    tell: Sequence[tuple[Item, Case]] = ()
+    more: int = 0
+    slot: Slot | None = None
+    next_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What somebody wants to be told, and when their digests come on the clocks of `place`."""
+
+    preferences: Preferences
+    place: ZoneInfo
+    rule: DigestRule
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """An item of which there is something to tell, and the wish that decides about it now."""
+
+    item: Item
+    case: Case
+    rule: Rule
+
+    @property
+    def freed(self) -> bool:
+        """Whether it is to be sent, as what held it has ended."""
+        return self.rule is Rule.SEND and self.item.reason is not Reason.DIGEST
+
+
+async def choose(services: Services, person: Person, wants: Wants, last: date | None, items: Sequence[Item]) -> Plan:
+    """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
+
+    `last` is the local date of the last regular digest. Where it is too early for the next one, its time is made due.
+    """
+    now = services.clock()
+    waits = [item for item in items if item.reason is Reason.DIGEST]
+    held = [item for item in items if item.reason is not Reason.DIGEST]
+    decided = await _decided(services, wants, now, held)
+    for_digest = [*waits, *(each.item for each in decided if each.rule is Rule.DIGEST)]
+    slot, next_at = times(for_digest, wants, now, last)
+    timely = slot is not None or person.task is Task.DIGEST_NOW
+    if timely or not next_at:
+        decided += await _decided(services, wants, now, waits)
+    elif waits:
+        await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
+        waits = []
+    many = sum(each.freed for each in decided) > MOST_ALONE
+    chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
+    untold = await _untold(services, person, [each.case for each in chosen])
+    states = {each.item.key: state for each, state in zip(chosen, untold, strict=True)}
+    tell = [(each.item, each.case) for each in chosen if states[each.item.key] is None]
+    stay = {item.key for item, _ in tell}
+    go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
+    return Plan(go, tell[:MOST_TOLD], len(tell[MOST_TOLD:]), slot, next_at)
+
+
+def times(waits: Iterable[Item], wants: Wants, now: datetime, last: date | None) -> tuple[Slot | None, datetime | None]:
+    """The slot whose digest goes out at `now`, None for none, and when the next one comes; quiet hours put it off."""
+    since = min((item.created for item in waits if item.until <= now), default=None)
+    slot = newest_slot(wants.rule, since, now, wants.place, last) if since else None
+    if slot and (quiet := quiet_until(wants.preferences, now, wants.place)):
+        return None, quiet
+    following = wants.rule.following(now, wants.place, slot.date if slot else last)
+    return slot, following.at if following else None
+
+
+def newest_slot(rule: DigestRule, since: datetime, now: datetime, place: ZoneInfo, last: date | None) -> Slot | None:
+    """The newest slot after `since` and until `now` for a local date after `last`, or None."""
+    newest, after = None, max(since, now - LOOK_BACK)
+    while (slot := rule.following(after, place, last)) and slot.at <= now:
+        newest, after = slot, slot.at
+    return newest
+
+
+async def wants_of(services: Services, person: Person) -> Wants:
+    """What the recipient of `person` wants now."""
+    identifier, settings = person.recipient[2:], services.settings
+    of_person = person.recipient.startswith("u:")
+    kind, key = (Kind.USER, identifier) if of_person else (Kind.CONVERSATION, channel_of(identifier))
+    reference = await services.conversations.get(person.tenant, kind, key)
+    preferences = reference.preferences if reference else Preferences()
+    place = preferences.time_zone or (reference.time_zone if reference else "") or settings.default_time_zone
+    rule = digest_rule(preferences.digest or settings.default_digest)
+    if person.task is Task.DIGEST_NOW:  # who asks for it is not kept waiting by their quiet hours, nor by a pause
+        preferences = replace(preferences, quiet="", paused_until=None)
+    return Wants(preferences, zone(place), rule)
+
+
+async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[Item]) -> list[_Decided]:
+    found = await together(items, lambda item: services.notifications.recent(item.delivery.notification))
+    return [
+        _Decided(item, Case(item.delivery, notification), _rule(services, wants, now, notification))
+        for item, notification in zip(items, found, strict=True)
+        if notification and _stands(notification, now)
+    ]
+
+
+def _stands(notification: Notification, now: datetime) -> bool:
+    called_off = notification.state is NotificationState.CANCELLED
+    return not called_off and not (notification.expires and notification.expires <= now)
+
+
+def _rule(services: Services, wants: Wants, now: datetime, notification: Notification) -> Rule:
+    content = notification.content
+    category, thread = services.categories.of(content.category), content.thread.key if content.thread else ""
+    default = services.settings.default_digest
+    return wish(wants.preferences, category, thread, now=now, place=wants.place, digest=default)[0]
+
+
+async def _untold(services: Services, person: Person, cases: Sequence[Case]) -> list[DeliveryState | None]:
+    """The final state of each of those that no digest tells, None for the others."""
+    threads = sorted({case.thread for case in cases if case.thread})
+    seen = await together(threads, lambda key: services.threads.get(person.tenant, person.recipient, key))
+    newest = {key: shown.newest for key, shown in zip(threads, seen, strict=True) if shown}
+
+    def state(case: Case) -> DeliveryState | None:
+        content = case.notification.content
+        if content.simulate or services.categories.of(content.category).simulate:
+            return DeliveryState.SIMULATED
+        return DeliveryState.SUPERSEDED if newest.get(case.thread, case.at) > case.at else None
+
+    return [state(case) for case in cases]

@@ -1,0 +1,200 @@
+"""Digests: much that waits for somebody becomes one card, and each delivery that it tells ends as the card does.
+
+Nothing is lost or told twice, whoever dies when, and however many see to the same person at once:
+
+- A delivery is *kept* for a digest before that tells it: a change of its row by If-Match, after which nobody sends it
+  alone. The row says for which digest, by its number. Whoever lets one go that waits changes its row first, too: of the
+  two, one comes too late.
+- One write by If-Match, of the recipient's row in table Waiting, makes a digest: its number, and what it tells. Whoever
+  loses it looks anew. What was kept for a number that was made without it is free again.
+- The card is posted under an identity that follows from that row, and so it goes out once.
+- When the card's delivery has ended, those that it told end too, their items go, and the digest is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shared import outbox
+from shared.preferences import FOREVER
+from shared.queues import Delivery, Person
+from shared.services import Services
+from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.store import due
+from shared.store.deliveries import State
+from shared.store.notifications import notification_key
+from shared.store.table import Conflict
+from shared.store.waiting import DigestState, Item
+from timer_digest.choosing import Plan, wants_of
+from timer_digest.stories import Case, Story, compose, stories
+from timer_digest.together import together
+
+#: The source of digests.
+SOURCE = "/herald/digests"
+#: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
+LOOK_AGAIN = timedelta(days=1)
+
+_KEPT = f"{Rule.DIGEST} "
+
+
+async def send(services: Services, person: Person, state: DigestState, plan: Plan, place: ZoneInfo) -> None:
+    """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
+    number = state.number + 1
+    found = await together(plan.tell, lambda pair: _keep(services, person, number, *pair))
+    told = stories(case for case in found if case)
+    if not told:
+        return
+    count, data = _compose(services, person, place, told, plan.more)
+    # What waits then is in the next one; and whatever became of this one is seen then at the latest.
+    next_at = plan.next_at or services.clock() + LOOK_AGAIN
+    await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
+    made = replace(
+        state,
+        number=number,
+        last=plan.slot.date if plan.slot else state.last,
+        told=[case.delivery for story in told[:count] for case in story],
+    )
+    await services.waiting.move_digest(person.tenant, person.recipient, made)
+    await _post(services, person, made, data)
+
+
+async def settle(services: Services, person: Person, state: DigestState, items: Sequence[Item]) -> DigestState | None:
+    """End what the last digest told, as that did, and forget those of `items`; returns the state after that.
+
+    None where the digest has not ended: whoever was to post it may have died before.
+    """
+    key = notification_key(person.tenant, SOURCE, _identity(person, state))
+    known = await services.deliveries.get(Delivery(key, outbox.SHARD, person.recipient, "", 0))
+    if known is None or not known.state.final:
+        await _post_again(services, person, state)
+        return None
+    arrived = known.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
+    ended = DeliveryState.DIGESTED if arrived else known.state
+    reason = Reason(known.reason) if known.reason and not arrived else None
+    if known.state in (DeliveryState.FAILED, DeliveryState.UNKNOWN):
+        await together(state.told, lambda delivery: _ripen(services, delivery))
+    await together(state.told, lambda delivery: end(services, delivery, ended, reason))
+    told = {delivery.notification for delivery in state.told}
+    over = [item for item in items if item.delivery.notification in told]
+    await together(over, lambda item: services.waiting.done(person.tenant, item))
+    settled = replace(state, told=())
+    return replace(settled, etag=await services.waiting.move_digest(person.tenant, person.recipient, settled))
+
+
+def kept_for(known: State) -> int:
+    """The number of the digest for which a delivery is kept, or was; 0 for none."""
+    kept = known.state is DeliveryState.QUEUED and known.rule.startswith(_KEPT)
+    return int(known.rule.removeprefix(_KEPT)) if kept else 0
+
+
+async def free(services: Services, delivery: Delivery, known: State) -> str:
+    """Say in the row of a delivery that waits that nothing holds it, so that no digest keeps it; returns the ETag.
+
+    Raises `Conflict` where it was kept, or sent, meanwhile.
+    """
+    if not known.rule:
+        return known.etag
+    reason = Reason.DIGEST if kept_for(known) else Reason(known.reason)
+    return await _hold(services, delivery, known, reason, services.real_time(), "")
+
+
+async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
+    """Write the final state of a delivery whose row still is the one of its ETag, or is kept for a digest."""
+    etag, plain, over = delivery.etag, replace(delivery, etag=""), False
+    while not over:
+        try:
+            over = await services.deliveries.settle(
+                plain,
+                etag,
+                state,
+                was=DeliveryState.QUEUED,
+                now=services.real_time(),
+                reason=reason,
+                rule=str(Rule.DIGEST),
+            )
+            break
+        except Conflict:
+            known = await services.deliveries.get(plain)
+            if known is None or not (known.state.final or kept_for(known)):
+                return
+            etag, over = known.etag, known.state.final
+    if over:  # maybe its notification too, which is seen to with the message of any delivery that has ended
+        await services.queues.deliver(plain)
+
+
+async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
+    """Keep a delivery for the digest of this number; None where that is not to tell it."""
+    known = await services.deliveries.get(case.delivery)
+    if known is None or known.state.final or not known.rule:
+        if known and not known.state.final:  # somebody lets it go, who may have died at that
+            await services.queues.deliver(case.delivery)
+        await services.waiting.done(person.tenant, item)
+        return None
+    if known.state is DeliveryState.SENDING:
+        return None
+    etag = known.etag
+    if kept_for(known) != number:
+        try:
+            # Without a reason, whoever meets a message of it only puts that back.
+            etag = await _hold(services, case.delivery, known, None, FOREVER, f"{_KEPT}{number}")
+        except Conflict:
+            return None
+    return replace(case, delivery=replace(case.delivery, etag=etag))
+
+
+async def _ripen(services: Services, delivery: Delivery) -> None:
+    """Let a delivery that is kept wait no longer than until now, so that it is not put off when it is redriven."""
+    known = await services.deliveries.get(delivery)
+    if known and kept_for(known):
+        await _hold(services, delivery, known, None, services.real_time(), known.rule)
+
+
+async def _hold(
+    services: Services, delivery: Delivery, known: State, reason: Reason | None, until: datetime, rule: str
+) -> str:
+    return await services.deliveries.release(
+        delivery,
+        known.etag,
+        reason,
+        attempts=known.attempts,
+        maybe_twice=known.maybe_twice,
+        not_before=until,
+        now=services.real_time(),
+        rule=rule,
+    )
+
+
+def _compose(
+    services: Services, person: Person, place: ZoneInfo, told: Sequence[Story], more: int
+) -> tuple[int, bytes]:
+    limit = services.settings.max_activity_bytes
+    return compose(told, person.recipient, place, more, categories=services.categories, limit=limit)
+
+
+async def _post_again(services: Services, person: Person, state: DigestState) -> None:
+    found = await together(state.told, lambda delivery: services.notifications.recent(delivery.notification))
+    pairs = zip(state.told, found, strict=True)
+    told = stories(Case(delivery, notification) for delivery, notification in pairs if notification)
+    wants = await wants_of(services, person)
+    await _post(services, person, state, _compose(services, person, wants.place, told, 0)[1])
+
+
+async def _post(services: Services, person: Person, state: DigestState, data: bytes) -> None:
+    await outbox.post(
+        services,
+        tenant=person.tenant,
+        recipient=person.recipient,
+        source=SOURCE,
+        identifier=_identity(person, state),
+        data=data,
+        purpose=Purpose.DIGEST,
+    )
+
+
+def _identity(person: Person, state: DigestState) -> str:
+    """The id of the digest as a notification. Numbers begin anew where somebody was forgotten; what was told does not
+    come again."""
+    return f"{person.recipient};{state.number};{state.told[0].notification}"

@@ -1,0 +1,111 @@
+"""What a digest tells, on plain values: the newest state of each thread, the most urgent first, as many as fit."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from shared import contract, outbox
+from shared.cards.digest import Line, draw
+from shared.cards.notification import activity
+from shared.cards.size import TooLarge
+from shared.categories import Categories
+from shared.queues import Delivery
+from shared.store.notifications import Notification
+
+#: Most bytes of a binary property of a table row ("Understanding the Table service data model"): what is stored of one.
+MOST_STORED = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A delivery that a digest tells, or may tell, and its notification."""
+
+    delivery: Delivery
+    notification: Notification
+
+    @property
+    def at(self) -> datetime:
+        """When what it tells happened."""
+        return self.notification.time or self.notification.created
+
+    @property
+    def thread(self) -> str:
+        """The key of its thread, "" for none."""
+        thread = self.notification.content.thread
+        return thread.key if thread else ""
+
+
+Story = Sequence[Case]
+
+
+def stories(cases: Iterable[Case]) -> list[Story]:
+    """The cases by thread, the newest first in each; urgent threads first, then those with the newest."""
+    threads: dict[tuple[str, str], list[Case]] = {}
+    for case in sorted(cases, key=lambda each: (each.at, each.notification.created), reverse=True):
+        alone = "" if case.thread else case.notification.key
+        threads.setdefault((case.thread, alone), []).append(case)
+    return sorted(threads.values(), key=lambda story: not _urgent(story))
+
+
+def compose(
+    told: Sequence[Story], recipient: str, place: ZoneInfo, more: int, *, categories: Categories, limit: int
+) -> tuple[int, bytes]:
+    """How many of the first stories fit on a card of `limit` bytes, and the digest of them, as a notification's `data`.
+
+    Times are those of `place`; `more` deliveries wait for the next digest anyway.
+    """
+    lines = [_line(story, categories) for story in told]
+
+    def data(count: int) -> bytes:
+        left = more + sum(map(len, told[count:]))
+        who = {"user": recipient[2:]} if recipient.startswith("u:") else {"conversation": recipient[2:]}
+        whole = {"recipients": [who], "category": outbox.CATEGORY, "card": draw(lines[:count], place, left)}
+        return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
+
+    def too_large(count: int) -> bool:
+        drawn = data(count)
+        try:
+            activity(contract.stored(drawn), limit)
+        except TooLarge:
+            return True
+        return len(drawn) > MOST_STORED
+
+    # The first alone fits on the smallest card that can be set.
+    count = len(told)
+    if too_large(count):
+        count = bisect_left(range(2, count), True, key=too_large) + 1
+    return count, data(count)
+
+
+def _urgent(story: Story) -> bool:
+    return any(case.notification.urgent for case in story)
+
+
+def _line(story: Story, categories: Categories) -> Line:
+    newest = story[0]
+    content = newest.notification.content
+    told = content.content
+    return Line(
+        category=categories.of(content.category).label,
+        title=told.title if told else _said(content.card or {}) or content.category,
+        detail=(told.result or told.text) if told else "",
+        link=told.link.url if told and told.link else "",
+        at=newest.at,
+        urgent=_urgent(story),
+        times=len(story),
+    )
+
+
+def _said(card: dict[str, Any]) -> str:
+    """What a card of the caller's own says of itself."""
+    body = card.get("body")
+    texts = [each.get("text") for each in body if isinstance(each, dict)] if isinstance(body, list) else []
+    said = (text for text in (card.get("fallbackText"), *texts) if isinstance(text, str) and text)
+    return next(said, "")

@@ -1,0 +1,24 @@
+"""The same work on many values, much of it at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+#: Rows that are read or written, or messages that are put, at the same time.
+AT_ONCE = 32
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def together(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
+    """What `work` returns for each of `values`, in their order, `AT_ONCE` of them at the same time."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(value: T) -> R:
+        async with gate:
+            return await work(value)
+
+    return await asyncio.gather(*map(one, values))
