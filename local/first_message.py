@@ -125,6 +125,6 @@ def _content() -> dict[str, Any]:
         "people something in Teams.",
         "facts": [{"title": "Queue", "value": QUEUE}, {"title": "From", "value": "python dev.py up"}],
         "result": "The way from the queue to this chat works",
-        "actor": {"name": PLAYGROUND["currentUser"]["name"], "user": PERSON},
+        "actor": {"name": "dev.py up"},
         "link": {"title": "How proactive messages work", "url": MANUAL},
     }

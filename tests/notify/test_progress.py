@@ -67,12 +67,18 @@ async def between(first: Awaitable[None], second: Awaitable[None], operations: i
     return met
 
 
+async def accepted(herald: Herald, *recipients: dict[str, str]) -> Notification:
+    """A notification, none of whose recipients is listed yet."""
+    asked = await herald.ask(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
+    return await herald.services.notifications.advance(asked, state=NotificationState.ACCEPTED, due=None)
+
+
 async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_end_of_the_list(tapped: Herald) -> None:
     await tapped.grow(people=1)
     [ada] = await tapped.people(1)
     for expansion_first in (True, False):
         for operations in range(1, MANY):
-            asked = await tapped.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
+            asked = await accepted(tapped, user(ada))
             # As it is when the page has put its delivery, and has not moved on.
             message = await row(tapped, asked, ada)
             page, delivery = expand(tapped.services, Expansion(asked.key, 0)), deliver(tapped.services, message)
@@ -103,8 +109,7 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     another = await open_services(load(tapped.environ), open_storage(tapped.environ), tapped.clock)
     for operations in range(1, MANY):
         # An audience that may be large lies in 16 partitions.
-        later = {"at": "2099-01-01T09:00", "timeZone": "UTC"}
-        asked = await tapped.ask(*map(user, two), {"topic": "nobody's"}, schedule=later, simulate=True)
+        asked = await accepted(tapped, *map(user, two), {"topic": "nobody's"})
         asked = await tapped.services.notifications.advance(asked, state=NotificationState.EXPANDED)
         first, second = [await row(tapped, asked, each) for each in two]
         met = await between(deliver(tapped.services, first), deliver(another, second), operations)
