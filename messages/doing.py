@@ -6,7 +6,6 @@ A command is one function, found by its verb; what it cannot do it refuses with 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,16 +23,11 @@ from shared.queues import Person, Task
 from shared.quiet import QuietHours
 from shared.services import Services
 from shared.store.conversations import Kind
-from shared.store.table import Conflict
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
 LONGEST_TOPIC = 100
 #: Most waiting messages that are counted.
 MOST_COUNTED = 100
-#: How often a change begins anew that other processes forestalled at all of its tries, and the longest pause before
-#: that, in seconds.
-ROUNDS = 3
-PAUSE = 0.2
 
 T = TypeVar("T")
 
@@ -75,14 +69,7 @@ class Turn:
 
     async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """Change what they want; raises `Conflict` if others changed it at each of many tries."""
-        conversations = self.services.conversations
-        for _ in range(ROUNDS):
-            try:
-                return await conversations.prefer(self.tenant, self.kind, self.id, change)
-            except Conflict:
-                # Two processes that write one row again and again can keep in step: chance takes them out of it.
-                await asyncio.sleep(random.uniform(0, PAUSE))  # noqa: S311 (jitter)
-        return await conversations.prefer(self.tenant, self.kind, self.id, change)
+        return await self.services.conversations.prefer(self.tenant, self.kind, self.id, change)
 
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
@@ -226,7 +213,9 @@ async def _quiet(turn: Turn) -> Reply:
 
 async def _timezone(turn: Turn) -> Reply:
     if turn.argument:
-        name = "" if turn.argument.casefold() == "auto" else _read(zone, turn.argument).key
+        # Off the loop: the first name that is no zone loads the tables by which it is explained.
+        auto = turn.argument.casefold() == "auto"
+        name = "" if auto else (await asyncio.to_thread(_read, zone, turn.argument)).key
         wants = await turn.prefer(lambda old: replace(old, time_zone=name))
     else:
         wants = await turn.wants()

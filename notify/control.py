@@ -49,7 +49,7 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
     keys = await _meant(services, command.target, tenant)
     if command.command != "reschedule":
         # Whoever asked to see it again is not to see what was called off, or is not true any more.
-        keys = [*keys, *(copy for key in keys for copy in await services.marks.of(snoozes(key)))]
+        keys = [*keys, *[copy for key in keys for copy in await services.marks.of(snoozes(key))]]
     found = [each for key in keys if (each := await services.notifications.get(key))]
     if not found:
         raise Refused("unknown", [Fault(f"{data}/target", "there is no such notification")])

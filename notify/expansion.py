@@ -124,8 +124,9 @@ async def _put_page(services: Services, notification: Notification) -> Page:
         async with gate:
             await services.queues.deliver(message, urgent=notification.urgent)
 
+    now, fresh = services.clock(), notification.page == 0
     for shard, part in by_shard.items():
-        messages = await services.deliveries.add(notification.key, shard, part, services.clock())
+        messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
         await asyncio.gather(*(put(each) for each in messages))
     return found
 

@@ -53,9 +53,11 @@ async def post(
         due=at,
         purpose=purpose,
     )
+    fresh = True
     try:
         await services.notifications.insert(new)
     except Conflict:
+        fresh = False
         found = await services.notifications.get(new.key)
         if found is None or found.state is NotificationState.FINISHED:
             return new.key
@@ -63,6 +65,6 @@ async def post(
         await services.due.put(at, due.NOTIFICATION, new.key)
         return new.key
     urgent = stored(data).priority == "urgent"
-    for message in await services.deliveries.add(new.key, SHARD, {recipient: 0}, now):
+    for message in await services.deliveries.add(new.key, SHARD, {recipient: 0}, now, fresh=fresh):
         await services.queues.deliver(message, urgent=urgent)
     return new.key

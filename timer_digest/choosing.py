@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -85,7 +85,9 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     held = [item for item in items if item.reason is not Reason.DIGEST]
     decided = await _decided(services, wants, now, held)
     for_digest = [*waits, *(each.item for each in decided if each.rule is Rule.DIGEST)]
-    slot, next_at = times(for_digest, wants, now, last)
+    # The clock comes for a digest at a time that was promised, also where something has put an item off since.
+    ripe = [item.created for item in for_digest if item.until <= now or person.task is Task.DIGEST]
+    slot, next_at = times(min(ripe, default=None), wants, now, last)
     timely = slot is not None or person.task is Task.DIGEST_NOW
     if timely or not next_at:
         decided += await _decided(services, wants, now, waits)
@@ -102,9 +104,13 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     return Plan(go, tell[:MOST_TOLD], len(tell[MOST_TOLD:]), slot, next_at)
 
 
-def times(waits: Iterable[Item], wants: Wants, now: datetime, last: date | None) -> tuple[Slot | None, datetime | None]:
-    """The slot whose digest goes out at `now`, None for none, and when the next one comes; quiet hours put it off."""
-    since = min((item.created for item in waits if item.until <= now), default=None)
+def times(
+    since: datetime | None, wants: Wants, now: datetime, last: date | None
+) -> tuple[Slot | None, datetime | None]:
+    """The slot whose digest goes out at `now`, None for none, and when the next one comes; quiet hours put it off.
+
+    What waits came at `since`, None for nothing; `last` is the local date of the last digest.
+    """
     slot = newest_slot(wants.rule, since, now, wants.place, last) if since else None
     if slot and (quiet := quiet_until(wants.preferences, now, wants.place)):
         return None, quiet

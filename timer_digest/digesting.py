@@ -103,10 +103,10 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
 
 async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
     """Write the final state of a delivery whose row still is the one of its ETag, or is kept for a digest."""
-    etag, plain, over = delivery.etag, replace(delivery, etag=""), False
-    while not over:
+    etag, plain = delivery.etag, replace(delivery, etag="")
+    while True:
         try:
-            over = await services.deliveries.settle(
+            last = await services.deliveries.settle(
                 plain,
                 etag,
                 state,
@@ -115,34 +115,34 @@ async def end(services: Services, delivery: Delivery, state: DeliveryState, reas
                 reason=reason,
                 rule=str(Rule.DIGEST),
             )
-            break
         except Conflict:
             known = await services.deliveries.get(plain)
-            if known is None or not (known.state.final or kept_for(known)):
-                return
-            etag, over = known.etag, known.state.final
-    if over:  # maybe its notification too, which is seen to with the message of any delivery that has ended
+            if known and kept_for(known):
+                etag = known.etag
+                continue
+            last = known is not None and known.state.final
+        break
+    if last:  # maybe of its notification, which is finished by the message of any delivery that has ended
         await services.queues.deliver(plain)
 
 
 async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
     """Keep a delivery for the digest of this number; None where that is not to tell it."""
-    known = await services.deliveries.get(case.delivery)
-    if known is None or known.state.final or not known.rule:
-        if known and not known.state.final:  # somebody lets it go, who may have died at that
-            await services.queues.deliver(case.delivery)
-        await services.waiting.done(person.tenant, item)
-        return None
-    if known.state is DeliveryState.SENDING:
-        return None
-    etag = known.etag
-    if kept_for(known) != number:
-        try:
-            # Without a reason, whoever meets a message of it only puts that back.
-            etag = await _hold(services, case.delivery, known, None, FOREVER, f"{_KEPT}{number}")
-        except Conflict:
+    while (known := await services.deliveries.get(case.delivery)) and known.rule and not known.state.final:
+        if known.state is DeliveryState.SENDING:
             return None
-    return replace(case, delivery=replace(case.delivery, etag=etag))
+        etag = known.etag
+        if kept_for(known) != number:
+            try:
+                # Without a reason, whoever meets a message of it only puts that back.
+                etag = await _hold(services, case.delivery, known, None, FOREVER, f"{_KEPT}{number}")
+            except Conflict:
+                continue
+        return replace(case, delivery=replace(case.delivery, etag=etag))
+    if known and not known.state.final:  # somebody lets it go, who may have died at that
+        await services.queues.deliver(case.delivery)
+    await services.waiting.done(person.tenant, item)
+    return None
 
 
 async def _ripen(services: Services, delivery: Delivery) -> None:

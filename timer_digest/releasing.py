@@ -47,22 +47,26 @@ async def _reconsider(services: Services, person: Person) -> None:
 async def _see_to(services: Services, person: Person) -> None:
     state = await services.waiting.digest(person.tenant, person.recipient)
     items = await services.waiting.ready(person.tenant, person.recipient, services.clock(), MOST)
-    if state.told:
-        told = {delivery.notification for delivery in state.told}
-        settled = await digesting.settle(services, person, state, items)
-        if settled is None:
-            return  # the rest is seen to when that digest has ended
-        state, items = settled, [item for item in items if item.delivery.notification not in told]
-    timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # its own, which no digest changes
+    timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     await together(timed, lambda item: _put_back(services, person, item))
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
-    if not held:
-        return
-    wants = await wants_of(services, person)
-    plan = await choose(services, person, wants, state.last, held)
-    state = await let_go(services, person, state, plan.go)
-    if plan.tell:
-        await digesting.send(services, person, state, plan, wants.place)
+    gone = len(timed)
+    if state.told:
+        settled = await digesting.settle(services, person, state, held)
+        if settled is None:
+            return  # the rest is seen to when that digest has ended
+        told = {delivery.notification for delivery in state.told}
+        state, held = settled, [item for item in held if item.delivery.notification not in told]
+    if held:
+        wants = await wants_of(services, person)
+        plan = await choose(services, person, wants, state.last, held)
+        gone += len(plan.go)
+        state = await let_go(services, person, state, plan.go)
+        if plan.tell:
+            await digesting.send(services, person, state, plan, wants.place)
+            return
+    if gone and len(items) == MOST:  # there may be more
+        await services.queues.wake(replace(person, chances=0))
 
 
 async def let_go(services: Services, person: Person, state: DigestState, going: Sequence[Parting]) -> DigestState:

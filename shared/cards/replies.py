@@ -62,7 +62,7 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """`text` in one line of printable characters, cut to `longest`, without what looks like markup."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     line = " ".join(printable.split()).translate(_LIKE_MARKUP)
-    return line if len(line) <= longest else line
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def echo(text: str) -> str:

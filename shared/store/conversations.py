@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -25,7 +26,9 @@ from shared.store import keys
 from shared.store.table import Conflict, Row, Table
 
 #: How often a write is tried again when other processes change the same row at the same moment.
-TRIES = 8
+TRIES = 12
+#: Seconds by which each try is later than the one before, at most.
+PAUSE = 0.02
 SHARDS = "0123456789abcdef"
 VERSION = 1
 _PREFERENCES = "preferences"
@@ -155,7 +158,9 @@ class Conversations:
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
         where = {"PartitionKey": partition, "RowKey": row_key}
         async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                # Two processes that write one row again and again can keep in step: chance takes them out of it.
+                await asyncio.sleep(random.uniform(0, PAUSE * attempt))  # noqa: S311 (jitter)
                 found = await self._table.get(partition, row_key)
                 changed = change(_reference(tenant, kind, identifier, found[0]) if found else None)
                 if not changed:

@@ -88,19 +88,24 @@ class Deliveries:
         self._counts: dict[str, tuple[Counter[str], str]] = {}
         self._writers: set[asyncio.Task[None]] = set()
 
-    async def add(self, notification: str, shard: str, recipients: Mapping[str, int], now: datetime) -> list[Delivery]:
+    async def add(
+        self, notification: str, shard: str, recipients: Mapping[str, int], now: datetime, *, fresh: bool = False
+    ) -> list[Delivery]:
         """Add a row for each recipient that has none; returns a message for each that is not finished, new or old.
 
-        `recipients` maps each to which of the notification's `recipients` led to it (`State.via`).
+        `recipients` maps each to which of the notification's `recipients` led to it (`State.via`). `fresh` says that
+        there probably is none yet, in all of the partition: it is looked only where that turns out to be wrong.
         """
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
-        for _ in range(TRIES):
-            present = await self._present(partition, wanted)
+        for attempt in range(TRIES):
+            first = fresh and attempt == 0
+            present = {} if first else await self._present(partition, wanted)
             missing = [key for key in sorted(wanted) if key not in present]
             try:
                 for start in range(0, len(missing), BATCH - 1):
+                    counts = (Counter[str](), "") if first and start == 0 else await self._read_counts(partition)
                     part = {key: (wanted[key], recipients[wanted[key]]) for key in missing[start : start + BATCH - 1]}
-                    present |= await self._insert(partition, part, now)
+                    present |= await self._insert(partition, part, counts, now)
             except Conflict:
                 continue
             found = ((wanted[key], state) for key, state in present.items() if key in wanted)
@@ -234,8 +239,10 @@ class Deliveries:
         )
         return sum((counted for counted, _ in found), Counter())
 
-    async def _insert(self, partition: str, missing: Mapping[str, tuple[str, int]], now: datetime) -> dict[str, State]:
-        counted, etag = await self._read_counts(partition)
+    async def _insert(
+        self, partition: str, missing: Mapping[str, tuple[str, int]], counts: tuple[Counter[str], str], now: datetime
+    ) -> dict[str, State]:
+        counted, etag = counts
         counted[_OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
         rows: list[Operation] = [

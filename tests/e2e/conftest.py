@@ -76,10 +76,11 @@ class Deployment:
         answers = await self.teams.events(events, concurrency=8)
         assert {answer.status for answer in answers} == {200}
 
-    async def people(self, count: int, tenant: str | None = None) -> Sequence[PersonView]:
+    async def people(self, count: int, tenant: str | None = None, zone: str = "") -> Sequence[PersonView]:
         """So many new people, of the bot's own tenant or another, whose references are stored as installs store them.
 
         They are written straight into the table: thousands of installs would take longer than what they are for.
+        `zone` is what their Teams clients have told since, "" for nothing yet.
         """
         new = (await self.teams.grow(Growth(tenant=tenant or self.teams.tenant, people=count))).people
         by_partition: dict[str, list[Row]] = defaultdict(list)
@@ -96,7 +97,7 @@ class Deployment:
                 "user_id": person.id,
                 "bot_id": f"28:{self.teams.app_id}",
                 "status": str(Status.ACTIVE),
-            }
+            } | ({"time_zone": zone} if zone else {})
             by_partition[partition].append(row)
         table, gate = self.tables.get_table_client("HeraldConversations"), asyncio.Semaphore(AT_ONCE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,9 @@ def test_only_the_beginning_of_a_long_message_is_looked_at(piece: str) -> None:
     text = piece * 100_000
     assert first_line(text) == first_line(text[:LONGEST])
     assert not re.search("pause", first_line(text + "\npause"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.verb))
+def test_the_page_about_commands_shows_each(command: Command) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "commands.md").read_text()
+    assert f"| `{command.names[0]}" in page

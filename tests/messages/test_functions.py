@@ -30,7 +30,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     configured = settings(
         MicrosoftAppId="", MicrosoftAppPassword="", MicrosoftAppTenantId="", AZURE_FUNCTIONS_ENVIRONMENT="Development"
     )
-    stand = SimpleNamespace(settings=configured, conversations=memory, http=None, clock=Clock())
+    stand = SimpleNamespace(settings=configured, conversations=memory, http=None, real_time=Clock())
 
     async def services() -> object:
         return stand

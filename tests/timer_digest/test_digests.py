@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
-from local.fake_teams.api import Fault, Installed
+from local.fake_teams.api import Fault
 from notify.delivery import deliver
-from notify.policy import Case, Target, decide
-from shared.cards.check import faults
-from shared.digest_rule import DigestRule
 from shared.preferences import Mode
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
-from shared.states import DeliveryState, Rule
 from shared.store.conversations import Kind, Status
 from tests.notify.conftest import Herald, user
 from tests.timer_digest.digests import ask, came, go_to, one, prefer, texts
-from timer_digest.choosing import MOST_ALONE, newest_slot
+from timer_digest.choosing import MOST_ALONE, MOST_TOLD
 from timer_digest.releasing import release
 
 
@@ -92,14 +86,14 @@ async def test_the_wish_at_the_moment_of_the_digest_decides(timed: Herald) -> No
     assert (await timed.counts(build), await timed.counts(news)) == ({"suppressed": 1}, {"sent": 1})
 
 
-async def test_a_pause_keeps_its_items_out_of_the_digest_until_its_end(timed: Herald) -> None:
+async def test_a_pause_puts_the_digest_off_to_its_end(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
     await prefer(timed, ada, paused_until=datetime(2026, 11, 25, 12, tzinfo=UTC))
-    for when in ("24T08:01", "25T08:01", "25T12:01"):
+    for when in ("24T08:01", "25T08:01"):
         await go_to(timed, f"2026-11-{when}")
         assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-26T08:01")
+    await go_to(timed, "2026-11-25T12:01")
     assert len(await came(timed, ada)) == 1
     assert await timed.counts(asked) == {"digested": 1}
 
@@ -154,6 +148,7 @@ async def test_more_than_five_that_a_pause_held_are_one_digest(timed: Herald, co
     ada = await one(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 7, tzinfo=UTC))
     asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
     build = await ask(timed, ada, "Build 1")
+    await go_to(timed, "2026-11-24T06:59")
     await go_to(timed, "2026-11-24T07:01")
     digest = count > MOST_ALONE
     assert len(await came(timed, ada)) == (1 if digest else count)
@@ -171,6 +166,7 @@ async def test_a_pause_that_ends_at_the_slot_makes_one_digest_of_both(timed: Her
     await prefer(timed, ada, paused_until=datetime(2026, 11, 24, 8, tzinfo=UTC))
     for number in range(6):
         await ask(timed, ada, f"News {number}", category="news")
+    await go_to(timed, "2026-11-24T07:59")
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
     assert {"Build 1", "News 0", "News 5"} <= set(texts(digest))
@@ -324,35 +320,40 @@ async def test_what_is_told_too_late_is_for_the_date_of_its_slot(timed: Herald) 
     assert len(await came(timed, ada)) == 2
 
 
-async def test_two_hundred_fit_and_the_rest_comes_when_it_is_asked_for(timed: Herald) -> None:
+@pytest.mark.parametrize("most", [10, pytest.param(MOST_TOLD, marks=pytest.mark.full)])
+async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", most)
     ada = await one(timed, "2026-11-23T10:00")
-    asked = await asyncio.gather(*(timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(203)))
+    asked = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(most + 3)]
     await timed.send()
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Digest: 200 notifications"
+    assert texts(digest)[0] == f"Digest: {most} notifications"
     assert any("and 3 more" in text for text in texts(digest))
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     [_, rest] = await came(timed, ada)
     assert texts(rest)[0] == "Digest: 3 notifications"
     told = [text for each in (digest, rest) for text in texts(each) if text.startswith("Build ")]
-    assert sorted(told) == sorted(f"Build {n}" for n in range(203))
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 203
+    assert sorted(told) == sorted(f"Build {n}" for n in range(most + 3))
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * (most + 3)
 
 
 async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
-    object.__setattr__(timed.services.settings, "max_activity_kb", 8)
+    object.__setattr__(timed.services.settings, "max_activity_kb", 12)
     ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, f"Build {number} " + "x" * 100) for number in range(20)]
-    urgent = await ask(timed, ada, "Urgent", priority="urgent", content={"link": {"title": "Open", "url": "https://a/"}})
+    long = {"link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
+    asked = [await ask(timed, ada, f"Build {number}", content=long) for number in range(12)]
+    asked.append(await ask(timed, ada, "Build 12", content=long, priority="urgent"))
     await timed.run()
     found = await came(timed, ada)
-    assert len(found) > 1
-    assert "Urgent" in texts(found[0])
+    assert len(found) == 2
+    assert next(text for text in texts(found[0]) if text.startswith("Build ")) == "Build 12"
     assert any("in the next digest" in text for text in texts(found[0]))
     told = [text for each in found for text in texts(each) if text.startswith("Build ")]
-    assert len(told) == len(set(told)) == 20
-    assert [await timed.counts(each) for each in (*asked, urgent)] == [{"digested": 1}] * 21
+    assert sorted(told) == sorted(f"Build {number}" for number in range(13))
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 13
 
 
 async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald) -> None:

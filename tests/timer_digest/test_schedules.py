@@ -328,9 +328,11 @@ class Sleeping(Dying):
             await self.woken.wait()
 
 
-async def one_of_each(herald: Herald, ada: PersonView, name: str) -> Counter[str]:
-    """Things of all kinds that are due at `NINE`: what ada is to see of them, once each."""
+async def one_of_each(herald: Herald, name: str) -> Counter[str]:
+    """Things of all kinds that are due at `NINE`: what somebody new is to see of them, once each."""
     set_clock(herald, MONDAY)
+    [ada] = (await herald.grow(people=1)).people
+    await herald.know(ada, time_zone="Europe/Berlin")
     nine = {"at": "2026-11-23T09:00", "timeZone": "Europe/Berlin"}
     await herald.ask(user(ada), content={"title": f"Scheduled {name}"}, schedule=nine)
     own_time = {"at": "2026-11-23T09:00", "timeZone": "recipient"}
@@ -367,10 +369,10 @@ async def end_of_story(herald: Herald, name: str, seen: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
-async def test_a_tick_may_die_before_or_after_each_of_its_operations(timed: Herald, ada: PersonView, step: int) -> None:
+async def test_a_tick_may_die_before_or_after_each_of_its_operations(timed: Herald, step: int) -> None:
     for point in range(1, 200, step):
         name = f"d{point}"
-        seen = await one_of_each(timed, ada, name)
+        seen = await one_of_each(timed, name)
         set_clock(timed, NINE)
         lived = True
         try:
@@ -385,10 +387,10 @@ async def test_a_tick_may_die_before_or_after_each_of_its_operations(timed: Hera
 
 
 @pytest.mark.parametrize("step", [19, pytest.param(1, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
-async def test_a_tick_may_sleep_anywhere_while_another_does_its_work(timed: Herald, ada: PersonView, step: int) -> None:
+async def test_a_tick_may_sleep_anywhere_while_another_does_its_work(timed: Herald, step: int) -> None:
     for point in range(1, 200, step):
         name = f"s{point}"
-        seen = await one_of_each(timed, ada, name)
+        seen = await one_of_each(timed, name)
         set_clock(timed, NINE)
         sleeping = Sleeping(point)
         slow = asyncio.create_task(tapped_tick(timed, sleeping))
@@ -407,8 +409,8 @@ async def test_a_tick_may_sleep_anywhere_while_another_does_its_work(timed: Hera
     raise AssertionError("there are more operations than thought")
 
 
-async def test_two_ticks_at_once_do_no_harm(timed: Herald, ada: PersonView) -> None:
-    seen = await one_of_each(timed, ada, "t")
+async def test_two_ticks_at_once_do_no_harm(timed: Herald) -> None:
+    seen = await one_of_each(timed, "t")
     set_clock(timed, NINE)
     await asyncio.gather(*(tick(timed.services) for _ in range(4)))
     await end_of_story(timed, "t", seen)

@@ -1,0 +1,102 @@
+"""Many activities at once, through two processes' endpoints on one storage: each does what it asks for, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
+from itertools import cycle
+from typing import Any
+
+import orjson
+import pytest
+
+from messages.conversing import SOURCE
+from messages.endpoint import Endpoint, open_endpoint
+from shared.cards import verbs
+from shared.cards.preferences import fields
+from shared.categories import Categories, Category
+from shared.clock import real_time
+from shared.preferences import MOST, Mode, Preferences
+from shared.queues import DELIVERIES, Delivery
+from shared.services import Services, open_services
+from shared.storage import open_storage
+from shared.store.conversations import Kind
+from shared.store.notifications import notification_key
+from tests.messages.conftest import ADA, PERSONAL, TENANT, Publisher, activity, bearer, message, settings
+
+PROCESSES = 2
+TOPICS = [f"topic {number}" for number in range(MOST)]
+#: With the settings that are there once, so many that there are 200 activities.
+CATEGORIES = Categories([Category(name=f"category {number}") for number in range(MOST - 4)])
+MODES = {each.name: mode for each, mode in zip(CATEGORIES.declared, cycle(Mode), strict=False)}
+ONCE = {
+    "timezone Asia/Tokyo": {"time_zone": "Asia/Tokyo"},
+    "quiet sat,sun": {"quiet": "sat,sun"},
+    "digest weekly mon 09:00": {"digest": "weekly mon 09:00"},
+    "stop": {"stopped": True},
+}
+
+
+@pytest.fixture
+async def processes(
+    publisher: Publisher, connection: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sequence[Services]]:
+    """What two processes stand on, each with its own clients, locks and caches."""
+    # They share the loop and the core of the test, and a storage that is slower than the one of Azure.
+    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)
+    configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid")
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(PROCESSES):
+            services = await open_services(configured, open_storage({"AzureWebJobsStorage": connection}))
+            stack.push_async_callback(services.close)
+            opened.append(replace(services, categories=CATEGORIES))
+        yield opened
+
+
+async def tell(processes: Sequence[Services], activities: Sequence[dict[str, Any]]) -> Sequence[bytes]:
+    """All activities at the same time, each to the next process with a token of its own; the bodies of the answers."""
+
+    async def post(to: Endpoint, body: dict[str, Any]) -> bytes:
+        answer = await to.receive({"authorization": bearer()}, orjson.dumps(body))
+        assert answer.status == 200
+        return answer.body
+
+    endpoints = cycle([open_endpoint(services) for services in processes])
+    return await asyncio.gather(*map(post, endpoints, activities))
+
+
+def written(number: int, text: str, **changed: Any) -> dict[str, Any]:
+    """A message that is no other's repeat."""
+    return message(id=f"f:{number}", text=text, **changed)
+
+
+def saved(number: int, category: str, mode: Mode) -> dict[str, Any]:
+    """A click on Save of a preferences card on which one category was changed."""
+    was = fields(Preferences(), CATEGORIES)
+    data = was | {f"category.{category}": str(mode), "herald": {"was": was}}
+    action = {"type": "Action.Execute", "verb": verbs.SAVE, "data": data}
+    value = {"action": action, "trigger": "manual"}
+    return activity("invoke", id=f"f:{number}", name="adaptiveCard/action", value=value)
+
+
+async def test_200_changes_of_one_persons_preferences_at_once_are_all_kept(processes: Sequence[Services]) -> None:
+    commands = [f"subscribe {topic}" for topic in TOPICS] + list(ONCE)
+    activities = [written(number, text) for number, text in enumerate(commands)]
+    activities += [saved(number, *choice) for number, choice in enumerate(MODES.items(), len(activities))]
+    assert len(activities) == 200
+    mixed = [activities[number * 77 % 200] for number in range(200)]  # each kind at any time, and to both processes
+    for body in await tell(processes, mixed):
+        assert not body or orjson.loads(body)["type"] == "application/vnd.microsoft.card.adaptive"
+    found = await processes[0].conversations.get(TENANT, Kind.USER, ADA)
+    assert found
+    wants = found.preferences
+    assert sorted(wants.topics) == sorted(TOPICS)
+    assert wants.categories == MODES
+    once = {name: value for each in ONCE.values() for name, value in each.items()}
+    assert {name: getattr(wants, name) for name in once} == once
+    assert wants.version == 200
+    assert found.conversation_id == PERSONAL

@@ -1,0 +1,89 @@
+"""The card of a digest: what is on it, in which order, and within what Teams shows and takes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from shared.cards.check import faults
+from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONGEST_TITLE, SHOWN, Line, draw
+from shared.cards.notification import activity
+from shared.contract import Notification
+from shared.localtime import zone
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+BERLIN = zone("Europe/Berlin")
+
+
+def line(title: str = "Build 1", **given: Any) -> Line:
+    return Line(**({"category": "Builds", "title": title, "at": NOON} | given))
+
+
+def runs(element: dict[str, Any]) -> str:
+    return "".join(run["text"] for run in element["inlines"])
+
+
+def test_a_line_says_what_when_and_how_often_and_its_title_is_the_link() -> None:
+    [element] = shown(draw([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN))
+    assert runs(element) == "Build 1 · Stage test · 3 updates · 23 Nov 13:00"
+    assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
+
+
+def shown(card: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in card["body"] if each["type"] == "RichTextBlock"]
+
+
+def test_categories_stand_together_in_the_order_of_their_first_lines() -> None:
+    lines = [line("A", category="Pager", urgent=True), line("B", category="Builds"), line("C", category="Pager")]
+    card = draw(lines, BERLIN)
+    texts = [runs(each).split(" ·")[0] if "inlines" in each else each.get("text", "") for each in card["body"]]
+    assert texts[:6] == ["Digest: 3 notifications", "Pager (2)", "Urgent: A", "C", "Builds (1)", "B"]
+
+
+def test_of_a_long_category_the_rest_is_on_the_card_behind_a_button() -> None:
+    card = draw([line(f"Build {number}") for number in range(SHOWN + 7)], BERLIN)
+    assert len(shown(card)) == SHOWN
+    [hidden] = [each for each in card["body"] if each.get("isVisible") is False]
+    assert [runs(each).split(" ·")[0] for each in hidden["items"]] == [f"Build {SHOWN + n}" for n in range(7)]
+    [button] = [action for each in card["body"] if each["type"] == "ActionSet" for action in each["actions"]]
+    assert (button["title"], button["targetElements"]) == ("and 7 more", [hidden["id"]])
+
+
+def test_what_did_not_fit_is_said_with_the_way_to_have_it() -> None:
+    said = [each["text"] for each in draw([line()], BERLIN, more=12)["body"] if each["type"] == "TextBlock"]
+    assert "… and 12 more, in the next digest. **digest now** sends them at once." in said
+
+
+def test_nothing_in_it_is_read_as_markup() -> None:
+    bad = "**[x](https://evil)** <at>all</at>\n# title"
+    [element] = shown(draw([line(bad, detail=bad, category=bad)], BERLIN))
+    assert {run["type"] for run in element["inlines"]} == {"TextRun"}
+    heading = draw([line(category=bad)], BERLIN)["body"][1]["text"]
+    assert "](" not in heading.replace("\\]\\(", "")
+    assert "<at>" not in orjson.dumps(draw([line(bad, category=bad)], BERLIN)).decode()
+
+
+def test_teams_shows_all_of_it() -> None:
+    lines = [line(f"Build {n}", category=f"C{n % 3}", urgent=n % 2 == 0, link="https://ci/", at=NOON + timedelta(n)) for n in range(40)]  # noqa: E501  # fmt: skip
+    assert faults(draw(lines, BERLIN, more=3)) == []
+
+
+def test_one_line_fits_on_the_smallest_card_however_long_it_is() -> None:
+    wide = '\u20ac"'  # a character of two bytes in UTF-16, and one that JSON escapes
+    longest = line(
+        wide * LONGEST_TITLE,
+        detail=wide * LONGEST_DETAIL,
+        category=wide * LONGEST_NAME,
+        link="https://ci.example/" + "x" * (LONGEST_LINK - 19),
+        urgent=True,
+        times=200,
+    )
+    data = {"recipients": [{"conversation": "c"}], "category": "herald", "card": draw([longest], BERLIN, more=999)}
+    assert activity(Notification.model_validate(data), 4 * 1024)
+
+
+def test_a_link_that_is_too_long_is_left_out() -> None:
+    [element] = shown(draw([line(link="https://ci/" + "x" * LONGEST_LINK)], BERLIN))
+    assert "selectAction" not in element["inlines"][0]

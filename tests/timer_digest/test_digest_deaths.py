@@ -1,0 +1,188 @@
+"""Whoever dies or sleeps while a digest is made, sent and settled: nothing is lost, and nothing is told twice.
+
+A process stops at one of its writes to the storage (`tests.notify.dying`), and another brings all to its end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import PersonView
+from notify.intake import take_in
+from shared.preferences import Mode
+from shared.queues import Person, Task
+from shared.store.notifications import Notification
+from tests.notify.conftest import notification, user
+from tests.notify.dying import Host, Life
+from tests.notify.test_deaths import MANY, host
+from tests.timer_digest.digests import came, prefer, texts
+
+__all__ = ["host"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What waits for one person; each of it is to end in one of the states `ends`, and to be told where it is told."""
+
+    person: PersonView
+    asked: Sequence[Notification]
+    ends: Sequence[str] = ("digested",)
+
+
+async def somebody(host: Host, **wants: Any) -> PersonView:
+    """Somebody new, whose digest comes in less than three minutes."""
+    [person] = (await host.grow(people=1)).people
+    await host.know(person)
+    slot = host.clock() + timedelta(minutes=2)
+    await prefer(host, person, digest=f"daily {slot:%H:%M}", time_zone="UTC", **wants)
+    return person
+
+
+async def ask(host: Host, person: PersonView, title: str, **data: Any) -> Notification:
+    body = notification(user(person), content={"title": title}, source="/ci", **data)
+    await take_in(host.services, body, title)
+    await host.send()
+    return await host.stored(body)
+
+
+async def of_a_digest(host: Host) -> Story:
+    ada = await somebody(host, categories={"builds": Mode.DIGEST})
+    asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
+    asked += [await ask(host, ada, f"State {number}", thread={"key": "t"}) for number in range(2)]
+    return Story(person=ada, asked=asked)
+
+
+async def of_what_a_pause_held(host: Host) -> Story:
+    ada = await somebody(host, paused_until=host.clock() + timedelta(minutes=1))
+    return Story(person=ada, asked=[await ask(host, ada, f"Build {number}") for number in range(6)])
+
+
+async def of_which_some_is_over(host: Host) -> Story:
+    ada = await somebody(host, categories={"builds": Mode.DIGEST, "news": Mode.DIGEST})
+    off = await ask(host, ada, "Build 0")
+    asked = [off, await ask(host, ada, "News 0", category="news"), await ask(host, ada, "Build 1")]
+    await host.command("cancel", off)
+    await prefer(host, ada, categories={"builds": Mode.DIGEST, "news": Mode.IMMEDIATE})
+    return Story(person=ada, asked=asked, ends=("digested", "sent", "cancelled"))
+
+
+Telling = Callable[[Host], Awaitable[Story]]
+
+#: Each story, and which part of its points is tried in a quick run; it is odd, so that both sides of writes are.
+STORIES: Sequence[tuple[Telling, int]] = (
+    (of_a_digest, 15),
+    (of_what_a_pause_held, 31),
+    (of_which_some_is_over, 21),
+)
+quick = pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
+each_of_them = pytest.mark.parametrize(
+    "telling", [each for each, _ in STORIES], ids=[each.__name__ for each, _ in STORIES]
+)
+
+
+async def die_at_each(host: Host, telling: Telling, points: range) -> None:
+    for point in points:
+        story = await telling(host)
+        host.doubtful.clear()
+        lived = await host.live(point)
+        if not lived:
+            assert await host.live()
+        await check(host, story)
+        if lived:
+            assert point > points.start
+            return
+    raise AssertionError("there are more writes than thought")
+
+
+async def check(host: Host, story: Story) -> None:
+    """Each has ended, was told once if at all, and left nothing behind."""
+    assert host.wrong == []
+    assert await host.dead_letters() == []
+    recipient = f"u:{story.person.object_id}"
+    told: Counter[str] = Counter()
+    for received in await came(host, story.person):
+        told.update(texts(received))
+    for asked in story.asked:
+        title = asked.content.content.title if asked.content.content else ""
+        state = (await host.row(asked, recipient))["state"]
+        assert state in story.ends, title
+        assert (await host.now(asked)).counts == f'{{"{state}":1}}'
+        due = state == "sent" or (state == "digested" and title != "State 0")
+        # A request that left when its process died may have arrived, and is sent again.
+        assert due <= told[title] <= (1 + host.doubtful[recipient] if due else 0), title
+    assert await host.services.waiting.of(host.tenant, recipient, 10) == []
+    assert not (await host.services.waiting.digest(host.tenant, recipient)).told
+
+
+@quick
+async def test_a_process_may_die_before_or_after_a_write_of_a_digest(host: Host, telling: Telling, step: int) -> None:
+    await die_at_each(host, telling, range(1, MANY, step))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@each_of_them
+async def test_a_process_may_die_before_or_after_each_write_of_a_digest(host: Host, telling: Telling) -> None:
+    await die_at_each(host, telling, range(1, MANY))
+
+
+async def sleep_at_each(host: Host, telling: Telling, points: range) -> None:
+    """Let somebody sleep at each of the points, while another does all."""
+    for point in points:
+        story = await telling(host)
+        host.doubtful.clear()
+        slept = await host.sleep(point)
+        assert await host.live()
+        await check(host, story)
+        if not slept:
+            assert point > points.start
+            return
+    raise AssertionError("there are more writes than thought")
+
+
+async def test_a_process_may_sleep_while_another_makes_the_digest(host: Host) -> None:
+    await sleep_at_each(host, of_a_digest, range(1, MANY, 21))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@each_of_them
+async def test_a_process_may_sleep_before_or_after_each_write_of_a_digest(host: Host, telling: Telling) -> None:
+    await sleep_at_each(host, telling, range(1, MANY))
+
+
+async def change_at_each(host: Host, points: range) -> None:
+    """Let somebody sleep at each of the points, while the wishes change and another does what follows from that."""
+    for point in points:
+        story = replace(await of_a_digest(host), ends=("digested", "sent", "superseded"))
+        host.doubtful.clear()
+        life, asleep = Life(host._miscounted, point), host.services
+        if await life.lead(host.run):
+            assert point > points.start
+            return
+        await host._replace(point)
+        await prefer(host, story.person, categories={})
+        await host.services.queues.wake(Person(host.tenant, f"u:{story.person.object_id}", Task.RECONSIDER))
+        assert await host.live()
+        await life.go_on()
+        await asleep.close()
+        assert await host.live()
+        host.wrong += life.wrong
+        await check(host, story)
+    raise AssertionError("there are more writes than thought")
+
+
+async def test_a_process_may_sleep_while_the_wishes_change(host: Host) -> None:
+    await change_at_each(host, range(1, MANY, 15))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+async def test_a_process_may_sleep_at_each_write_while_the_wishes_change(host: Host) -> None:
+    await change_at_each(host, range(1, MANY))
