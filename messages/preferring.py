@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +31,10 @@ async def save(press: Press) -> Answer:
         return applied(old, new, was, services.categories, now=services.clock(), default_zone=zone)
 
     try:
-        if gone := left(new):
-            saved(await turn.wants())  # what cannot be saved changes no subscription either
+        gone = left(new)
+        if gone or "time_zone" in new:
+            # Before any subscription is changed, and off the loop: the first name that is no zone loads large tables.
+            await asyncio.to_thread(saved, await turn.wants())
         for topic in gone:
             await services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
         wants = await turn.prefer(saved)

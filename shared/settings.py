@@ -57,7 +57,7 @@ class Settings(BaseModel):
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
     default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
     late_grace_minutes: int = Field(60, alias="HERALD_LATE_GRACE_MINUTES", ge=1, le=7 * 24 * 60)
-    max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=4, le=100)
+    max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=8, le=100)
 
     clock: str = Field("", alias="HERALD_CLOCK")
     categories_file: str = Field("", alias="HERALD_CATEGORIES_FILE")

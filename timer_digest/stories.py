@@ -77,7 +77,7 @@ def compose(
             return True
         return len(drawn) > MOST_STORED
 
-    # The first alone fits on the smallest card that can be set.
+    # The first alone takes 8 KB at most.
     count = len(told)
     if too_large(count):
         count = bisect_left(range(2, count), True, key=too_large) + 1

@@ -19,12 +19,12 @@ from shared.localtime import shown
 
 #: Lines of a category that are shown at once.
 SHOWN = 5
-#: Lines whose titles the toast shows.
-TOASTED = 3
+#: Longest text of the toast, in characters.
+LONGEST_TOAST = 100
 #: Longest title and detail of a line, and longest name of a category, in characters.
-LONGEST_TITLE = 150
-LONGEST_DETAIL = 150
-LONGEST_NAME = 100
+LONGEST_TITLE = 120
+LONGEST_DETAIL = 120
+LONGEST_NAME = 60
 #: Longest address of a link, in characters; a line with a longer one has none.
 LONGEST_LINK = 500
 
@@ -66,7 +66,7 @@ def draw(lines: Sequence[Line], place: ZoneInfo, more: int = 0) -> dict[str, Any
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.5",
-        "fallbackText": f"{title}: {', '.join(one_line(line.title, LONGEST_TITLE) for line in lines[:TOASTED])}",
+        "fallbackText": one_line(f"{title}: {', '.join(line.title for line in lines)}", LONGEST_TOAST),
         "body": body,
     }
 

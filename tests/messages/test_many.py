@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import timedelta
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 import orjson
@@ -18,12 +17,10 @@ from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import verbs
 from shared.cards.preferences import fields
 from shared.categories import Categories, Category
-from shared.clock import real_time
 from shared.preferences import MOST, Mode, Preferences
-from shared.queues import DELIVERIES, Delivery
 from shared.services import Services, open_services
 from shared.storage import open_storage
-from shared.store.conversations import Kind
+from shared.store.conversations import Kind, Reference
 from shared.store.notifications import notification_key
 from tests.messages.conftest import ADA, PERSONAL, TENANT, Publisher, activity, bearer, message, settings
 
@@ -91,12 +88,47 @@ async def test_200_changes_of_one_persons_preferences_at_once_are_all_kept(proce
     mixed = [activities[number * 77 % 200] for number in range(200)]  # each kind at any time, and to both processes
     for body in await tell(processes, mixed):
         assert not body or orjson.loads(body)["type"] == "application/vnd.microsoft.card.adaptive"
-    found = await processes[0].conversations.get(TENANT, Kind.USER, ADA)
-    assert found
-    wants = found.preferences
+    known = await person(processes, ADA)
+    wants = known.preferences
     assert sorted(wants.topics) == sorted(TOPICS)
     assert wants.categories == MODES
     once = {name: value for each in ONCE.values() for name, value in each.items()}
     assert {name: getattr(wants, name) for name in once} == once
     assert wants.version == 200
-    assert found.conversation_id == PERSONAL
+    assert (known.name, known.conversation_id) == ("Ada", PERSONAL)
+    subscribed = [processes[0].topics.subscribers(TENANT, topic, "", 2) for topic in TOPICS]
+    assert await asyncio.gather(*subscribed) == [([f"u:{ADA}"], "")] * len(TOPICS)
+
+
+async def test_100_people_who_install_and_write_at_once_are_all_known_and_answered(
+    processes: Sequence[Services],
+) -> None:
+    """What two processes learn of a new person at the same moment is put together."""
+    people = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(100)]
+    await tell(processes, list(chain.from_iterable(map(begun, people))))
+    for each in await asyncio.gather(*(person(processes, each) for each in people)):
+        assert each.conversation_id == f"a:{each.id}"
+        assert each.name == f"P {each.id}"  # as only the message says
+        assert each.status_at  # as only the install says
+        assert each.preferences.topics == ("releases",)
+    subscribers, _ = await processes[0].topics.subscribers(TENANT, "releases", "", MOST * 2)
+    assert sorted(subscribers) == [f"u:{each}" for each in people]
+    keys = [notification_key(TENANT, SOURCE, f"a:{each};f:{each}") for each in people]
+    answers = await asyncio.gather(*(processes[0].notifications.get(key) for key in keys))
+    assert {answer.total for answer in answers if answer} == {1}
+    assert None not in answers
+
+
+def begun(who: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a new person does at the same moment: they install, and write."""
+    account = {"id": f"29:{who}", "aadObjectId": who}
+    place = {"conversation": {"conversationType": "personal", "tenantId": TENANT, "id": f"a:{who}"}}
+    install = activity("installationUpdate", action="add", **{"from": account}, **place)
+    named = account | {"name": f"P {who}"}
+    return install, message(id=f"f:{who}", text="subscribe releases", **{"from": named}, **place)
+
+
+async def person(processes: Sequence[Services], who: str) -> Reference:
+    found = await processes[0].conversations.get(TENANT, Kind.USER, who)
+    assert found
+    return found

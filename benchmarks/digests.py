@@ -1,0 +1,141 @@
+"""Digests that are all due at once, by one function host on Azurite: how fast they go out, and what one costs.
+
+Each person has some notifications in the digest. They are put there by a host whose clock stands before the first slot;
+then one starts whose clock is past it everywhere on earth, as after an outage, and finds all of them due. Teams
+answers after 80 ms, and enforces its limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+import orjson
+
+from benchmarks.operations import NOTHING_THERE
+from benchmarks.report import Options, Report, Run, medians
+from benchmarks.stage import Stage, stage, wait
+from shared import queues
+from shared.clock import setting
+from shared.states import NotificationState
+from shared.store.notifications import notification_key
+
+PEOPLE, QUICK_PEOPLE = 10_000, 200
+#: Notifications in each digest.
+ITEMS = 3
+RATE = 45
+LATENCY = 0.08
+#: What the clocks of the two hosts show at their start.
+BEFORE, AFTER = "2026-11-23T08:00Z", "2026-11-25T12:00Z"
+#: Seconds that either host may take for one person, and for whatever else.
+PATIENCE_EACH, PATIENCE = 0.5, 120
+#: Operations that are made less often than this for a digest are only summed, not named.
+RARE = 0.01
+
+SOURCE, CATEGORY = "/benchmark", "digested"
+
+
+@dataclass
+class Moved(Stage):
+    """The same stage, whose hosts go by a clock that shows this time at their start."""
+
+    start: str
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return super().environ | {"HERALD_CLOCK": setting(self.start, 1)}
+
+
+async def run(options: Options) -> Report:
+    people = QUICK_PEOPLE if options.quick else PEOPLE
+    runs: list[Run] = []
+    operations: list[Counter[str]] = []
+    async with stage("--latency", str(LATENCY), rate=RATE) as on:
+        app = on.folder / "app"
+        app.mkdir()
+        (app / "categories.json").write_bytes(orjson.dumps([{"name": CATEGORY, "default": "digest"}]))
+        for _ in range(options.runs if options.quick else 1):
+            figures, counted = await _measure(on, people)
+            runs.append(figures)
+            operations.append(counted)
+    report = Report({"people": people, "items": ITEMS, "rate": RATE, "runs": runs})
+    found = medians(runs)
+    report.say(f"{people:,} digests of {ITEMS} notifications each, due at once, at {RATE} a second at most.")
+    heads = {
+        "sustained": "digests/s",
+        "peak": "busiest second",
+        "refused": "429s",
+        "operations": "operations a digest",
+        "cpu_ms": "CPU ms a digest",
+        "lag_ms": "longest lag, ms",
+    }
+    report.table(tuple(heads.values()), [[found[name] for name in heads]])
+    each = {name: counted / people for name, counted in operations[-1].most_common()}
+    rows: list[Sequence[object]] = [[name, often] for name, often in each.items() if often >= RARE]
+    report.table(("operation", "a digest"), [*rows, ["others", sum(n for n in each.values() if n < RARE)]])
+    return report
+
+
+async def _measure(on: Stage, people: int) -> tuple[Run, Counter[str]]:
+    tenant, _ = await on.populate(people)
+    patience = PATIENCE + people * PATIENCE_EACH
+    async with Moved(**vars(on), start=BEFORE).hosts():
+        keys = [await _put(on, tenant) for _ in range(ITEMS)]
+        await wait(lambda: _all_wait(on, keys), patience)
+    refused = await _refused(on)
+    async with Moved(**vars(on), start=AFTER).hosts() as hosts:
+        begun = await on.meters(hosts)
+        for key in keys:
+            await on.finished(key, patience)
+        await asyncio.sleep(1)  # what is left to be told of the last ones
+        after = await on.meters(hosts)
+    counted = Counter({name: n for name, n in after.operations.items() if not name.endswith(NOTHING_THERE)})
+    stats = await on.teams.stats()
+    times = [each.monotonic for each in await on.teams.received(tenant=tenant)]
+    assert len(times) == people, f"{len(times)} digests of {people}"
+    return {
+        "sustained": (len(times) - 1) / (max(times) - min(times)),
+        "peak": stats.peaks[tenant],
+        "refused": await _refused(on) - refused,
+        "operations": counted.total() / people,
+        "cpu_ms": 1000 * (after.cpu_s - begun.cpu_s) / people,
+        "lag_ms": after.lag_ms,
+    }, counted
+
+
+async def _put(on: Stage, tenant: str) -> str:
+    identifier = uuid4().hex
+    body = {
+        "id": identifier,
+        "source": SOURCE,
+        "tenant": tenant,
+        "recipients": [{"all": True}],
+        "category": CATEGORY,
+        "content": {"title": identifier, "text": "Measured"},
+    }
+    await on.services.queues.put(queues.NOTIFICATIONS, orjson.dumps(body).decode())
+    return notification_key(tenant, SOURCE, identifier)
+
+
+async def _all_wait(on: Stage, keys: Sequence[str]) -> bool | None:
+    """Whether every delivery of these notifications waits for its digest."""
+    found = [await on.services.notifications.get(key) for key in keys]
+    if not all(each and each.state is NotificationState.EXPANDED for each in found):
+        return None
+    table = on.tables.get_table_client(f"{on.services.settings.table_prefix}Deliveries")
+    for key in keys:
+        untold = table.query_entities(
+            "PartitionKey ge @first and PartitionKey lt @last and state eq 'queued' and not (rule eq 'digest')",
+            parameters={"first": key, "last": key + "~"},
+            select=["RowKey"],
+        )
+        if [row async for row in untold]:
+            return None
+    return True
+
+
+async def _refused(on: Stage) -> int:
+    return sum(answers.get("429", 0) for answers in (await on.teams.stats()).requests.values())

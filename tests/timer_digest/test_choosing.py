@@ -1,0 +1,145 @@
+"""When a digest comes, and what is told first in it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.digest_rule import DigestRule
+from shared.localtime import shown, zone
+from shared.preferences import Preferences
+from shared.queues import Delivery
+from shared.states import NotificationState
+from shared.store.notifications import Notification
+from timer_digest.choosing import Wants, newest_slot, times
+from timer_digest.stories import Case, stories
+
+BERLIN = zone("Europe/Berlin")
+DAILY = DigestRule.parse("daily 09:00")
+#: A Monday.
+MONDAY = date(2026, 11, 23)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "last", "found"),
+    [
+        pytest.param("2026-11-23T07:00", "2026-11-23T07:59", None, None, id="before the slot"),
+        pytest.param("2026-11-23T07:00", "2026-11-23T08:00", None, MONDAY, id="at the slot"),
+        pytest.param("2026-11-23T08:00", "2026-11-23T08:10", None, None, id="came at the slot"),
+        pytest.param("2026-11-23T07:00", "2026-11-23T08:10", MONDAY, None, id="the date had one"),
+        pytest.param("2026-11-20T07:00", "2026-11-23T07:59", None, MONDAY - timedelta(1), id="yesterday's, late"),
+        pytest.param("2026-11-20T07:00", "2026-11-23T08:10", None, MONDAY, id="after an outage, today's alone"),
+        pytest.param("2020-01-01T00:00", "2026-11-23T08:10", None, MONDAY, id="waits for years"),
+    ],
+)
+def test_the_newest_slot_since_something_waits_is_the_one(
+    since: str, now: str, last: date | None, found: date | None
+) -> None:
+    slot = newest_slot(DAILY, at(since), at(now), BERLIN, last)
+    assert (slot.date if slot else None) == found
+
+
+@pytest.mark.parametrize("rule", ["daily 09:00", "weekdays 17:00", "weekly sun 23:30"])
+def test_a_rule_that_has_a_slot_a_week_is_found_however_long_nobody_looked(rule: str) -> None:
+    assert newest_slot(DigestRule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
+
+
+def test_quiet_hours_put_a_digest_off_and_do_not_use_its_date_up() -> None:
+    wants = Wants(Preferences(quiet="20:00-10:30"), BERLIN, DAILY)
+    slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T08:00"), None)
+    assert (slot, following) == (None, at("2026-11-23T09:30"))
+    slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T09:30"), None)
+    assert slot
+    assert (slot.date, following) == (MONDAY, at("2026-11-24T08:00"))
+
+
+ZONES = [
+    "Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Africa/Cairo"
+]  # fmt: skip
+RULES = ["daily 00:00", "daily 02:30", "daily 09:00", "daily 23:59", "weekdays 17:00", "weekly sun 02:00"]
+
+
+MOMENTS = st.integers(0, 6 * 365 * 24 * 60).map(lambda minutes: at("2024-01-01") + timedelta(minutes=minutes))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    start=MOMENTS,
+    looks=st.lists(
+        st.tuples(st.integers(1, 60 * 60), st.sampled_from(ZONES), st.sampled_from(RULES)), min_size=1, max_size=40
+    ),
+)
+def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: list[tuple[int, str, str]]) -> None:
+    now, last = start, None
+    since, sent = now, []
+    for minutes, place, rule in looks:
+        now += timedelta(minutes=minutes)
+        slot, following = times(since, Wants(Preferences(), ZoneInfo(place), DigestRule.parse(rule)), now, last)
+        assert following is None or following > now
+        if slot:
+            assert since < slot.at <= now
+            sent.append(slot.date)
+            last, since = slot.date, now
+    assert sent == sorted(set(sent))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(start=MOMENTS, place=st.sampled_from(ZONES))
+def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
+    wants = Wants(Preferences(), ZoneInfo(place), DigestRule.parse("daily 02:30"))
+    now, last, dates = start, None, []
+    for _ in range(10):
+        _, following = times(None, wants, now, last)
+        assert following
+        slot, _ = times(now, wants, following, last)
+        assert slot
+        now, last = following, slot.date
+        dates.append(slot.date)
+    assert dates == [dates[0] + timedelta(number) for number in range(10)]
+    assert shown(now, wants.place).date() == dates[-1]
+
+
+def case(key: str, minute: int, **data: Any) -> Case:
+    whole = {"recipients": [{"all": True}], "category": "builds", "content": {"title": key}, **data}
+    notification = Notification(
+        key=key,
+        tenant="t",
+        source="/ci",
+        id=key,
+        content_hash="",
+        data=orjson.dumps(whole),
+        state=NotificationState.EXPANDED,
+        created=at("2026-11-23T08:00") + timedelta(minutes=minute),
+        shards=1,
+    )
+    return Case(Delivery(key, "0", "u:1", "", 0), notification)
+
+
+def test_urgent_threads_come_first_and_then_the_newest() -> None:
+    thread = {"thread": {"key": "t"}}
+    cases = [
+        case("old", 0),
+        case("urgent", 1, priority="urgent"),
+        case("first", 2, **thread),
+        case("new", 3),
+        case("second", 4, **thread),
+        case("pager", 0, priority="urgent"),
+    ]
+    found = [[each.notification.key for each in story] for story in stories(cases)]
+    assert found == [["urgent"], ["pager"], ["second", "first"], ["new"], ["old"]]
+
+
+def test_a_thread_in_which_anything_is_urgent_is_urgent() -> None:
+    thread = {"thread": {"key": "t"}}
+    cases = [case("urgent", 0, priority="urgent", **thread), case("new", 9), case("mended", 1, **thread)]
+    assert [story[0].notification.key for story in stories(cases)] == ["mended", "new"]
