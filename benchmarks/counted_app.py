@@ -1,58 +1,15 @@
-"""The app of `function_app.py` with meters: each storage operation is counted, and `GET /api/meters` tells all.
-
-The function host imports it in the app's place. `?reset=1` begins the count and the lag anew.
-"""
+"""The app of `function_app.py` with meters. The function host imports it in the app's place."""
 
 from __future__ import annotations
 
-import json
-import os
 import runpy
-import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import azure.functions as func
-from azure.core.pipeline.transport import AioHttpTransport
 
-from benchmarks.meters import Lag, peak_mb, resident_mb
-from benchmarks.operations import NOTHING_THERE, operation
+from benchmarks import metered
 
 ROOT = Path(__file__).resolve().parents[1]
 
-operations: Counter[str] = Counter()
-lag = Lag()
-
-_send = AioHttpTransport.send
-
-
-async def _counted(self: AioHttpTransport, request: Any, **options: Any) -> Any:
-    answer = await _send(self, request, **options)
-    body = request.data if isinstance(request.data, bytes) else str(request.data or "").encode()
-    name = operation(request.method, request.url, body, os.environ.get("HERALD_TABLE_PREFIX") or "Herald")
-    if name.endswith(": receive") and b"<QueueMessage>" not in answer.body():
-        name += NOTHING_THERE
-    operations[name] += 1
-    return answer
-
-
-AioHttpTransport.send = _counted
-
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]
-
-
-@app.route(route="meters", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
-async def meters(req: func.HttpRequest) -> func.HttpResponse:
-    if req.params.get("reset"):
-        operations.clear()
-        lag.start()
-    figures = {
-        "operations": operations,
-        "cpu_s": time.process_time(),
-        "resident_mb": resident_mb(),
-        "peak_mb": peak_mb(),
-        "lag_ms": lag.longest_ms,
-        "lag_p99_ms": lag.p99_ms,
-    }
-    return func.HttpResponse(json.dumps(figures), mimetype="application/json")
+app.register_functions(metered.blueprint)

@@ -26,7 +26,8 @@ from shared.store.notifications import notification_key
 PEOPLE, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.
 ITEMS = 3
-RATE = 45
+#: Requests a second that the tenant may have: what one host and this storage carry easily, and what Teams takes.
+RATES = (10, 45)
 LATENCY = 0.08
 #: What the clocks of the two hosts show at their start.
 BEFORE, AFTER = "2026-11-23T08:00Z", "2026-11-25T12:00Z"
@@ -51,31 +52,30 @@ class Moved(Stage):
 
 async def run(options: Options) -> Report:
     people = QUICK_PEOPLE if options.quick else PEOPLE
-    runs: list[Run] = []
-    operations: list[Counter[str]] = []
-    async with stage("--latency", str(LATENCY), rate=RATE) as on:
-        app = on.folder / "app"
-        app.mkdir()
-        (app / "categories.json").write_bytes(orjson.dumps([{"name": CATEGORY, "default": "digest"}]))
-        for _ in range(options.runs if options.quick else 1):
-            figures, counted = await _measure(on, people)
-            runs.append(figures)
-            operations.append(counted)
-    report = Report({"people": people, "items": ITEMS, "rate": RATE, "runs": runs})
-    found = medians(runs)
-    report.say(f"{people:,} digests of {ITEMS} notifications each, due at once, at {RATE} a second at most.")
+    runs: dict[int, list[Run]] = {rate: [] for rate in RATES}
+    counted: Counter[str] = Counter()
+    for rate in RATES:
+        async with stage("--latency", str(LATENCY), rate=rate) as on:
+            app = on.folder / "app"
+            app.mkdir()
+            (app / "categories.json").write_bytes(orjson.dumps([{"name": CATEGORY, "default": "digest"}]))
+            for _ in range(options.runs if options.quick else 1):
+                figures, counted = await _measure(on, people)
+                runs[rate].append(figures)
+    report = Report({"people": people, "items": ITEMS, "runs": runs})
+    report.say(f"{people:,} digests of {ITEMS} notifications each, all due at once.")
     heads = {
         "sustained": "digests/s",
         "peak": "busiest second",
         "refused": "429s",
         "operations": "operations a digest",
         "cpu_ms": "CPU ms a digest",
-        "lag_ms": "longest lag, ms",
     }
-    report.table(tuple(heads.values()), [[found[name] for name in heads]])
-    each = {name: counted / people for name, counted in operations[-1].most_common()}
-    rows: list[Sequence[object]] = [[name, often] for name, often in each.items() if often >= RARE]
-    report.table(("operation", "a digest"), [*rows, ["others", sum(n for n in each.values() if n < RARE)]])
+    rows: list[Sequence[object]] = [[rate, *(medians(made)[name] for name in heads)] for rate, made in runs.items()]
+    report.table(("rate", *heads.values()), rows)
+    each = {name: number / people for name, number in counted.most_common()}
+    rows = [[name, often] for name, often in each.items() if often >= RARE]
+    report.table(("operation", "a digest"), [*rows, ["others", sum(often for often in each.values() if often < RARE)]])
     return report
 
 
@@ -102,7 +102,6 @@ async def _measure(on: Stage, people: int) -> tuple[Run, Counter[str]]:
         "refused": await _refused(on) - refused,
         "operations": counted.total() / people,
         "cpu_ms": 1000 * (after.cpu_s - begun.cpu_s) / people,
-        "lag_ms": after.lag_ms,
     }, counted
 
 

@@ -69,15 +69,15 @@ class Stage:
     rate: int
 
     @asynccontextmanager
-    async def hosts(self, count: int = 1) -> AsyncIterator[Sequence[FunctionHost]]:
-        """So many function hosts with the counted app, all of them ready."""
-        app = self.folder / "app"
-        app.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "host.json", app)
-        (app / "function_app.py").write_text("from benchmarks.counted_app import app\n\n__all__ = ['app']\n")
+    async def hosts(self, count: int = 1, *, app: str = "counted_app") -> AsyncIterator[Sequence[FunctionHost]]:
+        """So many function hosts with the app of a module in this package, which has meters; all of them ready."""
+        folder = self.folder / app
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "host.json", folder)
+        (folder / "function_app.py").write_text(f"from benchmarks.{app} import app\n\n__all__ = ['app']\n")
         with ExitStack() as stack:
             with pinned(measured=True):
-                found = [FunctionHost(self.folder / f"host{turn}", self.environ, app=app) for turn in range(count)]
+                found = [FunctionHost(folder / f"host{turn}", self.environ, app=folder) for turn in range(count)]
             for host in found:
                 await asyncio.to_thread(stack.enter_context, host)
             yield found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from shared.cards.actions import bound
-from shared.cards.parts import VERSION, line
+from shared.cards.parts import VERSION, buttons, line
 from shared.cards.verbs import (
     ACKNOWLEDGE,
     MUTE,
@@ -85,7 +85,14 @@ class Controls:
             "items": [
                 line(label, isSubtle=True, size="Small"),
                 {"type": "ActionSet", "spacing": "Small", "actions": [why, toggle]},
-                {"type": "ActionSet", "id": MANAGE, "isVisible": False, "spacing": "Small", "actions": manage},
+                {
+                    "type": "Container",
+                    "id": MANAGE,
+                    "isVisible": False,
+                    "style": "emphasis",
+                    "spacing": "Small",
+                    "items": buttons(manage),
+                },
             ],
         }
 

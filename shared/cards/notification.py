@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from shared.cards.controls import Controls
-from shared.cards.parts import block, card, heading
+from shared.cards.parts import block, buttons, card, heading
 from shared.cards.size import fit, within
 from shared.cards.wording import FALLBACK, say
 from shared.contract import Content, Notification
@@ -62,14 +62,13 @@ def draw(content: Content, controls: Controls | None = None) -> dict[str, Any]:
         body.append({"type": "Container", "style": "emphasis", "spacing": "Medium", "items": [result]})
     if content.actor:
         body.append(block(say(spoken, "triggered", actor=content.actor.name), isSubtle=True, size="Small"))
-    buttons: list[dict[str, Any]] = []
+    actions: list[dict[str, Any]] = []
     if content.link:
-        buttons.append({"type": "Action.OpenUrl", "title": content.link.title, "url": content.link.url})
+        actions.append({"type": "Action.OpenUrl", "title": content.link.title, "url": content.link.url})
     if controls:
-        buttons += [controls.button(each.id, each.title) for each in content.actions]
-        buttons.append(controls.acknowledge())
-    if buttons:
-        body.append({"type": "ActionSet", "spacing": "Medium", "actions": buttons})
+        actions += [controls.button(each.id, each.title) for each in content.actions]
+        actions.append(controls.acknowledge())
+    body += buttons(actions, spacing="Medium")
     if controls:
         body.append(controls.footer())
     return card(body)

@@ -7,6 +7,8 @@ from typing import Any
 
 #: The version of our cards; Teams renders none above it from a bot ("Types of cards", Microsoft Learn).
 VERSION = "1.5"
+#: Most buttons side by side: of more, Teams shows no others (`actions.maxActions` of its host configuration).
+MOST_BUTTONS = 6
 
 
 def card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -33,3 +35,15 @@ def line(text: str, *, spacing: str = "Default", **style: object) -> dict[str, A
     """A text that is shown as it is: no client reads a text run as Markdown, or finds a mention in it."""
     run = {"type": "TextRun", "text": text, **style}
     return {"type": "RichTextBlock", "spacing": spacing, "inlines": [run]}
+
+
+def buttons(actions: Sequence[Mapping[str, Any]], **style: object) -> list[dict[str, Any]]:
+    """Elements with these buttons, as many as it takes to show them all."""
+    sets = (list(actions[at : at + MOST_BUTTONS]) for at in range(0, len(actions), MOST_BUTTONS))
+    return [{"type": "ActionSet", "actions": each, **style} for each in sets]
+
+
+def done(lines: Sequence[str]) -> dict[str, Any]:
+    """What came of a click; on a green ground, as text in Teams' green is too pale to read."""
+    items = [line(f"✓ {each}", spacing="Small") for each in lines]
+    return {"type": "Container", "style": "good", "spacing": "Medium", "items": items}

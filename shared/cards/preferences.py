@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from shared.cards.parts import card, heading, line
+from shared.cards.parts import card, done, heading, line
 from shared.cards.verbs import SAVE, SHOW, execute
 from shared.cards.wording import LANGUAGES, language, moment, say
 from shared.categories import Categories
@@ -85,7 +85,7 @@ def preferences_card(
     modes = {str(mode): label(f"mode.{mode}") for mode in Mode}
     body = [heading(label("title"))]
     if note:
-        body.append(line(note, color="Good"))
+        body.append(done([note]))
     if error or wrong:
         body.append(line(error or label("unsaved"), color="Attention"))
     body += choice("default", label("default"), {DECLARED: label("declared")} | modes)

@@ -50,8 +50,14 @@ class Deployment:
     stack: ExitStack = field(default_factory=ExitStack)
 
     def start(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
-        """Start further hosts, and return the last; they are stopped at the end of the test."""
+        """Start further hosts, and return the last; they are stopped at the end of the test.
+
+        They welcome nobody, where `settings` name no other HERALD_CATEGORIES_FILE.
+        """
+        categories = self.folder / "categories.json"
+        categories.write_text('[{"name": "welcome", "default": "off"}]', encoding="utf-8")
         own = {"AzureWebJobsStorage": self.connection, "HERALD_LOCAL_VISIBILITY_SECONDS": LEASE}
+        own["HERALD_CATEGORIES_FILE"] = str(categories)
         environ = self.teams.settings | own | settings
         folders = [self.folder / f"host{len(self.hosts) + each}" for each in range(count)]
         started = [FunctionHost(folder, environ, app=app) for folder in folders]

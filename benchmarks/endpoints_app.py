@@ -1,0 +1,84 @@
+"""Ways to take an activity, side by side in one app with meters, which has no other triggers.
+
+`messages` is Herald's own; `admission` is the same with a bot that does nothing; `botbuilder` has the same bot behind
+`CloudAdapterBase.process_activity`, as the samples of the SDK have it; `nothing` shows what the host itself costs.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+
+import aiohttp
+import azure.functions as func
+import orjson
+from botbuilder.core import ActivityHandler, CloudAdapterBase
+from botbuilder.schema import Activity
+from botframework.connector.auth import (
+    AuthenticationConfiguration,
+    BotFrameworkAuthenticationFactory,
+    PasswordServiceClientCredentialFactory,
+)
+
+from benchmarks import metered
+from messages import functions
+from messages.endpoint import Endpoint
+from messages.signing_keys import SigningKeys
+from messages.token import Verifier
+from shared.clock import real_time
+from shared.settings import load
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+app.register_functions(metered.blueprint)
+app.register_functions(functions.blueprint)
+
+
+class Adapter(CloudAdapterBase):  # type: ignore[misc]
+    """botbuilder's CloudAdapter without its web server."""
+
+
+@cache
+def adapter() -> Adapter:
+    """With the settings that Herald has too."""
+    settings = load()
+    authentication = BotFrameworkAuthenticationFactory.create(
+        validate_authority=True,
+        to_channel_from_bot_login_url=settings.authority,
+        to_channel_from_bot_oauth_scope=settings.oauth_scope,
+        to_bot_from_channel_token_issuer=settings.token_issuer,
+        oauth_url="https://api.botframework.com",
+        to_bot_from_channel_open_id_metadata_url=settings.openid_metadata_url,
+        to_bot_from_emulator_open_id_metadata_url=settings.openid_metadata_url,
+        credential_factory=PasswordServiceClientCredentialFactory(
+            settings.app_id, settings.app_password, settings.app_tenant
+        ),
+        auth_configuration=AuthenticationConfiguration(),
+    )
+    return Adapter(authentication)
+
+
+@cache
+def endpoint() -> Endpoint:
+    """Herald's endpoint in front of the bot that does nothing; called inside the running loop."""
+    settings = load()
+    keys = SigningKeys(settings.openid_metadata_url, aiohttp.ClientSession(), real_time)
+    verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
+    return Endpoint(settings, verifier, ActivityHandler(), real_time)
+
+
+@app.route(route="admission", methods=["POST"])
+async def admission(req: func.HttpRequest) -> func.HttpResponse:
+    answer = await endpoint().receive(req.headers, req.get_body())
+    return func.HttpResponse(answer.body, status_code=answer.status)
+
+
+@app.route(route="botbuilder", methods=["POST"])
+async def botbuilder(req: func.HttpRequest) -> func.HttpResponse:
+    activity = Activity().deserialize(orjson.loads(req.get_body()))
+    await adapter().process_activity(req.headers.get("authorization", ""), activity, ActivityHandler().on_turn)
+    return func.HttpResponse(status_code=HTTPStatus.OK)
+
+
+@app.route(route="nothing", methods=["POST"])
+async def nothing(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(status_code=HTTPStatus.OK)
