@@ -160,7 +160,7 @@ async def _unsubscribe(turn: Turn) -> Reply:
     await turn.services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
     await turn.change(without)
     if not dropped:
-        return Reply("There was no such subscription", [("Topic", topic), ("", "topics lists those that there are.")])
+        return Reply("There was no such subscription", [("Topic", topic), ("", "“topics” lists those that there are.")])
     return Reply("Not subscribed any more", [("Topic", topic)])
 
 
@@ -180,7 +180,7 @@ def _like(wants: Preferences, topic: str) -> list[str]:
 async def _topics(turn: Turn) -> Reply:
     wants = await turn.wants()
     if not wants.topics:
-        return Reply("No topics", [("", "subscribe TOPIC adds one.")])
+        return Reply("No topics", [("", "“subscribe TOPIC” adds one.")])
     return Reply(f"Topics: {len(wants.topics)}", [("", topic) for topic in wants.topics])
 
 
@@ -199,7 +199,7 @@ async def _pause(turn: Turn) -> Reply:
 
 async def _resume(turn: Turn) -> Reply:
     wants = await turn.prefer(lambda old: replace(old, paused_until=None))
-    return Reply("Not paused any more", [("", "Messages are still stopped; start switches them on.")] * wants.stopped)
+    return Reply("Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * wants.stopped)
 
 
 async def _quiet(turn: Turn) -> Reply:
@@ -253,7 +253,7 @@ async def _stop(turn: Turn) -> Reply:
 async def _start(turn: Turn) -> Reply:
     wants = await turn.prefer(lambda old: replace(old, stopped=False))
     paused = wants.paused_until and wants.paused_until > turn.services.clock()
-    return Reply("Started", [("", "Messages are still paused; resume ends that.")] if paused else ())
+    return Reply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
 
 
 def _place(turn: Turn, wants: Preferences) -> Line:

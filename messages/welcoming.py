@@ -1,7 +1,7 @@
 """Whoever gets to know Herald is welcomed, once: by an install of their own, or as a member of a team or group chat.
 
-Teams tells of an install several times. Each telling of a day is the same notification, and of the notifications that
-welcome a person only one is sent, whatever they are members of (`welcomed` in `shared.store.marks`).
+Teams tells of an install several times. Each telling of a minute is the same notification, and of the
+notifications that welcome a person only one is sent, whatever they are members of (`welcomed` in `shared.store.marks`).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def _place(services: Services, event: Event, tongue: str) -> str:
 
 
 def _identifier(event: Event, whom: str) -> str:
-    return f"{whom};{event.at:%Y-%m-%d}"
+    return f"{whom};{event.at:%Y-%m-%dT%H:%M}"
 
 
 def _data(recipient: dict[str, str], card: dict[str, Any], tongue: str) -> bytes:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 
-import orjson
-
 from notify.form import check_form
 from shared.announcing import announce, wake
-from shared.contract import Announcement, Command, Fault, Refused
+from shared.contract import Announcement, Command, Fault, Refused, canonical
 from shared.recurrence import Occurrence
 from shared.recurring import following, place_of
 from shared.services import Services
@@ -55,7 +53,7 @@ async def _set(
 ) -> Schedule:
     """Store what recurs, with its next occurrence; raises `Refused` where there is none, or `Conflict`."""
     told = announcement.model_dump(by_alias=True, mode="json", exclude_unset=True)
-    wanted = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+    wanted = canonical(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
     if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():

@@ -16,7 +16,17 @@ from notify.form import check_form
 from notify.planning import planned
 from notify.progress import finish, sweep, watch
 from notify.redriving import list_again, reopen
-from shared.contract import DEFAULT_SOURCE, Command, Content, DeadLetters, Fault, Refused, Schedule, Target, stored
+from shared.contract import (
+    DEFAULT_SOURCE,
+    Command,
+    DeadLetters,
+    Fault,
+    Refused,
+    Schedule,
+    Target,
+    canonical,
+    stored,
+)
 from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
@@ -82,7 +92,7 @@ async def _apply(services: Services, command: Command, notification: Notificatio
         content = command.content
 
         def edited(now: Notification) -> Mapping[str, object]:
-            data = _with(now.data, content)
+            data = _replaced(now.data, content=content.model_dump(by_alias=True, mode="json"), card=None)
             new = stored(data)
             check_form(new, services.settings.max_activity_bytes, inside)
             return {} if new == now.content else {"data": data, "revision": now.revision + 1}
@@ -134,15 +144,8 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
 
 
 def _replaced(data: bytes, **parts: object) -> bytes:
-    """The canonical `data` of a notification with these parts instead of its own."""
-    return orjson.dumps(orjson.loads(data) | parts, option=orjson.OPT_SORT_KEYS)
-
-
-def _with(data: bytes, content: Content) -> bytes:
-    """The canonical `data` of a notification with this content instead of its own."""
-    value = orjson.loads(data) | {"content": content.model_dump(by_alias=True, mode="json")}
-    value.pop("card", None)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    """The canonical `data` of a notification with these parts instead of its own; raises `Refused`."""
+    return canonical(orjson.loads(data) | parts)
 
 
 async def _change(

@@ -81,7 +81,8 @@ class Sending:
     async def end(self, state: DeliveryState, reason: Reason | None = None, **sent: object) -> None:
         """Write the final state; where no delivery is open after it, see whether the notification is finished."""
         if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
-            await self.services.marks.drop(welcomed(self.notification.tenant), self.message.recipient)
+            mark = welcomed(self.notification.tenant)
+            await self.services.marks.drop(mark, self.message.recipient, self.notification.key)
         last = await self.services.deliveries.settle(
             self.message,
             self.known.etag,
@@ -183,7 +184,7 @@ async def _send(sending: Sending) -> None:
     sending = replace(sending, rule=decision.rule)
     target = addressee.target
     if isinstance(target, Reason) or decision.state or decision.until:
-        await _set_aside(sending, decision)
+        await _set_aside(sending, decision, addressee)
         return
     if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
@@ -254,10 +255,14 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
     )
 
 
-async def _set_aside(sending: Sending, decision: Decision) -> None:
+async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee) -> None:
     """Do what a decision says that is not to send."""
     if decision.until and decision.reason:
         await sending.hold(decision.reason, decision.until)
+        services, tenant, recipient = sending.services, sending.notification.tenant, sending.message.recipient
+        if (await find(services, tenant, recipient)).preferences != addressee.preferences:
+            # All that waits was looked at when they changed, and this one maybe was not there yet.
+            await services.queues.wake(Person(tenant, recipient, Task.RECONSIDER))
     elif decision.rule is Rule.UNREACHABLE:
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.cards.controls import Controls
 from shared.cards.notification import activity
+from shared.cards.schema import pointer
 from shared.cards.size import TooLarge
 from shared.cards.verbs import OWN
 from shared.cards.wording import language
@@ -49,14 +50,14 @@ def _faults(notification: Notification) -> Iterator[Fault]:
 _RESERVED = f"must not begin with {OWN}, as our own do"
 
 
-def _reserved(pointer: str, part: Any) -> Iterator[Fault]:
+def _reserved(where: str, part: Any) -> Iterator[Fault]:
     """The ids and verbs of a card that only ours may have."""
     if isinstance(part, list):
         for at, each in enumerate(part):
-            yield from _reserved(f"{pointer}/{at}", each)
+            yield from _reserved(where + pointer(at), each)
     elif isinstance(part, dict):
         for name, value in part.items():
             if name in ("id", "verb") and isinstance(value, str) and value.startswith(OWN):
-                yield Fault(f"{pointer}/{name}", _RESERVED)
+                yield Fault(where + pointer(name), _RESERVED)
             elif name != "data":
-                yield from _reserved(f"{pointer}/{name}", value)
+                yield from _reserved(where + pointer(name), value)

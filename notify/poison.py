@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 from dataclasses import replace
@@ -49,9 +48,12 @@ async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> 
     used = await services.marks.of(what)
     if len(used) >= CHANCES:
         await _give_up(services, NOTIFICATIONS, body, message_id)
+        for chance in used:  # or it had none when it is redriven
+            await services.marks.drop(what, chance)
         return
     log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
-    await services.queues.put(NOTIFICATIONS, base64.b64encode(body).decode(), PAUSE)
+    # As it came, or its chances would not be found again.
+    await services.queues.put(NOTIFICATIONS, body.decode(), PAUSE)
     await services.marks.put(what, str(len(used)))
 
 

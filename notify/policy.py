@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from shared.categories import Category
-from shared.digest_rule import DigestRule, Slot
-from shared.preferences import Mode, Preferences
-from shared.quiet import QuietHours
+from shared.preferences import Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind, Reference, Status
 from shared.store.deliveries import State
 from shared.teams.outcome import Outcome, Verdict
+from shared.wishes import wish
 
 #: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
 #: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).
@@ -112,7 +110,7 @@ class Decision:
 
 def decide(case: Case) -> Decision:
     """What to do with a delivery at the moment of sending: the first rule that has something to say."""
-    now, category, wants = case.now, case.category, case.preferences
+    now, wants = case.now, case.preferences
     if case.cancelled:
         return Decision(Rule.CANCELLED, DeliveryState.CANCELLED)
     if case.expires and case.expires <= now:
@@ -131,32 +129,10 @@ def decide(case: Case) -> Decision:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if case.own and not wants.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    mode = wants.mode(category)
-    if mode is Mode.OFF:
-        return Decision(Rule.OPTED_OUT, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
-    if not category.mandatory:
-        if wants.paused_until and wants.paused_until > now:
-            return Decision(Rule.PAUSED, reason=Reason.PAUSED, until=wants.paused_until)
-        muted = wants.muted_until(case.thread) if case.thread else None
-        if muted and muted > now:
-            return Decision(Rule.MUTED, reason=Reason.MUTED, until=muted)
-    if not category.bypasses_quiet_hours and (until := _quiet(wants.quiet, now, case.zone)):
-        return Decision(Rule.QUIET_HOURS, reason=Reason.QUIET_HOURS, until=until)
-    if mode is Mode.DIGEST and (slot := _slot(wants.digest or case.digest, now, case.zone)):
-        return Decision(Rule.DIGEST, reason=Reason.DIGEST, until=slot.at)
-    return Decision(Rule.SEND)
-
-
-_quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
-_digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
-
-
-def _quiet(text: str, now: datetime, zone: ZoneInfo) -> datetime | None:
-    return _quiet_hours(text).until(now, zone) if text else None
-
-
-def _slot(text: str, now: datetime, zone: ZoneInfo) -> Slot | None:
-    return _digest_rule(text).following(now, zone, None)
+    rule, until = wish(wants, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
+    if rule is Rule.OPTED_OUT:
+        return Decision(rule, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
+    return Decision(rule, reason=Reason(rule) if until else None, until=until)
 
 
 def person(user: str, reference: Reference | None, tenant: Reference | None) -> Target | Reason:

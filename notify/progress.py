@@ -10,6 +10,7 @@ import orjson
 from shared.queues import Expansion, Sweep, Task
 from shared.services import Services
 from shared.states import NotificationState
+from shared.store import due
 from shared.store.deliveries import shard_names
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
@@ -18,8 +19,6 @@ from shared.store.table import Conflict
 #: adds copies of messages that may only wait, so the next one comes after half the time since it was to be sent.
 WATCH_AFTER = timedelta(minutes=10)
 WATCH_EACH = timedelta(days=1)
-#: The kind of a waking in table Due that looks at a notification.
-WATCHES = "watch"
 
 _LISTING = (NotificationState.ACCEPTED, NotificationState.EXPANDING)
 _LISTED = (NotificationState.EXPANDED, NotificationState.CANCELLED, NotificationState.FINISHED)
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 
 async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) -> None:
     """Have the notification looked at in a while, and again until it is finished."""
-    await services.due.put(services.clock() + after, WATCHES, key)
+    await services.due.put(services.clock() + after, due.WATCH, key)
 
 
 async def finish(services: Services, key: str) -> bool:

@@ -33,6 +33,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from shared.holidays import holidays
 from shared.localtime import zone
 from shared.recurrence import Recurrence
 
@@ -40,6 +41,9 @@ from shared.recurrence import Recurrence
 DEFAULT_SOURCE = "/queues/notifications"
 #: The zone of a schedule that means each recipient's own.
 RECIPIENT = "recipient"
+#: Longest `data` that is stored, in bytes of canonical JSON: a binary column of a table holds no more ("Understanding
+#: the Table service data model", Microsoft Learn).
+LONGEST_DATA = 64 * 1024
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -73,8 +77,6 @@ def _date(text: str) -> str:
 
 
 def _calendar(text: str) -> str:
-    from shared.holidays import holidays  # for recurring notifications only
-
     some_day = date(2026, 1, 1)  # any: all events are read
     holidays(text, some_day, some_day)
     return text
@@ -463,7 +465,7 @@ def read(body: bytes) -> Request | Command:
         return _validated(BareCommand, value)
     bare = _validated(BareNotification, value)
     data = {name: part for name, part in value.items() if name not in ("id", "source")}
-    return Request(bare.source or DEFAULT_SOURCE, bare.id, _canonical(data), bare, bare.expires_at)
+    return Request(bare.source or DEFAULT_SOURCE, bare.id, canonical(data), bare, bare.expires_at)
 
 
 def _read_event(value: dict[str, Any]) -> Request | Command:
@@ -476,7 +478,7 @@ def _read_event(value: dict[str, Any]) -> Request | Command:
         return _validated(CommandEvent, value).data
     event = _validated(CloudEvent, value)
     ends = [end for end in (event.expirytime, event.data.expires_at) if end]
-    return Request(event.source, event.id, _canonical(value["data"]), event.data, min(ends, default=None), event.time)
+    return Request(event.source, event.id, canonical(value["data"]), event.data, min(ends, default=None), event.time)
 
 
 def inside(request: Request | Command) -> str:
@@ -500,11 +502,15 @@ def schema() -> dict[str, Any]:
     return {"$schema": dialect, "title": "What Herald takes on its queue", **described}
 
 
-def _canonical(data: Any) -> bytes:
+def canonical(data: Any) -> bytes:
+    """The canonical JSON of a value of JSON; raises `Refused` where it cannot be stored."""
     try:
-        return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         raise Refused("invalid", [Fault("", "is nested too deep")]) from None
+    if len(text) > LONGEST_DATA:
+        raise Refused("invalid", [Fault("", f"has {len(text)} bytes of JSON, and {LONGEST_DATA} is the limit")])
+    return text
 
 
 def _validated(model: type[M], value: Any) -> M:

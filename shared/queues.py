@@ -55,7 +55,7 @@ class Task(StrEnum):
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still
-    RELEASE = "release"  #: let go what a pause or quiet hours held until now
+    RELEASE = "release"  #: let go what a wish, or the recipient's local time, held until now
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
     DIGEST = "digest"  #: send the digest, where it is time for it
     DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
@@ -123,9 +123,10 @@ class Expansion(_Message):
 class Delivery(_Message):
     """Do `task` for one recipient of the notification with this key.
 
-    `recipient` is `u:` and an Entra object id, or `c:` and a conversation id; `shard` names the partition of its
-    row in Deliveries. `etag` and `attempts` are those of the row when the message was written: where the ETag
-    still holds, the row need not be read. `chances` counts how often it was put back after it had been poisonous.
+    `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third); `shard`
+    names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message was
+    written: where the ETag still holds, the row need not be read. `chances` counts how often it was put back after it
+    had been poisonous.
     """
 
     notification: str

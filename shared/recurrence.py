@@ -75,16 +75,15 @@ class Recurrence:
             raise ValueError("end must not be before start")
         if len(self.rule) > LONGEST:
             raise ValueError(f"a rule has at most {LONGEST} characters")
-        self._wall_after(self.start or _FIRST)
+        next(self._walls(self.start or _FIRST, frozenset()), None)
 
     def following(self, after: datetime, place: ZoneInfo) -> Occurrence | None:
         """The first occurrence in `place` strictly after an instant; None where there is no more."""
-        wall, end = max(shown(after, place), (self.start or _FIRST) - _MOMENT), self.end or _LAST
-        while wall < end and (found := self._wall_after(wall)) is not None and found <= end:
-            wall = found
-            if wall.date() in self.skip:
-                wall = datetime.combine(wall.date(), time.max)
-            elif (at := instant(wall, place)) > after:
+        begin, end = max(shown(after, place), (self.start or _FIRST) - _MOMENT), self.end or _LAST
+        for wall in self._walls(begin, self.skip):
+            if wall > end:
+                break
+            if (at := instant(wall, place)) > after:
                 return Occurrence(wall, at, _note(wall, at, place))
         return None
 
@@ -94,14 +93,25 @@ class Recurrence:
             yield found
             after = found.at
 
-    def _wall_after(self, wall: datetime) -> datetime | None:
-        return _rrule_after(self.rule, self.start, wall) if "=" in self.rule else _cron_after(self.rule, wall)
+    def _walls(self, after: datetime, skip: frozenset[date]) -> Iterator[datetime]:
+        if "=" in self.rule:
+            return (wall for wall in _rrule_walls(self.rule, self.start, after) if wall.date() not in skip)
+        return _cron_walls(self.rule, after, skip)
 
 
 def _note(wall: datetime, at: datetime, place: ZoneInfo) -> str:
     if (then := shown(at, place)) != wall:
         return f"clocks skip {wall:%H:%M}: at {then:%H:%M} of {then:%Y-%m-%d}"
     return f"clocks show {wall:%H:%M} twice: the first time" if again(wall, place) else ""
+
+
+def _cron_walls(rule: str, after: datetime, skip: frozenset[date]) -> Iterator[datetime]:
+    while (wall := _cron_after(rule, after)) is not None:
+        if wall.date() in skip:  # at once, as a day may have 1,440 of them
+            after = datetime.combine(wall.date(), time.max)
+        else:
+            yield wall
+            after = wall
 
 
 def _cron_after(rule: str, wall: datetime) -> datetime | None:
@@ -115,7 +125,8 @@ def _cron_after(rule: str, wall: datetime) -> datetime | None:
         raise ValueError(f"{rule!r} is no cron expression: {str(error).lower()}") from None
 
 
-def _rrule_after(rule: str, start: datetime | None, wall: datetime) -> datetime | None:
+def _rrule_walls(rule: str, start: datetime | None, after: datetime) -> Iterator[datetime]:
+    # In one go: each look anew would count from the start again.
     from dateutil.rrule import rrulestr
 
     if start is None:
@@ -125,13 +136,12 @@ def _rrule_after(rule: str, start: datetime | None, wall: datetime) -> datetime 
     last = _until(until) if until else _LAST
     try:
         text = ";".join(f"{name}={value}" for name, value in parts.items())
-        found = rrulestr(text, dtstart=_later(start)).after(_later(wall))
+        for found in rrulestr(text, dtstart=_later(start)).xafter(_later(after)):
+            if (wall := found.replace(year=found.year - _LATER)) > last:
+                return
+            yield wall
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{rule!r} is no RRULE: {error}") from None
-    if found is None:
-        return None
-    earlier = found.replace(year=found.year - _LATER)
-    return earlier if earlier <= last else None
 
 
 def _later(wall: datetime) -> datetime:

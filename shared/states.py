@@ -85,6 +85,7 @@ class Rule(StrEnum):
     EXPIRED = "expired"
     LOCAL_TIME = "localTime"  #: it is not, or no longer, the time for it in the recipient's zone
     UNREACHABLE = "unreachable"  #: the bot is not there, or blocked
+    ASKED = "asked"  #: the recipient asked for this very message: an answer, a digest, one that was snoozed
     WELCOMED = "welcomed"  #: nobody is welcomed twice
     OWN_ACTION = "ownAction"
     OPTED_OUT = "optedOut"
@@ -93,7 +94,6 @@ class Rule(StrEnum):
     QUIET_HOURS = "quietHours"
     DIGEST = "digest"
     SEND = "send"  #: nothing stood against it
-    ASKED = "asked"  #: the recipient asked for this very message: an answer, a digest, one that was snoozed
 
 
 class ScheduleState(StrEnum):
@@ -110,6 +110,6 @@ class Purpose(StrEnum):
 
     NOTIFICATION = "notification"  #: upstream asked for it
     WELCOME = "welcome"  #: it says why the bot came
-    REPLY = "reply"  #: it answers somebody's command
-    SNOOZE = "snooze"  #: it was sent before, and somebody wanted it again at this time
+    REPLY = "reply"  #: it answers somebody's command, or click
+    SNOOZE = "snooze"  #: somebody asked for it by a button: to see it again at this time, or a sample
     DIGEST = "digest"  #: it tells what waited for it

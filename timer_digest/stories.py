@@ -6,21 +6,17 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
 
 from shared import contract, outbox
 from shared.cards.digest import Line, draw
-from shared.cards.notification import activity
+from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
 from shared.categories import Categories
 from shared.queues import Delivery
 from shared.store.notifications import Notification
-
-#: Most bytes of a binary property of a table row ("Understanding the Table service data model"): what is stored of one.
-MOST_STORED = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ def compose(
             activity(contract.stored(drawn), limit)
         except TooLarge:
             return True
-        return len(drawn) > MOST_STORED
+        return len(drawn) > contract.LONGEST_DATA
 
     # The first alone takes 8 KB at most.
     count = len(told)
@@ -94,18 +90,10 @@ def _line(story: Story, categories: Categories) -> Line:
     told = content.content
     return Line(
         category=categories.of(content.category).label,
-        title=told.title if told else _said(content.card or {}) or content.category,
+        title=told.title if told else said(content.card or {}) or content.category,
         detail=(told.result or told.text) if told else "",
         link=told.link.url if told and told.link else "",
         at=newest.at,
         urgent=_urgent(story),
         times=len(story),
     )
-
-
-def _said(card: dict[str, Any]) -> str:
-    """What a card of the caller's own says of itself."""
-    body = card.get("body")
-    texts = [each.get("text") for each in body if isinstance(each, dict)] if isinstance(body, list) else []
-    said = (text for text in (card.get("fallbackText"), *texts) if isinstance(text, str) and text)
-    return next(said, "")

@@ -8,7 +8,7 @@ from typing import Any
 from shared.cards.verbs import verb_of
 
 #: Properties whose values are the bot's, not the card's.
-_OPAQUE = frozenset({"data", "metadata", "msteams", "requires"})
+OPAQUE = frozenset({"data", "metadata", "msteams", "requires"})
 
 
 def executed(part: Any) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def executed(part: Any) -> list[dict[str, Any]]:
     if not isinstance(part, dict):
         return []
     own = [part] if part.get("type") == "Action.Execute" else []
-    return own + [action for name, each in part.items() if name not in _OPAQUE for action in executed(each)]
+    return own + [action for name, each in part.items() if name not in OPAQUE for action in executed(each)]
 
 
 def bound(part: Any, key: str) -> Any:
@@ -27,7 +27,7 @@ def bound(part: Any, key: str) -> Any:
         return [bound(each, key) for each in part]
     if not isinstance(part, dict):
         return part
-    inside = {name: value if name in _OPAQUE else bound(value, key) for name, value in part.items()}
+    inside = {name: value if name in OPAQUE else bound(value, key) for name, value in part.items()}
     if part.get("type") != "Action.Execute":
         return inside
     data = part.get("data", {})
@@ -43,7 +43,7 @@ def without(part: Any, verbs: frozenset[str]) -> Any:
     if not isinstance(part, dict):
         return part
     return {
-        name: value if name in _OPAQUE else without(value, verbs)
+        name: value if name in OPAQUE else without(value, verbs)
         for name, value in part.items()
         if not (isinstance(value, dict) and _does(value, verbs))
     }

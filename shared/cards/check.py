@@ -20,6 +20,7 @@ from itertools import chain, islice
 from typing import Any
 
 from shared.cards import schema
+from shared.cards.actions import OPAQUE
 from shared.cards.schema import pointer
 from shared.contract import Fault
 
@@ -36,8 +37,6 @@ IMAGE_PREFIXES = ("https://", "data:image/", "icon:")
 
 _VERSION = re.compile(r"1\.[0-5]")
 _MENTION = re.compile(r"<at>[^<]*</at>")
-#: Properties whose values are the bot's, not the card's.
-_OPAQUE = frozenset({"data", "metadata", "msteams", "requires"})
 
 Path = tuple[str | int, ...]
 Part = tuple[Path, dict[str, Any]]
@@ -89,7 +88,7 @@ def _parts(path: Path, value: Any) -> Iterator[Part]:
     if isinstance(value, dict):
         yield path, value
         for name, inner in value.items():
-            if name not in _OPAQUE:
+            if name not in OPAQUE:
                 yield from _parts((*path, name), inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):

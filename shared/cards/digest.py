@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from shared.cards.parts import block, card, heading
 from shared.cards.replies import one_line
 from shared.cards.wording import plain
 from shared.localtime import shown
@@ -55,26 +56,20 @@ def draw(lines: Sequence[Line], place: ZoneInfo, more: int = 0) -> dict[str, Any
         groups.setdefault(line.category, []).append(line)
     count = sum(line.times for line in lines)
     title = f"Digest: {count} notification{'s' if count > 1 else ''}"
-    body: list[dict[str, Any]] = [_text(title, size="Large", weight="Bolder", style="heading")]
+    body: list[dict[str, Any]] = [heading(title)]
     for number, (category, found) in enumerate(groups.items()):
         body += _group(f"more{number}", category, found, place)
     if more:
-        body.append(_text(f"… and {more} more, in the next digest. **digest now** sends them at once.", separator=True))
+        body.append(block(f"… and {more} more, in the next digest. **digest now** sends them at once.", separator=True))
     how = f"Times: {place.key}. **digest off** sends each on its own, **preferences** shows all that you can choose."
-    body.append(_text(how, size="Small", isSubtle=True, separator=not more))
-    return {
-        "type": "AdaptiveCard",
-        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "version": "1.5",
-        "fallbackText": one_line(f"{title}: {', '.join(line.title for line in lines)}", LONGEST_TOAST),
-        "body": body,
-    }
+    body.append(block(how, size="Small", isSubtle=True, separator=not more))
+    return card(body) | {"fallbackText": one_line(f"{title}: {', '.join(line.title for line in lines)}", LONGEST_TOAST)}
 
 
 def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
-    heading = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
-    drawn = [_text(heading, weight="Bolder", spacing="Large"), *(_line(line, place) for line in lines[:SHOWN])]
+    named = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
+    drawn = [block(named, weight="Bolder", spacing="Large"), *(_line(line, place) for line in lines[:SHOWN])]
     rest = lines[SHOWN:]
     if not rest:
         return drawn
@@ -95,7 +90,3 @@ def _line(line: Line, place: ZoneInfo) -> dict[str, Any]:
     )
     about = {"type": "TextRun", "text": "".join(f" · {part}" for part in said if part), "isSubtle": True}
     return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, about], "spacing": "Small"}
-
-
-def _text(text: str, **style: object) -> dict[str, Any]:
-    return {"type": "TextBlock", "text": text, "wrap": True, **style}

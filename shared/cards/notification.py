@@ -31,7 +31,7 @@ def activity(notification: Notification, limit: int, controls: Controls | None =
         return fit(notification.content, limit, lambda content: _message(draw(content, controls), content.title))
     own = notification.card or {}
     whole = controls.onto(own) if controls else own
-    return within(_message(whole, _summary(own) or notification.category), limit)
+    return within(_message(whole, said(own) or notification.category), limit)
 
 
 def _message(whole: dict[str, Any], summary: str) -> bytes:
@@ -74,10 +74,8 @@ def draw(content: Content, controls: Controls | None = None) -> dict[str, Any]:
     return card(body)
 
 
-def _summary(own: dict[str, Any]) -> str:
-    """What a card of the caller's own says of itself: its fallback text, or its first text."""
-    if isinstance(own.get("fallbackText"), str):
-        return str(own["fallbackText"])
+def said(own: dict[str, Any]) -> str:
+    """What a card of the caller's own says of itself: its fallback text, or its first text; "" for nothing."""
     body = own.get("body")
-    texts = (each.get("text") for each in body if isinstance(each, dict)) if isinstance(body, list) else ()
-    return next((text for text in texts if isinstance(text, str) and text), "")
+    texts = [each.get("text") for each in body if isinstance(each, dict)] if isinstance(body, list) else []
+    return next((text for text in (own.get("fallbackText"), *texts) if isinstance(text, str) and text), "")

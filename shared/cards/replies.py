@@ -84,13 +84,15 @@ def listed(values: Iterable[str]) -> str:
 
 def paused(until: datetime, place: ZoneInfo) -> Reply:
     if until >= FOREVER:
-        return Reply("Paused", [("", "Messages wait until you write resume.")])
-    return Reply(f"Paused until {moment(until, place)}", [("", "Messages wait until then; resume sends them earlier.")])
+        return Reply("Paused", [("", "Messages wait until you write “resume”.")])
+    return Reply(
+        f"Paused until {moment(until, place)}", [("", "Messages wait until then; “resume” sends them earlier.")]
+    )
 
 
 def stopped(categories: Categories) -> Reply:
     """What `stop` says: also which categories stay, as they are mandatory."""
-    lines = [("", "Nothing is sent any more but answers to what you write. start switches messages on again.")]
+    lines = [("", "Nothing is sent any more but answers to what you write. “start” switches messages on again.")]
     if stays := mandatory(categories):
         lines.append(("Mandatory, cannot be switched off:", listed(stays)))
     return Reply("Stopped", lines)
@@ -150,9 +152,9 @@ def status(standing: Standing, categories: Categories) -> Reply:
 def _messages(standing: Standing) -> str:
     wants = standing.wants
     if wants.stopped:
-        return "stopped, but for what is mandatory; start switches them on"
+        return "stopped, but for what is mandatory; “start” switches them on"
     if wants.paused_until is None or wants.paused_until <= standing.now:
         return "on"
     if wants.paused_until >= FOREVER:
-        return "paused until you write resume"
+        return "paused until you write “resume”"
     return f"paused until {moment(wants.paused_until, standing.place)}"

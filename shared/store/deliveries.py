@@ -324,7 +324,8 @@ class Deliveries:
                     try:
                         await self._commit(partition, [change])
                     except Conflict as conflict:
-                        change.done.set_exception(conflict)
+                        if not change.done.done():
+                            change.done.set_exception(conflict)
                 return
             ending = [change for change in batch if change.was == _OPEN] if counts and not after[_OPEN] else []
             last = ending[-1] if ending else None

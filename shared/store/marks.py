@@ -30,9 +30,16 @@ class Marks:
             return found is not None and found[0].get("owner") == owner
         return True
 
-    async def drop(self, what: str, which: str) -> None:
-        """Take the mark away, where there is one."""
-        await self._table.delete(keys.key(what), keys.key(which))
+    async def drop(self, what: str, which: str, owner: str = "") -> None:
+        """Take the mark away, where there is one that is `owner`'s, "" for one that was made for nobody."""
+        partition, row = keys.key(what), keys.key(which)
+        found = await self._table.get(partition, row)
+        if found is None or found[0].get("owner", "") != owner:
+            return
+        try:
+            await self._table.delete(partition, row, found[1])
+        except Conflict:  # somebody else's by now
+            return
 
     async def of(self, what: str) -> Sequence[str]:
         """All that is marked as `what`."""

@@ -95,7 +95,12 @@ class Table:
         self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
     ) -> list[Row]:
         """The first `limit` rows that match, in the order of their keys, read page by page."""
-        return [row async for row in self._rows(where, values, limit, select)]
+        rows: list[Row] = []
+        async for page in self.pages(where, values, size=min(limit, PAGE), select=select):
+            rows += page
+            if len(rows) >= limit:
+                break
+        return rows[:limit]
 
     async def pages(
         self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
@@ -106,17 +111,3 @@ class Table:
         ).by_page()
         async for page in pages:
             yield [row async for row in page]
-
-    async def _rows(
-        self, where: str, values: Mapping[str, Any], limit: int, select: Sequence[str] | None
-    ) -> AsyncIterator[Row]:
-        left = limit
-        pages = self._client.query_entities(
-            where, parameters=dict(values), select=list(select) if select else None, results_per_page=min(limit, PAGE)
-        ).by_page()
-        async for page in pages:
-            async for row in page:
-                yield row
-                left -= 1
-                if not left:
-                    return

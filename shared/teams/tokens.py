@@ -84,6 +84,7 @@ def _ask(settings: Settings) -> dict[str, Any]:
                 timeout=TIMEOUT,
             )
             answer = application.acquire_token_for_client(scopes=[settings.oauth_scope])
-    except (requests.RequestException, ValueError, msal.exceptions.MsalError, msal.ManagedIdentityError) as error:
+    # OSError is what requests raises, also where the file of REQUESTS_CA_BUNDLE is missing.
+    except (OSError, ValueError, msal.exceptions.MsalError, msal.ManagedIdentityError) as error:
         return {"error": type(error).__name__}
     return dict(answer)

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.meters import BEAT, Lag
 from benchmarks.operations import operation
 from benchmarks.report import Report, medians, ratio
+from benchmarks.tick import Kept
 
 TABLE, QUEUE = "http://127.0.0.1:10002/devstoreaccount1/", "http://127.0.0.1:10001/devstoreaccount1/"
 BATCH = (
@@ -59,3 +60,12 @@ def test_a_table_has_a_line_a_row_and_columns_of_one_width() -> None:
     lines = [line for line in report.text if line]
     assert [line.split("|")[2].strip() for line in lines] == ["msg/s", "-------", "1,234", "0.25"]
     assert len({len(line) for line in lines}) == 1
+
+
+async def test_a_simulated_table_keeps_the_outermost_rows_of_each_partition_and_counts_all() -> None:
+    kept = Kept(whole=False)
+    for partition, row in [("a", "5"), ("a", "3"), ("b", "1"), ("a", "9"), ("a", "4")]:
+        await kept.put({"PartitionKey": partition, "RowKey": row})
+    assert kept.counts == {"a": 4, "b": 1}
+    stored = {partition: [row["RowKey"] for row in rows] for partition, rows in kept.rows.items()}
+    assert stored == {"a": ["3", "9"], "b": ["1"]}

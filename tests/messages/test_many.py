@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import chain, cycle
@@ -29,7 +29,7 @@ TOPICS = [f"topic {number}" for number in range(MOST)]
 #: With the settings that are there once, so many that there are 200 activities.
 CATEGORIES = Categories([Category(name=f"category {number}") for number in range(MOST - 4)])
 MODES = {each.name: mode for each, mode in zip(CATEGORIES.declared, cycle(Mode), strict=False)}
-ONCE = {
+ONCE: Mapping[str, Mapping[str, object]] = {
     "timezone Asia/Tokyo": {"time_zone": "Asia/Tokyo"},
     "quiet sat,sun": {"quiet": "sat,sun"},
     "digest weekly mon 09:00": {"digest": "weekly mon 09:00"},
@@ -66,11 +66,6 @@ async def tell(processes: Sequence[Services], activities: Sequence[dict[str, Any
     return await asyncio.gather(*map(post, endpoints, activities))
 
 
-def written(number: int, text: str, **changed: Any) -> dict[str, Any]:
-    """A message that is no other's repeat."""
-    return message(id=f"f:{number}", text=text, **changed)
-
-
 def saved(number: int, category: str, mode: Mode) -> dict[str, Any]:
     """A click on Save of a preferences card on which one category was changed."""
     was = fields(Preferences(), CATEGORIES)
@@ -80,9 +75,24 @@ def saved(number: int, category: str, mode: Mode) -> dict[str, Any]:
     return activity("invoke", id=f"f:{number}", name="adaptiveCard/action", value=value)
 
 
+def begun(who: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a new person does at the same moment: they install, and write."""
+    account = {"id": f"29:{who}", "aadObjectId": who}
+    place = {"conversation": {"conversationType": "personal", "tenantId": TENANT, "id": f"a:{who}"}}
+    install = activity("installationUpdate", action="add", **{"from": account}, **place)
+    named = account | {"name": f"P {who}"}
+    return install, message(id=f"f:{who}", text="subscribe releases", **{"from": named}, **place)
+
+
+async def person(processes: Sequence[Services], who: str) -> Reference:
+    found = await processes[0].conversations.get(TENANT, Kind.USER, who)
+    assert found
+    return found
+
+
 async def test_200_changes_of_one_persons_preferences_at_once_are_all_kept(processes: Sequence[Services]) -> None:
     commands = [f"subscribe {topic}" for topic in TOPICS] + list(ONCE)
-    activities = [written(number, text) for number, text in enumerate(commands)]
+    activities = [message(id=f"f:{number}", text=text) for number, text in enumerate(commands)]
     activities += [saved(number, *choice) for number, choice in enumerate(MODES.items(), len(activities))]
     assert len(activities) == 200
     mixed = [activities[number * 77 % 200] for number in range(200)]  # each kind at any time, and to both processes
@@ -117,18 +127,3 @@ async def test_100_people_who_install_and_write_at_once_are_all_known_and_answer
     answers = await asyncio.gather(*(processes[0].notifications.get(key) for key in keys))
     assert {answer.total for answer in answers if answer} == {1}
     assert None not in answers
-
-
-def begun(who: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a new person does at the same moment: they install, and write."""
-    account = {"id": f"29:{who}", "aadObjectId": who}
-    place = {"conversation": {"conversationType": "personal", "tenantId": TENANT, "id": f"a:{who}"}}
-    install = activity("installationUpdate", action="add", **{"from": account}, **place)
-    named = account | {"name": f"P {who}"}
-    return install, message(id=f"f:{who}", text="subscribe releases", **{"from": named}, **place)
-
-
-async def person(processes: Sequence[Services], who: str) -> Reference:
-    found = await processes[0].conversations.get(TENANT, Kind.USER, who)
-    assert found
-    return found

@@ -103,14 +103,32 @@ async def test_nobody_is_welcomed_twice(plain: Front, people: Sequence[PersonVie
     assert len(await plain.welcomed(ada)) == 1
 
 
-async def test_who_was_out_of_reach_is_welcomed_at_the_next_install(plain: Front, people: Sequence[PersonView]) -> None:
+@pytest.mark.parametrize("ago", [{"days": 2}, {"minutes": 5}])
+async def test_who_was_out_of_reach_is_welcomed_at_the_next_install(
+    plain: Front, people: Sequence[PersonView], ago: dict[str, int]
+) -> None:
     ada = people[0]
-    earlier = (plain.herald.clock() - timedelta(days=2)).isoformat()
+    earlier = (plain.herald.clock() - timedelta(**ago)).isoformat()
     await plain.tell("install", person=ada.object_id, changes={"timestamp": earlier})
     await plain.tell("uninstall", person=ada.object_id)
     assert await plain.welcomed(ada) == []
     await plain.tell("install", person=ada.object_id)
     assert len(await plain.welcomed(ada)) == 1
+
+
+async def test_who_was_welcomed_and_left_is_not_welcomed_again_after_an_install_that_does_not_reach_them(
+    declared: Front, people: Sequence[PersonView]
+) -> None:
+    ada = people[0]
+    [team] = (await declared.herald.grow(teams=1, members=50)).teams
+    earlier = (declared.herald.clock() - timedelta(days=1)).isoformat()
+    await declared.tell("install", person=ada.object_id, changes={"timestamp": earlier})
+    assert len(await declared.welcomed(ada)) == 1
+    await declared.tell("uninstall", person=ada.object_id)
+    await declared.tell("install", person=people[1].object_id, team=team.id)
+    assert len(await declared.welcomed(ada)) == 1
+    await declared.tell("install", person=ada.object_id)
+    assert len(await declared.welcomed(ada)) == 1
 
 
 @pytest.mark.parametrize("kind", ["message", "reaction"])

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from notify.progress import WATCHES
 from shared.queues import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
 from shared.storage import open_storage
+from shared.store.due import WATCH
 from tests.notify.conftest import Herald, attune
 from tests.notify.tapped import TAP, Tap
 
@@ -158,7 +158,7 @@ class Host(Herald):
     async def _due(self) -> AsyncIterator[datetime]:
         """When something is due, a watch only when it is let in."""
         async for row in self.outside_tables.get_table_client("HeraldDue").list_entities():
-            if self.watched or not row["RowKey"].startswith(WATCHES):
+            if self.watched or not row["RowKey"].startswith(WATCH):
                 yield datetime.fromisoformat(row["PartitionKey"].split(";")[0] + "+00:00")
 
     async def _replace(self, point: int) -> None:

@@ -281,6 +281,15 @@ async def test_an_edit_that_teams_would_not_take_is_refused_and_changes_nothing(
     assert (await timed.now(asked)).revision == 0
 
 
+async def test_an_edit_that_is_too_long_to_be_stored_with_the_recipients_is_refused(timed: Herald) -> None:
+    nobody = ({"user": f"00000000-0000-4000-8000-{number:012d}"} for number in range(900))
+    asked = await timed.ask(*nobody)
+    await timed.command("edit", asked, content={"title": "Long", "text": "x" * 30_000})
+    [letter] = await timed.dead_letters()
+    assert letter["reason"] == "invalid"
+    assert (await timed.now(asked)).revision == 0
+
+
 async def test_the_original_again_after_an_edit_is_the_same_notification(timed: Herald) -> None:
     [ada] = await people(timed, 1)
     body = notification(user(ada))

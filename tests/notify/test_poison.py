@@ -159,13 +159,17 @@ async def test_what_cannot_be_read_is_given_up_at_once_whatever_queue_it_comes_f
 async def test_upstreams_own_message_has_its_chances_is_given_up_then_and_can_be_redriven(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    body = notification(user(ada))
-    for chance in range(CHANCES):
+    given = body = notification(user(ada))
+    for given_up_before in range(2):
+        for _ in range(CHANCES):
+            await rescue(timed.services, NOTIFICATIONS, body, "m1")
+            [(_, on, text)] = timed.kept
+            assert (on, len(await timed.dead_letters())) == (NOTIFICATIONS, given_up_before)
+            body = text.encode()
+            timed.kept.clear()
         await rescue(timed.services, NOTIFICATIONS, body, "m1")
-        assert len(timed.kept) == chance + 1
-        assert await timed.dead_letters() == []
-    timed.kept.clear()
-    await rescue(timed.services, NOTIFICATIONS, body, "m1")
+        [letter] = await timed.dead_letters()
+        assert (letter["reason"], letter["body"]) == ("poison", given)
     command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "poison"}}}
     await take_in(timed.services, json.dumps(command).encode(), "m2")
     await timed.run()

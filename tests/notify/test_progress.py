@@ -10,7 +10,6 @@ import pytest
 
 from local.fake_teams.api import Behaviour, Fault, PersonView
 from local.fake_teams.client import FakeTeams
-from notify import progress
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
@@ -19,6 +18,7 @@ from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState, NotificationState
 from shared.storage import open_storage
+from shared.store import due
 from shared.store.deliveries import CLAIM_SECONDS, shard_of
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, attune, opened, user
@@ -226,7 +226,7 @@ async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch
 async def test_the_watch_of_what_is_finished_or_gone_ends(timed: Herald) -> None:
     _, asked = await one(timed)
     await timed.send()
-    await timed.services.due.put(timed.clock(), progress.WATCHES, "0" * 64)
+    await timed.services.due.put(timed.clock(), due.WATCH, "0" * 64)
     await timed.run()
     assert [each async for each in timed._due()] == []
     assert await timed.waiting(SWEEPS) == 0

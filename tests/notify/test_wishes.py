@@ -12,7 +12,9 @@ from local.fake_teams.api import PersonView
 from shared.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind
+from shared.store.waiting import Item
 from tests.notify.conftest import Herald, user
+from timer_digest.releasing import release
 
 
 async def one(herald: Herald) -> PersonView:
@@ -99,6 +101,24 @@ async def test_who_goes_on_early_gets_at_once_what_the_pause_held(timed: Herald)
     await prefer(timed, ada, paused_until=None)
     await reconsider(timed, ada)
     assert await timed.counts(asked) == {"sent": 1}
+
+
+async def test_who_goes_on_while_a_message_is_being_held_gets_it_at_once(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, put = await one(timed), timed.services.waiting.put
+
+    async def too_late(tenant: str, item: Item) -> None:
+        await prefer(timed, ada, paused_until=None)
+        await release(timed.services, Person(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await put(tenant, item)
+
+    await prefer(timed, ada, paused_until=FOREVER)
+    asked = await timed.ask(user(ada))
+    monkeypatch.setattr(timed.services.waiting, "put", too_late)
+    await timed.run()
+    assert await timed.counts(asked) == {"sent": 1}
+    assert len(await timed.received()) == 1
 
 
 async def test_a_wish_that_follows_another_is_kept_too(timed: Herald) -> None:

@@ -127,6 +127,15 @@ def test_a_set_whose_last_action_is_gone_goes_too() -> None:
     assert without(card, frozenset({"a"})) == {"body": [{"type": "Container"}]}
 
 
+def test_no_set_of_buttons_has_more_than_teams_shows() -> None:
+    actions = [{"id": f"own{number}", "title": "Do"} for number in range(6)]
+    link = {"title": "Open", "url": "https://ci.example"}
+    card = drawn(notification(content={"title": "T", "link": link, "actions": actions}))
+    sets = [len(each["actions"]) for each in card["body"] if each["type"] == "ActionSet"]
+    assert sets == [6, 2]
+    assert {each["verb"] for each in executed(card)} >= {*(each["id"] for each in actions), verbs.ACKNOWLEDGE}
+
+
 def test_a_card_with_controls_fits_the_limit() -> None:
     of = notification(content={"title": "T", "text": "word " * 20_000})
     controls = Controls.of(KEY, of, Category(name="builds"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from shared import contract
 from shared.contract import Command, Refused, Request, read
+from shared.states import DeliveryState, NotificationState, Reason, Rule
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 DATA: dict[str, Any] = {
@@ -93,6 +95,12 @@ def test_the_example_of_the_documentation_is_taken() -> None:
     text = Path("docs/contract.md").read_text(encoding="utf-8")
     example = text.split("```json")[1].split("```")[0]
     assert taken(example.encode()).notification.content is not None
+
+
+@pytest.mark.parametrize("words", [NotificationState, DeliveryState, Reason, Rule])
+def test_every_word_for_what_becomes_of_a_message_is_documented(words: type[StrEnum]) -> None:
+    text = Path("docs/contract.md").read_text(encoding="utf-8")
+    assert [word for word in words if f"`{word}`" not in text] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The app without an app id, on a developer's machine: the real Playground takes the place of Teams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local.processes import FunctionHost, Playground, free_port
+from local.send import PLAYGROUND, event, put
+from shared.storage import CONNECTION
+from shared.store.notifications import notification_key
+
+TENANT: str = PLAYGROUND["tenantId"]
+PERSON: str = PLAYGROUND["currentUser"]["aadObjectId"]
+CHAT: str = PLAYGROUND["personalChat"]["id"]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The personal chat of the Playground at `url`, and the app with these settings behind it."""
+
+    url: str
+    settings: dict[str, str]
+
+    def send(self, content: dict[str, Any], **data: Any) -> str:
+        """Put a notification for the person of the chat on the queue; returns its key."""
+        message = event(content)
+        message["data"] |= data
+        put(message, self.settings[CONNECTION])
+        return notification_key(TENANT, message["source"], message["id"])
+
+
+@contextmanager
+def open_chat(connection: str, folder: Path, **more: str) -> Iterator[Chat]:
+    """A chat in which the bot is not installed yet, with `more` settings of the app; logs go to `folder`."""
+    port = free_port()
+    with ExitStack() as stack:
+        playground = stack.enter_context(Playground(folder, f"http://127.0.0.1:{port}/api/messages"))
+        settings = {
+            CONNECTION: connection,
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+            "HERALD_ALLOWED_TENANTS": TENANT,
+            "HERALD_SERVICE_HOSTS": f"127.0.0.1:{playground.port}",
+            **more,
+        }
+        stack.enter_context(FunctionHost(folder, settings, port=port))
+        yield Chat(playground.url, settings)

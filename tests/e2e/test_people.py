@@ -1,0 +1,224 @@
+"""What people see, click and type: the page of the real Playground, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from playwright.async_api import Locator, Page, async_playwright, expect
+
+from shared.preferences import Mode, Preferences
+from shared.queues import RESPONSES, Delivery
+from shared.services import Services, open_services
+from shared.settings import load
+from shared.states import DeliveryState, Reason
+from shared.storage import open_storage
+from shared.store.conversations import Kind
+from shared.store.deliveries import State
+from tests.e2e.playground import PERSON, TENANT, Chat, open_chat
+
+CHROMIUM = shutil.which("chromium")
+#: Seconds in which a message comes, or a click is answered.
+SOON = 10.0
+#: Seconds between two looks at a table.
+LOOK = 0.05
+#: Set to `docs/images` it makes the README's pictures anew.
+IMAGES = os.environ.get("HERALD_IMAGES")
+
+CATEGORIES = [
+    {"name": "builds", "title": "Builds", "description": "Builds of main that fail, and when all is well again"},
+    {"name": "releases", "title": "Releases", "description": "What is in production since when"},
+    {"name": "security", "title": "Security", "mandatory": True},
+]
+FAILED: dict[str, Any] = {
+    "title": "Build 42 failed",
+    "text": "Stage **test** failed: 3 of 412 tests.",
+    "facts": [{"title": "Branch", "value": "main"}, {"title": "Commit", "value": "9f2c1e7"}],
+    "result": "Not deployed; production still runs build 41",
+    "actor": {"name": "the nightly schedule"},
+    "link": {"title": "Open the build", "url": "https://ci.example/builds/42"},
+    "actions": [{"id": "retry", "title": "Retry"}],
+}
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The chat before somebody's eyes; `services` look into the app's storage, `folder` takes pictures."""
+
+    chat: Chat
+    page: Page
+    services: Services
+    folder: Path
+
+    async def card(self, text: str) -> Locator:
+        """The newest card that says this, once there is one."""
+        found = self.page.locator(".ac-adaptiveCard", has_text=text).last
+        await expect(found).to_be_visible()
+        return found
+
+    async def press(self, card: Locator, title: str) -> None:
+        await card.get_by_role("button", name=title, exact=True).click()
+
+    async def write(self, text: str) -> None:
+        await self.page.locator("[data-lexical-editor]").click()
+        await self.page.keyboard.type(text)
+        await self.page.keyboard.press("Enter")
+
+    async def picture(self, name: str, card: Locator) -> None:
+        """A picture of a card with its frame."""
+        frame = self.page.locator(".fai-OutputCard", has=card)
+        await frame.screenshot(path=self.folder / f"{name}.png")
+
+    async def wants(self) -> Preferences:
+        known = await self.services.conversations.get(TENANT, Kind.USER, PERSON)
+        return known.preferences if known else Preferences()
+
+    async def ended(self, key: str) -> State:
+        """The delivery of the notification of this key, once it has its final state."""
+        async with asyncio.timeout(SOON):
+            while True:
+                known = await self.services.deliveries.get(Delivery(key, "0", f"u:{PERSON}", "", 0))
+                if known and known.state.final:
+                    return known
+                await asyncio.sleep(LOOK)
+
+    async def responses(self) -> list[dict[str, Any]]:
+        """What upstream finds on the queue `responses`."""
+        queues, tables = open_storage(self.chat.settings)
+        async with queues, tables:
+            found = queues.get_queue_client(RESPONSES).receive_messages(max_messages=32)
+            return [orjson.loads(each.content)["data"] async for each in found]
+
+
+@pytest.fixture
+async def screen(connection: str, tmp_path: Path) -> AsyncIterator[Screen]:
+    """The page as it is once it has installed the bot, and the welcome has come."""
+    declared = tmp_path / "categories.json"
+    declared.write_bytes(orjson.dumps(CATEGORIES))
+    with open_chat(connection, tmp_path, HERALD_CATEGORIES_FILE=str(declared)) as chat:
+        services = await open_services(load(chat.settings), open_storage(chat.settings))
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(
+                executable_path=CHROMIUM,
+                args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            )
+            # So high that every card is seen whole.
+            page = await browser.new_page(viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5)
+            page.set_default_timeout(SOON * 1000)
+            expect.set_options(timeout=SOON * 1000)
+            await page.goto(chat.url)
+            screen = Screen(chat, page, services, Path(IMAGES) if IMAGES else tmp_path)
+            await screen.card("Welcome to Herald")
+            yield screen
+            await browser.close()
+        await services.close()
+
+
+async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -> None:
+    welcome = await screen.card("I am here because you, or your organisation, installed me for you.")
+    await screen.press(welcome, "Send me a sample")
+    await expect(welcome).to_contain_text("A sample is on its way.")
+    sample = await screen.card("Triggered by you, by asking for a sample")
+    await screen.press(sample, "Acknowledge")
+    await expect(sample).to_contain_text("Acknowledged, ")
+    assert await screen.responses() == []
+
+    await screen.press(welcome, "Pause until tomorrow at 9:00")
+    await expect(welcome).to_contain_text("Paused until ")
+    assert (await screen.wants()).paused_until
+
+
+async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen) -> None:
+    screen.chat.send(FAILED, thread={"key": "build/42"})
+    card = await screen.card("Build 42 failed")
+    for text in ("3 of 412 tests", "Not deployed", "Triggered by the nightly schedule", "Open the build"):
+        await expect(card).to_contain_text(text)
+    await screen.picture("chat", card)
+
+    await screen.press(card, "Retry")
+    await expect(card).to_contain_text("Retry: recorded, ")
+    await screen.press(card, "Acknowledge")
+    await expect(card).to_contain_text("Acknowledged, ")
+    for done in ("Retry", "Acknowledge"):
+        await expect(card.get_by_role("button", name=done)).to_have_count(0)
+    told = [(each["action"], each["user"]["id"]) for each in await screen.responses()]
+    assert sorted(told) == [("herald.acknowledge", PERSON), ("retry", PERSON)]
+
+    await expect(card.get_by_text("Mute this thread for 7 days")).to_be_hidden()
+    await screen.press(card, "Manage")
+    for title in ("Mute this thread for 7 days", "Stop Builds", "Again in 1 hour", "Preferences"):
+        await expect(card.get_by_role("button", name=title)).to_be_visible()
+    await screen.picture("acted", card)
+
+    await screen.press(card, "Why did I get this?")
+    why = await screen.card("You were named as a recipient.")
+    await expect(why).to_contain_text("Category Builds: At once (the default of this category).")
+    await screen.press(why, "Back")
+    await expect(await screen.card("Build 42 failed")).to_contain_text("Acknowledged, ")
+
+
+async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) -> None:
+    await screen.write("preferences")
+    card = await screen.card("Stop all that is not mandatory")
+    await expect(card).to_contain_text("Security: always, as it is mandatory")
+    await card.get_by_role("combobox", name="Builds").click()
+    await screen.page.get_by_role("option", name="In the digest", exact=True).click()
+    await card.get_by_label("Quiet hours").fill("whenever")
+    await screen.press(card, "Save")
+    await expect(card).to_contain_text("'whenever' is no day of the week")
+    await expect(card).to_contain_text("Nothing is saved yet")
+    assert await screen.wants() == Preferences()
+
+    await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
+    await card.get_by_label("Quiet hours").fill("mon-fri 18:00-8:00; sat,sun")
+    await screen.press(card, "Save")
+    await expect(card).to_contain_text("Saved.")
+    wants = await screen.wants()
+    assert (wants.categories, wants.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
+    await expect(card.get_by_label("Quiet hours")).to_have_value(wants.quiet)
+    await screen.picture("preferences", card)
+
+
+async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Screen) -> None:
+    screen.chat.send(FAILED)
+    card = await screen.card("Build 42 failed")
+    await screen.press(card, "Manage")
+    await screen.press(card, "Stop Builds")
+    await expect(card).to_contain_text("Builds is off for you from now on.")
+
+    again = screen.chat.send({"title": "Build 43 failed"})
+    stopped = await screen.ended(again)
+    assert (stopped.state, stopped.reason) == (DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
+    screen.chat.send({"title": "Release 7 is out"}, category="releases")
+    await screen.card("Release 7 is out")
+    screen.chat.send({"title": "Change your password"}, category="security")
+    mandatory = await screen.card("Change your password")
+    await screen.press(mandatory, "Manage")
+    await expect(mandatory.get_by_role("button", name="Security: in the digest")).to_be_visible()
+    await expect(mandatory.get_by_role("button", name="Stop Security")).to_have_count(0)
+    await expect(screen.page.get_by_text("Build 43 failed")).to_have_count(0)
+
+
+async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> None:
+    for typed, title, told in (
+        ("help", "What you can write", "pause 2h | until 14:00 | until monday"),
+        ("puase 2h", "There is no such command", "Did you mean “pause 2h”?"),
+        ("pause 2h", "Paused until ", "“resume” sends them earlier"),
+        ("subscribe releases", "Subscribed", "releases"),
+        ("status", "Status", "paused until "),
+        ("timezone Springfield", "Nothing was changed", "is no IANA time zone"),
+    ):
+        await screen.write(typed)
+        await expect(await screen.card(title)).to_contain_text(told)
+    wants = await screen.wants()
+    assert wants.paused_until
+    assert wants.topics == ("releases",)
