@@ -235,7 +235,9 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
     once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
     plan, latest = in_zone(content.schedule, addressee.zone, notification.told), None
     if plan.due and sending.unhindered:
-        latest = plan.due + category.late_grace(services.settings.late_grace)
+        # Who has gone to another zone since waited for the time of the one before.
+        waited = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
+        latest = (waited or plan.due) + category.late_grace(services.settings.late_grace)
     return Case(
         now=services.clock(),
         target=addressee.target,

@@ -98,7 +98,7 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
     if not known.rule:
         return known.etag
     reason = Reason.DIGEST if kept_for(known) else Reason(known.reason)
-    return await _hold(services, delivery, known, reason, services.real_time(), "")
+    return await _hold(services, delivery, known, reason, services.clock(), "")
 
 
 async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:

@@ -150,6 +150,23 @@ async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(tim
         assert await who_was_told(timed) == [each.object_id for each in told]
 
 
+@pytest.mark.parametrize("said", [True, False])
+async def test_who_moves_to_where_the_time_is_long_over_is_told_all_the_same(timed: Herald, *, said: bool) -> None:
+    """By a command, after which all that waits is decided anew, or only by what their Teams client tells."""
+    [ada] = await people(timed, ["America/New_York"])
+    await timed.ask(user(ada), schedule=OWN)
+    await sleep_until(timed, at_nine(14))
+    await sleep_until(timed, at_nine(-2))
+    zone_of = {"time_zone": "Europe/Berlin"}
+    await timed.services.conversations.save(timed.tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
+    if said:
+        await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await timed.send()
+    assert await who_was_told(timed) == ([ada.object_id] if said else [])
+    await sleep_until(timed, at_nine(-5) + timedelta(seconds=1))
+    assert await who_was_told(timed) == [ada.object_id]
+
+
 @pytest.mark.parametrize(
     ("if_past", "counts", "told_at"),
     [("send", {"sent": 2}, NOW), ("skip", {"sent": 1, "suppressed": 1}, None), ("nextDay", {"sent": 2}, None)],
