@@ -15,19 +15,22 @@ from typing import Any
 from messages.buttons import BUTTONS, record
 from messages.clicks import Malformed, bind, read
 from messages.event import Event
-from messages.preferring import save
+from messages.preferring import save, saved_before
 from messages.pressing import Answer, Press, Refused, begin
 from shared.cards import answers, verbs
 from shared.cards.size import TooLarge
 from shared.cards.wording import say
 from shared.preferences import TooMany
 from shared.services import Services
+from shared.store.marks import clicks
 
 #: The kinds of answers to an Action.Execute.
 CARD = "application/vnd.microsoft.card.adaptive"
 MESSAGE = "application/vnd.microsoft.activity.message"
 ERROR = "application/vnd.microsoft.error"
 
+#: Buttons that change what somebody wants. All others do the same thing once by themselves.
+_CHANGES = (verbs.SAVE, verbs.MUTE, verbs.TO_DIGEST, verbs.STOP, verbs.PAUSE)
 _PERSON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -56,14 +59,36 @@ async def _done(press: Press) -> Answer:
     """Do what was clicked; raises `Refused`."""
     if not _PERSON.fullmatch(press.event.person):
         raise Refused("refused")
+    changes = press.click.verb in _CHANGES
+    repeat = changes and await _is_repeat(press)
+    answer = await _pressed(press, repeat=repeat)
+    if changes and not repeat and press.event.incoming.id:
+        await press.services.marks.put(clicks(press.event.tenant, press.event.person), _click(press))
+    return answer
+
+
+async def _is_repeat(press: Press) -> bool:
+    """Whether this very activity was answered before: to do it again could undo something newer."""
+    of, id_ = clicks(press.event.tenant, press.event.person), press.event.incoming.id
+    return bool(id_) and await press.services.marks.has(of, _click(press))
+
+
+def _click(press: Press) -> str:
+    return f"{press.event.incoming.conversation.id};{press.event.incoming.id}"
+
+
+async def _pressed(press: Press, *, repeat: bool) -> Answer:
+    """Do what was clicked, but for a repeat, which only shows how things are."""
     if press.click.verb == verbs.SAVE:
-        return await save(press)
+        return await (saved_before(press) if repeat else save(press))
     try:
         bound = await bind(press.services, press.event, press.click)
         if bound is None:
             raise Refused("refused")
         if press.click.automatic:
             return await press.shown(bound)
+        if repeat:
+            return await press.told(bound, press.say("done.repeated"))
         return await BUTTONS.get(press.click.verb, record)(press, bound)
     except TooMany as many:
         raise Refused("refused.tooMany", reason=many) from None

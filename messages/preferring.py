@@ -18,10 +18,7 @@ from shared.teams.ids import channel_of
 
 async def save(press: Press) -> Answer:
     """Apply what was changed on a preferences card to the person, or, outside of their chat, to the conversation."""
-    services, turn, click = press.services, press.turn, press.click
-    if not press.event.personal:
-        here = channel_of(press.event.incoming.conversation.id)
-        turn = replace(turn, kind=Kind.CONVERSATION, id=here, seen_zone="")
+    services, turn, click = press.services, _turn(press), press.click
     named = click.herald.get("was")
     was = named if isinstance(named, dict) else {}
     new = changed(click.data, was)
@@ -43,6 +40,22 @@ async def save(press: Press) -> Answer:
         return card_of(press, turn, await turn.wants(), key=click.key, was=was, typed=typed, errors=wrong.errors)
     note = say(language(wants.locale, turn.locale), "preferences.saved" if new else "preferences.unchanged")
     return card_of(press, turn, wants, key=click.key, note=note)
+
+
+async def saved_before(press: Press) -> Answer:
+    """The card as it is now, for a click that was answered before."""
+    turn = _turn(press)
+    wants = await turn.wants()
+    note = say(language(wants.locale, turn.locale), "done.repeated")
+    return card_of(press, turn, wants, key=press.click.key, note=note)
+
+
+def _turn(press: Press) -> Turn:
+    """Whose preferences the card is about: the person's, or outside of their chat the conversation's."""
+    if press.event.personal:
+        return press.turn
+    here = channel_of(press.event.incoming.conversation.id)
+    return replace(press.turn, kind=Kind.CONVERSATION, id=here, seen_zone="")
 
 
 def card_of(press: Press, turn: Turn, wants: Preferences, **more: Any) -> Card:

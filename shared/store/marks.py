@@ -41,10 +41,19 @@ class Marks:
         except Conflict:  # somebody else's by now
             return
 
+    async def has(self, what: str, which: str) -> bool:
+        """Whether `which` is marked as `what`."""
+        return await self._table.get(keys.key(what), keys.key(which)) is not None
+
     async def of(self, what: str) -> Sequence[str]:
         """All that is marked as `what`."""
         rows = await self._table.query("PartitionKey eq @what", {"what": keys.key(what)}, limit=LONGEST)
         return [keys.unkey(row["RowKey"]) for row in rows]
+
+
+def clicks(tenant: str, person: str) -> str:
+    """The mark of the clicks of a person that changed what they want."""
+    return f"clicks;{tenant};{person}"
 
 
 def welcomed(tenant: str) -> str:

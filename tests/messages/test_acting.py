@@ -701,6 +701,37 @@ async def test_saving_twice_and_at_once_changes_nothing_twice(ada: Desk) -> None
     assert await ada.wants() == known
 
 
+async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> None:
+    """As Teams repeats it, or somebody who kept it."""
+    first = {"changes": {"id": "the-first"}}
+    _, card = await ada.get()
+    stopped = await ada.click(card, verbs.STOP, **first)
+    assert (await ada.wants()).categories == {"builds": Mode.OFF}
+    await ada.herald.services.conversations.prefer(
+        ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
+    )
+    again = await ada.click(card, verbs.STOP, **first)
+    assert (await ada.wants()).categories == {"builds": Mode.IMMEDIATE}
+    assert "was done before" in text(again)
+    assert "was done before" not in text(stopped)
+    await ada.click(card, verbs.STOP, changes={"id": "another"})
+    assert (await ada.wants()).categories == {"builds": Mode.OFF}
+
+
+async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_newer(ada: Desk) -> None:
+    _, card = await ada.get()
+    settings = await ada.click(card, verbs.PREFERENCES)
+    saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
+    await ada.click(settings, verbs.SAVE, **saved)
+    assert (await ada.wants()).quiet == "18:00-08:00"
+    await ada.herald.services.conversations.prefer(
+        ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
+    )
+    again = await ada.click(settings, verbs.SAVE, **saved)
+    assert (await ada.wants()).quiet == ""
+    assert "was done before" in text(again)
+
+
 async def test_an_old_card_does_not_undo_newer_changes(ada: Desk) -> None:
     card = await form(ada)
     await save(ada, card, category__builds="off", quiet="sat,sun")
