@@ -209,7 +209,7 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
     }  # fmt: skip
     command = {"command": "schedule", "target": {"schedule": "morning"}, "announcement": announcement}
     await deployment.put(json.dumps(command))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SLOW):
         while not await deployment.rows("Due"):
             await asyncio.sleep(LOOK)
     deployment.hosts[-1].stop()
@@ -219,7 +219,7 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
 async def _between_ticks(deployment: Deployment) -> None:
     """Returns when no host runs the tick: who is killed in it keeps the timer from the others for 15 s."""
     table = deployment.tables.get_table_client("AzureFunctionsLocalTimers")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SLOW):
         while any([row["Owner"] async for row in table.list_entities()]):
             await asyncio.sleep(0.05)
 
@@ -236,7 +236,7 @@ async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) ->
 async def _settled(deployment: Deployment, people: Sequence[PersonView], names: Iterable[str]) -> dict[str, set[str]]:
     """Which of the notifications with these ids each person was told in a digest, once all digests are written down."""
     waiting = Waiting(Table(deployment.tables.get_table_client("HeraldWaiting")))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SLOW):
         while any([(await waiting.digest(each.tenant, f"u:{each.object_id}")).told for each in people]):
             await asyncio.sleep(LOOK)
     by_key = {notification_key(deployment.teams.tenant, DEFAULT_SOURCE, name): name for name in names}
