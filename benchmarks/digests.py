@@ -36,7 +36,7 @@ PATIENCE_EACH, PATIENCE = 0.5, 120
 #: Operations that are made less often than this for a digest are only summed, not named.
 RARE = 0.01
 
-SOURCE, CATEGORY = "/benchmark", "digested"
+SOURCE, CATEGORY, CATEGORIES = "/benchmark", "digested", "categories.json"
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Moved(Stage):
 
     @property
     def environ(self) -> dict[str, str]:
-        return super().environ | {"HERALD_CLOCK": setting(self.start, 1)}
+        moved = {"HERALD_CLOCK": setting(self.start, 1), "HERALD_CATEGORIES_FILE": str(self.folder / CATEGORIES)}
+        return super().environ | moved
 
 
 async def run(options: Options) -> Report:
@@ -56,9 +57,7 @@ async def run(options: Options) -> Report:
     counted: Counter[str] = Counter()
     for rate in RATES:
         async with stage("--latency", str(LATENCY), rate=rate) as on:
-            app = on.folder / "app"
-            app.mkdir()
-            (app / "categories.json").write_bytes(orjson.dumps([{"name": CATEGORY, "default": "digest"}]))
+            (on.folder / CATEGORIES).write_bytes(orjson.dumps([{"name": CATEGORY, "default": "digest"}]))
             for _ in range(options.runs if options.quick else 1):
                 figures, counted = await _measure(on, people)
                 runs[rate].append(figures)

@@ -79,9 +79,9 @@ def _click(press: Press) -> str:
 
 async def _pressed(press: Press, *, repeat: bool) -> Answer:
     """Do what was clicked, but for a repeat, which only shows how things are."""
-    if press.click.verb == verbs.SAVE:
-        return await (saved_before(press) if repeat else save(press))
     try:
+        if press.click.verb == verbs.SAVE:
+            return await (saved_before(press) if repeat else save(press))
         bound = await bind(press.services, press.event, press.click)
         if bound is None:
             raise Refused("refused")

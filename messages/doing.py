@@ -87,7 +87,7 @@ async def do(turn: Turn, text: str) -> dict[str, Any]:
         return await _card(turn)
     try:
         reply = await _DO[order.command.verb](replace(turn, argument=order.argument))
-    except Refused as refused:
+    except (Refused, TooMany) as refused:
         reply = Reply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
     return replies.draw(reply)
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How many categories, mutes and topics one may have set: what is stored has its limits (32 Ki characters).
+#: How many categories, mutes and topics one may have set.
 MOST = 100
+#: Most bytes of UTF-16 that a column of text holds ("Understanding the Table service data model", Microsoft Learn).
+LARGEST = 64 * 1024
 #: A pause without an end.
 FOREVER = datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -89,9 +91,12 @@ class Preferences:
         return replace(self, topics=tuple(each for each in self.topics if each != topic))
 
     def encode(self) -> str:
-        """JSON with what differs from the defaults."""
+        """JSON with what differs from the defaults; raises `TooMany` for more than a column holds."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return orjson.dumps({name: value for name, value in values.items() if value != _DEFAULTS[name]}).decode()
+        text = orjson.dumps({name: value for name, value in values.items() if value != _DEFAULTS[name]}).decode()
+        if len(text.encode("utf-16-le")) > LARGEST:
+            raise TooMany("there are too many preferences of long names")
+        return text
 
 
 def mute_key(thread: str) -> str:

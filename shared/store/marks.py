@@ -9,7 +9,7 @@ from shared.store.table import Conflict, Table
 
 VERSION = 1
 #: Most marks of one kind that are read.
-LONGEST = 1000
+LONGEST = 100_000
 
 
 class Marks:

@@ -1,0 +1,53 @@
+"""What is stored of somebody's preferences comes back as it was, and fits where it is stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from shared.preferences import FOREVER, MOST, Mode, Preferences, TooMany, decode
+
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+ALL = Preferences(
+    time_zone="Europe/Berlin",
+    locale="de",
+    stopped=True,
+    default=Mode.DIGEST,
+    categories={"builds": Mode.OFF},
+    paused_until=FOREVER,
+    quiet="18:00-08:00",
+    digest="daily 09:00",
+    topics=("releases",),
+    own_actions=True,
+    version=3,
+).mute("build/42", FOREVER, NOW)
+
+
+@pytest.mark.parametrize("wants", [Preferences(), ALL])
+def test_they_come_back_as_they_were_stored(wants: Preferences) -> None:
+    assert decode(wants.encode()) == wants
+
+
+def test_what_a_newer_version_added_is_left_out() -> None:
+    assert decode('{"added": 1, "locale": "de"}') == Preferences(locale="de")
+
+
+def test_mutes_that_have_ended_go_with_the_next_one() -> None:
+    wants = Preferences().mute("over", NOW, NOW).mute("other", FOREVER, NOW)
+    assert (wants.muted_until("over"), wants.muted_until("other")) == (None, FOREVER)
+
+
+def test_there_is_an_end_to_how_many_there_may_be() -> None:
+    wants = Preferences()
+    for turn in range(MOST):
+        wants = wants.with_topic(f"t{turn}")
+    with pytest.raises(TooMany, match="topics"):
+        wants.with_topic("one more")
+
+
+def test_what_is_larger_than_a_column_is_refused() -> None:
+    long = {f"{turn:03}" + "x" * 250: Mode.OFF for turn in range(MOST)}
+    Preferences(categories=long).encode()
+    with pytest.raises(TooMany, match="long names"):
+        Preferences(categories=long, topics=tuple(f"{turn}{'y' * 98}" for turn in range(MOST))).encode()
