@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -142,8 +143,8 @@ async def test_everybody_is_told_at_their_nine_o_clock_once_and_what_an_outage_m
         {DeliveryState.SENT: count - len(missed), DeliveryState.MISSED: len(missed)},
     )
 
-    # Not before nine, and soon after it, or after a start of the hosts, or after they were listed: that begins when it is
-    # nine in the first place of all, and takes as long as it would to send to all.
+    # Not before nine, and soon after it, or after a start of the hosts, or after they were listed: that begins when it
+    # is nine in the first place of all, and takes as long as to send to all.
     listed = {person: row["created"] for person, row in rows.items()}
     pace = max(count / len(zones), len(late)) / RATE
     for person, at in arrived.items():
@@ -222,11 +223,13 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
 
 
 async def _between_ticks(deployment: Deployment) -> None:
-    """Returns when no host runs the tick: who is killed in it keeps the timer from the others for 15 s."""
+    """Returns in the middle of a second whose tick has ended: who is killed in it keeps the timer for 15 s more."""
     table = deployment.tables.get_table_client("AzureFunctionsLocalTimers")
     async with asyncio.timeout(SLOW):
-        while any([row["Owner"] async for row in table.list_entities()]):
-            await asyncio.sleep(0.05)
+        while True:
+            await asyncio.sleep((0.5 - time.time()) % 1)
+            if not any([row["Owner"] async for row in table.list_entities()]):
+                return
 
 
 async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) -> None:

@@ -542,8 +542,8 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
     assert await chat.herald.waiting(DELIVERIES) == 200
 
 
-#: Five of them post the answer.
-MOST_OPERATIONS = 7
+#: Three of them post the answer; `status` also counts what waits.
+MOST_OPERATIONS = 8
 
 
 class Counting(Tap):
