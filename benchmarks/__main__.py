@@ -18,7 +18,7 @@ import orjson
 from benchmarks.report import Options
 
 #: Each is a module of this package, with `run(options)`.
-NAMES = ("send", "whole", "broadcast", "paced", "messages", "tick", "cold")
+NAMES = ("send", "whole", "broadcast", "paced", "messages", "tick", "digests", "cold")
 #: Runs of each kind, of which the median is shown.
 RUNS, QUICK_RUNS = 5, 2
 

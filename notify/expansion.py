@@ -63,7 +63,7 @@ async def expand(services: Services, message: Expansion) -> None:
             await services.queues.expand(message, later.seconds)
             return
         notification = await _move_on(services, notification, found.cursor)
-        if not notification.urgent:
+        if not notification.urgent and not _at_their_own_time(notification):
             # Reckoned from this page's turn, not from now: else what each page comes late would add up.
             now, takes = services.real_time().timestamp(), len(found.recipients) / services.settings.tenant_rate
             following = replace(following, turn=max(message.turn, now) + takes)
@@ -102,10 +102,15 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
     return found
 
 
+def _at_their_own_time(notification: Notification) -> bool:
+    """Whether most of its deliveries only wait, each for its recipient's own time: all are listed before that."""
+    schedule = notification.content.schedule
+    return schedule is not None and schedule.time_zone == RECIPIENT
+
+
 def _is_missed(services: Services, notification: Notification, now: datetime) -> bool:
     """Whether it is too late to begin with it; one in each recipient's own zone is looked at one by one."""
-    schedule = notification.content.schedule
-    if notification.purpose is not Purpose.NOTIFICATION or (schedule and schedule.time_zone == RECIPIENT):
+    if notification.purpose is not Purpose.NOTIFICATION or _at_their_own_time(notification):
         return False
     grace = services.categories.of(notification.content.category).late_grace(services.settings.late_grace)
     return notification.due is not None and now - notification.due > grace

@@ -9,9 +9,9 @@ from dataclasses import replace
 from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract import Fault, Refused
-from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Task, Unreadable
+from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, Reason
+from shared.states import DeliveryState, NotificationState, Purpose, Reason
 from shared.store.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
@@ -79,6 +79,9 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
             continue
         break
     await finish(services, message.notification)  # also where it had ended: who ended it may have died before this
+    notification = await services.notifications.get(message.notification)
+    if notification and notification.purpose is Purpose.DIGEST:
+        await services.queues.wake(Person(notification.tenant, message.recipient, Task.SETTLE))
 
 
 async def _fail_notification(services: Services, message: Expansion) -> None:

@@ -51,9 +51,9 @@ PROMPT = 1 + 1 + 1 + 6
 SLOW = 20
 #: Messages a second that the hosts send together, by default.
 RATE = 45
-#: Real seconds by which a message may pass one that was due before it: two hosts have 48 messages each in flight
+#: Real seconds by which a message may pass one that was due before it: two hosts have 64 messages each in flight
 #: (batchSize and newBatchThreshold of host.json), which they send side by side.
-ABREAST = 2 * 48 / RATE
+ABREAST = 2 * 64 / RATE
 #: How long the app is down, on the moved clock.
 DOWN = timedelta(hours=3)
 #: How often something is added to the digests, on the moved clock.

@@ -15,7 +15,7 @@ from tests.e2e.conftest import LOOK, Deployment, audience
 from tests.notify.conftest import notification
 
 #: Deliveries that a host works on at the same time, at most: batchSize and newBatchThreshold of host.json.
-IN_FLIGHT = 32 + 16
+IN_FLIGHT = 32 + 32
 
 
 @pytest.mark.parametrize(
