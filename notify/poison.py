@@ -12,6 +12,7 @@ from shared.contract import Fault, Refused
 from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
+from shared.store.marks import welcomed
 from shared.store.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
@@ -80,8 +81,12 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
         break
     await finish(services, message.notification)  # also where it had ended: who ended it may have died before this
     notification = await services.notifications.get(message.notification)
-    if notification and notification.purpose is Purpose.DIGEST:
+    if notification is None:
+        return
+    if notification.purpose is Purpose.DIGEST:
         await services.queues.wake(Person(notification.tenant, message.recipient, Task.SETTLE))
+    elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
+        await services.marks.drop(welcomed(notification.tenant), message.recipient, notification.key)
 
 
 async def _fail_notification(services: Services, message: Expansion) -> None:

@@ -11,19 +11,23 @@ from local.fake_teams.api import PersonView
 from notify.delivery import deliver
 from notify.intake import take_in
 from notify.poison import CHANCES, PAUSE, rescue
+from shared import outbox
 from shared.queues import (
     ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
+    PEOPLE,
     SWEEPS,
     Delivery,
     Expansion,
+    Person,
     Sweep,
     Task,
 )
-from shared.states import DeliveryState, NotificationState
+from shared.states import DeliveryState, NotificationState, Purpose
+from shared.store.marks import welcomed
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, notification, user
 
@@ -92,6 +96,46 @@ async def test_one_that_fails_with_its_request_under_way_says_that_it_may_have_a
     await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"], row["maybe_twice"]) == ("failed", "poison", True)
+
+
+async def of_our_own(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
+    """A message of Herald's own to one person, whose delivery is not tried yet; returns the recipient too."""
+    ada, _, _ = await one(herald)
+    await herald.lose(DELIVERIES)
+    recipient = f"u:{ada.object_id}"
+    data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
+    key = await outbox.post(
+        herald.services,
+        tenant=herald.tenant,
+        recipient=recipient,
+        source="/own",
+        identifier=str(purpose),
+        data=data,
+        purpose=purpose,
+    )
+    await herald.lose(DELIVERIES)
+    return recipient, Delivery(key, outbox.SHARD, recipient, "", 0, chances=CHANCES)
+
+
+async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:
+    recipient, message = await of_our_own(timed, Purpose.DIGEST)
+    await poison(timed, DELIVERIES, message)
+    [told] = [each async for each in timed.outside_queues.get_queue_client(PEOPLE).receive_messages()]
+    assert Person.decode(told.content.encode()) == Person(timed.tenant, recipient, Task.SETTLE)
+
+
+async def test_whose_welcome_was_poisonous_can_be_welcomed_by_another(timed: Herald) -> None:
+    recipient, message = await of_our_own(timed, Purpose.WELCOME)
+    assert await timed.services.marks.own(welcomed(timed.tenant), recipient, message.notification)
+    await poison(timed, DELIVERIES, message)
+    assert await timed.services.marks.own(welcomed(timed.tenant), recipient, "another")
+
+
+async def test_who_was_welcomed_stays_so_whatever_copy_is_poisonous(timed: Herald) -> None:
+    recipient, message = await of_our_own(timed, Purpose.WELCOME)
+    await deliver(timed.services, message)
+    await poison(timed, DELIVERIES, message)
+    assert not await timed.services.marks.own(welcomed(timed.tenant), recipient, "another")
 
 
 async def test_what_has_ended_meanwhile_stays_as_it_is(timed: Herald) -> None:
