@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
@@ -14,9 +12,8 @@ from messages.references import Change, changes
 from messages.welcoming import welcome
 from shared.services import Services
 from shared.store.conversations import Kind
+from shared.together import together
 
-#: Rows of one activity that are read and written at a time; a team's first event can name thousands of members.
-CONCURRENT = 16
 #: Tenants and serviceUrls remembered as stored, so that they cost nothing; all are forgotten when there are more.
 REMEMBERED = 1000
 
@@ -35,8 +32,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
     async def on_turn(self, turn_context: TurnContext) -> None:
         event: Event = turn_context.turn_state[EVENT]
         found = changes(event.incoming, event.tenant)
-        places = asyncio.Semaphore(CONCURRENT)
-        await asyncio.gather(*(self._save(event, change, places) for change in found))
+        await together(found, lambda change: self._save(event, change))
         await super().on_turn(turn_context)
 
     async def on_message_activity(self, turn_context: TurnContext) -> None:
@@ -53,7 +49,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         status, body = await act(self._services, turn_context.turn_state[EVENT])
         return InvokeResponse(status=status, body=body)
 
-    async def _save(self, event: Event, change: Change, places: asyncio.Semaphore) -> None:
+    async def _save(self, event: Event, change: Change) -> None:
         stored = (event.tenant, event.incoming.service_url)
         if change.kind is Kind.TENANT and stored in self._stored:
             return
@@ -61,10 +57,9 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         if change.status is not None and event.incoming.type != "message":
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
-        async with places:
-            await self._services.conversations.save(
-                event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
-            )
+        await self._services.conversations.save(
+            event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
+        )
         if change.kind is Kind.TENANT:
             if len(self._stored) >= REMEMBERED:
                 self._stored.clear()

@@ -10,7 +10,7 @@ import orjson
 
 from messages.clicks import Bound
 from messages.copies import TooLate, sample, snooze
-from messages.preferring import card_of
+from messages.doing import card_of
 from messages.pressing import Answer, Press, Refused
 from messages.reasons import why, wishes_of
 from messages.responding import TooLong, respond
@@ -109,12 +109,12 @@ async def _pause(press: Press, bound: Bound) -> Answer:
 
 async def _preferences(press: Press, bound: Bound) -> Answer:
     if press.event.personal:
-        return card_of(press, press.turn, press.wants, key=bound.notification.key)
+        return card_of(press.turn, press.wants, key=bound.notification.key)
     incoming, person = press.event.incoming, press.event.person
     data = {
         "recipients": [{"user": person}],
         "category": outbox.CATEGORY,
-        "card": card_of(press, press.turn, press.wants),
+        "card": card_of(press.turn, press.wants),
     }
     await outbox.post(
         press.services,

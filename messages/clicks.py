@@ -16,10 +16,9 @@ import orjson
 
 from messages.event import Event
 from shared.cards.actions import executed
-from shared.cards.controls import CONTROLLED, Controls
-from shared.cards.notification import activity
 from shared.cards.verbs import SHOW, verb_of
 from shared.queues import Delivery
+from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.store.deliveries import State, shard_of
@@ -95,7 +94,7 @@ async def bind(services: Services, event: Event, click: Click) -> Bound | None:
     if found is None:
         return None
     recipient, known = found
-    card = drawn(services, notification)
+    card = sent_card(services, notification)
     if click.verb == SHOW or click.automatic:
         return Bound(notification=notification, recipient=recipient, known=known, card=card, inputs={})
     pressed = _pressed(card, click)
@@ -105,12 +104,9 @@ async def bind(services: Services, event: Event, click: Click) -> Bound | None:
     return Bound(notification=notification, recipient=recipient, known=known, card=card, title=title, inputs=inputs)
 
 
-def drawn(services: Services, notification: Notification) -> Mapping[str, Any]:
-    """The card of a notification, as it is sent."""
-    content = notification.content
-    category = services.categories.of(content.category)
-    controls = Controls.of(notification.key, content, category) if notification.purpose in CONTROLLED else None
-    message = orjson.loads(activity(content, services.settings.max_activity_bytes, controls))
+def sent_card(services: Services, notification: Notification) -> Mapping[str, Any]:
+    """The card of a notification, as it is sent; raises `TooLarge` where Teams would not take it any more."""
+    message = orjson.loads(rendered(services, notification))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 

@@ -84,7 +84,7 @@ async def do(turn: Turn, text: str) -> dict[str, Any]:
     if isinstance(order, Unknown):
         return replies.draw(_unknown(turn, order))
     if order.command.verb is Verb.PREFERENCES:
-        return await _card(turn)
+        return card_of(turn, await turn.wants())
     try:
         reply = await _DO[order.command.verb](replace(turn, argument=order.argument))
     except (Refused, TooMany) as refused:
@@ -110,8 +110,9 @@ async def _help(turn: Turn) -> Reply:
     return Reply("What you can write", _help_lines(turn))
 
 
-async def _card(turn: Turn) -> dict[str, Any]:
-    services, wants = turn.services, await turn.wants()
+def card_of(turn: Turn, wants: Preferences, **more: Any) -> dict[str, Any]:
+    """The preferences card of whoever `turn` is about; `more` is what `preferences_card` takes beside that."""
+    services = turn.services
     return preferences_card(
         wants,
         services.categories,
@@ -120,6 +121,7 @@ async def _card(turn: Turn) -> dict[str, Any]:
         digest=services.settings.default_digest,
         now=services.clock(),
         locale=turn.locale,
+        **more,
     )
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
-from messages.doing import Turn
-from messages.pressing import Answer, Card, Press
+from messages.doing import Turn, card_of
+from messages.pressing import Answer, Press
 from messages.saving import Wrong, applied, changed, left
-from shared.cards.preferences import preferences_card
 from shared.cards.wording import language, say
 from shared.preferences import Preferences
 from shared.store.conversations import Kind
@@ -37,9 +35,9 @@ async def save(press: Press) -> Answer:
         wants = await turn.prefer(saved)
     except Wrong as wrong:
         typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
-        return card_of(press, turn, await turn.wants(), key=click.key, was=was, typed=typed, errors=wrong.errors)
+        return card_of(turn, await turn.wants(), key=click.key, was=was, typed=typed, errors=wrong.errors)
     note = say(language(wants.locale, turn.locale), "preferences.saved" if new else "preferences.unchanged")
-    return card_of(press, turn, wants, key=click.key, note=note)
+    return card_of(turn, wants, key=click.key, note=note)
 
 
 async def saved_before(press: Press) -> Answer:
@@ -47,7 +45,7 @@ async def saved_before(press: Press) -> Answer:
     turn = _turn(press)
     wants = await turn.wants()
     note = say(language(wants.locale, turn.locale), "done.repeated")
-    return card_of(press, turn, wants, key=press.click.key, note=note)
+    return card_of(turn, wants, key=press.click.key, note=note)
 
 
 def _turn(press: Press) -> Turn:
@@ -56,18 +54,3 @@ def _turn(press: Press) -> Turn:
         return press.turn
     here = channel_of(press.event.incoming.conversation.id)
     return replace(press.turn, kind=Kind.CONVERSATION, id=here, seen_zone="")
-
-
-def card_of(press: Press, turn: Turn, wants: Preferences, **more: Any) -> Card:
-    """The preferences card of whoever `turn` is about."""
-    services = press.services
-    return preferences_card(
-        wants,
-        services.categories,
-        zone=turn.zone_of(wants).key,
-        zone_source=turn.zone_from(wants),
-        digest=services.settings.default_digest,
-        now=services.clock(),
-        locale=turn.locale,
-        **more,
-    )

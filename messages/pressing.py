@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from messages.clicks import Bound, Click, drawn
+from messages.clicks import Bound, Click, sent_card
 from messages.copies import origin
 from messages.doing import Turn
 from messages.event import Event
@@ -61,7 +61,7 @@ class Press:
         now = await _newest(self.services, bound)
         of = await origin(self.services, now)
         done = await self.services.responses.of(of.key, self.event.person)
-        card = bound.card if now is bound.notification else drawn(self.services, now)
+        card = bound.card if now is bound.notification else sent_card(self.services, now)
         titles = {verb_of(button): str(button.get("title")) for button in executed(card)}
         lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]
         return answers.refreshed(card, [*lines, *([note] if note else [])], frozenset(each.action for each in done))

@@ -19,7 +19,6 @@ from shared.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose
 from shared.store.conversations import Kind
-from shared.teams.ids import channel_of
 
 
 async def why(services: Services, bound: Bound, wants: Preferences, tongue: str) -> Sequence[str]:
@@ -38,9 +37,7 @@ async def wishes_of(services: Services, bound: Bound, person: str, own: Preferen
     """The wishes of whoever the message was delivered to, where `own` are those of the person who asks."""
     if bound.recipient == f"u:{person}":
         return own
-    here = channel_of(bound.recipient[2:])
-    found = await services.conversations.get(bound.notification.tenant, Kind.CONVERSATION, here)
-    return found.preferences if found else Preferences()
+    return (await services.conversations.of(bound.notification.tenant, bound.recipient)).preferences
 
 
 async def _led(services: Services, bound: Bound, tongue: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from notify import policy, threads
 from notify.progress import watch
-from notify.rendering import rendered
 from notify.targets import find
 from shared.queues import Delivery, Task
+from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.store.deliveries import State

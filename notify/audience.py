@@ -7,7 +7,6 @@ a team stands for its members where Teams does not tell them: nothing is ever se
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,8 @@ from shared.store.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
 from shared.teams.outcome import Verdict
+from shared.together import together
 
-#: Recipients that are looked up at the same time.
-AT_ONCE = 16
 #: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
 FEWEST_MEMBERS, MOST_MEMBERS = 50, 500
 #: Seconds until Teams is asked again for the members of a team, where it names no time.
@@ -69,8 +67,7 @@ async def page(services: Services, tenant: str, audience: Sequence[Recipient], c
     start, after = orjson.loads(cursor) if cursor else (0, "")
     if start < len(named):
         part = named[start : start + limit]
-        gate = asyncio.Semaphore(AT_ONCE)
-        found: Sequence[str] = await asyncio.gather(*(_named(services, tenant, each, gate) for _, each in part))
+        found: Sequence[str] = await together(part, lambda pair: _named(services, tenant, pair[1]))
         places = [place for place, _ in part]
         start, after = start + len(part), ""
     else:
@@ -123,18 +120,17 @@ def _cursor(start: int, after: str) -> str:
     return orjson.dumps([start, after]).decode()
 
 
-async def _named(services: Services, tenant: str, recipient: Recipient, gate: asyncio.Semaphore) -> str:
-    async with gate:
-        if isinstance(recipient, UserRecipient):
-            return f"u:{recipient.user}"
-        if isinstance(recipient, ChannelRecipient):
-            await _know_channel(services, tenant, recipient.channel)
-            return f"c:{recipient.channel.channel_id}"
-        assert isinstance(recipient, ConversationRecipient)
-        reference = await services.conversations.get(tenant, Kind.CONVERSATION, channel_of(recipient.conversation))
-        if reference and reference.user:
-            return f"u:{reference.user}"
-        return f"c:{recipient.conversation}"
+async def _named(services: Services, tenant: str, recipient: Recipient) -> str:
+    if isinstance(recipient, UserRecipient):
+        return f"u:{recipient.user}"
+    if isinstance(recipient, ChannelRecipient):
+        await _know_channel(services, tenant, recipient.channel)
+        return f"c:{recipient.channel.channel_id}"
+    assert isinstance(recipient, ConversationRecipient)
+    reference = await services.conversations.get(tenant, Kind.CONVERSATION, channel_of(recipient.conversation))
+    if reference and reference.user:
+        return f"u:{reference.user}"
+    return f"c:{recipient.conversation}"
 
 
 async def _know_channel(services: Services, tenant: str, channel: ChannelId) -> None:

@@ -17,11 +17,11 @@ from notify.amending import amend
 from notify.planning import in_zone
 from notify.policy import Case, Decision, Step, Target
 from notify.progress import finish
-from notify.rendering import rendered
 from notify.targets import Addressee, find
 from shared.cards.size import TooLarge
 from shared.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
+from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
 from shared.store import due

@@ -7,7 +7,6 @@ what is missing, and only the page that is the row's goes on.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
 from dataclasses import replace
@@ -16,20 +15,19 @@ from datetime import datetime
 from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
 from shared.contract import RECIPIENT
-from shared.queues import Delivery, Expansion
+from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.store.deliveries import shard_of
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
+from shared.together import together
 
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
 PAGE_SECONDS = 5
 LONGEST_PAGE = 1000
 #: A page is listed so many seconds before its turn, so that its deliveries are there when those before it are sent.
 EARLY = 4.0
-#: Messages that are put on the queue at the same time.
-AT_ONCE = 32
 #: Seconds by which the clocks of two processes differ at most.
 SKEW = 60.0
 
@@ -123,16 +121,10 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)
     for recipient, place in found.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = place
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def put(message: Delivery) -> None:
-        async with gate:
-            await services.queues.deliver(message, urgent=notification.urgent)
-
     now, fresh = services.clock(), notification.page == 0
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
-        await asyncio.gather(*(put(each) for each in messages))
+        await together(messages, lambda message: services.queues.deliver(message, urgent=notification.urgent))
     return found
 
 

@@ -135,24 +135,22 @@ def decide(case: Case) -> Decision:
     return Decision(rule, reason=Reason(rule) if until else None, until=until)
 
 
-def person(user: str, reference: Reference | None, tenant: Reference | None) -> Target | Reason:
-    """How to reach a person, by what is known of them and of their tenant; or why not."""
-    if reference and reference.status is not Status.ACTIVE:
+def person(reference: Reference, tenant: Reference | None) -> Target | Reason:
+    """How to reach a person, by what is known of them, maybe nothing, and of their tenant; or why not."""
+    if reference.status is not Status.ACTIVE:
         return _BY_STATUS[reference.status]
-    service_url = (reference and reference.service_url) or (tenant and tenant.service_url)
+    service_url = reference.service_url or (tenant and tenant.service_url)
     if not service_url:
         return Reason.NOT_INSTALLED
-    if reference is None:
-        return Target(Kind.USER, user, service_url, "")
-    return Target(Kind.USER, user, service_url, reference.conversation_id, reference.bot_id)
+    return Target(Kind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id)
 
 
-def conversation(identifier: str, reference: Reference | None, team: Reference | None) -> Target | Reason:
+def conversation(identifier: str, reference: Reference, team: Reference | None) -> Target | Reason:
     """How to reach a group chat or channel, by what is known of it and of its team; or why not."""
     for known in (reference, team):
         if known and known.status is not Status.ACTIVE:
             return _BY_STATUS[known.status]
-    if reference is None or not reference.service_url:
+    if not reference.service_url:
         return Reason.NOT_INSTALLED
     # A bot is installed in a team, not in its channels: what is learnt of one is true of all.
     of = team or reference

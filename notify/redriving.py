@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from notify.progress import unfinish
@@ -11,9 +10,7 @@ from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.store.deliveries import State
 from shared.store.table import Conflict
-
-#: Deliveries that are opened at the same time.
-AT_ONCE = 32
+from shared.together import together
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
 _UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)
@@ -24,16 +21,14 @@ async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, S
 
     That are also those which were open before: whoever opened them may have died before their messages were put.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
 
-    async def one(delivery: Delivery, state: State) -> None:
-        async with gate:
-            try:
-                await services.deliveries.reopen(delivery, state, services.clock())
-            except Conflict:
-                return  # somebody else was faster
+    async def one(pair: tuple[Delivery, State]) -> None:
+        try:
+            await services.deliveries.reopen(*pair, services.clock())
+        except Conflict:
+            return  # somebody else was faster
 
-    await asyncio.gather(*(one(*each) for each in found if each[1].state in _FAILED))
+    await together([pair for pair in found if pair[1].state in _FAILED], one)
     todo = [delivery for delivery, state in found if state.state in _FAILED or not state.state.final]
     if todo:
         await unfinish(services, key)

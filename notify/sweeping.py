@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ from shared.states import DeliveryState
 from shared.store import keys
 from shared.store.deliveries import State, shard_names
 from shared.store.notifications import Notification
+from shared.together import together
 
 #: Deliveries of one page.
 PAGE = 200
-#: Messages that are put on the queue at the same time.
-AT_ONCE = 32
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +35,7 @@ async def go_through(services: Services, message: Sweep) -> None:
         return
     found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE)
     todo = await _todo(services, message, notification, found)
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def put(delivery: Delivery) -> None:
-        async with gate:
-            await services.queues.deliver(delivery, urgent=notification.urgent)
-
-    await asyncio.gather(*(put(each) for each in todo))
+    await together(todo, lambda delivery: services.queues.deliver(delivery, urgent=notification.urgent))
     following = _following(message, notification, found)
     if following:
         await services.queues.sweep(following, len(todo) / services.settings.tenant_rate)

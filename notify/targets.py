@@ -11,8 +11,7 @@ from shared.localtime import zone
 from shared.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason
-from shared.store.conversations import Kind, Reference
-from shared.teams.ids import channel_of
+from shared.store.conversations import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +28,12 @@ async def find(services: Services, tenant: str, recipient: str) -> Addressee:
     conversations, identifier = services.conversations, recipient[2:]
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, Kind.TEAM, identifier)
-        return _addressee(services, policy.untold(team), None)
+        return Addressee(policy.untold(team), zone(services.settings.default_time_zone))
+    reference, default = await conversations.of(tenant, recipient), services.settings.default_time_zone
     if recipient.startswith("u:"):
-        reference = await conversations.get(tenant, Kind.USER, identifier)
-        known = reference and reference.service_url
-        of_tenant = None if known else await conversations.get(tenant, Kind.TENANT, tenant)
-        return _addressee(services, policy.person(identifier, reference, of_tenant), reference)
-    reference = await conversations.get(tenant, Kind.CONVERSATION, channel_of(identifier))
-    team = await conversations.get(tenant, Kind.TEAM, reference.team) if reference and reference.team else None
-    return _addressee(services, policy.conversation(identifier, reference, team), reference)
-
-
-def _addressee(services: Services, target: Target | Reason, reference: Reference | None) -> Addressee:
-    if reference is None:
-        return Addressee(target, zone(services.settings.default_time_zone))
-    chosen = reference.preferences.time_zone or reference.time_zone or services.settings.default_time_zone
-    return Addressee(target, zone(chosen), reference.preferences)
+        of_tenant = None if reference.service_url else await conversations.get(tenant, Kind.TENANT, tenant)
+        target = policy.person(reference, of_tenant)
+    else:
+        team = await conversations.get(tenant, Kind.TEAM, reference.team) if reference.team else None
+        target = policy.conversation(identifier, reference, team)
+    return Addressee(target, reference.place(default), reference.preferences)

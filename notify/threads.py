@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from notify.policy import Target
-from notify.rendering import rendered
+from shared.rendering import rendered
 from shared.services import Services
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification

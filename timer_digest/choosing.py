@@ -8,19 +8,16 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.digest_rule import DigestRule, Slot
-from shared.localtime import zone
 from shared.preferences import Preferences
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Reason, Rule
 from shared.store import due
-from shared.store.conversations import Kind
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
-from shared.teams.ids import channel_of
+from shared.together import together
 from shared.wishes import digest_rule, quiet_until, wish
 from timer_digest.stories import Case
-from timer_digest.together import together
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5
@@ -128,16 +125,12 @@ def newest_slot(rule: DigestRule, since: datetime, now: datetime, place: ZoneInf
 
 async def wants_of(services: Services, person: Person) -> Wants:
     """What the recipient of `person` wants now."""
-    identifier, settings = person.recipient[2:], services.settings
-    of_person = person.recipient.startswith("u:")
-    kind, key = (Kind.USER, identifier) if of_person else (Kind.CONVERSATION, channel_of(identifier))
-    reference = await services.conversations.get(person.tenant, kind, key)
-    preferences = reference.preferences if reference else Preferences()
-    place = preferences.time_zone or (reference.time_zone if reference else "") or settings.default_time_zone
+    settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
+    preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:  # who asks for it is not kept waiting by their quiet hours, nor by a pause
         preferences = replace(preferences, quiet="", paused_until=None)
-    return Wants(preferences, zone(place), rule)
+    return Wants(preferences, reference.place(settings.default_time_zone), rule)
 
 
 async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[Item]) -> list[_Decided]:

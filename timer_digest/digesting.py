@@ -28,9 +28,9 @@ from shared.store.deliveries import State
 from shared.store.notifications import notification_key
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
+from shared.together import together
 from timer_digest.choosing import Plan, wants_of
 from timer_digest.stories import Case, Story, compose, stories
-from timer_digest.together import together
 
 #: The source of digests.
 SOURCE = "/herald/digests"

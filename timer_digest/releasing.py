@@ -11,9 +11,9 @@ from shared.states import DeliveryState, Reason
 from shared.store.deliveries import State
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
+from shared.together import together
 from timer_digest import digesting
 from timer_digest.choosing import Parting, choose, wants_of
-from timer_digest.together import together
 
 #: Items that are looked at in one go, and those that are let go where somebody's wishes have changed.
 MOST = 1000

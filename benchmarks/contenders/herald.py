@@ -12,8 +12,8 @@ import aiohttp
 import orjson
 
 from benchmarks.contenders.world import Chat, Send, World
-from notify.rendering import drawn
 from shared.categories import Category
+from shared.rendering import drawn
 from shared.services import CONNECTIONS
 from shared.settings import load
 from shared.teams.connector import Connector, Route

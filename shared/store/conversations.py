@@ -19,11 +19,14 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from weakref import WeakValueDictionary
+from zoneinfo import ZoneInfo
 
 from shared import preferences
+from shared.localtime import zone
 from shared.preferences import Preferences
 from shared.store import keys
 from shared.store.table import Conflict, Row, Table
+from shared.teams.ids import channel_of
 
 #: How often a write is tried again when other processes change the same row at the same moment.
 TRIES = 12
@@ -74,6 +77,10 @@ class Reference:
     status_at: str = ""
     preferences: Preferences = field(default_factory=Preferences)
 
+    def place(self, default: str) -> ZoneInfo:
+        """The zone in which they live: the one they chose, else that of their Teams client, else `default`."""
+        return zone(self.preferences.time_zone or self.time_zone or default)
+
 
 _COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id", "preferences"))
 
@@ -101,6 +108,13 @@ class Conversations:
         """The reference, or None; one point read."""
         found = await self._table.get(_partition(tenant, kind, identifier), keys.key(identifier))
         return _reference(tenant, kind, identifier, found[0]) if found else None
+
+    async def of(self, tenant: str, recipient: str) -> Reference:
+        """The row of a recipient, `u:` and an Entra object id or `c:` and a conversation id; a blank one for none."""
+        kind = Kind.USER if recipient.startswith("u:") else Kind.CONVERSATION
+        identifier = channel_of(recipient[2:]) if kind is Kind.CONVERSATION else recipient[2:]
+        found = await self.get(tenant, kind, identifier)
+        return found or Reference(tenant=tenant, kind=kind, id=identifier)
 
     async def save(
         self,

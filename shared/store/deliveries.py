@@ -18,6 +18,7 @@ from shared.queues import Delivery
 from shared.states import DeliveryState, Reason
 from shared.store import keys
 from shared.store.table import BATCH, Conflict, Operation, Row, Table
+from shared.together import together
 
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.
@@ -28,8 +29,6 @@ SHARDED_FROM = 1000
 #: (or so many times those it looks for); beyond that it reads them one by one.
 LONGEST_RANGE = 200
 RANGE_FACTOR = 4
-#: Rows that are read one by one at the same time.
-AT_ONCE = 16
 #: How often an insert is tried again when others insert into the same partition at the same moment.
 TRIES = 20
 #: Partitions whose counts are kept in memory.
@@ -266,14 +265,8 @@ class Deliveries:
         )
         if len(rows) < limit:
             return {row["RowKey"]: _state(row, row.metadata["etag"]) for row in rows}  # type: ignore[attr-defined]
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def one(key: str) -> tuple[str, tuple[Row, str] | None]:
-            async with gate:
-                return key, await self._table.get(partition, key)
-
-        found = await asyncio.gather(*(one(key) for key in wanted))
-        return {key: _state(*row) for key, row in found if row}
+        found = await together(list(wanted), lambda key: self._table.get(partition, key))
+        return {key: _state(*row) for key, row in zip(wanted, found, strict=True) if row}
 
     async def _read_counts(self, partition: str) -> tuple[Counter[str], str]:
         found = await self._table.get(partition, _COUNTS)
