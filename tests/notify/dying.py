@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.queues import NOTIFICATIONS
 from shared.services import open_services
@@ -22,6 +22,10 @@ from shared.store.due import WATCH
 from tests.notify.conftest import Herald, attune
 from tests.notify.tapped import TAP, Tap
 
+S = TypeVar("S")
+
+#: More points than any of what is tried has.
+MANY = 400
 #: Seconds after which a message comes again that a dead process had taken: at once, while its claims hold, or after
 #: the lease of the Functions host, when they have ended. They take turns from write to write.
 LEASES = (0.0, 600.0)
@@ -195,3 +199,36 @@ class Host(Herald):
         told = +Counter({name: counted.get(name, 0) for name in ("open", *DeliveryState)})
         found = Counter(DeliveryState(row["state"]).counted for row in rows if "state" in row)
         return "" if told == found else f"{dict(told)} is told of {dict(found)}"
+
+
+async def die_at_each(
+    host: Host, begin: Callable[[], Awaitable[S]], check: Callable[[S], Awaitable[None]], points: range
+) -> None:
+    """Begin again and again, with somebody who dies at each of the `points`, as long as somebody does."""
+    for point in points:
+        begun = await begin()
+        host.doubtful.clear()
+        lived = await host.live(point)
+        if not lived:
+            assert await host.live()
+        await check(begun)
+        if lived:
+            assert point > points.start
+            return
+    raise AssertionError("there are more writes than thought")
+
+
+async def sleep_at_each(
+    host: Host, begin: Callable[[], Awaitable[S]], check: Callable[[S], Awaitable[None]], points: range
+) -> None:
+    """The same with somebody who goes on, after another did what there was to do."""
+    for point in points:
+        begun = await begin()
+        host.doubtful.clear()
+        slept = await host.sleep(point)
+        assert await host.live()
+        await check(begun)
+        if not slept:
+            assert point > points.start
+            return
+    raise AssertionError("there are more writes than thought")

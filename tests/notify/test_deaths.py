@@ -16,12 +16,10 @@ from notify.poison import CHANCES, rescue
 from shared.queues import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
 from tests.notify.conftest import opened
-from tests.notify.dying import Host
+from tests.notify.dying import MANY, Host, die_at_each, sleep_at_each
 from tests.notify.stories import STORIES, Story, Telling, that_waits_for_its_time, to_one
 from tests.notify.tapped import tap
 
-#: More points than any of these stories has.
-MANY = 400
 ENDED = (NotificationState.FINISHED, NotificationState.CANCELLED)
 
 
@@ -42,20 +40,6 @@ all_stories = pytest.mark.parametrize(
 )
 
 
-async def die_at_each(host: Host, telling: Telling, points: range) -> None:
-    """Tell the story again and again, with somebody who dies at each of the `points`, as long as somebody does."""
-    for point in points:
-        story = await begin(host, telling)
-        lived = await host.live(point)
-        if not lived:
-            assert await host.live()
-        await check(host, story)
-        if lived:
-            assert point > points.start
-            return
-    raise AssertionError("there are more writes than thought")
-
-
 async def die_again_and_again(host: Host, telling: Telling, step: int) -> None:
     """Tell the story once, with one who dies after the other, each of them so many points later."""
     story = await begin(host, telling)
@@ -66,24 +50,10 @@ async def die_again_and_again(host: Host, telling: Telling, step: int) -> None:
     raise AssertionError("there are more writes than thought")
 
 
-async def sleep_at_each(host: Host, telling: Telling, points: range) -> None:
-    """The same with somebody who goes on, after another did what there was to do."""
-    for point in points:
-        story = await begin(host, telling)
-        slept = await host.sleep(point)
-        assert await host.live()
-        await check(host, story)
-        if not slept:
-            assert point > points.start
-            return
-    raise AssertionError("there are more writes than thought")
-
-
 async def begin(host: Host, telling: Telling) -> Story:
     host.watched = False
     host.since = max((each.changed for each in await host.teams.received(since=host.since)), default=host.since)
     story = await telling(host)
-    host.doubtful.clear()
     if story.body:
         await host.put(story.body)
     return story
@@ -134,14 +104,14 @@ def _check_one(story: Story, row: dict[str, Any] | None, received: list[Received
 
 @pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
 async def test_a_process_may_die_before_or_after_a_write(host: Host, telling: Telling, step: int) -> None:
-    await die_at_each(host, telling, range(1, MANY, step))
+    await die_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY, step))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @all_stories
 async def test_a_process_may_die_before_or_after_each_write(host: Host, telling: Telling) -> None:
-    await die_at_each(host, telling, range(1, MANY))
+    await die_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY))
 
 
 async def test_processes_may_die_one_after_another(host: Host) -> None:
@@ -156,14 +126,14 @@ async def test_many_processes_may_die_one_after_another(host: Host, telling: Tel
 
 
 async def test_a_process_may_sleep_while_another_does_its_work(host: Host) -> None:
-    await sleep_at_each(host, to_one, range(1, MANY, 3))
+    await sleep_at_each(host, lambda: begin(host, to_one), lambda story: check(host, story), range(1, MANY, 3))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @all_stories
 async def test_a_process_may_sleep_before_or_after_each_write(host: Host, telling: Telling) -> None:
-    await sleep_at_each(host, telling, range(1, MANY))
+    await sleep_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY))
 
 
 @pytest.mark.parametrize("chances", [0, CHANCES], ids=["which_gets_a_chance", "which_is_given_up"])

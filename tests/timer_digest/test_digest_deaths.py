@@ -19,8 +19,8 @@ from shared.preferences import Mode
 from shared.queues import Person, Task
 from shared.store.notifications import Notification
 from tests.notify.conftest import notification, user
-from tests.notify.dying import Host, Life
-from tests.notify.test_deaths import MANY, host
+from tests.notify.dying import MANY, Host, Life, die_at_each, sleep_at_each
+from tests.notify.test_deaths import host
 from tests.timer_digest.digests import came, prefer, texts
 from timer_digest.releasing import release
 
@@ -87,20 +87,6 @@ each_of_them = pytest.mark.parametrize(
 )
 
 
-async def die_at_each(host: Host, telling: Telling, points: range) -> None:
-    for point in points:
-        story = await telling(host)
-        host.doubtful.clear()
-        lived = await host.live(point)
-        if not lived:
-            assert await host.live()
-        await check(host, story)
-        if lived:
-            assert point > points.start
-            return
-    raise AssertionError("there are more writes than thought")
-
-
 async def check(host: Host, story: Story) -> None:
     """Each has ended, was told once if at all, and left nothing behind."""
     assert host.wrong == []
@@ -125,39 +111,25 @@ async def check(host: Host, story: Story) -> None:
 
 @quick
 async def test_a_process_may_die_before_or_after_a_write_of_a_digest(host: Host, telling: Telling, step: int) -> None:
-    await die_at_each(host, telling, range(1, MANY, step))
+    await die_at_each(host, lambda: telling(host), lambda story: check(host, story), range(1, MANY, step))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @each_of_them
 async def test_a_process_may_die_before_or_after_each_write_of_a_digest(host: Host, telling: Telling) -> None:
-    await die_at_each(host, telling, range(1, MANY))
-
-
-async def sleep_at_each(host: Host, telling: Telling, points: range) -> None:
-    """Let somebody sleep at each of the points, while another does all."""
-    for point in points:
-        story = await telling(host)
-        host.doubtful.clear()
-        slept = await host.sleep(point)
-        assert await host.live()
-        await check(host, story)
-        if not slept:
-            assert point > points.start
-            return
-    raise AssertionError("there are more writes than thought")
+    await die_at_each(host, lambda: telling(host), lambda story: check(host, story), range(1, MANY))
 
 
 async def test_a_process_may_sleep_while_another_makes_the_digest(host: Host) -> None:
-    await sleep_at_each(host, of_a_digest, range(1, MANY, 21))
+    await sleep_at_each(host, lambda: of_a_digest(host), lambda story: check(host, story), range(1, MANY, 21))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @each_of_them
 async def test_a_process_may_sleep_before_or_after_each_write_of_a_digest(host: Host, telling: Telling) -> None:
-    await sleep_at_each(host, telling, range(1, MANY))
+    await sleep_at_each(host, lambda: telling(host), lambda story: check(host, story), range(1, MANY))
 
 
 async def change_at(host: Host, point: int) -> bool:
