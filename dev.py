@@ -59,6 +59,7 @@ def test(setup: Setup, arguments: list[str]) -> int:
     coverage = ["--cov", "--cov-report=term:skip-covered"]
     steps = {
         "ruff": ["-m", "ruff", "check"],
+        "format": ["-m", "ruff", "format", "--check", "--quiet"],
         "mypy": ["-m", "mypy"],
         "import-linter": ["-c", "from importlinter.cli import lint_imports_command as run; run()"],
         "pytest": ["-m", "pytest", *workers, *coverage, *selected, *for_pytest],

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 from notify import policy, threads
 from notify.amending import amend
 from notify.planning import in_zone
 from notify.policy import Case, Decision, Step, Target
-from notify.progress import finish
+from notify.sending import Sending
 from notify.targets import Addressee, find
 from shared.cards.size import TooLarge
-from shared.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
-from shared.store import due
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS, State
 from shared.store.marks import welcomed
-from shared.store.notifications import Notification
 from shared.store.table import Conflict
-from shared.store.waiting import Item
 from shared.teams.connector import TIMEOUT, Route
 from shared.teams.outcome import Outcome, Verdict
 
@@ -41,9 +37,6 @@ TRIES = 8
 #: Where a bot of the GCC cloud sends when Teams says that its API host is another ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
-#: States in which it was seen by the recipient, or may have been.
-_ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
-
 #: What an answer of Teams tells of the recipient from now on.
 _MARKS = {
     Reason.BLOCKED: Status.BLOCKED,
@@ -51,90 +44,6 @@ _MARKS = {
 }
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """One delivery under way: what is to be sent, the message that asks for it, and its row as last known.
-
-    `rule` is what decided about it, None before that.
-    """
-
-    services: Services
-    notification: Notification
-    message: Delivery
-    known: State
-    now: datetime
-    rule: Rule | None = None
-
-    @property
-    def unhindered(self) -> bool:
-        """Whether nothing but its time has kept it from being sent so far."""
-        return self.known.since is None and self.known.reason in ("", Reason.LOCAL_TIME)
-
-    @property
-    def on_unknown(self) -> str:
-        """What to do when it cannot be known whether it arrived: `resend` or `stop`."""
-        content = self.notification.content
-        return content.on_unknown or self.services.categories.of(content.category).on_unknown
-
-    async def end(self, state: DeliveryState, reason: Reason | None = None, **sent: object) -> None:
-        """Write the final state; where no delivery is open after it, see whether the notification is finished."""
-        if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
-            mark = welcomed(self.notification.tenant)
-            await self.services.marks.drop(mark, self.message.recipient, self.notification.key)
-        last = await self.services.deliveries.settle(
-            self.message,
-            self.known.etag,
-            state,
-            now=self.services.real_time(),
-            reason=reason,
-            maybe_twice=self.known.maybe_twice,
-            rule=str(self.rule or ""),
-            **sent,  # type: ignore[arg-type]
-        )
-        await self.ended(last=last)
-
-    async def ended(self, *, last: bool) -> None:
-        """See to what follows from its end; to do that again changes nothing."""
-        if last:
-            await finish(self.services, self.notification.key)
-        if self.notification.purpose is Purpose.DIGEST:
-            person = Person(self.notification.tenant, self.message.recipient, Task.SETTLE)
-            await self.services.queues.wake(person)
-
-    async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
-        """End it without a request; where an earlier one may have arrived, that is what is said."""
-        if self.known.maybe_twice:
-            crashed = self.known.state is DeliveryState.SENDING
-            await self.end(DeliveryState.UNKNOWN, Reason.CRASHED if crashed else Reason.NO_ANSWER)
-        else:
-            await self.end(state, reason)
-
-    async def hold(self, reason: Reason, until: datetime) -> None:
-        """Let it wait until then; what wakes it is stored before its row says so."""
-        services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        plain = replace(self.message, etag="", attempts=0)
-        item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
-        await services.waiting.put(tenant, item)
-        if until < FOREVER:
-            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
-            await services.due.put(until, kind, f"{tenant};{recipient}")
-        await services.deliveries.release(
-            self.message,
-            self.known.etag,
-            reason,
-            attempts=self.known.attempts,
-            maybe_twice=self.known.maybe_twice,
-            not_before=until,
-            now=self.now,
-            rule=str(self.rule or ""),
-        )
-
-    async def later(self, delay: float, **changed: object) -> None:
-        """Put the message back, visible in `delay` seconds."""
-        again = replace(self.message, **changed)  # type: ignore[arg-type]
-        await self.services.queues.deliver(again, delay, urgent=self.notification.urgent)
 
 
 async def deliver(services: Services, message: Delivery) -> None:
@@ -162,7 +71,7 @@ async def deliver(services: Services, message: Delivery) -> None:
             return
         held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
         if todo is Step.WAIT and not held:
-            await sending.later((until - sending.now).total_seconds(), etag="")
+            await sending.later((until - sending.now).total_seconds(), replace(message, etag=""))
             return
         try:
             if todo is Step.RESOLVE:
@@ -357,7 +266,7 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
         not_before=now + timedelta(seconds=wait),
         now=now,
     )
-    await sending.later(wait, etag="" if kept else etag, attempts=kept)
+    await sending.later(wait, replace(sending.message, etag="" if kept else etag, attempts=kept))
 
 
 async def _catch_up(sending: Sending) -> None:
@@ -365,4 +274,5 @@ async def _catch_up(sending: Sending) -> None:
     sent = sending.notification
     now = await sending.services.notifications.recent(sent.key)
     if now and (now.recalled or now.revision > sent.revision):
-        await sending.later(0, etag="", attempts=0, task=Task.RECALL if now.recalled else Task.EDIT)
+        again = replace(sending.message, etag="", attempts=0, task=Task.RECALL if now.recalled else Task.EDIT)
+        await sending.later(0, again)

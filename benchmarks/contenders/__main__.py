@@ -30,6 +30,7 @@ async def measure(name: str, world: World, in_flight: int, messages: int) -> dic
         cold = time.perf_counter()
         await asyncio.gather(*(send(next(chats)) for _ in range(in_flight)))
         cold = time.perf_counter() - cold
+
         async def send_all(count: int) -> None:
             left = iter(range(count))
 

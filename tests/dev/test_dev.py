@@ -140,8 +140,8 @@ def test_every_check_runs_although_one_fails_and_the_end_says_so(checkout: Path)
     write_checks(checkout, ruff=1)
     code, output = result(checkout, "test")
     assert code == 1
-    assert re.findall(r"^ran (\S+)", output, re.MULTILINE) == CHECKS
-    assert re.findall(r"^(\S+) +[0-9.]+ s  failed \(exit code 1\)$", output, re.MULTILINE) == ["ruff"]
+    assert re.findall(r"^ran (\S+)", output, re.MULTILINE) == ["ruff", *CHECKS]
+    assert re.findall(r"^(\S+) +[0-9.]+ s  failed \(exit code 1\)$", output, re.MULTILINE) == ["ruff", "format"]
 
 
 def test_the_long_tests_run_only_when_asked_for(checkout: Path) -> None:

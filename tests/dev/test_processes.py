@@ -103,9 +103,7 @@ def addresses(port: int) -> set[str]:
 
 
 @linux
-def test_all_programs_listen_on_loopback_alone(
-    azurite: Azurite, connection: str, app: Path, tmp_path: Path
-) -> None:
+def test_all_programs_listen_on_loopback_alone(azurite: Azurite, connection: str, app: Path, tmp_path: Path) -> None:
     settings = {"AzureWebJobsStorage": connection}
     with Playground(tmp_path, "http://127.0.0.1:9/") as playground, FunctionHost(tmp_path, settings, app=app) as host:
         for port in (*azurite.ports, playground.port, host.port):

@@ -191,9 +191,7 @@ async def test_a_copy_that_meets_a_live_claim_waits_for_its_end(herald: Herald) 
     assert await herald.waiting(DELIVERIES) == 1
 
 
-@pytest.mark.parametrize(
-    ("on_unknown", "state", "copies"), [("resend", "sent", 1), ("stop", "unknown", 0)]
-)
+@pytest.mark.parametrize(("on_unknown", "state", "copies"), [("resend", "sent", 1), ("stop", "unknown", 0)])
 async def test_a_claim_whose_process_died_is_an_unknown_outcome(
     herald: Herald, on_unknown: str, state: str, copies: int
 ) -> None:

@@ -58,7 +58,7 @@ async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Heral
 
 
 async def test_an_id_of_any_characters_comes_through_the_queues(herald: Herald) -> None:
-    asked = await herald.ask({"conversation": "19:\uffff\ufffe\x01<&>\"%25/\\#?@thread.v2"})
+    asked = await herald.ask({"conversation": '19:\uffff\ufffe\x01<&>"%25/\\#?@thread.v2'})
     await herald.send()
     assert await herald.counts(asked) == {"suppressed": 1}
 

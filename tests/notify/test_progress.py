@@ -161,7 +161,7 @@ async def test_an_end_that_was_lost_is_found(timed: Herald, monkeypatch: pytest.
         raise ConnectionError
 
     _, asked = await one(timed)
-    monkeypatch.setattr("notify.delivery.finish", lost)
+    monkeypatch.setattr("notify.sending.finish", lost)
     with pytest.raises(ConnectionError):
         await timed.send()
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
@@ -274,9 +274,7 @@ async def test_a_copy_does_not_come_before_the_next_try_is_due(timed: Herald) ->
 
 
 @pytest.mark.parametrize("state", [NotificationState.CANCELLED, NotificationState.EXPANDED])
-async def test_copies_that_end_the_same_delivery_at_once_count_it_once(
-    timed: Herald, state: NotificationState
-) -> None:
+async def test_copies_that_end_the_same_delivery_at_once_count_it_once(timed: Herald, state: NotificationState) -> None:
     people, asked = await one(timed, 5)
     messages = [await timed.message(asked, f"u:{each.object_id}") for each in people]
     changes: dict[str, object] = {"state": state}

@@ -1,0 +1,113 @@
+"""A delivery under way, and what can become of it: it ends, it is left, it waits, or it is tried again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from notify.progress import finish
+from shared.preferences import FOREVER
+from shared.queues import Delivery, Person, Task
+from shared.services import Services
+from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.store import due
+from shared.store.deliveries import State
+from shared.store.marks import welcomed
+from shared.store.notifications import Notification
+from shared.store.waiting import Item
+
+#: States in which it was seen by the recipient, or may have been.
+_ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One delivery under way: what is to be sent, the message that asks for it, and its row as last known.
+
+    `rule` is what decided about it, None before that.
+    """
+
+    services: Services
+    notification: Notification
+    message: Delivery
+    known: State
+    now: datetime
+    rule: Rule | None = None
+
+    @property
+    def unhindered(self) -> bool:
+        """Whether nothing but its time has kept it from being sent so far."""
+        return self.known.since is None and self.known.reason in ("", Reason.LOCAL_TIME)
+
+    @property
+    def on_unknown(self) -> str:
+        """What to do when it cannot be known whether it arrived: `resend` or `stop`."""
+        content = self.notification.content
+        return content.on_unknown or self.services.categories.of(content.category).on_unknown
+
+    async def end(
+        self,
+        state: DeliveryState,
+        reason: Reason | None = None,
+        *,
+        activity_id: str = "",
+        conversation_id: str = "",
+        revision: int = 0,
+    ) -> None:
+        """Write the final state, and of what was sent where it is; see to what follows from that."""
+        if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
+            mark = welcomed(self.notification.tenant)
+            await self.services.marks.drop(mark, self.message.recipient, self.notification.key)
+        last = await self.services.deliveries.settle(
+            self.message,
+            self.known.etag,
+            state,
+            now=self.services.real_time(),
+            reason=reason,
+            maybe_twice=self.known.maybe_twice,
+            rule=str(self.rule or ""),
+            activity_id=activity_id,
+            conversation_id=conversation_id,
+            revision=revision,
+        )
+        await self.ended(last=last)
+
+    async def ended(self, *, last: bool) -> None:
+        """See to what follows from its end; to do that again changes nothing."""
+        if last:
+            await finish(self.services, self.notification.key)
+        if self.notification.purpose is Purpose.DIGEST:
+            person = Person(self.notification.tenant, self.message.recipient, Task.SETTLE)
+            await self.services.queues.wake(person)
+
+    async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
+        """End it without a request; where an earlier one may have arrived, that is what is said."""
+        if self.known.maybe_twice:
+            crashed = self.known.state is DeliveryState.SENDING
+            await self.end(DeliveryState.UNKNOWN, Reason.CRASHED if crashed else Reason.NO_ANSWER)
+        else:
+            await self.end(state, reason)
+
+    async def hold(self, reason: Reason, until: datetime) -> None:
+        """Let it wait until then; what wakes it is stored before its row says so."""
+        services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
+        plain = replace(self.message, etag="", attempts=0)
+        item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
+        await services.waiting.put(tenant, item)
+        if until < FOREVER:
+            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
+            await services.due.put(until, kind, f"{tenant};{recipient}")
+        await services.deliveries.release(
+            self.message,
+            self.known.etag,
+            reason,
+            attempts=self.known.attempts,
+            maybe_twice=self.known.maybe_twice,
+            not_before=until,
+            now=self.now,
+            rule=str(self.rule or ""),
+        )
+
+    async def later(self, delay: float, message: Delivery | None = None) -> None:
+        """Put the message back, or another in its place, visible in `delay` seconds."""
+        await self.services.queues.deliver(message or self.message, delay, urgent=self.notification.urgent)
