@@ -1,8 +1,8 @@
 """Digests that are all due at once, by one function host on Azurite: how fast they go out, and what one costs.
 
-Each person has some notifications in the digest. They are put there by a host whose clock stands before the first slot;
-then one starts whose clock is past it everywhere on earth, as after an outage, and finds all of them due. Teams
-answers after 80 ms, and enforces its limits.
+Each person has some notifications in the digest. They are put there by a host whose clock stands on the day before;
+then one starts whose clock is just past the minute that all of them have chosen. Teams answers after 80 ms, and
+enforces its limits.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PEOPLE, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.
 ITEMS = 3
 #: Requests a second that the tenant may have: what one host and this storage carry easily, and what Teams takes.
-RATES = (10, 45)
+RATES = (25, 45)
 LATENCY = 0.08
 #: What the clocks of the two hosts show at their start.
-BEFORE, AFTER = "2026-11-23T08:00Z", "2026-11-25T12:00Z"
+BEFORE, AFTER = "2026-11-23T10:00Z", "2026-11-24T09:00:05Z"
 #: Seconds that either host may take for one person, and for whatever else.
 PATIENCE_EACH, PATIENCE = 0.5, 120
 #: Operations that are made less often than this for a digest are only summed, not named.

@@ -134,7 +134,6 @@ class Stage:
             "bot_id": f"28:{self.teams.app_id}",
             "name": person.name,
             "locale": person.locale,
-            "time_zone": person.time_zone,
         }
 
 

@@ -241,7 +241,8 @@ async def _digest(turn: Turn) -> Reply:
 
 async def _digest_now(turn: Turn) -> Reply:
     services = turn.services
-    if not await services.waiting.ready(turn.tenant, turn.recipient, services.clock(), 1):
+    waits, _ = await services.waiting.ready(turn.tenant, turn.recipient, services.clock(), 1)
+    if not waits:
         return Reply("Nothing waits for a digest")
     await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
     return Reply("The digest is on its way")

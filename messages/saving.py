@@ -87,8 +87,15 @@ def _short(value: str) -> str:
 
 def _mode(category: str, known: Preferences, value: str) -> Preferences:
     if value != DECLARED:
-        return known.with_mode(category, Mode(value))
+        return known.with_mode(category, _chosen(value))
     return replace(known, categories={name: mode for name, mode in known.categories.items() if name != category})
+
+
+def _chosen(value: str) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        raise ValueError(f"one of {', '.join(Mode)}") from None
 
 
 def _quiet(known: Preferences, value: str) -> Preferences:
@@ -97,7 +104,7 @@ def _quiet(known: Preferences, value: str) -> Preferences:
 
 
 _FIELDS: Mapping[str, Read] = {
-    "default": lambda known, value: replace(known, default=None if value == DECLARED else Mode(value)),
+    "default": lambda known, value: replace(known, default=None if value == DECLARED else _chosen(value)),
     "stopped": lambda known, value: replace(known, stopped=value == ON),
     "time_zone": lambda known, value: replace(known, time_zone=zone(value).key if value else ""),
     "quiet": _quiet,

@@ -33,7 +33,10 @@ async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) ->
 
 async def finish(services: Services, key: str) -> bool:
     """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them."""
-    notification = await services.notifications.get(key)
+    # One that may be old serves where only a write by its ETag can follow.
+    notification = await services.notifications.recent(key)
+    if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
+        notification = await services.notifications.get(key)
     while notification and notification.state in _LISTED:
         counts = await services.deliveries.counts(key, notification.shards)
         final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()

@@ -89,15 +89,9 @@ class Sending:
             await self.end(state, reason)
 
     async def hold(self, reason: Reason, until: datetime) -> None:
-        """Let it wait until then; what wakes it is stored before its row says so."""
+        """Let it wait until then; who dies before all is stored leaves its message, which comes again."""
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        plain = replace(self.message, etag="", attempts=0)
-        item = Item(delivery=plain, reason=reason, until=until, created=self.notification.created)
-        await services.waiting.put(tenant, item)
-        if until < FOREVER:
-            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
-            await services.due.put(until, kind, f"{tenant};{recipient}")
-        await services.deliveries.release(
+        held = await services.deliveries.release(
             self.message,
             self.known.etag,
             reason,
@@ -107,6 +101,11 @@ class Sending:
             now=self.now,
             rule=str(self.rule or ""),
         )
+        plain, created = replace(self.message, etag="", attempts=0), self.notification.created
+        await services.waiting.put(tenant, Item(delivery=plain, reason=reason, until=until, created=created, held=held))
+        if until < FOREVER:
+            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
+            await services.due.put(until, kind, f"{tenant};{recipient}")
 
     async def later(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from notify import policy
 from notify.policy import Step
@@ -21,6 +22,9 @@ from shared.together import together
 
 #: Deliveries of one page.
 PAGE = 200
+#: What waits for its recipient is woken by table Due: the watch resumes it where that is so long ago. After an outage
+#: it would be one more who sees to all that is late.
+OVERDUE = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ async def _todo(
         if still:
             waiting = dict(Counter(f"{state.state} {state.reason}".strip() for _, state in still))
             log.info("Notification %s is under way in part %s: %s", notification.key, message.shard, waiting)
-        people, machines = services.clock(), services.real_time()
+        people, machines = services.clock() - OVERDUE, services.real_time()
         return [
             delivery
             for delivery, state in still

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.request import getproxies_environment
 
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
@@ -37,14 +38,18 @@ def open_storage(
 ) -> tuple[QueueServiceClient, TableServiceClient]:
     """The clients, not connected yet; raises `SettingsError` where `connection` is missing or unreadable."""
     values = os.environ if environ is None else environ
+    # Else the SDK looks for a proxy and for ~/.netrc before each request, in threads: a tenth of its time.
+    proxied = bool(set(getproxies_environment()) - {"no"})
     text = values.get(connection, "")
     if text.strip().rstrip(";").lower() == "usedevelopmentstorage=true":
         text = _DEVELOPMENT
     if text:
         try:
             return (
-                QueueServiceClient.from_connection_string(text, api_version=QUEUE_API_VERSION),
-                TableServiceClient.from_connection_string(text),
+                QueueServiceClient.from_connection_string(
+                    text, api_version=QUEUE_API_VERSION, use_env_settings=proxied
+                ),
+                TableServiceClient.from_connection_string(text, use_env_settings=proxied),
             )
         except ValueError:
             raise SettingsError(f"{connection} is no connection string of a storage account") from None
@@ -62,8 +67,8 @@ def open_storage(
         )
     credential = _identity(values.get(f"{connection}__clientId"))
     return (
-        QueueServiceClient(queue_url, credential=credential, api_version=QUEUE_API_VERSION),
-        TableServiceClient(table_url, credential=credential),
+        QueueServiceClient(queue_url, credential=credential, api_version=QUEUE_API_VERSION, use_env_settings=proxied),
+        TableServiceClient(table_url, credential=credential, use_env_settings=proxied),
     )
 
 

@@ -14,6 +14,7 @@ Nothing is lost or told twice, whoever dies when, and however many see to the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -79,9 +80,8 @@ async def settle(services: Services, person: Person, state: DigestState, items: 
     await together(state.told, lambda delivery: end(services, delivery, ended, reason))
     told = {delivery.notification for delivery in state.told}
     over = [item for item in items if item.delivery.notification in told]
-    await together(over, lambda item: services.waiting.done(person.tenant, item))
     settled = replace(state, told=())
-    return replace(settled, etag=await services.waiting.move_digest(person.tenant, person.recipient, settled))
+    return replace(settled, etag=await services.waiting.move_digest(person.tenant, person.recipient, settled, over))
 
 
 def kept_for(known: State) -> int:
@@ -98,7 +98,7 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
     if not known.rule:
         return known.etag
     reason = Reason.DIGEST if kept_for(known) else Reason(known.reason)
-    return await _hold(services, delivery, known, reason, services.clock(), "")
+    return await _hold(services, delivery, known.etag, reason, services.clock(), "")
 
 
 async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
@@ -128,43 +128,39 @@ async def end(services: Services, delivery: Delivery, state: DeliveryState, reas
 
 async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
     """Keep a delivery for the digest of this number; None where that is not to tell it."""
-    while (known := await services.deliveries.get(case.delivery)) and known.rule and not known.state.final:
+    delivery, etag = case.delivery, item.held  # the row has seldom changed since, and need not be read then
+    while True:
+        with suppress(Conflict):
+            if etag:
+                # Without a reason, whoever meets a message of it only puts that back.
+                etag = await _hold(services, delivery, etag, None, FOREVER, f"{_KEPT}{number}")
+                break
+        known = await services.deliveries.get(delivery)
+        if known is None or known.state.final or not known.rule:
+            if known and not known.state.final:  # somebody lets it go, who may have died at that
+                await services.queues.deliver(delivery)
+            await services.waiting.done(person.tenant, person.recipient, [item])
+            return None
         if known.state is DeliveryState.SENDING:
             return None
         etag = known.etag
-        if kept_for(known) != number:
-            try:
-                # Without a reason, whoever meets a message of it only puts that back.
-                etag = await _hold(services, case.delivery, known, None, FOREVER, f"{_KEPT}{number}")
-            except Conflict:
-                continue
-        return replace(case, delivery=replace(case.delivery, etag=etag))
-    if known and not known.state.final:  # somebody lets it go, who may have died at that
-        await services.queues.deliver(case.delivery)
-    await services.waiting.done(person.tenant, item)
-    return None
+        if kept_for(known) == number:
+            break
+    return replace(case, delivery=replace(delivery, etag=etag))
 
 
 async def _ripen(services: Services, delivery: Delivery) -> None:
     """Let a delivery that is kept wait no longer than until now, so that it is not put off when it is redriven."""
     known = await services.deliveries.get(delivery)
     if known and kept_for(known):
-        await _hold(services, delivery, known, None, services.real_time(), known.rule)
+        await _hold(services, delivery, known.etag, None, services.real_time(), known.rule)
 
 
 async def _hold(
-    services: Services, delivery: Delivery, known: State, reason: Reason | None, until: datetime, rule: str
+    services: Services, delivery: Delivery, etag: str, reason: Reason | None, until: datetime, rule: str
 ) -> str:
-    return await services.deliveries.release(
-        delivery,
-        known.etag,
-        reason,
-        attempts=known.attempts,
-        maybe_twice=known.maybe_twice,
-        not_before=until,
-        now=services.real_time(),
-        rule=rule,
-    )
+    now = services.real_time()
+    return await services.deliveries.release(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
 def _compose(

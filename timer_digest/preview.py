@@ -1,21 +1,30 @@
-"""When a recurring announcement comes for given people: `python -m timer_digest.preview FILE --zone Europe/Berlin`."""
+"""When a recurring announcement comes for given people: `python -m timer_digest.preview FILE --zone Europe/Berlin`.
+
+With `--person` the zone is that of somebody whom the app knows: it is read from the storage of `AzureWebJobsStorage`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import orjson
+from azure.core.exceptions import AzureError
 
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
 from shared.localtime import shown, zone
 from shared.recurring import coming
+from shared.settings import Settings, SettingsError, load
+from shared.storage import open_storage
+from shared.store.conversations import Conversations
+from shared.store.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +70,20 @@ def _later(by: timedelta) -> str:
     return f"{minutes} minutes {'later' if by > timedelta() else 'earlier'}"
 
 
-def lines(found: dict[str, list[Coming]]) -> Iterator[str]:
-    """What `preview` found, as people read it."""
+async def zones_of(people: Sequence[str], settings: Settings, tenant: str) -> dict[str, str]:
+    """The zone by whose clocks each of these people (Entra object ids) is told, by its name."""
+    queues, tables = open_storage()
+    async with queues, tables:
+        conversations = Conversations(Table(tables.get_table_client(f"{settings.table_prefix}Conversations")))
+        known = [await conversations.of(tenant, f"u:{person.lower()}") for person in people]
+    return {person: each.place(settings.default_time_zone).key for person, each in zip(people, known, strict=True)}
+
+
+def lines(found: Mapping[str, Sequence[Coming]], people: Mapping[str, str]) -> Iterator[str]:
+    """What `preview` found, as people read it; `people` says in which of the zones who lives."""
     for name, times in found.items():
-        yield name
+        here = [person for person, place in people.items() if place == name]
+        yield f"{name}: {', '.join(here)}" if here else name
         for each in times:
             yield f"  {each.wall:%a %Y-%m-%d %H:%M}  {each.at:%Y-%m-%dT%H:%MZ}  {each.note}".rstrip()
         if not times:
@@ -88,22 +107,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the command `schedule`, or its announcement alone, in JSON")
     parser.add_argument("--count", type=int, default=5, help="how many times (default: 5)")
     parser.add_argument("--zone", action="append", default=[], help="where people are; may be said several times")
+    parser.add_argument("--person", action="append", default=[], help="an Entra object id; may be said several times")
+    parser.add_argument("--tenant", help="their tenant, where HERALD_ALLOWED_TENANTS names several")
     parser.add_argument("--after", type=datetime.fromisoformat, help="from when on, in ISO 8601 (default: now)")
     options = parser.parse_args(arguments)
     default_zone = os.environ.get("HERALD_DEFAULT_TIME_ZONE") or "UTC"
     after = options.after or datetime.now(UTC)
     try:
         announcement = _announcement(options.file.read_bytes())
-        own = announcement.time_zone or default_zone
-        zones = options.zone or [default_zone if own == RECIPIENT else own]
+        own, people = announcement.time_zone or default_zone, {}
+        if options.person:
+            settings = load()
+            tenant = options.tenant or (min(settings.tenants) if len(settings.tenants) == 1 else "")
+            if not tenant:
+                parser.error("--tenant is required: HERALD_ALLOWED_TENANTS names several, or none")
+            people = asyncio.run(zones_of(options.person, settings, tenant.lower()))
+        zones = list(dict.fromkeys([*options.zone, *people.values()]))
+        zones = zones or [default_zone if own == RECIPIENT else own]
         found = preview(announcement, zones, options.count, after if after.tzinfo else after.replace(tzinfo=UTC), own)
     except Refused as refused:
         faults = [f"{fault.pointer}: {fault.message}" for fault in refused.faults] or ["holds no announcement"]
         sys.stderr.write("".join(f"{options.file}: {fault}\n" for fault in faults))
         return 1
-    except (OSError, ValueError) as error:
+    except AzureError as error:
+        parser.error(f"the storage of AzureWebJobsStorage does not answer: {str(error).splitlines()[0]}")
+    except (OSError, SettingsError, ValueError) as error:
         parser.error(str(error))
-    sys.stdout.write("".join(f"{line}\n" for line in lines(found)))
+    sys.stdout.write("".join(f"{line}\n" for line in lines(found, people)))
     return 0
 
 

@@ -10,7 +10,7 @@ from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.store.deliveries import State
 from shared.store.table import Conflict
-from shared.store.waiting import DigestState, Item
+from shared.store.waiting import DigestState
 from shared.together import together
 from timer_digest import digesting
 from timer_digest.choosing import Parting, choose, wants_of
@@ -45,10 +45,10 @@ async def _reconsider(services: Services, person: Person) -> None:
 
 
 async def _see_to(services: Services, person: Person) -> None:
-    state = await services.waiting.digest(person.tenant, person.recipient)
-    items = await services.waiting.ready(person.tenant, person.recipient, services.clock(), MOST)
+    items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
-    await together(timed, lambda item: _put_back(services, person, item))
+    await together(timed, lambda item: services.queues.deliver(item.delivery))
+    await services.waiting.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
     if state.told:
@@ -81,21 +81,17 @@ async def let_go(services: Services, person: Person, state: DigestState, going: 
         state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
     told = {delivery.notification for delivery in state.told}
     pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.notification not in told]
-    await together(pairs, lambda pair: _let_go(services, person, *pair))
+    await together(pairs, lambda pair: _let_go(services, *pair))
+    await services.waiting.done(person.tenant, person.recipient, [going.item for going, _ in pairs])
     return state
 
 
-async def _let_go(services: Services, person: Person, going: Parting, known: State | None) -> None:
-    item = going.item
-    if known and known.state is DeliveryState.QUEUED:
-        etag = await digesting.free(services, item.delivery, known)
-        if going.state is None:
-            await _put_back(services, person, item)
-            return
-        await digesting.end(services, replace(item.delivery, etag=etag), going.state)
-    await services.waiting.done(person.tenant, item)
-
-
-async def _put_back(services: Services, person: Person, item: Item) -> None:
-    await services.queues.deliver(item.delivery)
-    await services.waiting.done(person.tenant, item)
+async def _let_go(services: Services, going: Parting, known: State | None) -> None:
+    delivery = going.item.delivery
+    if known is None or known.state is not DeliveryState.QUEUED:
+        return
+    etag = await digesting.free(services, delivery, known)
+    if going.state is None:
+        await services.queues.deliver(delivery)
+    else:
+        await digesting.end(services, replace(delivery, etag=etag), going.state)

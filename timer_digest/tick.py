@@ -36,8 +36,9 @@ async def tick(services: Services) -> int:
                     if not isinstance(result, Exception):
                         raise result
                     log.error("A %s of %s does not wake", waking.kind, waking.minute, exc_info=result)
-                else:
-                    woken += result
+            done = [waking for waking, result in zip(wakings, results, strict=True) if result is True]
+            await services.due.done(done)
+            woken += len(done)
     return woken
 
 
@@ -55,7 +56,6 @@ async def _wake(services: Services, waking: Waking) -> bool:
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False
-    await services.due.done(waking)
     return True
 
 

@@ -44,7 +44,6 @@ def preferences_card(
     zone_source: str,
     digest: str,
     note: str = "",
-    error: str = "",
     now: datetime | None = None,
     locale: str = "",
     key: str = "",
@@ -55,7 +54,7 @@ def preferences_card(
     """The card of these preferences (an Adaptive Card 1.5).
 
     `zone` is the zone that counts, and `zone_source` where it comes from, in words; `digest` is when digests come to
-    who did not choose. `note` and `error` stand at the top, `errors` at their fields. `now` hides a pause that is over.
+    who did not choose. `note` stands at the top, `errors` at their fields. `now` hides a pause that is over.
     `locale` is the person's, for who chose no language. `key` is of the notification whose card this one replaced: a
     button leads back to it. Fields show what was `typed` where it could not be saved, and remember what they `was`.
     """
@@ -86,8 +85,8 @@ def preferences_card(
     body = [heading(label("title"))]
     if note:
         body.append(done([note]))
-    if error or wrong:
-        body.append(line(error or label("unsaved"), color="Attention"))
+    if wrong:
+        body.append(line(label("unsaved"), color="Attention"))
     body += choice("default", label("default"), {DECLARED: label("declared")} | modes)
     for category in islice(categories.declared, MOST):
         if category.mandatory:

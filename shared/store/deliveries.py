@@ -32,7 +32,7 @@ RANGE_FACTOR = 4
 #: How often an insert is tried again when others insert into the same partition at the same moment.
 TRIES = 20
 #: Partitions whose counts are kept in memory.
-REMEMBERED = 256
+REMEMBERED = 4096
 
 _COUNTS = "~counts"
 _OPEN = "open"
@@ -146,21 +146,24 @@ class Deliveries:
         etag: str,
         reason: Reason | None,
         *,
-        attempts: int,
-        maybe_twice: bool,
         not_before: datetime,
         now: datetime,
+        attempts: int | None = None,
+        maybe_twice: bool = False,
         rule: str = "",
     ) -> str:
-        """Let one wait that is not finished, until `not_before`; returns the ETag, or raises `Conflict`."""
+        """Let one wait that is not finished, until `not_before`; returns the ETag, or raises `Conflict`.
+
+        Without `attempts` it has as many as before.
+        """
         row = _where(message) | {
             "state": str(DeliveryState.QUEUED),
             "reason": str(reason or ""),
-            "attempts": attempts,
             "not_before": not_before,
             "rule": rule,
             "updated": now,
         }
+        row |= {} if attempts is None else {"attempts": attempts}
         row |= _TWICE if maybe_twice else {}
         written, _ = await self._change(row, etag, DeliveryState.SENDING, DeliveryState.QUEUED)
         return written

@@ -7,7 +7,8 @@ is stored.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -53,9 +54,12 @@ class Due:
         async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size, select=select):
             yield [_waking(row) for row in rows]
 
-    async def done(self, waking: Waking) -> None:
-        """Forget it: its effect is stored."""
-        await self._table.delete(waking.partition, waking.row)
+    async def done(self, wakings: Iterable[Waking]) -> None:
+        """Forget them: their effect is stored."""
+        rows: dict[str, dict[str, str]] = {}
+        for waking in wakings:
+            rows.setdefault(waking.partition, {})[waking.row] = ""
+        await asyncio.gather(*(self._table.clear(partition, those) for partition, those in rows.items()))
 
 
 def _waking(row: Row) -> Waking:

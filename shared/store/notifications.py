@@ -78,7 +78,7 @@ class Notifications:
     def __init__(self, table: Table, monotonic: Callable[[], float]) -> None:
         self._table = table
         self._monotonic = monotonic
-        self._cache: OrderedDict[str, tuple[float, asyncio.Task[Notification | None]]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, asyncio.Future[Notification | None]]] = OrderedDict()
 
     async def insert(self, notification: Notification) -> Notification:
         """Store a new one and return it with its ETag; raises `Conflict` where there is one of this key."""
@@ -97,7 +97,7 @@ class Notifications:
             "purpose": str(notification.purpose),
         }
         row |= {name: at for name in ("due", "expires", "time", "total") if (at := getattr(notification, name))}
-        return replace(notification, etag=await self._table.insert(row))
+        return self._written(replace(notification, etag=await self._table.insert(row)))
 
     async def get(self, key: str) -> Notification | None:
         """The notification as it is now, or None."""
@@ -109,17 +109,26 @@ class Notifications:
         read_at, reading = self._cache.get(key, (0.0, None))
         if reading is None or self._monotonic() - read_at > MAX_AGE or (reading.done() and reading.exception()):
             reading = asyncio.ensure_future(self.get(key))
-            self._cache[key] = (self._monotonic(), reading)
-            self._cache.move_to_end(key)
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
+            self._remember(key, reading)
         return await asyncio.shield(reading)
+
+    def _remember(self, key: str, reading: asyncio.Future[Notification | None]) -> None:
+        self._cache[key] = (self._monotonic(), reading)
+        self._cache.move_to_end(key)
+        if len(self._cache) > CACHED:
+            self._cache.popitem(last=False)
 
     async def advance(self, notification: Notification, **changes: object) -> Notification:
         """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
         plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
         etag = await self._table.merge(_where(notification.key) | plain, notification.etag)
-        return replace(notification, **changes, etag=etag)  # type: ignore[arg-type]
+        return self._written(replace(notification, **changes, etag=etag))  # type: ignore[arg-type]
+
+    def _written(self, notification: Notification) -> Notification:
+        reading: asyncio.Future[Notification | None] = asyncio.get_running_loop().create_future()
+        reading.set_result(notification)
+        self._remember(notification.key, reading)
+        return notification
 
 
 def _where(key: str) -> dict[str, object]:

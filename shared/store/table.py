@@ -8,6 +8,7 @@ know that a row is its own writes a token of its own into it and reads it back.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from azure.core import MatchConditions
@@ -22,12 +23,19 @@ BATCH = 100
 PAGE = 1000
 
 Row = Mapping[str, Any]
-#: What a batch does with a row: insert it, or merge it where its ETag still is the given one.
-Operation = tuple[Literal["create"], Row] | tuple[Literal["update"], Row, str]
+#: What a batch does with a row: insert it, merge it where its ETag still is the given one, or remove it, with an ETag
+#: only where it still has that.
+Operation = tuple[Literal["create", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
 
 
 class Conflict(Exception):
     """The row is not as it was expected to be: it exists, was changed, or is gone."""
+
+
+def removal(partition: str, row: str, etag: str = "") -> Operation:
+    """What removes a row as a part of a batch."""
+    where = {"PartitionKey": partition, "RowKey": row}
+    return ("delete", where, etag) if etag else ("delete", where)
 
 
 class Table:
@@ -76,8 +84,23 @@ class Table:
         except ResourceModifiedError:
             raise Conflict from None
 
+    async def clear(self, partition: str, rows: Mapping[str, str]) -> None:
+        """Remove the rows of these keys, each where it exists and has its ETag ("" for any): in few transactions."""
+        found = list(rows.items())
+        for start in range(0, len(found), BATCH):
+            part = found[start : start + BATCH]
+            try:
+                if len(part) > 1:
+                    await self.batch([removal(partition, row, etag) for row, etag in part])
+                    continue
+            except Conflict:  # with one of them: each is tried alone
+                pass
+            for row, etag in part:
+                with suppress(Conflict):
+                    await self.delete(partition, row, etag)
+
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
-        """Do up to 100 operations on one partition, all or none, and return the ETags; `Conflict` where one fails."""
+        """Do up to 100 operations on one partition, all or none; returns the ETags, or raises `Conflict`."""
         tuples: Iterable[Any] = (
             (kind, row)
             if not etag
@@ -85,7 +108,7 @@ class Table:
             for kind, row, *etag in operations
         )
         try:
-            return [str(answer["etag"]) for answer in await self._client.submit_transaction(tuples)]
+            return [str(answer.get("etag", "")) for answer in await self._client.submit_transaction(tuples)]
         except HttpResponseError as error:
             if error.status_code in (404, 409, 412):
                 raise Conflict from None

@@ -6,14 +6,15 @@ their digests are. An item that is put again has a new ETag, so that whoever rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from shared.queues import Delivery
 from shared.states import Reason
 from shared.store import keys
-from shared.store.table import Conflict, Row, Table
+from shared.store.table import BATCH, Conflict, Row, Table, removal
 
 VERSION = 1
 _DIGEST = "~digest"
@@ -21,12 +22,16 @@ _DIGEST = "~digest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One delivery that waits; `key` is its row's, `until` when it is looked at again, `created` the notification's."""
+    """One delivery that waits; `key` is its row's, `until` when it is looked at again, `created` the notification's.
+
+    `held` is the ETag of the delivery's row since it waits.
+    """
 
     delivery: Delivery
     reason: Reason
     until: datetime
     created: datetime
+    held: str
     key: str = ""
     etag: str = ""
 
@@ -61,58 +66,67 @@ class Waiting:
                 "reason": str(item.reason),
                 "until": item.until,
                 "created": item.created,
+                "held": item.held,
             }
         )
 
     async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[Item]:
         """The first `limit` that wait for a recipient, after the one of the key `after`, oldest first."""
-        return await self._items(tenant, recipient, "RowKey gt @after", {"after": after}, limit)
-
-    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> list[Item]:
-        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first."""
-        values = {"reason": str(Reason.DIGEST), "now": now}
-        return await self._items(tenant, recipient, "( reason eq @reason or until le @now )", values, limit)
-
-    async def _items(
-        self, tenant: str, recipient: str, where: str, values: dict[str, object], limit: int
-    ) -> list[Item]:
         rows = await self._table.query(
-            f"PartitionKey eq @partition and RowKey lt @digest and {where}",
-            {"partition": _partition(tenant, recipient), "digest": _DIGEST, **values},
+            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @digest",
+            {"partition": _partition(tenant, recipient), "digest": _DIGEST, "after": after},
             limit=limit,
         )
         return [_item(recipient, row) for row in rows]
 
-    async def done(self, tenant: str, item: Item) -> None:
-        """Remove it, where it was not put again since it was read."""
-        try:
-            await self._table.delete(_partition(tenant, item.delivery.recipient), item.key, item.etag)
-        except Conflict:
-            return
+    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> tuple[list[Item], DigestState]:
+        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first; and the digests."""
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey le @digest and "
+            "( reason eq @reason or until le @now or RowKey eq @digest )",
+            {
+                "partition": _partition(tenant, recipient),
+                "digest": _DIGEST,
+                "reason": str(Reason.DIGEST),
+                "now": now,
+            },
+            limit=limit + 1,
+        )
+        items = [_item(recipient, row) for row in rows if row["RowKey"] != _DIGEST]
+        if len(items) > limit:  # the row of digests is the last one
+            return items[:limit], await self.digest(tenant, recipient)
+        return items, _digest(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
+
+    async def done(self, tenant: str, recipient: str, items: Iterable[Item]) -> None:
+        """Remove what waited for a recipient, where it was not put again since it was read."""
+        await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
     async def digest(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
-        if found is None:
-            return DigestState()
-        row, etag = found
-        return DigestState(
-            number=row["number"],
-            last=date.fromisoformat(row["last"]) if row["last"] else None,
-            told=[_told(recipient, line) for line in row["told"].splitlines()],
-            etag=etag,
-        )
+        return _digest(recipient, found[0]) if found else DigestState()
 
-    async def move_digest(self, tenant: str, recipient: str, state: DigestState) -> str:
-        """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`."""
+    async def move_digest(self, tenant: str, recipient: str, state: DigestState, over: Sequence[Item] = ()) -> str:
+        """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`.
+
+        `over` are removed before, or with it, as by `done`.
+        """
+        partition = _partition(tenant, recipient)
         row = {
-            "PartitionKey": _partition(tenant, recipient),
+            "PartitionKey": partition,
             "RowKey": _DIGEST,
             "v": VERSION,
             "number": state.number,
             "last": state.last.isoformat() if state.last else "",
             "told": "\n".join(f"{each.notification};{each.shard};{each.etag}" for each in state.told),
         }
-        return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
+        if not state.etag:
+            return await self._table.insert(row)
+        if 0 < len(over) < BATCH:
+            removals = [removal(partition, item.key, item.etag) for item in over]
+            with suppress(Conflict):  # with an item, or with the row itself
+                return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]
+        await self.done(tenant, recipient, over)
+        return await self._table.merge(row, state.etag)
 
 
 def item_key(created: datetime, notification: str) -> str:
@@ -130,9 +144,23 @@ def _item(recipient: str, row: Row) -> Item:
         reason=Reason(row["reason"]),
         until=row["until"],
         created=row["created"],
+        held=row.get("held", ""),
         key=row["RowKey"],
-        etag=str(row.metadata["etag"]),  # type: ignore[attr-defined]
+        etag=_etag(row),
     )
+
+
+def _digest(recipient: str, row: Row) -> DigestState:
+    return DigestState(
+        number=row["number"],
+        last=date.fromisoformat(row["last"]) if row["last"] else None,
+        told=[_told(recipient, line) for line in row["told"].splitlines()],
+        etag=_etag(row),
+    )
+
+
+def _etag(row: Row) -> str:
+    return str(row.metadata["etag"])  # type: ignore[attr-defined]
 
 
 def _told(recipient: str, line: str) -> Delivery:

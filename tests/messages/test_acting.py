@@ -742,15 +742,19 @@ async def test_an_old_card_does_not_undo_newer_changes(ada: Desk) -> None:
 
 async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada: Desk) -> None:
     card = await form(ada)
-    after = await save(ada, card, time_zone="Berlin", quiet="whenever", digest="daily 9:00", category__builds="off")
+    forged = {"default": "loud"}
+    after = await save(
+        ada, card, time_zone="Berlin", quiet="whenever", digest="daily 9:00", category__builds="off", **forged
+    )
     assert await ada.wants() == Preferences()
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in lines({"body": [at["time_zone"]]})[0]
     assert "is no day of the week" in lines({"body": [at["quiet"]]})[0]
+    assert lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
-    await save(ada, after, time_zone="Europe/Berlin", quiet="")
+    await save(ada, after, time_zone="Europe/Berlin", quiet="", default="declared")
     known = await ada.wants()
     assert (known.time_zone, known.digest, known.categories) == ("Europe/Berlin", "daily 09:00", {"builds": Mode.OFF})
 

@@ -374,7 +374,11 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
     recipient = f"u:{chat.person.object_id}"
     for number in range(MOST_COUNTED + 1):
         item = Item(
-            delivery=Delivery(f"{number:032x}", "0", recipient, "", 0), reason=Reason.PAUSED, until=now, created=now
+            delivery=Delivery(f"{number:032x}", "0", recipient, "", 0),
+            reason=Reason.PAUSED,
+            until=now,
+            created=now,
+            held="",
         )
         await chat.herald.services.waiting.put(chat.herald.tenant, item)
     assert (await chat.ask("status"))[-1] == f"Waiting  {MOST_COUNTED} or more"

@@ -88,7 +88,7 @@ def test_teams_renders_every_card(tongue: str) -> None:
         for errors in ({}, wrong):
             card = preferences_card(
                 preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", digest="daily 09:00", locale=tongue,
-                note="<at>x</at>", error="*" if errors else "", errors=errors, key=KEY, now=NOW,
+                note="<at>x</at>", errors=errors, key=KEY, now=NOW,
             )  # fmt: skip
             assert faults(card) == []
     assert faults(welcome_card(tongue, KEY)) == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from shared.settings import Settings, SettingsError, load
 from shared.storage import open_storage
@@ -99,3 +102,29 @@ async def test_storage_is_opened_by_account_name_with_an_identity() -> None:
     async with queues, tables:
         assert queues.url.startswith("https://heraldstore.queue.core.windows.net")
         assert tables.url.startswith("https://heraldstore.table.core.windows.net")
+
+
+async def test_storage_is_reached_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].split()[1].decode())
+        writer.write(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        account = "AccountName=account0;AccountKey=a2V5;QueueEndpoint=http://q.test;TableEndpoint=http://t.test"
+        queues, tables = open_storage({"AzureWebJobsStorage": f"DefaultEndpointsProtocol=http;{account}"})
+        async with queues, tables:
+            for client in (
+                queues.get_queue_client("notifications").get_queue_properties(),
+                tables.get_table_client("HeraldDue").get_entity("p", "r"),
+            ):
+                with pytest.raises(HttpResponseError):
+                    await client
+    assert [url.split("?")[0].split("(")[0] for url in asked] == [
+        "http://q.test/notifications",
+        "http://t.test/HeraldDue",
+    ]

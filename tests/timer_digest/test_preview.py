@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from local.fake_teams.client import FakeTeams
 from shared.contract import Announcement
+from tests.notify.conftest import Herald
+from tests.timer_digest.digests import prefer
 from timer_digest.preview import main, preview
 
 ANNOUNCEMENT: dict[str, Any] = {
@@ -17,6 +21,11 @@ ANNOUNCEMENT: dict[str, Any] = {
     "timeZone": "recipient",
     "notification": {"recipients": [{"all": True}], "category": "news", "content": {"title": "Good morning"}},
 }
+TENANT = "11111111-1111-1111-1111-111111111111"
+NOBODY_ANSWERS = (
+    "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=a2V5;"
+    "QueueEndpoint=http://127.0.0.1:1/a;TableEndpoint=http://127.0.0.1:1/a"
+)
 #: The evening before clocks are put forward in Berlin.
 EVENING = datetime(2027, 3, 27, 18, tzinfo=UTC)
 
@@ -93,3 +102,47 @@ def test_a_zone_that_there_is_not_gets_the_helpful_answer(tmp_path: Path, capsys
         main([written(tmp_path, ANNOUNCEMENT), "--zone", "Berlin"])
     assert left.value.code == 2
     assert "Europe/Berlin" in capsys.readouterr().err
+
+
+async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
+    herald: Herald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in herald.environ.items():
+        monkeypatch.setenv(name, value)
+    ada, bob = (await herald.grow(people=2)).people
+    await prefer(herald, ada, time_zone="Asia/Tokyo")
+    await prefer(herald, bob, time_zone="Asia/Tokyo")
+    asked = [f"--person={each.object_id.upper()}" for each in (ada, bob)] + ["--person=nobody", "--count=1"]
+    assert await asyncio.to_thread(main, [written(tmp_path, ANNOUNCEMENT), *asked, "--after=2027-03-27T18:00"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"Asia/Tokyo: {ada.object_id.upper()}, {bob.object_id.upper()}",
+        "  Mon 2027-03-29 02:30  2027-03-28T17:30Z",
+        "UTC: nobody",
+        "  Sun 2027-03-28 02:30  2027-03-28T02:30Z",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AzureWebJobsStorage", "", "AzureWebJobsStorage is missing"),
+        ("AzureWebJobsStorage", NOBODY_ANSWERS, "the storage of AzureWebJobsStorage does not answer"),
+        ("HERALD_ALLOWED_TENANTS", f"{TENANT},{TENANT[:-1]}2", "--tenant is required"),
+        ("MicrosoftAppId", "", "MicrosoftAppId"),
+    ],
+)
+def test_who_cannot_be_looked_for_is_not_and_the_line_says_why(
+    teams: FakeTeams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    said: str,
+) -> None:
+    for known, good in (teams.settings | {"AzureWebJobsStorage": NOBODY_ANSWERS, name: value}).items():
+        monkeypatch.setenv(known, good)
+    with pytest.raises(SystemExit) as left:
+        main([written(tmp_path, ANNOUNCEMENT), "--person", "ada"])
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
