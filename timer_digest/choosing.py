@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from shared.cards.wording import language
 from shared.digest_rule import DigestRule, Slot
 from shared.preferences import Preferences
 from shared.queues import Person, Task
@@ -51,10 +52,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What somebody wants to be told, and when their digests come on the clocks of `place`."""
+    """What somebody wants to be told, in which language, and when their digests come on the clocks of `place`."""
 
     preferences: Preferences
     place: ZoneInfo
+    tongue: str
     rule: DigestRule
 
 
@@ -130,7 +132,8 @@ async def wants_of(services: Services, person: Person) -> Wants:
     rule = digest_rule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:  # who asks for it is not kept waiting by their quiet hours, nor by a pause
         preferences = replace(preferences, quiet="", paused_until=None)
-    return Wants(preferences, reference.place(settings.default_time_zone), rule)
+    tongue = language(preferences.locale, reference.locale)
+    return Wants(preferences, reference.place(settings.default_time_zone), tongue, rule)
 
 
 async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[Item]) -> list[_Decided]:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from shared import outbox
 from shared.preferences import FOREVER
@@ -30,7 +29,7 @@ from shared.store.notifications import notification_key
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.together import together
-from timer_digest.choosing import Plan, wants_of
+from timer_digest.choosing import Plan, Wants, wants_of
 from timer_digest.stories import Case, Story, compose, stories
 
 #: The source of digests.
@@ -41,14 +40,14 @@ LOOK_AGAIN = timedelta(days=1)
 _KEPT = f"{Rule.DIGEST} "
 
 
-async def send(services: Services, person: Person, state: DigestState, plan: Plan, place: ZoneInfo) -> None:
+async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
     found = await together(plan.tell, lambda pair: _keep(services, person, number, *pair))
     told = stories(case for case in found if case)
     if not told:
         return
-    count, data = _compose(services, person, place, told, plan.more)
+    count, data = _compose(services, person, wants, told, plan.more)
     # What waits then is in the next one; and whatever became of this one is seen then at the latest.
     next_at = plan.next_at or services.clock() + LOOK_AGAIN
     await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
@@ -163,11 +162,9 @@ async def _hold(
     return await services.deliveries.release(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
-def _compose(
-    services: Services, person: Person, place: ZoneInfo, told: Sequence[Story], more: int
-) -> tuple[int, bytes]:
-    limit = services.settings.max_activity_bytes
-    return compose(told, person.recipient, place, more, categories=services.categories, limit=limit)
+def _compose(services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int) -> tuple[int, bytes]:
+    limit, recipient = services.settings.max_activity_bytes, person.recipient
+    return compose(told, recipient, wants.place, wants.tongue, more, categories=services.categories, limit=limit)
 
 
 async def _post_again(services: Services, person: Person, state: DigestState) -> None:
@@ -175,7 +172,7 @@ async def _post_again(services: Services, person: Person, state: DigestState) ->
     pairs = zip(state.told, found, strict=True)
     told = stories(Case(delivery, notification) for delivery, notification in pairs if notification)
     wants = await wants_of(services, person)
-    await _post(services, person, state, _compose(services, person, wants.place, told, 0)[1])
+    await _post(services, person, state, _compose(services, person, wants, told, 0)[1])
 
 
 async def _post(services: Services, person: Person, state: DigestState, data: bytes) -> None:

@@ -63,7 +63,7 @@ async def _see_to(services: Services, person: Person) -> None:
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)
         if plan.tell:
-            await digesting.send(services, person, state, plan, wants.place)
+            await digesting.send(services, person, state, plan, wants)
             return
     if gone and len(items) == MOST:  # there may be more
         await services.queues.wake(replace(person, chances=0))

@@ -15,8 +15,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cards.parts import block, card, heading
 from shared.cards.replies import one_line
-from shared.cards.wording import plain
-from shared.localtime import shown
+from shared.cards.wording import moment, plain, say
 
 #: Lines of a category that are shown at once.
 SHOWN = 5
@@ -46,8 +45,8 @@ class Line:
     times: int = 1
 
 
-def draw(lines: Sequence[Line], place: ZoneInfo, more: int = 0) -> dict[str, Any]:
-    """The Adaptive Card of these lines, with times as clocks in `place` show them.
+def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0) -> dict[str, Any]:
+    """The Adaptive Card of these lines in a language, with times as clocks in `place` show them.
 
     `more` notifications did not fit, and wait for the next digest.
     """
@@ -55,38 +54,39 @@ def draw(lines: Sequence[Line], place: ZoneInfo, more: int = 0) -> dict[str, Any
     for line in lines:
         groups.setdefault(line.category, []).append(line)
     count = sum(line.times for line in lines)
-    title = f"Digest: {count} notification{'s' if count > 1 else ''}"
+    title = say(tongue, "digest.many" if count > 1 else "digest.one", count=count)
     body: list[dict[str, Any]] = [heading(title)]
     for number, (category, found) in enumerate(groups.items()):
-        body += _group(f"more{number}", category, found, place)
+        body += _group(f"more{number}", category, found, place, tongue)
     if more:
-        body.append(block(f"… and {more} more, in the next digest. **digest now** sends them at once.", separator=True))
-    how = f"Times: {place.key}. **digest off** sends each on its own, **preferences** shows all that you can choose."
+        body.append(block(say(tongue, "digest.more", count=more), separator=True))
+    how = say(tongue, "digest.how", zone=place.key)
     body.append(block(how, size="Small", isSubtle=True, separator=not more))
     return card(body) | {"fallbackText": one_line(f"{title}: {', '.join(line.title for line in lines)}", LONGEST_TOAST)}
 
 
-def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo) -> list[dict[str, Any]]:
+def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, tongue: str) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
     named = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
-    drawn = [block(named, weight="Bolder", spacing="Large"), *(_line(line, place) for line in lines[:SHOWN])]
-    rest = lines[SHOWN:]
+    drawn = [block(named, weight="Bolder", spacing="Large"), *(_line(line, place, tongue) for line in lines[:SHOWN])]
+    rest = [_line(line, place, tongue) for line in lines[SHOWN:]]
     if not rest:
         return drawn
-    hidden = {"type": "Container", "id": name, "isVisible": False, "items": [_line(line, place) for line in rest]}
-    toggle = {"type": "Action.ToggleVisibility", "title": f"and {len(rest)} more", "targetElements": [name]}
+    hidden = {"type": "Container", "id": name, "isVisible": False, "items": rest}
+    title = say(tongue, "digest.rest", count=len(rest))
+    toggle = {"type": "Action.ToggleVisibility", "title": title, "targetElements": [name]}
     return [*drawn, hidden, {"type": "ActionSet", "actions": [toggle]}]
 
 
-def _line(line: Line, place: ZoneInfo) -> dict[str, Any]:
+def _line(line: Line, place: ZoneInfo, tongue: str) -> dict[str, Any]:
     title: dict[str, Any] = {"type": "TextRun", "text": one_line(line.title, LONGEST_TITLE)}
     if line.link and len(line.link) <= LONGEST_LINK:
         title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
-    urgent = {"type": "TextRun", "text": "Urgent: ", "color": "Attention", "weight": "Bolder"}
+    urgent = {"type": "TextRun", "text": say(tongue, "digest.urgent"), "color": "Attention", "weight": "Bolder"}
     said = (
         one_line(line.detail, LONGEST_DETAIL),
-        f"{line.times} updates" if line.times > 1 else "",
-        f"{shown(line.at, place):%d %b %H:%M}",
+        say(tongue, "digest.updates", count=line.times) if line.times > 1 else "",
+        moment(line.at, place),
     )
     about = {"type": "TextRun", "text": "".join(f" · {part}" for part in said if part), "isSubtle": True}
     return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, about], "spacing": "Small"}

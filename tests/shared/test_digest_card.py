@@ -27,8 +27,8 @@ def runs(element: dict[str, Any]) -> str:
 
 
 def test_a_line_says_what_when_and_how_often_and_its_title_is_the_link() -> None:
-    [element] = shown(draw([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN))
-    assert runs(element) == "Build 1 · Stage test · 3 updates · 23 Nov 13:00"
+    [element] = shown(draw([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN, "en"))
+    assert runs(element) == "Build 1 · Stage test · 3 updates · 2026-11-23 13:00"
     assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
 
 
@@ -38,13 +38,13 @@ def shown(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_categories_stand_together_in_the_order_of_their_first_lines() -> None:
     lines = [line("A", category="Pager", urgent=True), line("B", category="Builds"), line("C", category="Pager")]
-    card = draw(lines, BERLIN)
+    card = draw(lines, BERLIN, "en")
     texts = [runs(each).split(" ·")[0] if "inlines" in each else each.get("text", "") for each in card["body"]]
     assert texts[:6] == ["Digest: 3 notifications", "Pager (2)", "Urgent: A", "C", "Builds (1)", "B"]
 
 
 def test_of_a_long_category_the_rest_is_on_the_card_behind_a_button() -> None:
-    card = draw([line(f"Build {number}") for number in range(SHOWN + 7)], BERLIN)
+    card = draw([line(f"Build {number}") for number in range(SHOWN + 7)], BERLIN, "en")
     assert len(shown(card)) == SHOWN
     [hidden] = [each for each in card["body"] if each.get("isVisible") is False]
     assert [runs(each).split(" ·")[0] for each in hidden["items"]] == [f"Build {SHOWN + n}" for n in range(7)]
@@ -53,22 +53,28 @@ def test_of_a_long_category_the_rest_is_on_the_card_behind_a_button() -> None:
 
 
 def test_what_did_not_fit_is_said_with_the_way_to_have_it() -> None:
-    said = [each["text"] for each in draw([line()], BERLIN, more=12)["body"] if each["type"] == "TextBlock"]
+    said = [each["text"] for each in draw([line()], BERLIN, "en", more=12)["body"] if each["type"] == "TextBlock"]
     assert "… and 12 more, in the next digest. **digest now** sends them at once." in said
 
 
 def test_nothing_in_it_is_read_as_markup() -> None:
     bad = "**[x](https://evil)** <at>all</at>\n# title"
-    [element] = shown(draw([line(bad, detail=bad, category=bad)], BERLIN))
+    [element] = shown(draw([line(bad, detail=bad, category=bad)], BERLIN, "en"))
     assert {run["type"] for run in element["inlines"]} == {"TextRun"}
-    heading = draw([line(category=bad)], BERLIN)["body"][1]["text"]
+    heading = draw([line(category=bad)], BERLIN, "en")["body"][1]["text"]
     assert "](" not in heading.replace("\\]\\(", "")
-    assert "<at>" not in orjson.dumps(draw([line(bad, category=bad)], BERLIN)).decode()
+    assert "<at>" not in orjson.dumps(draw([line(bad, category=bad)], BERLIN, "en")).decode()
+
+
+def test_it_speaks_the_language_of_its_reader() -> None:
+    card = draw([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
+    assert card["fallbackText"].startswith("Übersicht: 3 Mitteilungen: ")
+    assert runs(shown(card)[0]) == "Dringend: Build 1 · 2 Meldungen · 2026-11-23 13:00"
 
 
 def test_teams_shows_all_of_it() -> None:
     lines = [line(f"Build {n}", category=f"C{n % 3}", urgent=n % 2 == 0, link="https://ci/", at=NOON + timedelta(n)) for n in range(40)]  # noqa: E501  # fmt: skip
-    assert faults(draw(lines, BERLIN, more=3)) == []
+    assert faults(draw(lines, BERLIN, "en", more=3)) == []
 
 
 def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
@@ -81,10 +87,14 @@ def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
         urgent=True,
         times=200,
     )
-    data = {"recipients": [{"conversation": "c"}], "category": "herald", "card": draw([longest], BERLIN, more=999)}
+    data = {
+        "recipients": [{"conversation": "c"}],
+        "category": "herald",
+        "card": draw([longest], BERLIN, "en", more=999),
+    }
     assert activity(Notification.model_validate(data), 8 * 1024)
 
 
 def test_a_link_that_is_too_long_is_left_out() -> None:
-    [element] = shown(draw([line(link="https://ci/" + "x" * LONGEST_LINK)], BERLIN))
+    [element] = shown(draw([line(link="https://ci/" + "x" * LONGEST_LINK)], BERLIN, "en"))
     assert "selectAction" not in element["inlines"][0]

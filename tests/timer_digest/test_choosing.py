@@ -55,7 +55,7 @@ def test_a_rule_that_has_a_slot_a_week_is_found_however_long_nobody_looked(rule:
 
 
 def test_quiet_hours_put_a_digest_off_and_do_not_use_its_date_up() -> None:
-    wants = Wants(Preferences(quiet="20:00-10:30"), BERLIN, DAILY)
+    wants = Wants(Preferences(quiet="20:00-10:30"), BERLIN, "en", DAILY)
     slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T08:00"), None)
     assert (slot, following) == (None, at("2026-11-23T09:30"))
     slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T09:30"), None)
@@ -84,7 +84,7 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
     since, sent = now, []
     for minutes, place, rule in looks:
         now += timedelta(minutes=minutes)
-        slot, following = times(since, Wants(Preferences(), ZoneInfo(place), DigestRule.parse(rule)), now, last)
+        slot, following = times(since, Wants(Preferences(), ZoneInfo(place), "en", DigestRule.parse(rule)), now, last)
         assert following is None or following > now
         if slot:
             assert since < slot.at <= now
@@ -96,7 +96,7 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(start=MOMENTS, place=st.sampled_from(ZONES))
 def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
-    wants = Wants(Preferences(), ZoneInfo(place), DigestRule.parse("daily 02:30"))
+    wants = Wants(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
     now, last, dates = start, None, []
     for _ in range(10):
         _, following = times(None, wants, now, last)

@@ -340,6 +340,14 @@ async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * (most + 3)
 
 
+async def test_it_speaks_the_language_that_its_reader_chose(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", locale="de")
+    await ask(timed, ada, "Build 1")
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    assert texts(digest)[0] == "Übersicht: 1 Mitteilung"
+
+
 async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
     object.__setattr__(timed.services.settings, "max_activity_kb", 12)
     ada = await one(timed, "2026-11-23T10:00")
