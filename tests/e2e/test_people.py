@@ -82,6 +82,15 @@ class Screen:
         known = await self.services.conversations.get(TENANT, Kind.USER, PERSON)
         return known.preferences if known else Preferences()
 
+    async def kept(self, *keys: str) -> None:
+        """Once all of these notifications wait for the next digest."""
+        async with asyncio.timeout(SOON):
+            there: set[str] = set()
+            while not there.issuperset(keys):
+                await asyncio.sleep(LOOK)
+                waiting = await self.services.waiting.of(TENANT, f"u:{PERSON}", 100)
+                there = {each.delivery.notification for each in waiting}
+
     async def ended(self, key: str) -> State:
         """The delivery of the notification of this key, once it has its final state."""
         async with asyncio.timeout(SOON):
@@ -186,6 +195,34 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
     assert (wants.categories, wants.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
     await expect(card.get_by_label("Quiet hours")).to_have_value(wants.quiet)
     await screen.picture("preferences", card)
+
+
+async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
+    await screen.services.conversations.prefer(
+        TENANT, Kind.USER, PERSON, lambda old: old.with_mode("builds", Mode.DIGEST).with_mode("releases", Mode.DIGEST)
+    )
+    for number in (40, 41, 42):
+        told = {"title": f"Build {number} failed", "result": f"Production still runs build {number - 1}"}
+        last = screen.chat.send(FAILED | told, thread={"key": "main", "onRepeat": "update"})
+    alone = [
+        screen.chat.send(
+            {"title": f"Release {n} is out", "text": "12 changes", "link": FAILED["link"]}, category="releases"
+        )
+        for n in range(1, 8)
+    ]
+    urgent = screen.chat.send({"title": "Disk of db-2 is full", "result": "Builds stand still"}, priority="urgent")
+    await screen.kept(last, urgent, *alone)
+    await screen.write("digest now")
+    card = await screen.card("Digest: 11 notifications")
+    for text in ("Urgent: Disk of db-2 is full", "Build 42 failed · Production still runs build 41 · 3 updates"):
+        await expect(card).to_contain_text(text)
+    await expect(card).not_to_contain_text("Build 41 failed")
+    await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
+    await screen.picture("digest", card)
+    await screen.press(card, "and 2 more")
+    await expect(card.get_by_text("Release 1 is out")).to_be_visible()
+    for key in (last, urgent, *alone):
+        assert (await screen.ended(key)).state is DeliveryState.DIGESTED
 
 
 async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Screen) -> None:
