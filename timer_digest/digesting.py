@@ -142,6 +142,8 @@ async def _keep(services: Services, person: Person, number: int, item: Item, cas
             return None
         if known.state is DeliveryState.SENDING:
             return None
+        if kept_for(known) > number:
+            raise Conflict  # others are at the digest after this one
         etag = known.etag
         if kept_for(known) == number:
             break

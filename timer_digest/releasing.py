@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from shared.queues import Person, Task
 from shared.services import Services
@@ -18,6 +19,9 @@ from timer_digest.choosing import Parting, choose, wants_of
 #: Items that are looked at in one go, and those that are let go where somebody's wishes have changed.
 MOST = 1000
 PAGE = 200
+#: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
+#: the next tick.
+SKEW = timedelta(seconds=5)
 #: How often somebody is looked at anew to whom others see at the same moment.
 TRIES = 8
 
@@ -45,7 +49,8 @@ async def _reconsider(services: Services, person: Person) -> None:
 
 
 async def _see_to(services: Services, person: Person) -> None:
-    items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), MOST)
+    now = services.clock() + SKEW
+    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     await together(timed, lambda item: services.queues.deliver(item.delivery))
     await services.waiting.done(person.tenant, person.recipient, timed)

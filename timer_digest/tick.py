@@ -28,8 +28,8 @@ async def tick(services: Services) -> int:
     """
     woken = 0
     async for found in services.due.until(services.clock(), BATCH):
-        for _, minute in groupby(found, key=lambda waking: waking.minute):
-            wakings = list(minute)
+        for minute, those in groupby(found, key=lambda waking: waking.minute):
+            wakings = list(those)
             results = await asyncio.gather(*(_wake(services, each) for each in wakings), return_exceptions=True)
             for waking, result in zip(wakings, results, strict=True):
                 if isinstance(result, BaseException):
@@ -37,8 +37,11 @@ async def tick(services: Services) -> int:
                         raise result
                     log.error("A %s of %s does not wake", waking.kind, waking.minute, exc_info=result)
             done = [waking for waking, result in zip(wakings, results, strict=True) if result is True]
-            await services.due.done(done)
             woken += len(done)
+            try:
+                await services.due.done(done)
+            except Exception:
+                log.exception("What woke of %s stays due", minute)
     return woken
 
 

@@ -2,10 +2,12 @@
 // Loaded before a Node program of the local stack (`node --require`). Neither program can be told all of this:
 // - it listens on 127.0.0.1 alone, whatever address it asks for;
 // - it connects to this machine alone, so that no telemetry leaves;
-// - Azurite does not stand still while it forgets what was on its queues;
+// - Azurite does not stand still while it forgets what was on its queues, and reads one partition where one is asked for;
 // - it ends, the graceful way, when its standard input (a pipe) closes: also when its parent was killed, on every system.
 
+const fs = require("node:fs");
 const net = require("node:net");
+const path = require("node:path");
 
 // Milliseconds that a program may take to end by itself.
 const GRACE = 8000;
@@ -56,6 +58,28 @@ if (/[\\/]azurite[\\/]/.test(program)) {
     for (const found of this.find(filter)) {
       this.remove(found);
     }
+  };
+}
+
+// A query of one partition goes through all rows of the table, where Azure reads that partition: of 30,000 rows that takes
+// 12 ms. Its own index finds the partition first. A filter with an "or" of its own may mean rows of others.
+const store = path.join(path.dirname(program), "table", "persistence", "LokiTableMetadataStore.js");
+if (/[\\/]azurite[\\/]/.test(program) && fs.existsSync(store)) {
+  const { prototype } = require(store).default;
+  const query = prototype.queryTableEntities;
+  prototype.queryTableEntities = function (context, account, table, options, ...from) {
+    const filter = options?.filter ?? "";
+    const [, partition] = /^PartitionKey eq '((?:[^']|'')*)'(?= and |$)/.exec(filter) ?? [];
+    const bare = filter.replace(/'(?:[^']|'')*'/g, "").replace(/\([^()]*\)/g, "");
+    if (partition === undefined || /\bor\b/.test(bare)) {
+      return query.call(this, context, account, table, options, ...from);
+    }
+    const getEntityCollection = (...asked) => {
+      const rows = this.getEntityCollection(...asked);
+      return { chain: () => rows.chain().find({ PartitionKey: partition.replaceAll("''", "'") }) };
+    };
+    const narrow = Object.create(this, { getEntityCollection: { value: getEntityCollection } });
+    return query.call(narrow, context, account, table, options, ...from);
   };
 }
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 from shared.queues import Delivery
 from shared.states import DeliveryState, Reason
 from shared.store import keys
-from shared.store.table import BATCH, Conflict, Operation, Row, Table
+from shared.store.table import BATCH, Conflict, Operation, Row, Table, etag_of
 from shared.together import together
 
 VERSION = 1
@@ -135,7 +135,7 @@ class Deliveries:
             return etag
         except Conflict:
             # Maybe with ourselves: the write happened, its answer was lost, and the SDK wrote again.
-            found = await self._table.get(str(row["PartitionKey"]), str(row["RowKey"]), select=["claim"])
+            found = await self._table.get(str(row["PartitionKey"]), str(row["RowKey"]), select=["claim", "Timestamp"])
             if found is None or found[0].get("claim") != claim:
                 raise
             return found[1]
@@ -229,7 +229,7 @@ class Deliveries:
         )
         found = []
         for row in rows:
-            state = _state(row, row.metadata["etag"])  # type: ignore[attr-defined]
+            state = _state(row, etag_of(row))
             recipient = row.get("recipient") or keys.unkey(row["RowKey"])
             found.append((_message(notification, shard, recipient, state), state))
         return found
@@ -267,7 +267,7 @@ class Deliveries:
             limit=limit,
         )
         if len(rows) < limit:
-            return {row["RowKey"]: _state(row, row.metadata["etag"]) for row in rows}  # type: ignore[attr-defined]
+            return {row["RowKey"]: _state(row, etag_of(row)) for row in rows}
         found = await together(list(wanted), lambda key: self._table.get(partition, key))
         return {key: _state(*row) for key, row in zip(wanted, found, strict=True) if row}
 

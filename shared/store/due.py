@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared.store import keys
-from shared.store.table import Row, Table
+from shared.store.table import Row, Table, etag_of
 
 VERSION = 1
 #: Kinds of what wakes, and what their keys name.
@@ -26,13 +26,14 @@ OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant and nam
 
 @dataclass(frozen=True, slots=True)
 class Waking:
-    """What is to wake at `minute` (UTC): `kind` says what `key` names; `partition` and `row` are the row's own keys."""
+    """What is to wake at `minute` (UTC): `kind` says what `key` names; `partition`, `row` and `etag` are its row's."""
 
     kind: str
     key: str
     minute: datetime
     partition: str
     row: str
+    etag: str
 
 
 class Due:
@@ -50,15 +51,14 @@ class Due:
     async def until(self, now: datetime, size: int) -> AsyncIterator[list[Waking]]:
         """All that are due at `now`, oldest minute first, `size` at a time; what stays there is passed over once."""
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
-        select = ["PartitionKey", "RowKey", "key"]
-        async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size, select=select):
+        async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size):
             yield [_waking(row) for row in rows]
 
     async def done(self, wakings: Iterable[Waking]) -> None:
-        """Forget them: their effect is stored."""
+        """Forget them, as their effect is stored; what was put again since it was read is due again."""
         rows: dict[str, dict[str, str]] = {}
         for waking in wakings:
-            rows.setdefault(waking.partition, {})[waking.row] = ""
+            rows.setdefault(waking.partition, {})[waking.row] = waking.etag
         await asyncio.gather(*(self._table.clear(partition, those) for partition, those in rows.items()))
 
 
@@ -66,4 +66,4 @@ def _waking(row: Row) -> Waking:
     partition, (kind, key) = row["PartitionKey"], row["RowKey"].split(";", 1)
     minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
     # A column, since a key may be too long, or hold what a row key may not; older rows have none.
-    return Waking(kind, row.get("key") or key, minute, partition, row["RowKey"])
+    return Waking(kind, row.get("key") or key, minute, partition, row["RowKey"], etag_of(row))

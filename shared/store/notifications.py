@@ -97,7 +97,8 @@ class Notifications:
             "purpose": str(notification.purpose),
         }
         row |= {name: at for name in ("due", "expires", "time", "total") if (at := getattr(notification, name))}
-        return self._written(replace(notification, etag=await self._table.insert(row)))
+        begun = self._monotonic()
+        return self._written(replace(notification, etag=await self._table.insert(row)), begun)
 
     async def get(self, key: str) -> Notification | None:
         """The notification as it is now, or None."""
@@ -109,11 +110,11 @@ class Notifications:
         read_at, reading = self._cache.get(key, (0.0, None))
         if reading is None or self._monotonic() - read_at > MAX_AGE or (reading.done() and reading.exception()):
             reading = asyncio.ensure_future(self.get(key))
-            self._remember(key, reading)
+            self._remember(key, reading, self._monotonic())
         return await asyncio.shield(reading)
 
-    def _remember(self, key: str, reading: asyncio.Future[Notification | None]) -> None:
-        self._cache[key] = (self._monotonic(), reading)
+    def _remember(self, key: str, reading: asyncio.Future[Notification | None], begun: float) -> None:
+        self._cache[key] = (begun, reading)
         self._cache.move_to_end(key)
         if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
@@ -121,13 +122,18 @@ class Notifications:
     async def advance(self, notification: Notification, **changes: object) -> Notification:
         """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
         plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
+        begun = self._monotonic()
         etag = await self._table.merge(_where(notification.key) | plain, notification.etag)
-        return self._written(replace(notification, **changes, etag=etag))  # type: ignore[arg-type]
+        return self._written(replace(notification, **changes, etag=etag), begun)  # type: ignore[arg-type]
 
-    def _written(self, notification: Notification) -> Notification:
+    def _written(self, notification: Notification, begun: float) -> Notification:
+        newer = self._cache.get(notification.key, (begun, None))[0] > begun
+        # What waits for its time has no delivery yet; and its time may be changed until the moment when it has.
+        if newer or notification.state is NotificationState.SCHEDULED:
+            return notification
         reading: asyncio.Future[Notification | None] = asyncio.get_running_loop().create_future()
         reading.set_result(notification)
-        self._remember(notification.key, reading)
+        self._remember(notification.key, reading, begun)
         return notification
 
 

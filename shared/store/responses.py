@@ -9,7 +9,7 @@ from datetime import datetime
 from weakref import WeakValueDictionary
 
 from shared.store import keys
-from shared.store.table import Conflict, Row, Table
+from shared.store.table import Conflict, Row, Table, etag_of
 
 VERSION = 1
 #: Most actions of one person on one card that are read.
@@ -64,7 +64,7 @@ class Responses:
             {"partition": notification, "first": first, "last": first + "~"},
             limit=LONGEST,
         )
-        return [_response(row, row.metadata["etag"]) for row in rows]  # type: ignore[attr-defined]
+        return [_response(row, etag_of(row)) for row in rows]
 
 
 def _where(notification: str, person: str, action: str) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
+from shared.together import together
+
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
 
@@ -38,6 +40,11 @@ def removal(partition: str, row: str, etag: str = "") -> Operation:
     return ("delete", where, etag) if etag else ("delete", where)
 
 
+def etag_of(row: Row) -> str:
+    """The ETag of a row that a query of all its columns found."""
+    return str(row.metadata["etag"])  # type: ignore[attr-defined]
+
+
 class Table:
     def __init__(self, client: TableClient) -> None:
         self._client = client
@@ -50,7 +57,7 @@ class Table:
             return
 
     async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
-        """The row and its ETag, or None; all columns, or those of `select`."""
+        """The row and its ETag, or None; all columns, or those of `select`, which names Timestamp for the ETag."""
         try:
             entity = await self._client.get_entity(partition, row, select=list(select) if select else None)
         except ResourceNotFoundError:
@@ -95,9 +102,11 @@ class Table:
                     continue
             except Conflict:  # with one of them: each is tried alone
                 pass
-            for row, etag in part:
-                with suppress(Conflict):
-                    await self.delete(partition, row, etag)
+            await together(part, lambda row: self._remove(partition, *row))
+
+    async def _remove(self, partition: str, row: str, etag: str) -> None:
+        with suppress(Conflict):
+            await self.delete(partition, row, etag)
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         """Do up to 100 operations on one partition, all or none; returns the ETags, or raises `Conflict`."""

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from shared.queues import Delivery
 from shared.states import Reason
 from shared.store import keys
-from shared.store.table import BATCH, Conflict, Row, Table, removal
+from shared.store.table import BATCH, Conflict, Row, Table, etag_of, removal
 
 VERSION = 1
 _DIGEST = "~digest"
@@ -146,7 +146,7 @@ def _item(recipient: str, row: Row) -> Item:
         created=row["created"],
         held=row.get("held", ""),
         key=row["RowKey"],
-        etag=_etag(row),
+        etag=etag_of(row),
     )
 
 
@@ -155,12 +155,8 @@ def _digest(recipient: str, row: Row) -> DigestState:
         number=row["number"],
         last=date.fromisoformat(row["last"]) if row["last"] else None,
         told=[_told(recipient, line) for line in row["told"].splitlines()],
-        etag=_etag(row),
+        etag=etag_of(row),
     )
-
-
-def _etag(row: Row) -> str:
-    return str(row.metadata["etag"])  # type: ignore[attr-defined]
 
 
 def _told(recipient: str, line: str) -> Delivery:

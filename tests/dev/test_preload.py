@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from azure.core.exceptions import ResourceExistsError
+from azure.data.tables.aio import TableServiceClient
 
-from local.processes import NODE_MODULES, PRELOAD
+from local.processes import NODE_MODULES, PRELOAD, Azurite
 
 NODE = shutil.which("node") or "node"
 
@@ -116,3 +119,29 @@ def test_azurite_forgets_many_messages_without_standing_still(tmp_path: Path) ->
     left, milliseconds = json.loads(answer.stdout)
     assert left == ["4999"]
     assert milliseconds < 3000  # it took 15 seconds
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("PartitionKey eq 'it''s one'", ["1a", "1b", "1c"]),
+        ("PartitionKey eq 'it''s one' and RowKey gt 'a'", ["1b", "1c"]),
+        ("PartitionKey eq 'it''s one' and (RowKey eq 'a' or x eq 3)", ["1a", "1c"]),
+        ("PartitionKey eq 'it''s one' and RowKey eq 'b' or x eq 3", ["1b", "1c", "2c"]),
+        ("PartitionKey eq 'it''s one' or PartitionKey eq 'two or' and x lt 3", ["1a", "1b", "1c", "2a", "2b"]),
+        ("PartitionKey eq 'two or' and x ge 2", ["2b", "2c"]),
+        ("PartitionKey eq 'nobody'", []),
+        ("PartitionKey gt 'it''s one'", ["2a", "2b", "2c"]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100])
+async def test_azurite_finds_what_a_filter_means(azurite: Azurite, where: str, found: list[str], size: int) -> None:
+    async with TableServiceClient.from_connection_string(azurite.connection_string("account0")) as service:
+        table = service.get_table_client("Filtered")
+        with suppress(ResourceExistsError):
+            await table.create_table()
+        for number, partition in enumerate(("it's one", "two or"), 1):
+            for x, row in enumerate("abc", 1):
+                await table.upsert_entity({"PartitionKey": partition, "RowKey": row, "x": x, "n": f"{number}{row}"})
+        rows = table.query_entities(where, results_per_page=size)
+        assert [row["n"] async for row in rows] == found

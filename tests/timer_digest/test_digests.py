@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -11,10 +14,13 @@ from local.fake_teams.api import Fault
 from notify.delivery import deliver
 from shared.preferences import Mode
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.store import due
 from shared.store.conversations import Kind, Status
+from shared.store.table import Conflict
 from tests.notify.conftest import Herald, user
 from tests.timer_digest.digests import ask, came, go_to, one, prefer, texts
-from timer_digest.choosing import MOST_ALONE, MOST_TOLD
+from timer_digest import digesting
+from timer_digest.choosing import MOST_ALONE, MOST_TOLD, choose, wants_of
 from timer_digest.releasing import release
 
 
@@ -429,3 +435,72 @@ async def know_channel(herald: Herald, team: str, channel: str) -> None:
     await save(herald.tenant, Kind.CONVERSATION, channel, seen, at=herald.clock(), status=Status.ACTIVE)
     installed = {"service_url": herald.teams.service_url}
     await save(herald.tenant, Kind.TEAM, team, installed, at=herald.clock(), status=Status.ACTIVE)
+
+
+@pytest.mark.parametrize(
+    "wants",
+    [{"digest": "daily 10:00"}, {"categories": {}, "quiet": "20:00-10:00"}],
+    ids=["for a digest", "after quiet hours"],
+)
+async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotten(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, wants: dict[str, object]
+) -> None:
+    ada = await one(timed, "2026-11-23T09:50", time_zone="UTC", **wants)
+    await ask(timed, ada)
+    await go_to(timed, "2026-11-23T09:59:30")
+    timed.clock.moved += timedelta(seconds=30)
+    late = asyncio.Event()
+    monkeypatch.setattr(timed.services.queues, "sweep", lambda *_: late.wait())  # of a waking of the same minute
+    await timed.services.due.put(timed.clock(), due.WATCH, "f" * 64)
+    ticking = asyncio.create_task(timed.tick())
+    behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
+    while not await timed._drain(PEOPLE, lambda body: release(behind, Person.decode(body))):
+        await asyncio.sleep(0.01)
+    await timed._drain(DELIVERIES, lambda body: deliver(behind, Delivery.decode(body)))
+    assert await came(timed, ada) == []
+    late.set()
+    await ticking
+    await timed.wait(61)
+    assert len(await came(timed, ada)) == 1
+
+
+async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_too_late(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, ada = timed.services, await one(timed, "2026-11-23T10:00", time_zone="UTC")
+    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+
+    async def plan() -> Callable[[], Coroutine[None, None, None]]:
+        items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), 100)
+        wants = await wants_of(services, person)
+        chosen = await choose(services, person, wants, state.last, items)
+        return lambda: digesting.send(services, person, state, chosen, wants)
+
+    await ask(timed, ada, "Build 1")
+    first = await plan()
+    await ask(timed, ada, "Build 2")
+    sleeper = await plan()
+    await first()
+    await timed.send()
+    second, move = await plan(), services.waiting.move_digest
+    kept, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*state: Any) -> str:
+        kept.set()
+        await goes_on.wait()
+        return await move(*state)
+
+    monkeypatch.setattr(services.waiting, "move_digest", slow)
+    making = asyncio.create_task(second())
+    await kept.wait()
+    monkeypatch.undo()
+    with pytest.raises(Conflict):
+        await sleeper()
+    await prefer(timed, ada, categories={})
+    await release(services, replace(person, task=Task.RECONSIDER))
+    await timed.send()
+    goes_on.set()
+    await asyncio.gather(making, return_exceptions=True)
+    await timed.send()
+    told = [text for each in await came(timed, ada) for text in texts(each)]
+    assert [told.count("Build 1"), told.count("Build 2")] == [1, 1]

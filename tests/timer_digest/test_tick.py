@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from local.fake_teams.client import FakeTeams
 from shared.queues import EXPANSIONS, Expansion
 from shared.states import NotificationState
 from shared.store import keys as store_keys
 from shared.store.conversations import Kind
+from shared.store.table import Operation, Table
 from tests.notify.conftest import Herald, opened, user
 from tests.notify.tapped import TAP, Tap, tap
 
@@ -119,6 +122,45 @@ async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
 
 async def _fails(message: object) -> None:
     raise OSError("the queue is not there")
+
+
+async def test_what_is_put_again_while_it_wakes_stays_due(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    due, minute = herald.services.due, herald.clock() - timedelta(minutes=3)
+    keys = [f"{number:064x}" for number in range(40)]
+    await asyncio.gather(*(due.put(minute, "notification", key) for key in keys))
+    expand = herald.services.queues.expand
+
+    async def put_again(message: Expansion, delay: float = 0) -> None:
+        await expand(message, delay)
+        if message.notification in keys[:2]:
+            await due.put(minute, "notification", message.notification)
+
+    monkeypatch.setattr(herald.services.queues, "expand", put_again)
+    assert await herald.tick() == 40
+    monkeypatch.undo()
+    assert await herald.tick() == 2
+    assert await herald.tick() == 0
+
+
+async def test_rows_that_cannot_be_removed_stand_in_nobodys_way(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, batch = herald.clock(), Table.batch
+    failed: list[Sequence[Operation]] = []
+    for number in range(40):
+        await herald.services.due.put(now - timedelta(minutes=9), "notification", f"{number:064x}")
+    await herald.services.due.put(now - timedelta(minutes=3), "notification", "a" * 64)
+
+    async def fails(table: Table, operations: Sequence[Operation]) -> list[str]:
+        if not failed:
+            failed.append(operations)
+            raise HttpResponseError("503")
+        return await batch(table, operations)
+
+    monkeypatch.setattr(Table, "batch", fails)
+    assert await herald.tick() == 41
+    assert "stays due" in caplog.text
+    assert await herald.tick() == len(failed[0])
 
 
 async def test_what_is_due_goes_on_its_queue_in_the_order_of_its_minutes(herald: Herald) -> None:
