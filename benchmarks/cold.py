@@ -20,7 +20,15 @@ from benchmarks.report import Options, Report, Run, medians, ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Loaded only where they are used: by activities that come in, the first token, keyless storage, a card of one's own.
-LAZY = ("messages.endpoint", "botbuilder.core", "botbuilder.schema", "jwt", "msal", "azure.identity.aio", "jsonschema")
+LAZY = (
+    "messages.inbound.endpoint",
+    "botbuilder.core",
+    "botbuilder.schema",
+    "jwt",
+    "msal",
+    "azure.identity.aio",
+    "jsonschema",
+)
 #: The models of the contract that are built when they are first used; what sends reads the first, as stored.
 MODELS = ("Notification", "CloudEvent", "CommandEvent", "BareNotification", "BareCommand")
 #: What each kind loads. Functions' Python worker loads azure.functions by itself, before it imports the app.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
-from messages.acting import act
-from messages.conversing import converse
+from messages.chat.conversing import converse
+from messages.clicks.acting import act
 from messages.event import Event
 from messages.references import Change, changes
 from messages.welcoming import welcome

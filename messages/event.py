@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from messages.incoming import Incoming
+from messages.inbound.incoming import Incoming
 from messages.references import scope
 
 

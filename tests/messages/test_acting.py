@@ -13,7 +13,7 @@ import pytest
 
 from local.fake_teams.api import Event, PersonView
 from local.fake_teams.client import FakeTeams
-from messages.copies import SNOOZES
+from messages.clicks.copies import SNOOZES
 from shared.cards import verbs
 from shared.cards.check import faults
 from shared.categories import Categories, Category

@@ -17,11 +17,11 @@ from aiohttp import web
 from local.fake_teams.api import Event, PersonView
 from local.fake_teams.client import FakeTeams
 from messages import event
-from messages.commands import Verb
-from messages.conversing import SOURCE, converse
-from messages.doing import LONGEST_TOPIC, MOST_COUNTED
-from messages.endpoint import open_endpoint
-from messages.incoming import Incoming
+from messages.chat.commands import Verb
+from messages.chat.conversing import SOURCE, converse
+from messages.chat.doing import LONGEST_TOPIC, MOST_COUNTED
+from messages.inbound.endpoint import open_endpoint
+from messages.inbound.incoming import Incoming
 from shared.cards.check import faults
 from shared.categories import Categories, Category
 from shared.localtime import zone
@@ -532,7 +532,7 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
     chat: Chat, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topics = [f"topic {number}" for number in range(MOST)]
-    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
+    monkeypatch.setattr("messages.inbound.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
     async with opened(connection, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
         events = [
             Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)

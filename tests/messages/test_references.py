@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from messages.incoming import Incoming
+from messages.inbound.incoming import Incoming
 from messages.references import LONGEST_NAME, changes, event_time
 from shared.store.conversations import Kind, Status
 from tests.messages.conftest import (

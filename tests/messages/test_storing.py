@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
-from messages.adapter import TurnAdapter, read_activity
 from messages.bot import EVENT, REMEMBERED, HeraldBot
 from messages.event import Event
-from messages.incoming import Incoming
+from messages.inbound.adapter import TurnAdapter, read_activity
+from messages.inbound.incoming import Incoming
 from messages.references import event_time
 from shared.store.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from messages.clicks import Bound
+from messages.clicks.click import Bound
 from messages.event import Event
 from shared import outbox
 from shared.cards.wording import say

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import orjson
 
-from messages.clicks import Bound
-from messages.copies import TooLate, sample, snooze
-from messages.doing import card_of
-from messages.pressing import Answer, Press, Refused
-from messages.reasons import why, wishes_of
-from messages.responding import TooLong, respond
+from messages.chat.doing import card_of
+from messages.clicks.click import Bound
+from messages.clicks.copies import TooLate, sample, snooze
+from messages.clicks.pressing import Answer, Press, Refused
+from messages.clicks.reasons import why, wishes_of
+from messages.clicks.responding import TooLong, respond
 from shared import outbox
 from shared.cards import answers, verbs
 from shared.pauses import pause_until

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from messages.clicks import Bound, Click, sent_card
-from messages.copies import origin
-from messages.doing import Turn
+from messages.chat.doing import Turn
+from messages.clicks.click import Bound, Click, sent_card
+from messages.clicks.copies import origin
 from messages.event import Event
 from shared.cards import answers
 from shared.cards.actions import executed

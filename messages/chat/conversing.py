@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from messages.doing import Turn, do
+from messages.chat.doing import Turn, do
 from messages.event import Event
 from messages.references import client
 from shared import outbox

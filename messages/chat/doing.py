@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from messages.commands import COMMANDS, Command, Unknown, Verb, parse
+from messages.chat.commands import COMMANDS, Command, Unknown, Verb, parse
 from shared.cards import replies
 from shared.cards.preferences import preferences_card
 from shared.cards.replies import Line, Reply, echo, moment

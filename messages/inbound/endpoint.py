@@ -16,15 +16,15 @@ from azure.core.exceptions import AzureError
 from botbuilder.schema import Activity
 from pydantic import ValidationError
 
-from messages.adapter import NotAnActivity, TurnAdapter, read_activity
-from messages.admission import Refused, is_local_caller, tenant_of
-from messages.answers import Answer, refusal
 from messages.bot import EVENT, HeraldBot
 from messages.event import Event
-from messages.incoming import Incoming
+from messages.inbound.adapter import NotAnActivity, TurnAdapter, read_activity
+from messages.inbound.admission import Refused, is_local_caller, tenant_of
+from messages.inbound.answers import Answer, refusal
+from messages.inbound.incoming import Incoming
+from messages.inbound.signing_keys import KeysUnavailable, SigningKeys
+from messages.inbound.token import TokenRefused, Verifier
 from messages.references import event_time
-from messages.signing_keys import KeysUnavailable, SigningKeys
-from messages.token import TokenRefused, Verifier
 from shared.services import Services
 from shared.settings import Settings
 from shared.store.table import Conflict

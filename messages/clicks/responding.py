@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
-from messages.clicks import Bound
-from messages.copies import SAMPLES, origin
+from messages.clicks.click import Bound
+from messages.clicks.copies import SAMPLES, origin
 from messages.event import Event
 from shared.queues import RESPONSES
 from shared.services import Services
