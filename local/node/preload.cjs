@@ -50,13 +50,20 @@ net.Socket.prototype.connect = function (...args) {
 };
 
 // Each minute Azurite lets go of the messages that were taken, one by one, and for each of them LokiJS goes through
-// all: after 5,000 messages nothing was answered for a quarter of a minute.
+// all: after 5,000 messages nothing was answered for a quarter of a minute. And with each message that is taken or
+// deleted Azurite removes those that have expired, where LokiJS sorts all anew although there is none.
 const program = process.argv[1] ?? "";
 if (/[\\/]azurite[\\/]/.test(program)) {
-  const { Collection } = require(require.resolve("lokijs", { paths: [program] }));
-  Collection.prototype.findAndRemove = function (filter) {
+  const { prototype } = require(require.resolve("lokijs", { paths: [program] })).Collection;
+  prototype.findAndRemove = function (filter) {
     for (const found of this.find(filter)) {
       this.remove(found);
+    }
+  };
+  const removeBatch = prototype.removeBatch;
+  prototype.removeBatch = function (batch) {
+    if (batch.length > 0) {
+      removeBatch.call(this, batch);
     }
   };
 }
