@@ -9,7 +9,7 @@ import orjson
 
 from shared.queues import Expansion, Sweep, Task
 from shared.services import Services
-from shared.states import NotificationState
+from shared.states import OPEN, NotificationState
 from shared.store import due
 from shared.store.deliveries import shard_names
 from shared.store.notifications import Notification
@@ -40,7 +40,7 @@ async def finish(services: Services, key: str) -> bool:
     while notification and notification.state in _LISTED:
         counts = await services.deliveries.counts(key, notification.shards)
         final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
-        if counts["open"] or final == notification.counts:
+        if counts[OPEN] or final == notification.counts:
             return False
         changes: dict[str, object] = {"counts": final, "total": counts.total()}
         if notification.state is NotificationState.EXPANDED:
@@ -78,7 +78,7 @@ async def look_after(services: Services, key: str) -> None:
         await services.queues.expand(Expansion(key, notification.page))
     elif notification.state in _LISTED:
         changed = await finish(services, key)
-        if (await services.deliveries.counts(key, notification.shards))["open"]:
+        if (await services.deliveries.counts(key, notification.shards))[OPEN]:
             await sweep(services, notification, Task.WATCH)
         elif not changed:
             return

@@ -18,6 +18,10 @@ class NotificationState(StrEnum):
     FINISHED = "finished"  #: every delivery has its final state
 
 
+#: What those deliveries are counted as that have no final state.
+OPEN = "open"
+
+
 class DeliveryState(StrEnum):
     QUEUED = "queued"  #: to be sent, now or at a later try
     SENDING = "sending"  #: a process has claimed it, and sends it
@@ -40,7 +44,7 @@ class DeliveryState(StrEnum):
     @property
     def counted(self) -> str:
         """The name under which it is counted: its own once it is final, else `open`."""
-        return str(self) if self.final else "open"
+        return str(self) if self.final else OPEN
 
 
 class Reason(StrEnum):

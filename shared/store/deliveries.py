@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from shared.queues import Delivery
-from shared.states import DeliveryState, Reason
+from shared.states import OPEN, DeliveryState, Reason
 from shared.store import keys
 from shared.store.table import BATCH, Conflict, Operation, Row, Table, etag_of
 from shared.together import together
@@ -35,7 +35,6 @@ TRIES = 20
 REMEMBERED = 4096
 
 _COUNTS = "~counts"
-_OPEN = "open"
 #: Never taken back: once a request may have arrived, it may have.
 _TWICE = {"maybe_twice": True}
 
@@ -245,7 +244,7 @@ class Deliveries:
         self, partition: str, missing: Mapping[str, tuple[str, int]], counts: tuple[Counter[str], str], now: datetime
     ) -> dict[str, State]:
         counted, etag = counts
-        counted[_OPEN] += len(missing)
+        counted[OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
         rows: list[Operation] = [
             ("create", blank | {"RowKey": key, "created": now, "via": via, **_readable(key, recipient)})
@@ -323,7 +322,7 @@ class Deliveries:
                         if not change.done.done():
                             change.done.set_exception(conflict)
                 return
-            ending = [change for change in batch if change.was == _OPEN] if counts and not after[_OPEN] else []
+            ending = [change for change in batch if change.was == OPEN] if counts and not after[OPEN] else []
             last = ending[-1] if ending else None
             for change, written in zip(batch, etags, strict=True):
                 if not change.done.done():
@@ -340,7 +339,7 @@ class Deliveries:
             self._counts.pop(next(iter(self._counts)))
 
 
-_COUNTED = (_OPEN, *(str(state) for state in DeliveryState if state.final))
+_COUNTED = (OPEN, *(str(state) for state in DeliveryState if state.final))
 
 
 def shard_names(shards: int) -> Sequence[str]:
