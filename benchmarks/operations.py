@@ -10,7 +10,7 @@ NOTHING_THERE = ", nothing there"
 
 _METHODS = {"POST": "insert", "PUT": "update", "PATCH": "merge", "MERGE": "merge", "GET": "read", "DELETE": "delete"}
 _QUEUE_METHODS = {"POST": "put", "GET": "receive", "PUT": "update", "DELETE": "delete"}
-_IN_BATCH = re.compile(rb"^(?:POST|PUT|PATCH|MERGE|DELETE) \S*/(\w+?)(?:\(\S*)? HTTP", re.MULTILINE)
+_IN_BATCH = re.compile(rb"^(?:POST|PUT|PATCH|MERGE|DELETE) [^\s(]*/(\w+)(?:\(.*)? HTTP", re.MULTILINE)
 
 
 def operation(method: str, url: str, body: bytes, prefix: str) -> str:

@@ -40,7 +40,8 @@ ZONES = 24
 WHY = {
     "Due: query": "what is due, a hundred at a time, until there is no more",
     "people: put": "a message for each whose digest is due",
-    "Due: delete": "the row, once that is on its queue",
+    "Due: delete": "a row that is alone in its minute and partition, once that is on its queue",
+    "Due: transaction": "the rows of a minute and partition, once they are on their queue",
 }
 
 _BEFORE = re.compile(r"PartitionKey lt '([^']+)'")
@@ -130,7 +131,8 @@ def _listening(prefix: str) -> Iterator[Asked]:
     send = AioHttpTransport.send
 
     async def heard(self: AioHttpTransport, request: Any, **options: Any) -> Any:
-        name = operation(request.method, request.url, b"", prefix)
+        body = request.data if isinstance(request.data, bytes) else b""
+        name = operation(request.method, request.url, body, prefix)
         asked.operations[name] += 1
         if name.endswith(": query"):
             asked.filters.add(parse_qs(urlsplit(request.url).query)["$filter"][0])
