@@ -24,7 +24,7 @@ async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, S
 
     async def one(pair: tuple[Delivery, State]) -> None:
         try:
-            await services.deliveries.reopen(*pair, services.clock())
+            await services.deliveries.reopen(*pair, services.real_time())
         except Conflict:
             return  # somebody else was faster
 

@@ -74,8 +74,6 @@ async def settle(services: Services, person: Person, state: DigestState, items: 
     arrived = known.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
     ended = DeliveryState.DIGESTED if arrived else known.state
     reason = Reason(known.reason) if known.reason and not arrived else None
-    if known.state in (DeliveryState.FAILED, DeliveryState.UNKNOWN):
-        await together(state.told, lambda delivery: _ripen(services, delivery))
     await together(state.told, lambda delivery: end(services, delivery, ended, reason))
     told = {delivery.notification for delivery in state.told}
     over = [item for item in items if item.delivery.notification in told]
@@ -148,13 +146,6 @@ async def _keep(services: Services, person: Person, number: int, item: Item, cas
         if kept_for(known) == number:
             break
     return replace(case, delivery=replace(delivery, etag=etag))
-
-
-async def _ripen(services: Services, delivery: Delivery) -> None:
-    """Let a delivery that is kept wait no longer than until now, so that it is not put off when it is redriven."""
-    known = await services.deliveries.get(delivery)
-    if known and kept_for(known):
-        await _hold(services, delivery, known.etag, None, services.real_time(), known.rule)
 
 
 async def _hold(

@@ -196,8 +196,9 @@ class Deliveries:
         return last
 
     async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
-        """Let one that has ended be tried again, as long as a new one; raises `Conflict`."""
-        row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "since": now, "updated": now}
+        """Let one that has ended be tried again from now on, as long as a new one; raises `Conflict`."""
+        row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": ""}
+        row |= {"since": now, "not_before": now, "updated": now}
         row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
         await self._change(row, known.etag, known.state, DeliveryState.QUEUED)
 

@@ -119,14 +119,12 @@ class Waiting:
             "last": state.last.isoformat() if state.last else "",
             "told": "\n".join(f"{each.notification};{each.shard};{each.etag}" for each in state.told),
         }
-        if not state.etag:
-            return await self._table.insert(row)
-        if 0 < len(over) < BATCH:
+        if state.etag and 0 < len(over) < BATCH:
             removals = [removal(partition, item.key, item.etag) for item in over]
             with suppress(Conflict):  # with an item, or with the row itself
                 return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]
         await self.done(tenant, recipient, over)
-        return await self._table.merge(row, state.etag)
+        return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
 
 
 def item_key(created: datetime, notification: str) -> str:

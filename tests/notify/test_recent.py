@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -54,12 +55,18 @@ def another(herald: Herald, now: list[float]) -> Notifications:
     return Notifications(herald.services.notifications._table, lambda: now[0])
 
 
-async def test_a_late_answer_does_not_hide_what_was_written_after(herald: Herald, now: list[float]) -> None:
-    of = await stored(herald, NotificationState.EXPANDING)
+async def writing(of: Notification, herald: Herald, now: list[float]) -> tuple[Notifications, Slow, asyncio.Task[Any]]:
+    """The notifications of a process whose first write has happened, and not been answered."""
     slow = Slow(herald.services.notifications._table)
     notifications = Notifications(slow, lambda: now[0])
-    first = asyncio.create_task(notifications.advance(of, page=7))
+    task = asyncio.create_task(notifications.advance(of, page=7))
     await slow.written.wait()
+    return notifications, slow, task
+
+
+async def test_a_late_answer_does_not_hide_what_was_written_after(herald: Herald, now: list[float]) -> None:
+    of = await stored(herald, NotificationState.EXPANDING)
+    notifications, slow, first = await writing(of, herald, now)
     now[0] += 0.1
     seen = await notifications.get(of.key)
     assert seen
@@ -74,16 +81,13 @@ async def test_a_late_answer_does_not_hide_what_was_written_after(herald: Herald
 
 async def test_what_was_written_is_as_old_as_the_write_not_as_its_answer(herald: Herald, now: list[float]) -> None:
     of = await stored(herald, NotificationState.EXPANDED)
-    slow = Slow(herald.services.notifications._table)
-    notifications = Notifications(slow, lambda: now[0])
-    writing = asyncio.create_task(notifications.advance(of, page=7))
-    await slow.written.wait()
+    notifications, slow, first = await writing(of, herald, now)
     fresh = await another(herald, now).get(of.key)
     assert fresh
     await another(herald, now).advance(fresh, state=NotificationState.CANCELLED)
     now[0] += MAX_AGE + 0.1
     slow.answers.set()
-    await writing
+    await first
     known = await notifications.recent(of.key)
     assert known
     assert known.state is NotificationState.CANCELLED
