@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.cards.wording import language
 from shared.digest_rule import DigestRule, Slot
+from shared.early import rule_of, unheld
 from shared.preferences import Preferences
 from shared.queues import Person, Task
 from shared.services import Services
@@ -17,7 +18,7 @@ from shared.store import due
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
 from shared.together import together
-from shared.wishes import digest_rule, quiet_until, wish
+from shared.wishes import digest_rule, quiet_until
 from timer_digest.stories import Case
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
@@ -130,16 +131,17 @@ async def wants_of(services: Services, person: Person) -> Wants:
     settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
     preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
-    if person.task is Task.DIGEST_NOW:  # who asks for it is not kept waiting by their quiet hours, nor by a pause
-        preferences = replace(preferences, quiet="", paused_until=None)
+    if person.task is Task.DIGEST_NOW:
+        preferences = unheld(preferences)
     tongue = language(preferences.locale, reference.locale)
     return Wants(preferences, reference.place(settings.default_time_zone), tongue, rule)
 
 
 async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[Item]) -> list[_Decided]:
     found = await together(items, lambda item: services.notifications.recent(item.delivery.notification))
+    wishes = (services, wants.preferences, wants.place, now)
     return [
-        _Decided(item, Case(item.delivery, notification), _rule(services, wants, now, notification))
+        _Decided(item, Case(item.delivery, notification), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
         if notification and _stands(notification, now)
     ]
@@ -148,13 +150,6 @@ async def _decided(services: Services, wants: Wants, now: datetime, items: Seque
 def _stands(notification: Notification, now: datetime) -> bool:
     called_off = notification.state is NotificationState.CANCELLED
     return not called_off and not (notification.expires and notification.expires <= now)
-
-
-def _rule(services: Services, wants: Wants, now: datetime, notification: Notification) -> Rule:
-    content = notification.content
-    category, thread = services.categories.of(content.category), content.thread.key if content.thread else ""
-    default = services.settings.default_digest
-    return wish(wants.preferences, category, thread, now=now, place=wants.place, digest=default)[0]
 
 
 async def _untold(services: Services, person: Person, cases: Sequence[Case]) -> list[DeliveryState | None]:

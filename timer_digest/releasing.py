@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from shared import early
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
@@ -49,8 +50,9 @@ async def _reconsider(services: Services, person: Person) -> None:
 
 
 async def _see_to(services: Services, person: Person) -> None:
-    now = services.clock() + SKEW
-    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
+    now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
+    reasons = early.REASONS if asked else (Reason.DIGEST,)
+    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST, reasons)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     await together(timed, lambda item: services.queues.deliver(item.delivery))
     await services.waiting.done(person.tenant, person.recipient, timed)
@@ -64,6 +66,8 @@ async def _see_to(services: Services, person: Person) -> None:
         state, held = settled, [item for item in held if item.delivery.notification not in told]
     if held:
         wants = await wants_of(services, person)
+        if asked:
+            held = await early.brought(services, wants.preferences, wants.place, held)
         plan = await choose(services, person, wants, state.last, held)
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from messages.chat.commands import COMMANDS, Command, Unknown, Verb, parse
+from shared import early
 from shared.cards import replies
 from shared.cards.preferences import preferences_card
 from shared.cards.replies import Line, Reply, echo, moment
@@ -240,9 +241,10 @@ async def _digest(turn: Turn) -> Reply:
 
 
 async def _digest_now(turn: Turn) -> Reply:
-    services = turn.services
-    waits, _ = await services.waiting.ready(turn.tenant, turn.recipient, services.clock(), 1)
-    if not waits:
+    services, wants = turn.services, await turn.wants()
+    now, most = services.clock(), MOST_COUNTED
+    items, _ = await services.waiting.ready(turn.tenant, turn.recipient, now, most, early.REASONS)
+    if not await early.brought(services, wants, turn.zone_of(wants), items):
         return Reply("Nothing waits for a digest")
     await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
     return Reply("The digest is on its way")

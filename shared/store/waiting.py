@@ -79,17 +79,18 @@ class Waiting:
         )
         return [_item(recipient, row) for row in rows]
 
-    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> tuple[list[Item], DigestState]:
-        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first; and the digests."""
+    async def ready(
+        self, tenant: str, recipient: str, now: datetime, limit: int, reasons: Sequence[Reason] = (Reason.DIGEST,)
+    ) -> tuple[list[Item], DigestState]:
+        """The first `limit` that wait for these reasons, or whose time has come at `now`, oldest first.
+
+        How far the recipient's digests are comes with them.
+        """
+        meant = {f"reason{place}": str(reason) for place, reason in enumerate(reasons)}
+        wanted = " or ".join(f"reason eq @{name}" for name in meant)
         rows = await self._table.query(
-            "PartitionKey eq @partition and RowKey le @digest and "
-            "( reason eq @reason or until le @now or RowKey eq @digest )",
-            {
-                "partition": _partition(tenant, recipient),
-                "digest": _DIGEST,
-                "reason": str(Reason.DIGEST),
-                "now": now,
-            },
+            f"PartitionKey eq @partition and RowKey le @digest and ( {wanted} or until le @now or RowKey eq @digest )",
+            {"partition": _partition(tenant, recipient), "digest": _DIGEST, "now": now, **meant},
             limit=limit + 1,
         )
         items = [_item(recipient, row) for row in rows if row["RowKey"] != _DIGEST]

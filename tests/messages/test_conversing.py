@@ -394,6 +394,16 @@ async def test_an_early_digest_is_asked_for_where_something_waits(chat: Chat) ->
     assert await people_tasks(chat.herald) == {Task.DIGEST_NOW: 1}
 
 
+async def test_an_early_digest_is_asked_for_where_a_pause_holds_what_is_meant_for_it(chat: Chat) -> None:
+    await chat.prefer(Preferences(categories={"builds": Mode.DIGEST}, paused_until=FOREVER))
+    await chat.herald.ask(user(chat.person), category="news")
+    await chat.herald.send()
+    assert await chat.ask("digest now") == ["Nothing waits for a digest"]
+    await chat.herald.ask(user(chat.person))
+    await chat.herald.send()
+    assert await chat.ask("digest now") == ["The digest is on its way"]
+
+
 async def test_preferences_opens_the_card(chat: Chat) -> None:
     await chat.prefer(Preferences(quiet="sat,sun"))
     [activity] = await chat.say("Preferences")

@@ -12,7 +12,7 @@ import pytest
 
 from local.fake_teams.api import Fault
 from notify.delivery import deliver
-from shared.preferences import Mode
+from shared.preferences import FOREVER, Mode
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.store import due
 from shared.store.conversations import Kind, Status
@@ -190,6 +190,30 @@ async def test_who_asks_has_it_at_once_in_quiet_hours_too_and_the_regular_one_be
     await go_to(timed, "2026-11-24T08:01")
     assert ["Early" in texts(each) for each in await came(timed, ada)] == [True, False]
     assert "Regular" in texts((await came(timed, ada))[1])
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"), [({"paused_until": FOREVER}, "paused"), ({"quiet": "00:00-23:59"}, "quietHours")]
+)
+async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_nothing_else(
+    timed: Herald, held: dict[str, Any], reason: str
+) -> None:
+    ada = await one(timed, "2026-11-24T06:00", **held)
+    asked = [await ask(timed, ada, f"Build {number}") for number in range(2)]
+    off, muted = await ask(timed, ada, "Off"), await ask(timed, ada, "Muted", thread={"key": "muted"})
+    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MOST_ALONE + 1)]
+    assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
+    await timed.command("cancel", off)
+    await timed.services.conversations.prefer(
+        timed.tenant, Kind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
+    )
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    [digest] = await came(timed, ada)
+    assert texts(digest)[0] == "Digest: 2 notifications"
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 2
+    assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MOST_ALONE + 2)
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert len(await came(timed, ada)) == 1
 
 
 async def test_what_comes_while_it_is_sent_is_in_the_next_one(timed: Herald) -> None:

@@ -1,0 +1,44 @@
+"""What `digest now` brings: what waits for the digest, and what would if no pause and no quiet hours held it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from shared.preferences import Preferences
+from shared.services import Services
+from shared.states import Reason, Rule
+from shared.store.notifications import Notification
+from shared.store.waiting import Item
+from shared.together import together
+from shared.wishes import wish
+
+#: Why those wait among which it is looked.
+REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
+
+
+def unheld(wants: Preferences) -> Preferences:
+    """The wishes without what keeps their owner waiting, who does not want to wait any more."""
+    return replace(wants, quiet="", paused_until=None)
+
+
+async def brought(services: Services, wants: Preferences, place: ZoneInfo, items: Sequence[Item]) -> list[Item]:
+    """Those of `items` that it brings to a recipient with these wishes, on the clocks of `place`."""
+    now, free = services.clock(), unheld(wants)
+
+    async def meant(item: Item) -> bool:
+        if item.reason not in (Reason.PAUSED, Reason.QUIET_HOURS):
+            return item.reason is Reason.DIGEST
+        found = await services.notifications.recent(item.delivery.notification)
+        return found is not None and rule_of(services, free, place, now, found) is Rule.DIGEST
+
+    return [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
+
+
+def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:
+    """The wish that decides about a notification which waits."""
+    content = notification.content
+    category, thread = services.categories.of(content.category), content.thread.key if content.thread else ""
+    return wish(wants, category, thread, now=now, place=place, digest=services.settings.default_digest)[0]
