@@ -114,6 +114,8 @@ async def _apply(services: Services, command: Command, notification: Notificatio
         if recall:
             await watch(services, key)  # the stored counts are brought up to date then
             await sweep(services, notification, Task.RECALL, SETTLED)
+        elif notification.state is NotificationState.CANCELLED:
+            await sweep(services, notification, Task.CANCEL, SETTLED)
     log.info("Notification %s: %s", key, command.command)
 
 

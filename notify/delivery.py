@@ -178,6 +178,9 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee)
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:
         await sending.leave(decision.state, decision.reason)
+        if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HELD:  # nobody need be woken for it
+            notification = sending.notification
+            await sending.services.waiting.forget(notification.tenant, sending.message, notification.created)
 
 
 async def _make_way(sending: Sending, route: Route) -> None:

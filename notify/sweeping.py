@@ -1,4 +1,4 @@
-"""Going through the deliveries of a notification, a page at a time: to recall, edit, redrive or resume them."""
+"""Going through the deliveries of a notification, a page at a time: to cancel, recall, edit, redrive or resume them."""
 
 from __future__ import annotations
 
@@ -70,9 +70,15 @@ async def _todo(
             for delivery, state in still
             if policy.step(state, people if state.reason in policy.HELD else machines)[0] is not Step.WAIT
         ]
+    waits = [
+        delivery
+        for delivery, state in found
+        if message.task in (Task.CANCEL, Task.RECALL) and not state.state.final and state.reason in policy.HELD
+    ]
     # What is being sent at this moment may turn out to have been sent.
-    return [
+    sent = [
         replace(delivery, task=message.task, attempts=0)
         for delivery, state in found
-        if state.state in (DeliveryState.SENT, DeliveryState.SENDING)
+        if message.task is not Task.CANCEL and state.state in (DeliveryState.SENT, DeliveryState.SENDING)
     ]
+    return [*waits, *sent]

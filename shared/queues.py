@@ -51,7 +51,8 @@ class Task(StrEnum):
     """What is to be done with a delivery, with all of a notification's, or with all that waits for somebody."""
 
     SEND = "send"
-    RECALL = "recall"  #: take back what was sent
+    CANCEL = "cancel"  #: end what waits for its recipient
+    RECALL = "recall"  #: the same, and take back what was sent
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still

@@ -102,6 +102,11 @@ class Waiting:
         """Remove what waited for a recipient, where it was not put again since it was read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
+    async def forget(self, tenant: str, delivery: Delivery, created: datetime) -> None:
+        """Remove the item of a delivery, whose notification was `created` then, where there is one."""
+        partition = _partition(tenant, delivery.recipient)
+        await self._table.delete(partition, item_key(created, delivery.notification))
+
     async def digest(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
         return _digest(recipient, found[0]) if found else DigestState()

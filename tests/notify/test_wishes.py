@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView
+from notify.control import SETTLED
 from shared.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind
@@ -47,6 +48,43 @@ async def test_what_nobody_wants_is_suppressed_and_its_row_says_by_which_rule(ti
     assert (row["state"], row["reason"], row["rule"]) == ("suppressed", "optedOut", "optedOut")
     assert (await timed.row(other, f"u:{ada.object_id}"))["rule"] == "send"
     assert len(await timed.received()) == 1
+
+
+@pytest.mark.parametrize("command", ["cancel", "recall"])
+@pytest.mark.parametrize(
+    "wishes", [{"categories": {"builds": Mode.DIGEST}}, {"paused_until": FOREVER}, {"quiet": "00:00-23:59"}]
+)
+async def test_what_waits_for_its_recipient_ends_when_it_is_called_off(
+    timed: Herald, command: str, wishes: dict[str, Any]
+) -> None:
+    ada = await one(timed)
+    await prefer(timed, ada, **wishes)
+    off, other = await timed.ask(user(ada)), await timed.ask(user(ada))
+    await timed.send()
+    await timed.command(command, off)
+    await timed.wait(SETTLED + 1)
+    assert await timed.counts(off) == {"cancelled": 1}
+    assert (await timed.now(off)).counts == '{"cancelled":1}'
+    [left] = await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 10)
+    assert left.delivery.notification == other.key
+    assert await timed.counts(other) == {"open": 1}
+
+
+async def test_what_waits_for_everyone_s_own_time_ends_when_it_is_called_off(timed: Herald) -> None:
+    await timed.grow(people=5)
+    people = await timed.people(5)
+    at = (now(timed) + timedelta(days=2)).strftime("%Y-%m-%dT%H:%M")
+    schedule = {"at": at, "timeZone": "recipient"}
+    asked = await timed.ask(*map(user, people), schedule=schedule)
+    due = (await timed.now(asked)).due
+    assert due
+    await timed.wait((due - now(timed)).total_seconds() + 1)
+    assert await timed.counts(asked) == {"open": 5}
+    await timed.command("cancel", asked)
+    await timed.wait(SETTLED + 1)
+    assert await timed.counts(asked) == {"cancelled": 5}
+    await timed.run()
+    assert await timed.received() == []
 
 
 async def test_a_wish_that_comes_between_queueing_and_sending_counts(timed: Herald) -> None:
