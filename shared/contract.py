@@ -35,7 +35,7 @@ from pydantic.alias_generators import to_camel
 
 from shared.holidays import holidays
 from shared.localtime import zone
-from shared.recurrence import Recurrence
+from shared.recurrence import Recurrence, check_span
 
 #: The source of a notification that names none.
 DEFAULT_SOURCE = "/queues/notifications"
@@ -44,6 +44,8 @@ RECIPIENT = "recipient"
 #: Longest `data` that is stored, in bytes of canonical JSON: a binary column of a table holds no more ("Understanding
 #: the Table service data model", Microsoft Learn).
 LONGEST_DATA = 64 * 1024
+#: Where it does not matter which.
+SOME_DAY = date(2026, 1, 1)
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -77,8 +79,7 @@ def _date(text: str) -> str:
 
 
 def _calendar(text: str) -> str:
-    some_day = date(2026, 1, 1)  # any: all events are read
-    holidays(text, some_day, some_day)
+    holidays(text, SOME_DAY, SOME_DAY)  # all events are read
     return text
 
 
@@ -281,11 +282,18 @@ class Announcement(_Model):
     rule: Text
     notification: Notification
 
+    @field_validator("start", "end")
+    @classmethod
+    def _spans(cls, at: str | None, info: ValidationInfo) -> str | None:
+        known = info.data | {str(info.field_name): at}
+        check_span(*(datetime.fromisoformat(wall) if (wall := known.get(name)) else None for name in ("start", "end")))
+        return at
+
     @field_validator("rule")
     @classmethod
     def _recurs(cls, text: str, info: ValidationInfo) -> str:
-        start, end = (datetime.fromisoformat(at) if (at := info.data.get(name)) else None for name in ("start", "end"))
-        Recurrence(text, start, end)
+        start = info.data.get("start", SOME_DAY.isoformat())  # any, where its own is wrong: that is told there
+        Recurrence(text, datetime.fromisoformat(start) if start else None)
         return text
 
     @field_validator("notification")

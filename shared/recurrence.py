@@ -68,11 +68,7 @@ class Recurrence:
     skip: frozenset[date] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, wall in (("start", self.start), ("end", self.end)):
-            if wall and (wall.tzinfo or wall.second or wall.microsecond or not YEARS[0] <= wall.year <= YEARS[1]):
-                raise ValueError(f"{name} must be a wall time in the years {YEARS[0]} to {YEARS[1]}, in whole minutes")
-        if self.start and self.end and self.end < self.start:
-            raise ValueError("end must not be before start")
+        check_span(self.start, self.end)
         if len(self.rule) > LONGEST:
             raise ValueError(f"a rule has at most {LONGEST} characters")
         next(self._walls(self.start or _FIRST, frozenset()), None)
@@ -97,6 +93,15 @@ class Recurrence:
         if "=" in self.rule:
             return (wall for wall in _rrule_walls(self.rule, self.start, after) if wall.date() not in skip)
         return _cron_walls(self.rule, after, skip)
+
+
+def check_span(start: datetime | None, end: datetime | None) -> None:
+    """Raises `ValueError` with one line where a rule cannot be heard from `start` to `end`."""
+    for name, wall in (("start", start), ("end", end)):
+        if wall and (wall.tzinfo or wall.second or wall.microsecond or not YEARS[0] <= wall.year <= YEARS[1]):
+            raise ValueError(f"{name} must be a wall time in the years {YEARS[0]} to {YEARS[1]}, in whole minutes")
+    if start and end and end < start:
+        raise ValueError("end must not be before start")
 
 
 def _note(wall: datetime, at: datetime, place: ZoneInfo) -> str:

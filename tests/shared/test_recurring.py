@@ -97,6 +97,9 @@ def test_a_daily_one_comes_in_every_zone_after_each_moment_and_each_name_once(pl
         ({"rule": "FREQ=SECONDLY", "start": "2026-12-01T09:00"}, ("rule",)),
         ({"rule": "FREQ=DAILY"}, ("rule",)),  # from when on?
         ({"start": "2026-12-01T09:00Z"}, ("start",)),
+        ({"start": "2026-12-01T09:00:30", "rule": "FREQ=DAILY"}, ("start",)),
+        ({"start": "2026-12-02T09:00", "end": "2026-12-01T09:00"}, ("end",)),
+        ({"end": "2400-12-01T09:00"}, ("end",)),
         ({"skip": ["2026-02-30"]}, ("skip", 0)),
         ({"holidays": calendar("DTSTART;VALUE=DATE:20201225\nRRULE:FREQ=DAILY")}, ("holidays",)),
         ({"timeZone": "Mars"}, ("timeZone",)),
