@@ -67,7 +67,10 @@ def _object_id(text: str) -> str:
 
 def _zone_name(text: str) -> str:
     if text != RECIPIENT:
-        zone(text)
+        try:
+            zone(text)
+        except ValueError as unknown:
+            raise ValueError(f"{unknown} ({RECIPIENT}, in lower case, is taken too: everybody's own)") from None
     return text
 
 

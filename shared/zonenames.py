@@ -57,14 +57,14 @@ def load(name: str) -> ZoneInfo:
 
 def unknown(text: str) -> UnknownZone:
     """What to answer to a text that `find` does not know: a city, a country, an offset, or something misspelt."""
-    shown = f"{text[:LONGEST]!r} is no IANA time zone"
+    shown = f"{text[:LONGEST]!r} is no IANA time zone and no Windows one"
     if offset := _OFFSET.fullmatch(text.strip().replace("−", "-")):
         return _at_offset(shown, *offset.groups())
     if found := list(dict.fromkeys(_meant(text[:LONGEST])))[:SUGGESTIONS]:
         *others, last = found
         choice = f"{', '.join(others)} or {last}" if others else last
         return UnknownZone(f"{shown}; did you mean {choice}?", found)
-    return UnknownZone(f"{shown}, such as Europe/Berlin")
+    return UnknownZone(f"{shown}, such as Europe/Berlin or W. Europe Standard Time")
 
 
 def _folded(text: str) -> str:
@@ -138,7 +138,8 @@ def _meanings() -> dict[str, list[str]]:
             meanings[city].append(name)
         meanings[_essence(name)].append(name)
     for name, zone in _windows().items():
-        meanings[_essence(name)].append(zone)
+        for called in (_essence(name), name):  # the whole name is for who has misspelt the end of it
+            meanings[called].append(zone)
     countries = (line.split("\t") for line in _table("zoneinfo/iso3166.tab").splitlines() if line[0] != "#")
     for code, country in chain(countries, COUNTRIES):
         zones = sorted(_current()[code], key=lambda zone: _by_use().get(zone, len(_iana())))

@@ -140,6 +140,17 @@ def test_a_fault_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
     assert list(bare) == [pointer.removeprefix("/data")]
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("Berlin", "Europe/Berlin"), ("W. Europe Standart Time", "Europe/Berlin"), ("Recipient", "")]
+)
+def test_an_unknown_zone_is_answered_with_what_is_taken_and_what_may_be_meant(name: str, nearest: str) -> None:
+    at = {"at": "2026-12-01T09:00", "timeZone": name}
+    recurring = {"command": "schedule", "target": {"schedule": "x"}, "announcement": DAILY | {"timeZone": name}}
+    for message in (DATA | {"schedule": at}, recurring):
+        [said] = faults(message).values()
+        assert all(taken in said for taken in (repr(name), nearest, "IANA", "Windows", "(recipient, in lower case,"))
+
+
 AT_NINE: dict[str, Any] = {"at": "2026-12-01T09:00", "timeZone": "recipient"}
 DAILY: dict[str, Any] = {"rule": "0 9 * * *", "notification": DATA}
 
