@@ -44,6 +44,7 @@ RECIPIENT = "recipient"
 #: Longest `data` that is stored, in bytes of canonical JSON: a binary column of a table holds no more ("Understanding
 #: the Table service data model", Microsoft Learn).
 LONGEST_DATA = 64 * 1024
+_BOM = b"\xef\xbb\xbf"
 #: Where it does not matter which.
 SOME_DAY = date(2026, 1, 1)
 
@@ -453,16 +454,29 @@ class Request:
 
 def decode(body: bytes) -> Any:
     """The JSON value of a queue message, raw or base64; raises `Refused`."""
-    text = body.strip().removeprefix(b"\xef\xbb\xbf")
-    if text[:1] not in (b"{", b"["):
+    text = body.removeprefix(_BOM)
+    if text.lstrip()[:1] not in (b"{", b"["):
         try:
-            text = base64.b64decode(text, validate=True).removeprefix(b"\xef\xbb\xbf")
+            text = base64.b64decode(text.strip(), validate=True).removeprefix(_BOM)
         except (binascii.Error, ValueError):
-            raise Refused("unreadable", [Fault("", "is neither JSON nor base64 of JSON")]) from None
+            said = "is neither a JSON object, which begins with {, nor base64 of one"
+            raise Refused("unreadable", [Fault("", said)]) from None
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise Refused("unreadable", [Fault("", "is no JSON in UTF-8")]) from None
+    except orjson.JSONDecodeError as error:
+        said = f"is no JSON in UTF-8: {_fault_of_json(text, error)}"
+        raise Refused("unreadable", [Fault("", said)]) from None
+
+
+def _fault_of_json(text: bytes, error: orjson.JSONDecodeError) -> str:
+    """What is wrong, and in which line and column; nothing of the text itself."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as wrong:  # whose place orjson does not tell
+        before = text[: wrong.start].decode()
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"{wrong.reason} in line {line}, column {column}"
+    return f"{error.msg} in line {error.lineno}, column {error.colno}"
 
 
 def read(body: bytes) -> Request | Command:

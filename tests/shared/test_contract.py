@@ -233,6 +233,24 @@ def test_what_is_no_json_is_unreadable(bytes_: bytes) -> None:
     assert refused.value.reason == "unreadable"
 
 
+@pytest.mark.parametrize(
+    ("bytes_", "said"),
+    [
+        (b'\n\n {"a": 1,\n  "b" 2}', "expected ':' after key in line 4, column 7"),
+        (b'\xef\xbb\xbf{"a": 1,}', "trailing comma is not allowed in line 1, column 8"),
+        (b'{"a": 1', "unexpected end of data in line 1, column 8"),
+        ('{"ä":\n "ü'.encode() + b"\xff", "invalid start byte in line 2, column 4"),
+        (base64.b64encode(b"[\nx"), "in line 2, column 1"),
+        (b"rule: 0 9 * * *", "is neither a JSON object, which begins with {, nor base64 of one"),
+    ],
+)
+def test_it_is_said_where_json_ends_to_be_json(bytes_: bytes, said: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read(bytes_)
+    [fault] = refused.value.faults
+    assert said in fault.message
+
+
 def test_a_fault_never_repeats_the_text_it_was_found_in() -> None:
     assert "very private" not in str(faults(DATA | {"priority": "very private", "tenant": {"very private": 1}}))
 
