@@ -1,6 +1,7 @@
 """When a recurring announcement comes for given people: `python -m timer_digest.preview FILE --zone Europe/Berlin`.
 
 With `--person` the zone is that of somebody whom the app knows: it is read from the storage of `AzureWebJobsStorage`.
+A mistake in what it is asked is one line, and exit code 2.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 from azure.core.exceptions import AzureError
 
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
 from shared.localtime import shown, zone
+from shared.recurrence import YEARS
 from shared.recurring import coming
 from shared.settings import Settings, SettingsError, load
 from shared.storage import open_storage
-from shared.store.conversations import Conversations
+from shared.store.conversations import Conversations, Kind, Reference
 from shared.store.table import Table
 
 
@@ -70,13 +73,20 @@ def _later(by: timedelta) -> str:
     return f"{minutes} minutes {'later' if by > timedelta() else 'earlier'}"
 
 
-async def zones_of(people: Sequence[str], settings: Settings, tenant: str) -> dict[str, str]:
-    """The zone by whose clocks each of these people (Entra object ids) is told, by its name."""
+async def known_of(people: Sequence[str], settings: Settings, tenant: str) -> dict[str, Reference | None]:
+    """What the app knows of each of these people (Entra object ids)."""
     queues, tables = open_storage()
     async with queues, tables:
         conversations = Conversations(Table(tables.get_table_client(f"{settings.table_prefix}Conversations")))
-        known = [await conversations.of(tenant, f"u:{person.lower()}") for person in people]
-    return {person: each.place(settings.default_time_zone).key for person, each in zip(people, known, strict=True)}
+        return {person: await conversations.get(tenant, Kind.USER, person.lower()) for person in people}
+
+
+def without_zone(person: str, known: Reference | None, default_zone: str) -> str:
+    """By whose clocks somebody is told of whom no zone is known, and why, in one line; "" for whom one is known."""
+    if known and (known.preferences.time_zone or known.time_zone):
+        return ""
+    why = f"{person} has told no time zone" if known else f"Nobody is known whose Entra object id is {person}"
+    return f"{why}: by HERALD_DEFAULT_TIME_ZONE, {default_zone}"
 
 
 def lines(found: Mapping[str, Sequence[Coming]], people: Mapping[str, str]) -> Iterator[str]:
@@ -101,39 +111,65 @@ def _announcement(body: bytes) -> Announcement:
     return command.announcement
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, and not {text!r}")
+    return int(text)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        written = "2027-03-27, 2027-03-27T18:00 (both in UTC) or 2027-03-27T18:00+01:00"
+        raise argparse.ArgumentTypeError(f"must be a date or an instant such as {written}, and not {text!r}") from None
+    if not YEARS[0] <= at.year <= YEARS[1]:
+        raise argparse.ArgumentTypeError(f"must be in the years {YEARS[0]} to {YEARS[1]}")
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the times; returns the exit code: 1 where the file holds no valid announcement, 2 for other mistakes."""
-    parser = argparse.ArgumentParser(prog="python -m timer_digest.preview", description=preview.__doc__)
+    parser = _Parser(prog="python -m timer_digest.preview", description=preview.__doc__)
     parser.add_argument("file", type=Path, help="the command `schedule`, or its announcement alone, in JSON")
-    parser.add_argument("--count", type=int, default=5, help="how many times (default: 5)")
+    parser.add_argument("--count", type=_count, default=5, help="how many times (default: 5)")
     parser.add_argument("--zone", action="append", default=[], help="where people are; may be said several times")
     parser.add_argument("--person", action="append", default=[], help="an Entra object id; may be said several times")
     parser.add_argument("--tenant", help="their tenant, where HERALD_ALLOWED_TENANTS names several")
-    parser.add_argument("--after", type=datetime.fromisoformat, help="from when on, in ISO 8601 (default: now)")
+    after = "from when on, in ISO 8601; what names no offset is in UTC (default: now)"
+    parser.add_argument("--after", type=_instant, help=after)
     options = parser.parse_args(arguments)
     default_zone = os.environ.get("HERALD_DEFAULT_TIME_ZONE") or "UTC"
-    after = options.after or datetime.now(UTC)
+    people, notes = {}, []
     try:
         announcement = _announcement(options.file.read_bytes())
-        own, people = announcement.time_zone or default_zone, {}
+        own = announcement.time_zone or default_zone
         if options.person:
             settings = load()
             tenant = options.tenant or (min(settings.tenants) if len(settings.tenants) == 1 else "")
             if not tenant:
                 parser.error("--tenant is required: HERALD_ALLOWED_TENANTS names several, or none")
-            people = asyncio.run(zones_of(options.person, settings, tenant.lower()))
+            for person, known in asyncio.run(known_of(options.person, settings, tenant.lower())).items():
+                people[person] = known.place(settings.default_time_zone).key if known else settings.default_time_zone
+                if note := without_zone(person, known, settings.default_time_zone):
+                    notes.append(note)
         zones = list(dict.fromkeys([*options.zone, *people.values()]))
         zones = zones or [default_zone if own == RECIPIENT else own]
-        found = preview(announcement, zones, options.count, after if after.tzinfo else after.replace(tzinfo=UTC), own)
+        found = preview(announcement, zones, options.count, options.after or datetime.now(UTC), own)
     except Refused as refused:
-        faults = [f"{fault.pointer}: {fault.message}" for fault in refused.faults] or ["holds no announcement"]
-        sys.stderr.write("".join(f"{options.file}: {fault}\n" for fault in faults))
+        faults = [": ".join(filter(None, (fault.pointer, fault.message))) for fault in refused.faults]
+        sys.stderr.write("".join(f"{options.file}: {fault}\n" for fault in faults or ["holds no announcement"]))
         return 1
     except AzureError as error:
         parser.error(f"the storage of AzureWebJobsStorage does not answer: {str(error).splitlines()[0]}")
     except (OSError, SettingsError, ValueError) as error:
         parser.error(str(error))
-    sys.stdout.write("".join(f"{line}\n" for line in lines(found, people)))
+    sys.stdout.write("".join(f"{line}\n" for line in [*notes, *lines(found, people)]))
     return 0
 
 

@@ -87,7 +87,7 @@ def test_the_command_line_prints_the_times_of_each_zone(
     [
         (ANNOUNCEMENT | {"rule": "0 25 * * *"}, "/announcement/rule: "),
         ({"command": "cancel", "target": {"id": "x"}}, "holds no announcement"),
-        ([], "must be a JSON object"),
+        ([], "announcement.json: must be a JSON object"),
     ],
 )
 def test_a_file_that_cannot_be_announced_is_refused_with_what_is_wrong(
@@ -95,6 +95,45 @@ def test_a_file_that_cannot_be_announced_is_refused_with_what_is_wrong(
 ) -> None:
     assert main([written(tmp_path, value)]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "announcement.json"
+    file.write_text('\n{"rule": "0 9 * * *",\n "timeZone" "recipient"}', encoding="utf-8")
+    assert main([str(file)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{file}: is no JSON in UTF-8: ")
+    assert line.endswith(" in line 3, column 13")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--after", "tomorrow"], "an instant such as 2027-03-27, 2027-03-27T18:00 (both in UTC) or"),
+        (["--after", "0001-01-01"], "must be in the years"),
+        (["--after", "9999-12-31T23:59-12:00"], "must be in the years"),
+        (["--count", "-1"], "a number from 1 on, and not '-1'"),
+        (["--count", "0"], "a number from 1 on, and not '0'"),
+        (["--count", "many"], "a number from 1 on, and not 'many'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([written(tmp_path, ANNOUNCEMENT), *arguments])
+    assert left.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"argument {arguments[0]}: " in line
+    assert said in line
+
+
+def test_an_instant_without_an_offset_is_in_utc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = set()
+    for after in ("2027-03-27T18:00", "2027-03-27T18:00Z", "2027-03-27T19:00+01:00"):
+        assert main([written(tmp_path, ANNOUNCEMENT), "--zone", "Asia/Tokyo", "--after", after]) == 0
+        said.add(capsys.readouterr().out)
+    assert len(said) == 1
 
 
 def test_a_zone_that_there_is_not_gets_the_helpful_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,15 +148,18 @@ async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
 ) -> None:
     for name, value in herald.environ.items():
         monkeypatch.setenv(name, value)
-    ada, bob = (await herald.grow(people=2)).people
+    ada, bob, cleo = (await herald.grow(people=3)).people
     await prefer(herald, ada, time_zone="Asia/Tokyo")
     await prefer(herald, bob, time_zone="Asia/Tokyo")
-    asked = [f"--person={each.object_id.upper()}" for each in (ada, bob)] + ["--person=nobody", "--count=1"]
+    await prefer(herald, cleo, categories={"news": "digest"})
+    asked = [f"--person={each.object_id.upper()}" for each in (ada, bob, cleo)] + ["--person=nobody", "--count=1"]
     assert await asyncio.to_thread(main, [written(tmp_path, ANNOUNCEMENT), *asked, "--after=2027-03-27T18:00"]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        f"{cleo.object_id.upper()} has told no time zone: by HERALD_DEFAULT_TIME_ZONE, UTC",
+        "Nobody is known whose Entra object id is nobody: by HERALD_DEFAULT_TIME_ZONE, UTC",
         f"Asia/Tokyo: {ada.object_id.upper()}, {bob.object_id.upper()}",
         "  Mon 2027-03-29 02:30  2027-03-28T17:30Z",
-        "UTC: nobody",
+        f"UTC: {cleo.object_id.upper()}, nobody",
         "  Sun 2027-03-28 02:30  2027-03-28T02:30Z",
     ]
 
