@@ -44,7 +44,8 @@ async def announce(services: Services, tenant: str, name: str) -> None:
             told += 1
         else:
             after = _missed_before(services, schedule, now)
-            log.error("Schedule %s: what it missed from %s to %s is not even stored", name, schedule.next, after)
+            missed = "Missed, and not even stored: source %s, id %s and all that was due after it until %s"
+            log.error(missed, SOURCE + name, schedule.occurrence, after)
         try:
             schedule = await move_on(services, schedule, after)
         except Conflict:
