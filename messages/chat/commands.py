@@ -73,7 +73,7 @@ COMMANDS: Sequence[Command] = (
         Verb.DIGEST,
         ("digest",),
         "daily 09:00 | weekdays 17:00 | weekly mon 09:00 | off | now",
-        "when what is not urgent comes, in one message",
+        "when all that is in the digest comes, urgent or not, in one message",
     ),
     Command(Verb.STOP, ("stop",), "", "switches off all that is not mandatory"),
     Command(Verb.START, ("start",), "", "switches it on again"),
