@@ -128,6 +128,11 @@ def test_what_the_help_shows_can_be_written(verb: Verb) -> None:
         assert READERS[verb](order(f"{verb} {example}").argument)
 
 
+def test_the_help_does_not_say_that_what_is_urgent_passes_the_digest() -> None:
+    [does] = [each.does for each in COMMANDS if each.verb is Verb.DIGEST]
+    assert "urgent or not" in does
+
+
 def test_markup_goes_and_what_only_looks_like_it_stays() -> None:
     assert first_line('<p class="x">a <b>b</b> 1 < 2 <3 <img src="http://localhost/x"></p>') == "a b 1 < 2 <3"
     assert first_line("<pause 2h>") == ""
