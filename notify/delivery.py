@@ -67,7 +67,8 @@ async def deliver(services: Services, message: Delivery) -> None:
         sending = Sending(services, notification, message, known, services.real_time())
         todo, until = policy.step(known, sending.now)
         if todo is Step.END:
-            await sending.ended(last=True)  # whoever ended it may have died before that
+            reason = Reason(known.reason) if known.reason else None
+            await sending.ended(known.state, reason, last=True)  # whoever ended it may have died before that
             return
         held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
         if todo is Step.WAIT and not held:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from notify.progress import finish
+from shared import telling
 from shared.preferences import FOREVER
-from shared.queues import Delivery, Person, Task
+from shared.queues import Delivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store import due
@@ -70,15 +71,16 @@ class Sending:
             conversation_id=conversation_id,
             revision=revision,
         )
-        await self.ended(last=last)
+        await self.ended(state, reason, last=last)
 
-    async def ended(self, *, last: bool) -> None:
-        """See to what follows from its end; to do that again changes nothing."""
+    async def ended(self, state: DeliveryState, reason: Reason | None, *, last: bool) -> None:
+        """See to what follows from its end in `state`; to do that again changes nothing."""
+        notification = self.notification
         if last:
-            await finish(self.services, self.notification.key)
-        if self.notification.purpose is Purpose.DIGEST:
-            person = Person(self.notification.tenant, self.message.recipient, Task.SETTLE)
-            await self.services.queues.wake(person)
+            await finish(self.services, notification.key)
+        if notification.purpose is Purpose.DIGEST:
+            recipient = self.message.recipient
+            await telling.over(self.services, notification.tenant, recipient, notification.key, state, reason)
 
     async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it without a request; where an earlier one may have arrived, that is what is said."""

@@ -13,13 +13,12 @@ from shared.contract import stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.store import due
+from shared.store.deliveries import ALONE
 from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 
 #: The category of what Herald says on its own: nobody can opt out of the answer to what they asked.
 CATEGORY = "herald"
-#: All that is posted here has one delivery, in this partition.
-SHARD = "0"
 
 
 async def post(
@@ -48,7 +47,7 @@ async def post(
         data=data,
         state=NotificationState.SCHEDULED if at else NotificationState.EXPANDED,
         created=now,
-        shards=1,
+        shards=0,
         total=None if at else 1,
         due=at,
         purpose=purpose,
@@ -65,6 +64,6 @@ async def post(
         await services.due.put(at, due.NOTIFICATION, new.key)
         return new.key
     urgent = stored(data).priority == "urgent"
-    for message in await services.deliveries.add(new.key, SHARD, {recipient: 0}, now, fresh=fresh):
+    for message in await services.deliveries.add(new.key, ALONE, {recipient: 0}, now, fresh=fresh):
         await services.queues.deliver(message, urgent=urgent)
     return new.key

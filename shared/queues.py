@@ -60,14 +60,14 @@ class Task(StrEnum):
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
     DIGEST = "digest"  #: send the digest, where it is time for it
     DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
-    SETTLE = "settle"  #: write down what became of what a digest told
+    SETTLE = "settle"  #: write down what became of what a digest told, and see to the rest
 
 
 #: What the texts of a message may be, by the names of their fields: they go into keys, filters and headers.
 _TEXTS = {
     "notification": re.compile(r"[0-9a-z]{1,64}"),
     "tenant": re.compile(r"[^\x00-\x1f/\\#?]{1,256}"),
-    "shard": re.compile(r"[0-9a-f]?"),
+    "shard": re.compile(r"[0-9a-fx]?"),
     "recipient": re.compile(r"[cut]:.{1,512}", re.DOTALL),
     "etag": re.compile(r'(W/"[ !#-~]{1,256}")?'),
     "task": re.compile("|".join(Task)),

@@ -18,26 +18,22 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shared import outbox
+from shared import outbox, telling
 from shared.preferences import FOREVER
 from shared.queues import Delivery, Person
 from shared.services import Services
-from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.states import DeliveryState, Purpose, Reason
 from shared.store import due
-from shared.store.deliveries import State
-from shared.store.notifications import notification_key
+from shared.store.deliveries import ALONE, State
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
+from shared.telling import KEPT, kept_for
 from shared.together import together
 from timer_digest.choosing import Plan, Wants, wants_of
 from timer_digest.stories import Case, Story, compose, stories
 
-#: The source of digests.
-SOURCE = "/herald/digests"
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
 LOOK_AGAIN = timedelta(days=1)
-
-_KEPT = f"{Rule.DIGEST} "
 
 
 async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
@@ -66,25 +62,13 @@ async def settle(services: Services, person: Person, state: DigestState, items: 
 
     None where the digest has not ended: whoever was to post it may have died before.
     """
-    key = notification_key(person.tenant, SOURCE, _identity(person, state))
-    known = await services.deliveries.get(Delivery(key, outbox.SHARD, person.recipient, "", 0))
+    key = telling.key_of(person.tenant, person.recipient, state)
+    known = await services.deliveries.get(Delivery(key, ALONE, person.recipient, "", 0))
     if known is None or not known.state.final:
         await _post_again(services, person, state)
         return None
-    arrived = known.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
-    ended = DeliveryState.DIGESTED if arrived else known.state
-    reason = Reason(known.reason) if known.reason and not arrived else None
-    await together(state.told, lambda delivery: end(services, delivery, ended, reason))
-    told = {delivery.notification for delivery in state.told}
-    over = [item for item in items if item.delivery.notification in told]
-    settled = replace(state, told=())
-    return replace(settled, etag=await services.waiting.move_digest(person.tenant, person.recipient, settled, over))
-
-
-def kept_for(known: State) -> int:
-    """The number of the digest for which a delivery is kept, or was; 0 for none."""
-    kept = known.state is DeliveryState.QUEUED and known.rule.startswith(_KEPT)
-    return int(known.rule.removeprefix(_KEPT)) if kept else 0
+    reason = Reason(known.reason) if known.reason else None
+    return await telling.settle(services, person.tenant, person.recipient, state, items, known.state, reason)
 
 
 async def free(services: Services, delivery: Delivery, known: State) -> str:
@@ -98,31 +82,6 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
     return await _hold(services, delivery, known.etag, reason, services.clock(), "")
 
 
-async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
-    """Write the final state of a delivery whose row still is the one of its ETag, or is kept for a digest."""
-    etag, plain = delivery.etag, replace(delivery, etag="")
-    while True:
-        try:
-            last = await services.deliveries.settle(
-                plain,
-                etag,
-                state,
-                was=DeliveryState.QUEUED,
-                now=services.real_time(),
-                reason=reason,
-                rule=str(Rule.DIGEST),
-            )
-        except Conflict:
-            known = await services.deliveries.get(plain)
-            if known and kept_for(known):
-                etag = known.etag
-                continue
-            last = known is not None and known.state.final
-        break
-    if last:  # maybe of its notification, which is finished by the message of any delivery that has ended
-        await services.queues.deliver(plain)
-
-
 async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
     """Keep a delivery for the digest of this number; None where that is not to tell it."""
     delivery, etag = case.delivery, item.held  # the row has seldom changed since, and need not be read then
@@ -130,7 +89,7 @@ async def _keep(services: Services, person: Person, number: int, item: Item, cas
         with suppress(Conflict):
             if etag:
                 # Without a reason, whoever meets a message of it only puts that back.
-                etag = await _hold(services, delivery, etag, None, FOREVER, f"{_KEPT}{number}")
+                etag = await _hold(services, delivery, etag, None, FOREVER, f"{KEPT}{number}")
                 break
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
@@ -173,14 +132,8 @@ async def _post(services: Services, person: Person, state: DigestState, data: by
         services,
         tenant=person.tenant,
         recipient=person.recipient,
-        source=SOURCE,
-        identifier=_identity(person, state),
+        source=telling.SOURCE,
+        identifier=telling.identity(person.recipient, state),
         data=data,
         purpose=Purpose.DIGEST,
     )
-
-
-def _identity(person: Person, state: DigestState) -> str:
-    """The id of the digest as a notification. Numbers begin anew where somebody was forgotten; what was told does not
-    come again."""
-    return f"{person.recipient};{state.number};{state.told[0].notification}"

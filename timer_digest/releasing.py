@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from shared import early
+from shared import early, telling
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.store.deliveries import State
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState
+from shared.telling import MOST
 from shared.together import together
 from timer_digest import digesting
 from timer_digest.choosing import Parting, choose, wants_of
 
-#: Items that are looked at in one go, and those that are let go where somebody's wishes have changed.
-MOST = 1000
+#: Items that are let go in one go where somebody's wishes have changed.
 PAGE = 200
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -84,7 +84,7 @@ async def let_go(services: Services, person: Person, state: DigestState, going: 
     Those that the last digest tells stay. Returns the state of digests after that, or raises `Conflict`.
     """
     rows = await together(going, lambda each: services.deliveries.get(each.item.delivery))
-    if any(row and digesting.kept_for(row) > state.number for row in rows):
+    if any(row and telling.kept_for(row) > state.number for row in rows):
         # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
         state = replace(state, number=state.number + 1)
         state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
@@ -103,4 +103,4 @@ async def _let_go(services: Services, going: Parting, known: State | None) -> No
     if going.state is None:
         await services.queues.deliver(delivery)
     else:
-        await digesting.end(services, replace(delivery, etag=etag), going.state)
+        await telling.end(services, replace(delivery, etag=etag), going.state)

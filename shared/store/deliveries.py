@@ -2,7 +2,8 @@
 
 The count changes in the same entity group transaction as a state, so that the states of a notification always
 sum to the recipients listed so far. Changes of one partition are written together: while one transaction is
-under way, what comes in meanwhile waits for the next.
+under way, what comes in meanwhile waits for the next. What Herald itself says has one recipient: its partition
+(`ALONE`) is one row, and nothing is counted there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import uuid4
 
 from shared.queues import Delivery
@@ -23,6 +25,8 @@ from shared.together import together
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.
 CLAIM_SECONDS = 90
+#: The partition of the only delivery of what Herald itself says: in that nothing is counted.
+ALONE = "x"
 #: From this many recipients on, the deliveries of a notification lie in 16 partitions instead of one.
 SHARDED_FROM = 1000
 #: An expansion reads the range of a partition in which its recipients lie, while that holds at most so many rows
@@ -101,7 +105,8 @@ class Deliveries:
             missing = [key for key in sorted(wanted) if key not in present]
             try:
                 for start in range(0, len(missing), BATCH - 1):
-                    counts = (Counter[str](), "") if first and start == 0 else await self._read_counts(partition)
+                    uncounted = shard == ALONE or (first and start == 0)
+                    counts = (Counter[str](), "") if uncounted else await self._read_counts(partition)
                     part = {key: (wanted[key], recipients[wanted[key]]) for key in missing[start : start + BATCH - 1]}
                     present |= await self._insert(partition, part, counts, now)
             except Conflict:
@@ -247,12 +252,15 @@ class Deliveries:
         counted, etag = counts
         counted[OPEN] += len(missing)
         blank = {"PartitionKey": partition, "v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0}
-        rows: list[Operation] = [
+        rows: list[tuple[Literal["create"], Row]] = [
             ("create", blank | {"RowKey": key, "created": now, "via": via, **_readable(key, recipient)})
             for key, (recipient, via) in missing.items()
         ]
-        *etags, etag = await self._table.batch([*rows, _count(partition, counted, etag)])
-        self._keep_counts(partition, counted, etag)
+        if _is_alone(partition):
+            etags = [await self._table.insert(row) for _, row in rows]
+        else:
+            *etags, etag = await self._table.batch([*rows, _count(partition, counted, etag)])
+            self._keep_counts(partition, counted, etag)
         return {
             key: State(state=DeliveryState.QUEUED, attempts=0, etag=written)
             for key, written in zip(missing, etags, strict=True)
@@ -272,6 +280,9 @@ class Deliveries:
         return {key: _state(*row) for key, row in zip(wanted, found, strict=True) if row}
 
     async def _read_counts(self, partition: str) -> tuple[Counter[str], str]:
+        if _is_alone(partition):
+            only = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=1)
+            return Counter(DeliveryState(row["state"]).counted for row in only), ""
         found = await self._table.get(partition, _COUNTS)
         if found is None:
             return Counter(), ""
@@ -297,7 +308,8 @@ class Deliveries:
         rows: list[Operation] = [("update", change.row, change.etag) for change in batch]
         moved = Counter(change.state for change in batch)
         moved.subtract(change.was for change in batch)
-        counts = await self._recent_counts(partition) if any(moved.values()) else None
+        alone = _is_alone(partition)
+        counts = await self._recent_counts(partition) if any(moved.values()) and not alone else None
         while True:
             try:
                 if counts:
@@ -323,7 +335,8 @@ class Deliveries:
                         if not change.done.done():
                             change.done.set_exception(conflict)
                 return
-            ending = [change for change in batch if change.was == OPEN] if counts and not after[OPEN] else []
+            all_ended = alone or (counts and not after[OPEN])
+            ending = [change for change in batch if change.was == OPEN != change.state] if all_ended else []
             last = ending[-1] if ending else None
             for change, written in zip(batch, etags, strict=True):
                 if not change.done.done():
@@ -344,13 +357,17 @@ _COUNTED = (OPEN, *(str(state) for state in DeliveryState if state.final))
 
 
 def shard_names(shards: int) -> Sequence[str]:
-    """The names of the partitions of a notification's deliveries: of 16, or of the only one."""
-    return "0123456789abcdef" if shards > 1 else "0"
+    """The names of the partitions of a notification's deliveries: of 16, or of the only one; for 0 of `ALONE`."""
+    return "0123456789abcdef" if shards > 1 else "0" if shards else ALONE
 
 
 def shard_of(recipient: str, shards: int) -> str:
     """The partition of a recipient `u:...` or `c:...`; people lie as in Conversations, so that a page is a range."""
-    return keys.shard(recipient[2:]) if shards > 1 else "0"
+    return keys.shard(recipient[2:]) if shards > 1 else shard_names(shards)[0]
+
+
+def _is_alone(partition: str) -> bool:
+    return partition.endswith(f";{ALONE}")
 
 
 def _partition(notification: str, shard: str) -> str:

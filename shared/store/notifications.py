@@ -25,11 +25,11 @@ CACHED = 256
 class Notification:
     """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (contract.Notification).
 
-    `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many
-    partitions its deliveries lie. `total` is how many recipients it has, None until all are listed. `due` is when
-    a scheduled one is to be sent, `rescheduled` when that was changed last, and `time` when what it tells happened.
-    `revision` counts how often its content was edited. `counts` is how its deliveries ended, as JSON, "" while any is
-    open. `purpose` says what it is for.
+    `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many partitions
+    its deliveries lie (`deliveries.shard_names`). `total` is how many recipients it has, None until all are listed.
+    `due` is when a scheduled one is to be sent, `rescheduled` when that was changed last, and `time` when what it tells
+    happened. `revision` counts how often its content was edited. `counts` is how its deliveries ended, as JSON, ""
+    while any is open. `purpose` says what it is for.
     """
 
     key: str

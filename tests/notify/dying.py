@@ -18,6 +18,7 @@ from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
 from shared.storage import open_storage
+from shared.store.deliveries import ALONE
 from shared.store.due import WATCH
 from tests.notify.conftest import Herald, attune
 from tests.notify.tapped import TAP, Tap
@@ -194,6 +195,8 @@ class Host(Herald):
 
     async def _miscounted(self, partition: str) -> str:
         """How a partition of Deliveries is counted where it is otherwise than that, or ""."""
+        if partition.endswith(f";{ALONE}"):
+            return ""  # nothing is counted there
         rows = await self.rows(partition)
         counted = next((row for row in rows if row["RowKey"] == "~counts"), {})
         told = +Counter({name: counted.get(name, 0) for name in ("open", *DeliveryState)})

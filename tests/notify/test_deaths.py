@@ -162,7 +162,8 @@ async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, chances: i
             ({}, NotificationState.FAILED) if page and chances
             else ({"failed" if chances else "sent": 1}, NotificationState.FINISHED)
         )  # fmt: skip
-        assert len(await host.dead_letters()) == (1 if chances else 0)
+        # One a day: midnight may lie between the two who give it up.
+        assert len({letter["RowKey"] for letter in await host.dead_letters()}) == (1 if chances else 0)
         assert host.wrong == []
         if lived:
             return

@@ -27,6 +27,7 @@ from shared.queues import (
     Task,
 )
 from shared.states import DeliveryState, NotificationState, Purpose
+from shared.store.deliveries import ALONE
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, notification, user
@@ -114,7 +115,7 @@ async def of_our_own(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
         purpose=purpose,
     )
     await herald.lose(DELIVERIES)
-    return recipient, Delivery(key, outbox.SHARD, recipient, "", 0, chances=CHANCES)
+    return recipient, Delivery(key, ALONE, recipient, "", 0, chances=CHANCES)
 
 
 async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:

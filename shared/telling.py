@@ -1,0 +1,107 @@
+"""What becomes of the deliveries that a digest tells: each ends as the digest's own delivery does.
+
+The digest is the notification that `key_of` names: its identity follows from the recipient's row in table Waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from shared import early
+from shared.queues import Delivery, Person, Task
+from shared.services import Services
+from shared.states import DeliveryState, Reason, Rule
+from shared.store.deliveries import State
+from shared.store.notifications import notification_key
+from shared.store.table import Conflict
+from shared.store.waiting import DigestState, Item
+from shared.together import together
+
+#: The source of digests.
+SOURCE = "/herald/digests"
+#: Items that are looked at in one go.
+MOST = 1000
+
+#: With its number this is the rule of a delivery that is kept for a digest.
+KEPT = f"{Rule.DIGEST} "
+
+
+def identity(recipient: str, state: DigestState) -> str:
+    """The id of the last digest as a notification. Numbers begin anew where somebody was forgotten; what was told does
+    not come again."""
+    return f"{recipient};{state.number};{state.told[0].notification}"
+
+
+def key_of(tenant: str, recipient: str, state: DigestState) -> str:
+    """The key of the last digest as a notification."""
+    return notification_key(tenant, SOURCE, identity(recipient, state))
+
+
+def kept_for(known: State) -> int:
+    """The number of the digest for which a delivery is kept, or was; 0 for none."""
+    kept = known.state is DeliveryState.QUEUED and known.rule.startswith(KEPT)
+    return int(known.rule.removeprefix(KEPT)) if kept else 0
+
+
+async def over(
+    services: Services, tenant: str, recipient: str, key: str, state: DeliveryState, reason: Reason | None
+) -> None:
+    """See to what follows from the end of the digest with this key; to do that again changes nothing."""
+    items, digests = await services.waiting.ready(tenant, recipient, services.clock(), MOST)
+    if digests.told and key_of(tenant, recipient, digests) == key:
+        with suppress(Conflict):  # somebody else sees to it
+            await settle(services, tenant, recipient, digests, items, state, reason)
+        told = {delivery.notification for delivery in digests.told}
+        items = [item for item in items if item.delivery.notification not in told]
+    if items:  # they may have been put off until this end
+        await services.queues.wake(Person(tenant, recipient, Task.SETTLE))
+
+
+async def settle(
+    services: Services,
+    tenant: str,
+    recipient: str,
+    digests: DigestState,
+    items: Sequence[Item],
+    state: DeliveryState,
+    reason: Reason | None,
+) -> DigestState:
+    """End what the last digest told, as that ended in `state`, and forget those of `items`; returns the state of
+    digests after that, or raises `Conflict` where another changed it meanwhile."""
+    arrived = state in (DeliveryState.SENT, DeliveryState.SIMULATED)
+    ended, why = (DeliveryState.DIGESTED, None) if arrived else (state, reason)
+    await together(digests.told, lambda delivery: end(services, delivery, ended, why))
+    told = {delivery.notification for delivery in digests.told}
+    gone = [item for item in items if item.delivery.notification in told]
+    if len(gone) < len(told):  # it was asked for, and brought what something held
+        held, _ = await services.waiting.ready(tenant, recipient, services.clock(), MOST, early.REASONS)
+        gone = [item for item in held if item.delivery.notification in told]
+    settled = replace(digests, told=())
+    return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, gone))
+
+
+async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
+    """Write the final state of a delivery whose row still is the one of its ETag, or is kept for a digest."""
+    etag, plain = delivery.etag, replace(delivery, etag="")
+    while True:
+        try:
+            last = await services.deliveries.settle(
+                plain,
+                etag,
+                state,
+                was=DeliveryState.QUEUED,
+                now=services.real_time(),
+                reason=reason,
+                rule=str(Rule.DIGEST),
+            )
+        except Conflict:
+            known = await services.deliveries.get(plain)
+            if known and kept_for(known):
+                etag = known.etag
+                continue
+            last = known is not None and known.state.final
+        break
+    if last:  # maybe of its notification, which is finished by the message of any delivery that has ended
+        await services.queues.deliver(plain)
