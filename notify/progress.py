@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import timedelta
 
 import orjson
@@ -31,14 +32,17 @@ async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) ->
     await services.due.put(services.clock() + after, due.WATCH, key)
 
 
-async def finish(services: Services, key: str) -> bool:
-    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them."""
+async def finish(services: Services, key: str, known: Counter[str] | None = None) -> bool:
+    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them.
+
+    `known` are the counts, where they need not be read.
+    """
     # One that may be old serves where only a write by its ETag can follow.
     notification = await services.notifications.recent(key)
     if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
         notification = await services.notifications.get(key)
     while notification and notification.state in _LISTED:
-        counts = await services.deliveries.counts(key, notification.shards)
+        counts = known or await services.deliveries.counts(key, notification.shards)
         final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
         if counts[OPEN] or final == notification.counts:
             return False
@@ -48,7 +52,7 @@ async def finish(services: Services, key: str) -> bool:
         try:
             await services.notifications.advance(notification, **changes)
         except Conflict:
-            notification = await services.notifications.get(key)
+            notification, known = await services.notifications.get(key), None
             continue
         return True
     return False

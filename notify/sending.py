@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,6 +13,7 @@ from shared.queues import Delivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store import due
+from shared.store.counted import ALONE
 from shared.store.deliveries import State
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
@@ -77,7 +79,8 @@ class Sending:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
         if last:
-            await finish(self.services, notification.key)
+            alone = self.message.shard == ALONE
+            await finish(self.services, notification.key, Counter([str(state)]) if alone else None)
         if notification.purpose is Purpose.DIGEST:
             recipient = self.message.recipient
             await telling.over(self.services, notification.tenant, recipient, notification.key, state, reason)

@@ -13,7 +13,7 @@ from shared.contract import stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.store import due
-from shared.store.deliveries import ALONE
+from shared.store.counted import ALONE
 from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 

@@ -200,5 +200,5 @@ class Queues:
     async def sweep(self, message: Sweep, delay: float = 0) -> None:
         await self.put(SWEEPS, message.encode(), delay)
 
-    async def wake(self, message: Person) -> None:
-        await self.put(PEOPLE, message.encode())
+    async def wake(self, message: Person, delay: float = 0) -> None:
+        await self.put(PEOPLE, message.encode(), delay)

@@ -95,6 +95,7 @@ async def end(services: Services, delivery: Delivery, state: DeliveryState, reas
                 now=services.real_time(),
                 reason=reason,
                 rule=str(Rule.DIGEST),
+                patient=True,  # much is told to many at one time
             )
         except Conflict:
             known = await services.deliveries.get(plain)

@@ -24,7 +24,8 @@ from shared.queues import Delivery, Person
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.store import due
-from shared.store.deliveries import ALONE, State
+from shared.store.counted import ALONE
+from shared.store.deliveries import State
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.telling import KEPT, kept_for

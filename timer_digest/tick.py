@@ -1,12 +1,14 @@
 """The tick: what was to wake by now is put on its queue, and forgotten only then.
 
 A tick that dies between the two, or two ticks at once, put the same on its queue twice, which changes nothing there.
+People are woken at the rate of their tenant: of many at once, nobody is seen to long before a message can go out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from itertools import groupby
 
 from shared.announcing import announce
@@ -26,11 +28,11 @@ async def tick(services: Services) -> int:
 
     What fails stays for the next tick, and stands in nobody's way.
     """
-    woken = 0
+    woken, turns = 0, Counter[str]()
     async for found in services.due.until(services.clock(), BATCH):
         for minute, those in groupby(found, key=lambda waking: waking.minute):
             wakings = list(those)
-            results = await asyncio.gather(*(_wake(services, each) for each in wakings), return_exceptions=True)
+            results = await asyncio.gather(*(_wake(services, each, turns) for each in wakings), return_exceptions=True)
             for waking, result in zip(wakings, results, strict=True):
                 if isinstance(result, BaseException):
                     if not isinstance(result, Exception):
@@ -45,7 +47,8 @@ async def tick(services: Services) -> int:
     return woken
 
 
-async def _wake(services: Services, waking: Waking) -> bool:
+async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:
+    """Wake it, whether anything here can; `turns` counts the people of each tenant who were woken before."""
     queues, key = services.queues, waking.key
     if waking.kind == due.NOTIFICATION:
         await queues.expand(Expansion(key, 0))
@@ -55,7 +58,9 @@ async def _wake(services: Services, waking: Waking) -> bool:
         await announce(services, *key.split(";", 1))
     elif waking.kind in _PEOPLE:
         tenant, recipient = key.split(";", 1)
-        await queues.wake(Person(tenant, recipient, _PEOPLE[waking.kind]))
+        turns[tenant] += 1
+        delay = (turns[tenant] - 1) // services.settings.tenant_rate
+        await queues.wake(Person(tenant, recipient, _PEOPLE[waking.kind]), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

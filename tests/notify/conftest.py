@@ -272,6 +272,7 @@ async def opened(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPa
     environ = teams.settings | {"AzureWebJobsStorage": connection}
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, environ[name])
+    monkeypatch.setattr("shared.store.counted.PATIENCE", 0)
     clock = Clock()
     services = await open_services(load(environ), open_storage(environ), clock)
     queues, tables = open_storage(environ)

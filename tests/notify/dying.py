@@ -18,7 +18,7 @@ from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
 from shared.storage import open_storage
-from shared.store.deliveries import ALONE
+from shared.store.counted import ALONE
 from shared.store.due import WATCH
 from tests.notify.conftest import Herald, attune
 from tests.notify.tapped import TAP, Tap

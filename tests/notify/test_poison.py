@@ -27,7 +27,7 @@ from shared.queues import (
     Task,
 )
 from shared.states import DeliveryState, NotificationState, Purpose
-from shared.store.deliveries import ALONE
+from shared.store.counted import ALONE
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, notification, user
