@@ -69,6 +69,8 @@ async def deliver(services: Services, message: Delivery) -> None:
         if todo is Step.END:
             reason = Reason(known.reason) if known.reason else None
             await sending.ended(known.state, reason, last=True)  # whoever ended it may have died before that
+            if known.rule == Rule.CANCELLED:
+                await sending.forget()
             return
         held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
         if todo is Step.WAIT and not held:
@@ -179,9 +181,8 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee)
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:
         await sending.leave(decision.state, decision.reason)
-        if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HELD:  # nobody need be woken for it
-            notification = sending.notification
-            await sending.services.waiting.forget(notification.tenant, sending.message, notification.created)
+        if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HELD:
+            await sending.forget()  # nobody need be woken for it
 
 
 async def _make_way(sending: Sending, route: Route) -> None:

@@ -84,7 +84,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     if notification is None:
         return
     if notification.purpose is Purpose.DIGEST:
-        await services.queues.wake(Person(notification.tenant, message.recipient, Task.SETTLE))
+        await services.queues.wake(Person(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
         await services.marks.drop(welcomed(notification.tenant), message.recipient, notification.key)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 
 import orjson
 
 from shared.queues import Expansion, Sweep, Task
 from shared.services import Services
-from shared.states import OPEN, NotificationState
+from shared.states import OPEN, DeliveryState, NotificationState
 from shared.store import due
 from shared.store.deliveries import shard_names
 from shared.store.notifications import Notification
@@ -32,30 +33,43 @@ async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) ->
     await services.due.put(services.clock() + after, due.WATCH, key)
 
 
-async def finish(services: Services, key: str, known: Counter[str] | None = None) -> bool:
-    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them.
-
-    `known` are the counts, where they need not be read.
-    """
+async def finish(services: Services, key: str) -> bool:
+    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them."""
     # One that may be old serves where only a write by its ETag can follow.
     notification = await services.notifications.recent(key)
     if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
         notification = await services.notifications.get(key)
     while notification and notification.state in _LISTED:
-        counts = known or await services.deliveries.counts(key, notification.shards)
-        final = orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
-        if counts[OPEN] or final == notification.counts:
+        counts = await services.deliveries.counts(key, notification.shards)
+        if counts[OPEN] or _final(counts) == notification.counts:
             return False
-        changes: dict[str, object] = {"counts": final, "total": counts.total()}
-        if notification.state is NotificationState.EXPANDED:
-            changes["state"] = NotificationState.FINISHED
         try:
-            await services.notifications.advance(notification, **changes)
+            await _store(services, notification, counts)
         except Conflict:
-            notification, known = await services.notifications.get(key), None
+            notification = await services.notifications.get(key)
             continue
         return True
     return False
+
+
+async def finish_only(services: Services, notification: Notification, state: DeliveryState) -> None:
+    """The same where there is one delivery, which ended in `state` after `notification` was read."""
+    if notification.state is NotificationState.EXPANDED and not notification.counts:
+        with suppress(Conflict):  # it may have been opened again
+            await _store(services, notification, Counter([state.counted]))
+            return
+    await finish(services, notification.key)
+
+
+async def _store(services: Services, notification: Notification, counts: Counter[str]) -> None:
+    changes: dict[str, object] = {"counts": _final(counts), "total": counts.total()}
+    if notification.state is NotificationState.EXPANDED:
+        changes["state"] = NotificationState.FINISHED
+    await services.notifications.advance(notification, **changes)
+
+
+def _final(counts: Counter[str]) -> str:
+    return orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
 
 
 async def unfinish(services: Services, key: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from notify.progress import finish
+from notify.progress import finish, finish_only
 from shared import telling
 from shared.preferences import FOREVER
 from shared.queues import Delivery
@@ -78,9 +77,10 @@ class Sending:
     async def ended(self, state: DeliveryState, reason: Reason | None, *, last: bool) -> None:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
-        if last:
-            alone = self.message.shard == ALONE
-            await finish(self.services, notification.key, Counter([str(state)]) if alone else None)
+        if last and self.message.shard == ALONE:
+            await finish_only(self.services, notification, state)
+        elif last:
+            await finish(self.services, notification.key)
         if notification.purpose is Purpose.DIGEST:
             recipient = self.message.recipient
             await telling.over(self.services, notification.tenant, recipient, notification.key, state, reason)
@@ -111,6 +111,10 @@ class Sending:
         if until < FOREVER:
             kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
             await services.due.put(until, kind, f"{tenant};{recipient}")
+
+    async def forget(self) -> None:
+        """Remove what says that it waits for its recipient, where that is there."""
+        await self.services.waiting.forget(self.notification.tenant, self.message, self.notification.created)
 
     async def later(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -17,6 +16,8 @@ from shared.wishes import wish
 
 #: Why those wait among which it is looked.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
+#: Items that are looked at in one go.
+PAGE = 100
 
 
 def unheld(wants: Preferences) -> Preferences:
@@ -24,9 +25,12 @@ def unheld(wants: Preferences) -> Preferences:
     return replace(wants, quiet="", paused_until=None)
 
 
-async def brought(services: Services, wants: Preferences, place: ZoneInfo, items: Sequence[Item]) -> list[Item]:
-    """Those of `items` that it brings to a recipient with these wishes, on the clocks of `place`."""
+async def brought(
+    services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int
+) -> list[Item]:
+    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`."""
     now, free = services.clock(), unheld(wants)
+    found: list[Item] = []
 
     async def meant(item: Item) -> bool:
         if item.reason not in (Reason.PAUSED, Reason.QUIET_HOURS):
@@ -34,7 +38,11 @@ async def brought(services: Services, wants: Preferences, place: ZoneInfo, items
         found = await services.notifications.recent(item.delivery.notification)
         return found is not None and rule_of(services, free, place, now, found) is Rule.DIGEST
 
-    return [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
+    async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
+        found += [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
+        if len(found) >= most:
+            break
+    return found
 
 
 def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:

@@ -56,11 +56,12 @@ class Task(StrEnum):
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still
-    RELEASE = "release"  #: let go what a wish, or the recipient's local time, held until now
+    RELEASE = (
+        "release"  #: let go what a wish, or the recipient's local time, held until now, or a digest that has ended
+    )
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
     DIGEST = "digest"  #: send the digest, where it is time for it
     DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
-    SETTLE = "settle"  #: write down what became of what a digest told, and see to the rest
 
 
 #: What the texts of a message may be, by the names of their fields: they go into keys, filters and headers.

@@ -56,7 +56,7 @@ async def over(
         told = {delivery.notification for delivery in digests.told}
         items = [item for item in items if item.delivery.notification not in told]
     if items:  # they may have been put off until this end
-        await services.queues.wake(Person(tenant, recipient, Task.SETTLE))
+        await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
 
 
 async def settle(
@@ -72,18 +72,24 @@ async def settle(
     digests after that, or raises `Conflict` where another changed it meanwhile."""
     arrived = state in (DeliveryState.SENT, DeliveryState.SIMULATED)
     ended, why = (DeliveryState.DIGESTED, None) if arrived else (state, reason)
-    await together(digests.told, lambda delivery: end(services, delivery, ended, why))
-    told = {delivery.notification for delivery in digests.told}
-    gone = [item for item in items if item.delivery.notification in told]
-    if len(gone) < len(told):  # it was asked for, and brought what something held
-        held, _ = await services.waiting.ready(tenant, recipient, services.clock(), MOST, early.REASONS)
-        gone = [item for item in held if item.delivery.notification in told]
+    are_over = await together(digests.told, lambda delivery: end(services, delivery, ended, why, digests.number))
+    # One that was tried again since, by hand, waits anew.
+    over = {each.notification for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
+    gone = {item.key: item for item in items if item.delivery.notification in over}
+    if len(gone) < len(over):  # it was asked for, and brought what something held
+        async for held in services.waiting.held(tenant, recipient, early.REASONS, MOST):
+            gone |= {item.key: item for item in held if item.delivery.notification in over}
     settled = replace(digests, told=())
-    return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, gone))
+    return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, list(gone.values())))
 
 
-async def end(services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None) -> None:
-    """Write the final state of a delivery whose row still is the one of its ETag, or is kept for a digest."""
+async def end(
+    services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None, number: int = 0
+) -> bool:
+    """Write the final state of a delivery whose row still is that of its ETag, or kept for the digest of `number`.
+
+    Returns whether it has ended, by whomever.
+    """
     etag, plain = delivery.etag, replace(delivery, etag="")
     while True:
         try:
@@ -99,10 +105,13 @@ async def end(services: Services, delivery: Delivery, state: DeliveryState, reas
             )
         except Conflict:
             known = await services.deliveries.get(plain)
-            if known and kept_for(known):
+            if known and number and kept_for(known) == number:
                 etag = known.etag
                 continue
-            last = known is not None and known.state.final
+            if known is None or not known.state.final:
+                return known is None
+            last = True
         break
     if last:  # maybe of its notification, which is finished by the message of any delivery that has ended
         await services.queues.deliver(plain)
+    return True

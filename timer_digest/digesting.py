@@ -40,11 +40,16 @@ LOOK_AGAIN = timedelta(days=1)
 async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
-    found = await together(plan.tell, lambda pair: _keep(services, person, number, *pair))
-    told = stories(case for case in found if case)
+    planned = stories(case for _, case in plan.tell)
+    count, data = _compose(services, person, wants, planned, plan.more)
+    fit = {case.notification.key for story in planned[:count] for case in story}
+    keep = [pair for pair in plan.tell if pair[1].notification.key in fit]
+    found = [case for case in await together(keep, lambda pair: _keep(services, person, number, *pair)) if case]
+    told = stories(found)
     if not told:
         return
-    count, data = _compose(services, person, wants, told, plan.more)
+    if len(found) < len(keep):
+        count, data = _compose(services, person, wants, told, plan.more + len(plan.tell) - len(keep))
     # What waits then is in the next one; and whatever became of this one is seen then at the latest.
     next_at = plan.next_at or services.clock() + LOOK_AGAIN
     await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")

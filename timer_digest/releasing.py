@@ -51,8 +51,7 @@ async def _reconsider(services: Services, person: Person) -> None:
 
 async def _see_to(services: Services, person: Person) -> None:
     now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
-    reasons = early.REASONS if asked else (Reason.DIGEST,)
-    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST, reasons)
+    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     await together(timed, lambda item: services.queues.deliver(item.delivery))
     await services.waiting.done(person.tenant, person.recipient, timed)
@@ -64,10 +63,11 @@ async def _see_to(services: Services, person: Person) -> None:
             return  # the rest is seen to when that digest has ended
         told = {delivery.notification for delivery in state.told}
         state, held = settled, [item for item in held if item.delivery.notification not in told]
-    if held:
+    if held or asked:
         wants = await wants_of(services, person)
         if asked:
-            held = await early.brought(services, wants.preferences, wants.place, held)
+            whose = (person.tenant, person.recipient, wants.preferences, wants.place)
+            held = await early.brought(services, *whose, MOST)
         plan = await choose(services, person, wants, state.last, held)
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)

@@ -1,7 +1,7 @@
 """The tick: what was to wake by now is put on its queue, and forgotten only then.
 
 A tick that dies between the two, or two ticks at once, put the same on its queue twice, which changes nothing there.
-People are woken at the rate of their tenant: of many at once, nobody is seen to long before a message can go out.
+For their digests people are woken at the rate of their tenant: of many at once, none is made long before it can go out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def tick(services: Services) -> int:
 
 
 async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:
-    """Wake it, whether anything here can; `turns` counts the people of each tenant who were woken before."""
+    """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
     queues, key = services.queues, waking.key
     if waking.kind == due.NOTIFICATION:
         await queues.expand(Expansion(key, 0))
@@ -56,15 +56,15 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         await queues.sweep(Sweep(key, Task.WATCH, ""))
     elif waking.kind == due.OCCURRENCE:
         await announce(services, *key.split(";", 1))
-    elif waking.kind in _PEOPLE:
+    elif waking.kind == due.RELEASE:
         tenant, recipient = key.split(";", 1)
+        await queues.wake(Person(tenant, recipient, Task.RELEASE))
+    elif waking.kind == due.DIGEST:
+        tenant, recipient = key.split(";", 1)
+        delay = turns[tenant] // services.settings.tenant_rate
         turns[tenant] += 1
-        delay = (turns[tenant] - 1) // services.settings.tenant_rate
-        await queues.wake(Person(tenant, recipient, _PEOPLE[waking.kind]), delay)
+        await queues.wake(Person(tenant, recipient, Task.DIGEST), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False
     return True
-
-
-_PEOPLE = {due.RELEASE: Task.RELEASE, due.DIGEST: Task.DIGEST}

@@ -242,12 +242,13 @@ async def _digest(turn: Turn) -> Reply:
 
 async def _digest_now(turn: Turn) -> Reply:
     services, wants = turn.services, await turn.wants()
-    now, most = services.clock(), MOST_COUNTED
-    items, _ = await services.waiting.ready(turn.tenant, turn.recipient, now, most, early.REASONS)
-    if not await early.brought(services, wants, turn.zone_of(wants), items):
+    state = await services.waiting.digest(turn.tenant, turn.recipient)
+    whose = (turn.tenant, turn.recipient, wants, turn.zone_of(wants))
+    if not state.told and not await early.brought(services, *whose, most=1):
         return Reply("Nothing waits for a digest")
     await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
-    return Reply("The digest is on its way")
+    after = [("", "What came after it was made is not in it: ask for that once it is here.")]
+    return Reply("The digest is on its way", after if state.told else ())
 
 
 async def _stop(turn: Turn) -> Reply:

@@ -44,7 +44,7 @@ class _Change:
 
 @dataclass(slots=True)
 class _Line:
-    """The changes of a partition that wait for the next transaction; `hurry` is set where one is not patient."""
+    """The changes of a partition that wait for the next transaction; `hurry` says that this is not to wait."""
 
     changes: list[_Change] = field(default_factory=list)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,7 +93,7 @@ class Counted:
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
         line.changes.append(change)
-        if not patient:
+        if not patient or len(line.changes) == BATCH - 1:
             line.hurry.set()
         return await change.done
 

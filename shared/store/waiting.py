@@ -6,7 +6,7 @@ their digests are. An item that is put again has a new ETag, so that whoever rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -79,18 +79,31 @@ class Waiting:
         )
         return [_item(recipient, row) for row in rows]
 
-    async def ready(
-        self, tenant: str, recipient: str, now: datetime, limit: int, reasons: Sequence[Reason] = (Reason.DIGEST,)
-    ) -> tuple[list[Item], DigestState]:
-        """The first `limit` that wait for these reasons, or whose time has come at `now`, oldest first.
+    async def held(
+        self, tenant: str, recipient: str, reasons: Sequence[Reason], size: int
+    ) -> AsyncIterator[list[Item]]:
+        """All that wait for a recipient for these reasons, oldest first, `size` at a time."""
+        meant = {f"reason{place}": str(reason) for place, reason in enumerate(reasons)}
+        wanted = " or ".join(f"reason eq @{name}" for name in meant)
+        where = f"PartitionKey eq @partition and RowKey lt @digest and ( {wanted} )"
+        values = {"partition": _partition(tenant, recipient), "digest": _DIGEST, **meant}
+        async for rows in self._table.pages(where, values, size=size):
+            yield [_item(recipient, row) for row in rows]
+
+    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> tuple[list[Item], DigestState]:
+        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first.
 
         How far the recipient's digests are comes with them.
         """
-        meant = {f"reason{place}": str(reason) for place, reason in enumerate(reasons)}
-        wanted = " or ".join(f"reason eq @{name}" for name in meant)
+        wanted = "reason eq @reason or until le @now or RowKey eq @digest"
         rows = await self._table.query(
-            f"PartitionKey eq @partition and RowKey le @digest and ( {wanted} or until le @now or RowKey eq @digest )",
-            {"partition": _partition(tenant, recipient), "digest": _DIGEST, "now": now, **meant},
+            f"PartitionKey eq @partition and RowKey le @digest and ( {wanted} )",
+            {
+                "partition": _partition(tenant, recipient),
+                "digest": _DIGEST,
+                "reason": str(Reason.DIGEST),
+                "now": now,
+            },
             limit=limit + 1,
         )
         items = [_item(recipient, row) for row in rows if row["RowKey"] != _DIGEST]

@@ -34,6 +34,7 @@ from shared.store.notifications import Notification, notification_key
 from shared.store.waiting import Item
 from tests.notify.conftest import Herald, opened, user
 from tests.notify.tapped import TAP, Tap, tap
+from timer_digest.releasing import release
 
 BERLIN = zone("Europe/Berlin")
 CATEGORIES = Categories(
@@ -402,6 +403,18 @@ async def test_an_early_digest_is_asked_for_where_a_pause_holds_what_is_meant_fo
     await chat.herald.ask(user(chat.person))
     await chat.herald.send()
     assert await chat.ask("digest now") == ["The digest is on its way"]
+
+
+async def test_who_asks_while_a_digest_is_on_its_way_is_told_that_it_is_without_the_newest(chat: Chat) -> None:
+    await chat.herald.know(chat.person)
+    await chat.prefer(Preferences(categories={"builds": Mode.DIGEST}))
+    await chat.herald.ask(user(chat.person))
+    await chat.herald.send()
+    person = Person(chat.herald.tenant, f"u:{chat.person.object_id}", Task.DIGEST_NOW)
+    await release(chat.herald.services, person)
+    [first, second] = await chat.ask("digest now")
+    assert first == "The digest is on its way"
+    assert "not in it" in second
 
 
 async def test_preferences_opens_the_card(chat: Chat) -> None:

@@ -122,7 +122,7 @@ async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:
     recipient, message = await of_our_own(timed, Purpose.DIGEST)
     await poison(timed, DELIVERIES, message)
     [told] = [each async for each in timed.outside_queues.get_queue_client(PEOPLE).receive_messages()]
-    assert Person.decode(told.content.encode()) == Person(timed.tenant, recipient, Task.SETTLE)
+    assert Person.decode(told.content.encode()) == Person(timed.tenant, recipient, Task.RELEASE)
 
 
 async def test_whose_welcome_was_poisonous_can_be_welcomed_by_another(timed: Herald) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,12 @@ from local.fake_teams.client import FakeTeams
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
+from notify.redriving import reopen
+from shared import outbox
 from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
 from shared.services import open_services
 from shared.settings import load
-from shared.states import DeliveryState, NotificationState
+from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import open_storage
 from shared.store import due
 from shared.store.deliveries import CLAIM_SECONDS, shard_of
@@ -49,6 +53,39 @@ async def tapped(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPa
         attune(herald)
         await teams.behave(Behaviour(enforce_limits=False))
         yield herald
+
+
+async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_finished(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ada] = (await timed.grow(people=1)).people
+    await timed.know(ada)
+    data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
+    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    key = await outbox.post(
+        timed.services,
+        tenant=timed.tenant,
+        recipient=f"u:{ada.object_id}",
+        source="/own",
+        identifier="1",
+        data=data,
+        purpose=Purpose.SNOOZE,
+    )
+    settle, deliveries = timed.services.deliveries.settle, timed.services.deliveries
+
+    async def settle_slowly(message: Delivery, *arguments: Any, **more: Any) -> bool:
+        last = await settle(message, *arguments, **more)
+        known = await deliveries.get(message)
+        assert known
+        await reopen(timed.services, key, [(message, known)])
+        return last
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(deliveries, "settle", settle_slowly)
+        await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
+    now = await timed.services.notifications.get(key)
+    assert now
+    assert (now.state, now.counts, +await deliveries.counts(key, 0)) == ("expanded", "", {"open": 1})
 
 
 async def between(first: Awaitable[None], second: Awaitable[None], operations: int) -> bool:

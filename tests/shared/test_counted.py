@@ -87,6 +87,14 @@ async def test_who_is_in_a_hurry_takes_the_patient_along_at_once(rows: Rows, mon
     assert +(await rows.counts(PARTITION)) == Counter({"digested": 2, "sent": 1})
 
 
+async def test_a_transaction_that_is_full_waits_for_nobody(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store.counted.PATIENCE", 3600)
+    there = await rows.some(99)
+    async with asyncio.timeout(30):
+        assert sum(await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()))) == 1
+    assert rows.transactions == [100, 100]
+
+
 async def test_after_who_was_in_a_hurry_the_next_is_patient_again(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.store.counted.PATIENCE", 0.3)
     there = await rows.some(4)

@@ -15,7 +15,7 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.intake import take_in
-from shared.preferences import Mode
+from shared.preferences import FOREVER, Mode
 from shared.queues import Person, Task
 from shared.store.notifications import Notification
 from tests.notify.conftest import notification, user
@@ -73,6 +73,21 @@ async def of_which_some_is_over(host: Host) -> Story:
     return Story(person=ada, asked=asked, ends=("digested", "sent", "cancelled"))
 
 
+async def of_what_was_asked_for(host: Host) -> Story:
+    ada = await somebody(host, categories={"builds": Mode.DIGEST}, paused_until=FOREVER)
+    asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
+    await host.services.queues.wake(Person(host.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    return Story(person=ada, asked=asked)
+
+
+async def of_what_is_called_off(host: Host) -> Story:
+    ada = await somebody(host, categories={"builds": Mode.DIGEST}, paused_until=FOREVER)
+    asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
+    for each in asked:
+        await host.command("cancel", each)
+    return Story(person=ada, asked=asked, ends=("cancelled",))
+
+
 Telling = Callable[[Host], Awaitable[Story]]
 
 #: Each story, and which part of its points is tried in a quick run; it is odd, so that both sides of writes are.
@@ -80,6 +95,8 @@ STORIES: Sequence[tuple[Telling, int]] = (
     (of_a_digest, 15),
     (of_what_a_pause_held, 31),
     (of_which_some_is_over, 21),
+    (of_what_was_asked_for, 15),
+    (of_what_is_called_off, 7),
 )
 quick = pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
 each_of_them = pytest.mark.parametrize(

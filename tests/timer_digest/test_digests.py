@@ -12,17 +12,24 @@ from unittest.mock import AsyncMock
 import pytest
 
 from local.fake_teams.api import Fault
+from notify.control import SETTLED
 from notify.delivery import deliver
+from shared import telling
 from shared.preferences import FOREVER, Mode
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.services import Services
+from shared.states import DeliveryState
 from shared.store import due
 from shared.store.conversations import Kind, Status
+from shared.store.notifications import Notification
 from shared.store.table import Conflict
+from shared.store.waiting import Item
 from tests.notify.conftest import Herald, user
 from tests.timer_digest.digests import ask, came, go_to, one, prefer, texts
 from timer_digest import digesting
 from timer_digest.choosing import MOST_ALONE, MOST_TOLD, choose, wants_of
 from timer_digest.releasing import release
+from timer_digest.stories import Case
 
 
 async def see_to(herald: Herald, recipient: str, task: Task) -> None:
@@ -219,6 +226,100 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     assert len(await came(timed, ada)) == 1
 
 
+async def test_who_asks_has_it_also_behind_much_that_is_not_meant_for_it(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.early.PAGE", 2)
+    ada = await one(timed, "2026-11-24T06:00", paused_until=FOREVER)
+    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(5)]
+    timed.clock.moved += timedelta(seconds=5)
+    builds = [await ask(timed, ada, f"Build {number}") for number in range(5)]
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert [await timed.counts(each) for each in builds] == [{"digested": 1}] * 5
+    assert [await timed.counts(each) for each in news] == [{"open": 1}] * 5
+    assert len(await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 100)) == 5
+
+
+async def card_on_its_way(timed: Herald) -> Delivery:
+    """Let it be half a minute past nine in Berlin of the 24th, and the digest be made; returns its card's message."""
+    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
+    return Delivery.decode(message.content.encode())
+
+
+async def test_what_came_due_while_it_was_sent_goes_when_it_has_ended(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", quiet="07:00-09:01")
+    await ask(timed, ada)
+    await prefer(timed, ada, quiet="")
+    await card_on_its_way(timed)
+    await prefer(timed, ada, quiet="07:00-09:01")
+    news = await timed.ask(user(ada), category="news")
+    await deliver(timed.services, await timed.message(news, f"u:{ada.object_id}"))
+    timed.clock.moved += timedelta(minutes=1)
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    assert await timed.counts(news) == {"open": 1}
+    await timed.send()
+    assert await timed.counts(news) == {"sent": 1}
+
+
+async def test_a_card_that_comes_again_ends_nothing_of_the_next_digest(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    first = await ask(timed, ada, "First")
+    card = await card_on_its_way(timed)
+    await timed.send()
+    assert await timed.counts(first) == {"digested": 1}
+    second = await ask(timed, ada, "Second")
+    await release(timed.services, Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await deliver(timed.services, card)
+    assert await timed.counts(second) == {"open": 1}
+    await timed.send()
+    assert await timed.counts(second) == {"digested": 1}
+
+
+async def failed_before_it_was_settled(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> tuple[Notification, Delivery]:
+    """What a digest told that failed, whose end was written down, but not that the digest is settled; and its card."""
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    card = await card_on_its_way(timed)
+    with monkeypatch.context() as dying:
+        dying.setattr(timed.services.waiting, "move_digest", AsyncMock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            await deliver(timed.services, card)
+    assert await timed.counts(asked) == {"failed": 1}
+    await timed.outside_queues.get_queue_client(DELIVERIES).clear_messages()
+    await timed.command("redrive", asked)
+    return asked, card
+
+
+async def test_what_is_tried_again_before_the_digest_that_told_it_is_settled_waits_for_the_next_one(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, card = await failed_before_it_was_settled(timed, monkeypatch)
+    await deliver(timed.services, card)
+    await go_to(timed, "2026-11-25T08:01")
+    assert await timed.counts(asked) == {"digested": 1}
+
+
+async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keeps(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, card = await failed_before_it_was_settled(timed, monkeypatch)
+    services = timed.services
+    digests = await services.waiting.digest(timed.tenant, card.recipient)
+    await deliver(services, card)
+    await release(services, Person(timed.tenant, card.recipient, Task.DIGEST_NOW))
+    assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
+    with pytest.raises(Conflict):
+        await telling.settle(services, timed.tenant, card.recipient, digests, [], DeliveryState.FAILED, None)
+    assert await timed.counts(asked) == {"open": 1}
+    await timed.send()
+    assert await timed.counts(asked) == {"digested": 1}
+
+
 async def test_what_comes_while_it_is_sent_is_in_the_next_one(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     await ask(timed, ada, "Before")
@@ -395,6 +496,44 @@ async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Heral
     told = [text for each in found for text in texts(each) if text.startswith("Build ")]
     assert sorted(told) == sorted(f"Build {number}" for number in range(13))
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 13
+
+
+async def test_what_did_not_fit_can_be_called_off(timed: Herald) -> None:
+    object.__setattr__(timed.services.settings, "max_activity_kb", 12)
+    ada = await one(timed, "2026-11-23T10:00")
+    long = {"link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
+    asked = [await ask(timed, ada, f"Build {number}", content=long) for number in range(12)]
+    await go_to(timed, "2026-11-24T08:01")
+    [left, *_] = [each for each in asked if await timed.counts(each) == {"open": 1}]
+    await timed.command("cancel", left)
+    await timed.wait(SETTLED + 1)
+    assert await timed.counts(left) == {"cancelled": 1}
+
+
+async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
+    keep = digesting._keep
+
+    async def lose(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
+        if item.delivery.notification == asked[1].key:  # just now somebody else lets it go
+            known = await services.deliveries.get(item.delivery)
+            assert known
+            await digesting.free(services, item.delivery, known)
+        return await keep(services, person, number, item, case)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(digesting, "_keep", lose)
+        timed.clock.moved += timedelta(hours=22, seconds=30)
+        await timed.tick()
+        await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed.send()
+    [digest] = await came(timed, ada)
+    assert texts(digest)[0] == "Digest: 2 notifications"
+    await timed.run()
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
 
 
 async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald) -> None:

@@ -75,18 +75,21 @@ async def test_more_than_one_batch_is_woken_in_one_tick(herald: Herald) -> None:
     assert await herald.tick() == 120
 
 
-async def test_people_are_woken_at_the_rate_of_their_tenant(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_for_their_digests_people_are_woken_at_the_rate_of_their_tenant(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rate, due_at = herald.services.settings.tenant_rate, herald.clock() - timedelta(minutes=1)
     people = [f"{tenant};u:{number}" for number in range(2 * rate + 5) for tenant in (herald.tenant, "another")]
     await asyncio.gather(*(herald.services.due.put(due_at, "digest", key) for key in people))
+    await asyncio.gather(*(herald.services.due.put(due_at, "release", key) for key in people))
     delays: Counter[float] = Counter()
 
     async def put(name: str, text: str, delay: float = 0) -> None:
         delays[delay] += 1
 
     monkeypatch.setattr(herald.services.queues, "put", put)
-    assert await herald.tick() == len(people)
-    assert delays == {0: 2 * rate, 1: 2 * rate, 2: 10}
+    assert await herald.tick() == 2 * len(people)
+    assert delays == {0: 2 * rate + len(people), 1: 2 * rate, 2: 10}
 
 
 async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Herald) -> None:
