@@ -51,13 +51,23 @@ net.Socket.prototype.connect = function (...args) {
 
 // Each minute Azurite lets go of the messages that were taken, one by one, and for each of them LokiJS goes through
 // all: after 5,000 messages nothing was answered for a quarter of a minute. And with each message that is taken or
-// deleted Azurite removes those that have expired, where LokiJS sorts all anew although there is none.
+// deleted Azurite removes those that have expired, where LokiJS sorts all anew although there is none; and so it does
+// after each receipt, for those that were taken: with 10,000 messages that takes 20 ms.
 const program = process.argv[1] ?? "";
 if (/[\\/]azurite[\\/]/.test(program)) {
   const { prototype } = require(require.resolve("lokijs", { paths: [program] })).Collection;
   prototype.findAndRemove = function (filter) {
     for (const found of this.find(filter)) {
       this.remove(found);
+    }
+  };
+  const update = prototype.update;
+  prototype.update = function (doc) {
+    if (!Array.isArray(doc)) {
+      return update.call(this, doc);
+    }
+    for (const each of doc) {
+      update.call(this, each);
     }
   };
   const removeBatch = prototype.removeBatch;

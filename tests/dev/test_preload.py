@@ -105,20 +105,43 @@ def test_an_open_input_keeps_no_program_that_has_ended() -> None:
     process.communicate()
 
 
+def of_azurite(folder: Path, program: str) -> list[object]:
+    """What a program prints as JSON that has LokiJS in `loki`, as Azurite has it."""
+    file = folder / "azurite" / "program.js"
+    file.parent.mkdir()
+    file.write_text(f"const loki = require('lokijs');{program}")
+    command, env = [NODE, "--require", str(PRELOAD), str(file)], os.environ | {"NODE_PATH": str(NODE_MODULES)}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, input="", env=env)
+    told: list[object] = json.loads(answer.stdout)
+    return told
+
+
 def test_azurite_forgets_many_messages_without_standing_still(tmp_path: Path) -> None:
-    program = tmp_path / "azurite" / "forget.js"
-    program.parent.mkdir()
-    program.write_text(
-        "const loki = require('lokijs'), all = new loki('x').addCollection('all', {indices: ['id']});"
+    left, milliseconds = of_azurite(
+        tmp_path,
+        "const all = new loki('x').addCollection('all', {indices: ['id']});"
         "for (let id = 0; id < 5000; id++) all.insert({id: `${id}`});"
         "const begun = Date.now(); for (let id = 0; id < 4999; id++) all.findAndRemove({id: `${id}`});"
-        "console.log(JSON.stringify([all.find().map((each) => each.id), Date.now() - begun]));"
+        "console.log(JSON.stringify([all.find().map((each) => each.id), Date.now() - begun]));",
     )
-    command, env = [NODE, "--require", str(PRELOAD), str(program)], os.environ | {"NODE_PATH": str(NODE_MODULES)}
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, input="", env=env)
-    left, milliseconds = json.loads(answer.stdout)
     assert left == ["4999"]
+    assert isinstance(milliseconds, int)
     assert milliseconds < 3000  # it took 15 seconds
+
+
+def test_azurite_notes_what_was_taken_without_sorting_all_anew(tmp_path: Path) -> None:
+    found, sorted_anew = of_azurite(
+        tmp_path,
+        "const all = new loki('x').addCollection('all', {indices: ['id', 'seen']});"
+        "for (let id = 0; id < 100; id++) all.insert({id, seen: id});"
+        "let anew = 0; const ensure = all.ensureAllIndexes;"
+        "all.ensureAllIndexes = function (...from) { anew += 1; return ensure.apply(this, from) };"
+        "const taken = all.chain().find({seen: {$lt: 2}}).data(); for (const each of taken) each.seen += 1000;"
+        "all.update(taken);"
+        "const ids = (where) => all.find(where).map((each) => each.id);"
+        "console.log(JSON.stringify([[ids({seen: {$lt: 4}}), ids({seen: {$gte: 99}}), ids({id: 1})], anew]));",
+    )
+    assert (found, sorted_anew) == ([[2, 3], [99, 0, 1], [1]], 0)
 
 
 @pytest.mark.parametrize(
