@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import azure.functions as func
 
 from shared import queues
-from shared.services import services
+from shared.services import Services, services
 from shared.triggers import internal, on
 from timer_digest.releasing import release
 from timer_digest.tick import tick
 
 #: When the tick comes, as Functions writes a timer: each minute, or each second where a developer moves the time.
 TICKS = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * *"
+
+#: People whom a process sees to at the same time. A digest takes as much to make as to send, and the host takes as many
+#: messages of the one queue as of the other: without this, much would be made, and would wait to be sent.
+AT_ONCE = 8
+
+_gate = asyncio.Semaphore(AT_ONCE)
 
 blueprint = func.Blueprint()
 
@@ -27,4 +34,10 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
 
 @on(blueprint, queues.PEOPLE)
 async def see_to_person(message: func.QueueMessage) -> None:
-    await internal(message, queues.PEOPLE, queues.Person, release)
+    await internal(message, queues.PEOPLE, queues.Person, see_to)
+
+
+async def see_to(stand: Services, person: queues.Person) -> None:
+    """Do what the message of a person asks for, when it is its turn in this process."""
+    async with _gate:
+        await release(stand, person)
