@@ -9,9 +9,10 @@ shown again, and is heard once, at its end, for all of a gap.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import dropwhile, islice, takewhile
 from zoneinfo import ZoneInfo
 
 from shared.localtime import again, instant, shown
@@ -22,12 +23,26 @@ LONGEST = 500
 MOST_COUNTED = 10_000
 #: The years (both included) in which a rule starts, ends and is heard.
 YEARS = (1900, 2300)
+#: A rule that falls only on dates to skip for so long is not followed any further.
+LONGEST_REST = timedelta(days=20 * 366)
 
 _FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
-_BY_PARTS = ("BYMONTH", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYDAY", "BYHOUR", "BYMINUTE", "BYSETPOS")
-_PARTS = ("FREQ", "INTERVAL", "COUNT", "UNTIL", "WKST", *_BY_PARTS)
-_NUMBERS = {"INTERVAL": range(1, 1001), "COUNT": range(1, MOST_COUNTED + 1), "BYMINUTE": range(60)}
+_WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+_SINGLE = {"INTERVAL": range(1, 1001), "COUNT": range(1, MOST_COUNTED + 1), "BYMINUTE": range(60)}
+# dateutil takes the days of a week 53 that are in the new year for week 52, and the other way round.
+_SEVERAL = {"BYHOUR": range(24), "BYMONTH": range(1, 13), "BYWEEKNO": range(1, 52)}
+_FROM_THE_END_TOO = {"BYMONTHDAY": range(1, 32), "BYYEARDAY": range(1, 367), "BYSETPOS": range(1, 367)}
+_PARTS = ("FREQ", "UNTIL", "WKST", "BYDAY", *_SINGLE, *_SEVERAL, *_FROM_THE_END_TOO)
+_ONLY_WITH = {
+    "BYMONTHDAY": ("DAILY", "MONTHLY", "YEARLY"),
+    "BYYEARDAY": ("YEARLY",),
+    "BYWEEKNO": ("YEARLY",),
+    "BYSETPOS": ("MONTHLY", "YEARLY"),
+}
 _VALUE = re.compile(r"[A-Z0-9,+-]+")
+_NUMBER = re.compile(r"[+-]?\d{1,5}")
+_BYDAY = re.compile(rf"([+-]?\d{{1,2}})?({'|'.join(_WEEKDAYS)})")
+_UNTIL = re.compile(r"\d{8}(T\d{6})?")
 # A rule that matches no day is followed to the end of the calendar, the year 9999. The calendar repeats every 400
 # years, weekdays included: 7,600 years on, the end is near.
 _LATER = 7600
@@ -65,34 +80,47 @@ class Recurrence:
     rule: str
     start: datetime | None = None
     end: datetime | None = None
-    skip: frozenset[date] = frozenset()
+    skip: Container[date] = frozenset()
 
     def __post_init__(self) -> None:
         check_span(self.start, self.end)
         if len(self.rule) > LONGEST:
             raise ValueError(f"a rule has at most {LONGEST} characters")
-        next(self._walls(self.start or _FIRST, frozenset()), None)
+        self._unbounded(_FIRST)
 
     def following(self, after: datetime, place: ZoneInfo) -> Occurrence | None:
         """The first occurrence in `place` strictly after an instant; None where there is no more."""
-        begin, end = max(shown(after, place), (self.start or _FIRST) - _MOMENT), self.end or _LAST
-        for wall in self._walls(begin, self.skip):
-            if wall > end:
-                break
-            if (at := instant(wall, place)) > after:
-                return Occurrence(wall, at, _note(wall, at, place))
-        return None
+        return next(self.coming(after, place), None)
 
     def coming(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
-        """All occurrences in `place` strictly after an instant, in order; often without end."""
-        while (found := self.following(after, place)) is not None:
-            yield found
-            after = found.at
+        """All occurrences in `place` strictly after an instant, one at each, in order; often without end."""
+        for each in self.each_wall(after, place):
+            if each.at > after:
+                yield each
+                after = each.at
 
-    def _walls(self, after: datetime, skip: frozenset[date]) -> Iterator[datetime]:
+    def each_wall(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
+        """As `coming`, but with each wall time: several that clocks skip come together, at the end of the gap."""
+        for wall in self.walls(shown(after, place)):
+            if (at := instant(wall, place)) > after:
+                yield Occurrence(wall, at, _note(wall, at, place))
+
+    def walls(self, after: datetime) -> Iterator[datetime]:
+        """All its wall times strictly after one, in order; often without end."""
+        end, rest_ends = self.end or _LAST, None
+        for wall in self._unbounded(min(max(after, (self.start or _FIRST) - _MOMENT), end)):
+            if wall > end or (rest_ends and wall > rest_ends):
+                return
+            if wall.date() not in self.skip:
+                yield wall
+                rest_ends = None
+            elif rest_ends is None:
+                rest_ends = wall + LONGEST_REST
+
+    def _unbounded(self, after: datetime) -> Iterator[datetime]:
         if "=" in self.rule:
-            return (wall for wall in _rrule_walls(self.rule, self.start, after) if wall.date() not in skip)
-        return _cron_walls(self.rule, after, skip)
+            return _rrule_walls(self.rule, self.start, after)
+        return _cron_walls(self.rule, after, self.skip)
 
 
 def check_span(start: datetime | None, end: datetime | None) -> None:
@@ -110,47 +138,66 @@ def _note(wall: datetime, at: datetime, place: ZoneInfo) -> str:
     return f"clocks show {wall:%H:%M} twice: the first time" if again(wall, place) else ""
 
 
-def _cron_walls(rule: str, after: datetime, skip: frozenset[date]) -> Iterator[datetime]:
-    while (wall := _cron_after(rule, after)) is not None:
-        if wall.date() in skip:  # at once, as a day may have 1,440 of them
-            after = datetime.combine(wall.date(), time.max)
-        else:
-            yield wall
-            after = wall
-
-
-def _cron_after(rule: str, wall: datetime) -> datetime | None:
+def _cron_walls(rule: str, after: datetime, skip: Container[date]) -> Iterator[datetime]:
     from cronsim import CronSim, CronSimError
 
     if len(rule.split()) != 5:
         raise ValueError(f"{rule!r} is no cron expression of 5 fields, such as 0 9 * * mon-fri, and no RRULE")
     try:
-        return next(CronSim(rule, wall), None)
+        walls = CronSim(rule, after)
     except CronSimError as error:
         raise ValueError(f"{rule!r} is no cron expression: {str(error).lower()}") from None
 
+    def each() -> Iterator[datetime]:
+        for wall in walls:
+            yield wall
+            if wall.date() in skip:  # at once, as a day may have 1,440 of them
+                walls.dt = datetime.combine(wall.date(), time(23, 59))
+
+    return each()
+
 
 def _rrule_walls(rule: str, start: datetime | None, after: datetime) -> Iterator[datetime]:
-    # In one go: each look anew would count from the start again.
     from dateutil.rrule import rrulestr
 
     if start is None:
         raise ValueError("an RRULE needs a start: the wall time from which it counts")
     parts = _parts(rule)
-    until = parts.pop("UNTIL", None)
-    last = _until(until) if until else _LAST
-    try:
-        text = ";".join(f"{name}={value}" for name, value in parts.items())
-        for found in rrulestr(text, dtstart=_later(start)).xafter(_later(after)):
-            if (wall := found.replace(year=found.year - _LATER)) > last:
-                return
-            yield wall
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{rule!r} is no RRULE: {error}") from None
+    until, count = _until(parts.pop("UNTIL", "")), int(parts.pop("COUNT", 0))
+    # A rule without a COUNT is not followed from its start, which may be centuries ago, but from the period of `after`.
+    begin = _begin(parts, start.date(), start.date() if count else max(start, after).date())
+    parts = _defaults(parts["FREQ"], start, parts.keys()) | parts
+    text = ";".join(f"{name}={value}" for name, value in parts.items())
+    later = rrulestr(text, dtstart=datetime.combine(begin.replace(year=begin.year + _LATER), time()))
+    walls = dropwhile(start.__gt__, (wall.replace(year=wall.year - _LATER) for wall in later))
+    return dropwhile(after.__ge__, takewhile(until.__ge__, islice(walls, count or None)))
 
 
-def _later(wall: datetime) -> datetime:
-    return wall.replace(year=wall.year + _LATER)
+def _begin(parts: Mapping[str, str], start: date, day: date) -> date:
+    """The first day of the last period (day, week, month or year) up to `day` that counts from that of `start`."""
+    frequency, interval = parts["FREQ"], int(parts.get("INTERVAL", 1))
+    if frequency in ("DAILY", "WEEKLY"):
+        into_week = (start.weekday() - _WEEKDAYS.index(parts.get("WKST", "MO"))) % 7
+        first = start - timedelta(days=into_week if frequency == "WEEKLY" else 0)
+        step = timedelta(days=interval * (7 if frequency == "WEEKLY" else 1))
+        return first + (day - first) // step * step
+    month = 12 * start.year + (start.month - 1 if frequency == "MONTHLY" else 0)
+    months = interval * (1 if frequency == "MONTHLY" else 12)
+    month += (12 * day.year + day.month - 1 - month) // months * months
+    return date(month // 12, month % 12 + 1, 1)
+
+
+def _defaults(frequency: str, start: datetime, given: Collection[str]) -> dict[str, str]:
+    """What a rule takes from its start."""
+    found = {"BYHOUR": str(start.hour), "BYMINUTE": str(start.minute)}
+    if {"BYDAY", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO"}.isdisjoint(given):
+        if frequency == "WEEKLY":
+            found["BYDAY"] = _WEEKDAYS[start.weekday()]
+        elif frequency != "DAILY":
+            found["BYMONTHDAY"] = str(start.day)
+            if frequency == "YEARLY":
+                found["BYMONTH"] = str(start.month)
+    return found
 
 
 def _parts(rule: str) -> dict[str, str]:
@@ -161,20 +208,55 @@ def _parts(rule: str) -> dict[str, str]:
         raise ValueError(f"{rule!r} is no RRULE, such as FREQ=WEEKLY;BYDAY=MO; it has each at most once of {known}")
     if parts.get("FREQ") not in _FREQUENCIES:
         raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}; what comes more often is a cron expression")
-    for name, numbers in _NUMBERS.items():
-        if name in parts and not (parts[name].isdigit() and int(parts[name]) in numbers):
-            raise ValueError(f"{name} must be a number from {numbers[0]} to {numbers[-1]}")
+    for name, numbers in (_SINGLE | _SEVERAL | _FROM_THE_END_TOO).items():
+        if name in parts and not _are_numbers(name, parts[name], numbers):
+            must = "a number" if name in _SINGLE else "numbers"
+            or_end = f", or from -{numbers[-1]} to -1" if name in _FROM_THE_END_TOO else ""
+            raise ValueError(f"{name} must be {must} from {numbers[0]} to {numbers[-1]}{or_end}")
+    for name, frequencies in _ONLY_WITH.items():
+        if name in parts and parts["FREQ"] not in frequencies:
+            raise ValueError(f"{name} goes only with a FREQ of {' or '.join(frequencies)}")
     if "COUNT" in parts and "UNTIL" in parts:
         raise ValueError("COUNT and UNTIL exclude each other")
-    if parts["FREQ"] in ("DAILY", "WEEKLY") and any(sign.isdigit() for sign in parts.get("BYDAY", "")):
-        raise ValueError("BYDAY has numbers only where FREQ is MONTHLY or YEARLY")
+    if parts.get("WKST", "MO") not in _WEEKDAYS:
+        raise ValueError(f"WKST must be one of {', '.join(_WEEKDAYS)}")
+    if "BYDAY" in parts:
+        _check_weekdays(parts)
+    elif "BYWEEKNO" in parts:
+        raise ValueError("BYWEEKNO needs BYDAY: which days of the week")
+    if "BYSETPOS" in parts and not any(name.startswith("BY") for name in parts.keys() - {"BYSETPOS"}):
+        raise ValueError("BYSETPOS needs another BY part, such as BYDAY: what it chooses from")
     return parts
 
 
+def _are_numbers(name: str, text: str, numbers: range) -> bool:
+    values = text.split(",")
+    return (len(values) == 1 or name not in _SINGLE) and all(
+        _NUMBER.fullmatch(value) and (int(value) in numbers or (name in _FROM_THE_END_TOO and -int(value) in numbers))
+        for value in values
+    )
+
+
+def _check_weekdays(parts: Mapping[str, str]) -> None:
+    days = [_BYDAY.fullmatch(day) for day in parts["BYDAY"].split(",")]
+    numbers = [int(day[1]) for day in days if day and day[1]]
+    if not all(days):
+        raise ValueError(f"BYDAY must be of {', '.join(_WEEKDAYS)}, as MO,FR or -1FR is")
+    if numbers and (parts["FREQ"] not in ("MONTHLY", "YEARLY") or "BYWEEKNO" in parts):
+        raise ValueError("BYDAY has numbers only where FREQ is MONTHLY or YEARLY, and without BYWEEKNO")
+    if 0 < len(numbers) < len(days):
+        raise ValueError("BYDAY must have a number with each weekday, or with none: MO,-1FR are two rules")
+    most = 5 if parts["FREQ"] == "MONTHLY" or "BYMONTH" in parts else 53
+    if not all(1 <= abs(number) <= most for number in numbers):
+        raise ValueError(f"the numbers of BYDAY must be from 1 to {most} here, or from -{most} to -1")
+
+
 def _until(text: str) -> datetime:
-    """The last wall time of an UNTIL; a date counts as a whole."""
+    """The last wall time by an UNTIL; a date counts as a whole."""
+    if not text:
+        return _LAST
     try:
-        until = datetime.strptime(text, "%Y%m%dT%H%M%S" if "T" in text else "%Y%m%d")  # noqa: DTZ007 (a wall time)
+        until = datetime.fromisoformat(text if _UNTIL.fullmatch(text) else "")
     except ValueError:
         raise ValueError("UNTIL must be a date or a wall time without Z, such as 20261231 or 20261231T090000") from None
     return until if "T" in text else datetime.combine(until, time.max)
