@@ -3,77 +3,166 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from heapq import merge
 
-from shared.localtime import zone
+from shared.localtime import shown, zone
 from shared.recurrence import Recurrence
 
-#: Longest calendar, in characters.
-LONGEST = 1_000_000
 #: Most days of one event; a longer one is taken for a mistake.
 MOST_DAYS = 366
+#: Most events that recur: some must be followed from their start, for every answer.
+MOST_RECURRING = 50
 
-_EVENT = re.compile(r"^BEGIN:VEVENT$(.*?)^END:VEVENT$", re.MULTILINE | re.DOTALL)
-_ALARM = re.compile(r"^BEGIN:VALARM$.*?^END:VALARM$", re.MULTILINE | re.DOTALL)
-_PROPERTY = re.compile(r"^([A-Z-]+)(?:;[^:\n]*)?:(.*)$", re.MULTILINE)
-_DAY = re.compile(r"(\d{8})(?:T000000)?", re.ASCII)  # midnight as Outlook writes it where the day is whole
+_DAY = timedelta(days=1)
+_LINE = re.compile(r'([A-Za-z-]+)((?:;(?:"[^"]*"|[^":;])*)*):(.*)')
+_TZID = re.compile(r';TZID="?([^";]+)', re.IGNORECASE)
+_MIDNIGHT = re.compile(r"(\d{8})(?:T000000)?", re.ASCII)  # with a time as Outlook writes it where the day is whole
+_DURATION = re.compile(
+    r"P(?:(?P<weeks>\d{1,5})W)?(?:(?P<days>\d{1,5})D)?"
+    r"(?:T(?:(?P<hours>\d{1,5})H)?(?:(?P<minutes>\d{1,5})M)?(?:(?P<seconds>\d{1,5})S)?)?",
+    re.ASCII,
+)
+_UNTIL = re.compile(r"(?<=UNTIL=)(\d{8})T\d{6}Z", re.ASCII)
+# Without a zone an UNTIL is taken where the date is first.
+_FIRST_PLACE = "Etc/GMT-14"
 
 
 def holidays(calendar: str, first: date, last: date) -> frozenset[date]:
-    """The dates from `first` to `last` (both included) of a calendar's events that are for whole days.
+    """The dates from `first` to `last` (both included) of `Holidays`."""
+    found = Holidays(calendar, first)
+    days = (first + number * _DAY for number in range((last - first).days + 1))
+    return frozenset(day for day in days if day in found)
 
-    Read of an event are DTSTART, DTEND (the day after its last), a yearly RRULE, EXDATE and STATUS (what is CANCELLED
-    is left out). Events at a time of day are no holidays. Raises `ValueError` with one line where the text is no
-    calendar, has no such event, or has one with more to it than this.
+
+class Holidays:
+    """The dates from `first` on of a calendar's events that are for whole days, and `others`; read when asked.
+
+    Read of an event are DTSTART, DTEND (the day after its last) or DURATION, a yearly RRULE, EXDATE and STATUS (what is
+    CANCELLED is left out). Events at a time of day are no holidays. Raises `ValueError` with one line where the text is
+    no calendar, has no such event, or has one with more to it than this.
     """
+
+    def __init__(self, calendar: str, first: date, others: Iterable[date] = ()) -> None:
+        if "BEGIN:VCALENDAR" not in calendar.upper():
+            raise ValueError("is no iCalendar file (BEGIN:VCALENDAR)")
+        events = [event for each in _events(calendar) if (event := _event(each))]
+        if not events:
+            raise ValueError("has no event for whole days")
+        if sum(event.rule is not None for event in events) > MOST_RECURRING:
+            raise ValueError(f"has more than {MOST_RECURRING} events that recur")
+        self._days, self._read = set(others), date.min
+        self._dates = _dates(merge(*(event.spans(first) for event in events)), first)
+
+    def __contains__(self, day: object) -> bool:
+        while isinstance(day, date) and self._read < day:
+            self._read = next(self._dates, date.max)
+            self._days.add(self._read)
+        return day in self._days
+
+
+def _dates(spans: Iterator[tuple[date, timedelta]], first: date) -> Iterator[date]:
+    day = first
+    for begins, length in spans:
+        day = max(day, begins)
+        while day - begins < length:
+            yield day
+            day += _DAY
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    start: datetime
+    length: timedelta
+    rule: Recurrence | None
+    left_out: frozenset[date]
+
+    def spans(self, first: date) -> Iterator[tuple[date, timedelta]]:
+        """When it begins, each time that it ends after `first`, and how long it is; in order."""
+        before = first - self.length
+        walls = self.rule.walls(datetime.combine(before, time())) if self.rule else (self.start,)
+        for begins in (wall.date() for wall in walls):
+            if begins > before and begins not in self.left_out:
+                yield begins, self.length
+
+
+def _events(calendar: str) -> Iterator[dict[str, str]]:
+    """The properties of each event, without those of its alarms; TZID is that of DTSTART."""
+    event: dict[str, str] | None = None
+    inside = False
+    for name, parameters, value in _properties(calendar):
+        if name == "BEGIN":
+            inside = value.upper() == "VEVENT"
+            event = {} if inside else event
+        elif name == "END":
+            if event is not None and value.upper() == "VEVENT":
+                yield event
+                event = None
+            inside = event is not None
+        elif inside and event is not None:
+            event[name] = f"{event[name]},{value}" if name == "EXDATE" and name in event else value
+            if name == "DTSTART" and (place := _TZID.search(parameters)):
+                event["TZID"] = place[1]
+
+
+def _properties(calendar: str) -> Iterator[tuple[str, str, str]]:
     # A line may be folded: a break and a blank within it (RFC 5545, 3.1).
-    text = re.sub(r"\n[ \t]", "", calendar.replace("\r\n", "\n"))
-    if len(text) > LONGEST or "BEGIN:VCALENDAR" not in text:
-        raise ValueError(f"is no iCalendar file (BEGIN:VCALENDAR) of at most {LONGEST:,} characters")
-    events = [_properties(event) for event in _EVENT.findall(_ALARM.sub("", text))]
-    whole = [event for event in events if _DAY.fullmatch(event.get("DTSTART", ""))]
-    if not whole:
-        raise ValueError("has no event for whole days")
-    days = {day for event in whole if event.get("STATUS") != "CANCELLED" for day in _days(event, first, last)}
-    return frozenset(day for day in days if first <= day <= last)
+    for line in re.sub(r"\n[ \t]", "", re.sub(r"\r\n?", "\n", calendar)).split("\n"):
+        if found := _LINE.fullmatch(line.strip()):
+            yield found[1].upper(), found[2], found[3].strip()
 
 
-def _properties(event: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in _PROPERTY.findall(event):
-        found[name] = f"{found[name]},{value}" if name == "EXDATE" and name in found else value
-    return found
-
-
-def _days(event: dict[str, str], first: date, last: date) -> Iterator[date]:
-    if unread := event.keys() & {"DURATION", "RDATE", "RECURRENCE-ID"}:
+def _event(found: Mapping[str, str]) -> _Event | None:
+    """None for one at a time of day, and for one that is called off."""
+    begins = found.get("DTSTART", "")
+    if not _MIDNIGHT.fullmatch(begins) or found.get("STATUS", "").upper() == "CANCELLED":
+        return None
+    start, length = _date(begins), _length(found)
+    if "T" in begins and (not length or length % _DAY):
+        return None
+    if unread := found.keys() & {"RDATE", "RECURRENCE-ID"}:
         raise ValueError(f"an event has {min(unread)}, which is not read")
-    start = _date(event["DTSTART"])
-    length = (_date(event["DTEND"]) - start).days if "DTEND" in event else 1
-    if not 1 <= length <= MOST_DAYS:
-        raise ValueError(f"an event from {start} has {length} days, and not 1 to {MOST_DAYS}")
-    left_out = {_date(text) for text in event.get("EXDATE", "").split(",") if text}
-    for begins in _starts(start, event.get("RRULE"), first - timedelta(days=length), last):
-        if begins not in left_out:
-            yield from (begins + timedelta(days=number) for number in range(length))
+    if length is None or length % _DAY or not _DAY <= length <= MOST_DAYS * _DAY:
+        raise ValueError(f"an event from {start} does not have 1 to {MOST_DAYS} whole days")
+    left_out = frozenset(_date(text) for text in found.get("EXDATE", "").split(",") if text)
+    midnight = datetime.combine(start, time())
+    return _Event(midnight, length, _rule(found, midnight) if "RRULE" in found else None, left_out)
 
 
-def _starts(start: date, rule: str | None, first: date, last: date) -> Iterator[date]:
-    if rule is None:
-        yield start
-        return
+def _length(found: Mapping[str, str]) -> timedelta | None:
+    """None where it is not said in days, hours, minutes and seconds, nor by a date."""
+    if "DURATION" in found:
+        said = _DURATION.fullmatch(found["DURATION"])
+        return timedelta(**{unit: int(number) for unit, number in said.groupdict("0").items()}) if said else None
+    if "DTEND" in found:
+        return _date(found["DTEND"]) - _date(found["DTSTART"]) if _MIDNIGHT.fullmatch(found["DTEND"]) else None
+    return timedelta() if "T" in found["DTSTART"] else _DAY
+
+
+def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
+    rule = found["RRULE"].upper()
     if "FREQ=YEARLY" not in rule:
         raise ValueError(f"an event recurs by {rule}, and only FREQ=YEARLY is read")
-    yearly = re.sub(r"(UNTIL=\d{8})T\d{6}Z?", r"\1", rule)
-    recurrence = Recurrence(yearly, datetime.combine(start, time()), datetime.combine(max(start, last), time()))
-    utc = zone("UTC")
-    for each in recurrence.coming(datetime.combine(first, time(), utc), utc):
-        yield each.wall.date()
+    if "BYHOUR" in rule or "BYMINUTE" in rule:
+        raise ValueError(f"an event for whole days recurs by {rule}, with a time of day")
+    place = found.get("TZID", "")
+    return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], place), rule), start)
+
+
+def _last_date(until: str, name: str) -> str:
+    """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all."""
+    from shared.zonenames import find
+
+    try:
+        return f"{shown(datetime.fromisoformat(until), zone(find(name) or _FIRST_PLACE)):%Y%m%d}"
+    except OverflowError:  # the end of the calendar: without end
+        return until[:8]
 
 
 def _date(text: str) -> date:
-    found = _DAY.fullmatch(text)
+    found = _MIDNIGHT.fullmatch(text)
     try:
         return datetime.strptime(found[1] if found else "", "%Y%m%d").date()  # noqa: DTZ007 (a date)
     except ValueError:

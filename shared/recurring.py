@@ -7,17 +7,13 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Announcement
-from shared.holidays import holidays
+from shared.holidays import Holidays
 from shared.localtime import shown, zone
 from shared.recurrence import Occurrence, Recurrence
 
 #: How far clocks are ahead of UTC in the first place of all (Kiritimati), and a zone in which they always are.
 AHEAD = timedelta(hours=14)
 FIRST_PLACE = "Etc/GMT-14"
-#: So much of a calendar of holidays is read at once, and so often at most: who finds nothing in all these years but
-#: holidays does not look any further.
-WINDOW = timedelta(days=366)
-MOST_WINDOWS = 40
 
 
 def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:
@@ -28,21 +24,17 @@ def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:
 
 def following(announcement: Announcement, after: datetime, place: ZoneInfo) -> Occurrence | None:
     """The first occurrence in `place` strictly after an instant; None where there is no more."""
-    skip, read = {date.fromisoformat(each) for each in announcement.skip}, shown(after, place).date()
-    start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))
-    for _ in range(MOST_WINDOWS):
-        if announcement.holidays:
-            skip |= holidays(announcement.holidays, read, read + WINDOW)
-            read += WINDOW
-        found = Recurrence(announcement.rule, start, end, frozenset(skip)).following(after, place)
-        if found is None or not announcement.holidays or found.wall.date() <= read:
-            return found
-        read = found.wall.date()
-    return None
+    return next(coming(announcement, after, place), None)
 
 
 def coming(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
     """All occurrences in `place` strictly after an instant, in order; often without end."""
-    while (found := following(announcement, after, place)) is not None:
-        yield found
-        after = found.at
+    return _recurrence(announcement, shown(after, place)).coming(after, place)
+
+
+def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:
+    """Its rule, without the dates that it leaves out from a wall time on."""
+    start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))
+    dates = frozenset(map(date.fromisoformat, announcement.skip))
+    calendar, first = announcement.holidays, max(after, start or after).date()
+    return Recurrence(announcement.rule, start, end, Holidays(calendar, first, dates) if calendar else dates)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from datetime import date
 
 import pytest
 
-from shared.holidays import holidays
+from shared.holidays import Holidays, holidays
 
+NEW_YEAR = date(2026, 1, 1)
 CALENDAR = """BEGIN:VCALENDAR
 VERSION:2.0
 BEGIN:VEVENT
@@ -64,17 +66,89 @@ def test_an_event_that_began_before_the_first_date_counts_with_the_days_that_are
     [
         ("DTSTART:20260701T090000Z", "no event for whole days"),
         ("DTSTART;VALUE=DATE:20261301", "is no date"),
-        ("DTSTART;VALUE=DATE:20260101\nDTEND;VALUE=DATE:20260101", "has 0 days"),
-        ("DTSTART;VALUE=DATE:20260101\nDTEND;VALUE=DATE:20280101", "has 730 days"),
-        ("DTSTART;VALUE=DATE:20260101\nDURATION:P2D", "DURATION, which is not read"),
+        ("DTSTART;VALUE=DATE:20260101\nDTEND;VALUE=DATE:20260101", "does not have 1 to 366 whole days"),
+        ("DTSTART;VALUE=DATE:20260101\nDTEND;VALUE=DATE:20280101", "does not have 1 to 366 whole days"),
+        ("DTSTART;VALUE=DATE:20260101\nDTEND:20260102T120000", "does not have 1 to 366 whole days"),
+        ("DTSTART;VALUE=DATE:20260101\nDURATION:PT36H", "does not have 1 to 366 whole days"),
+        ("DTSTART;VALUE=DATE:20260101\nDURATION:-P1D", "does not have 1 to 366 whole days"),
+        ("DTSTART:20260101T000000\nDTEND:20280101T000000", "does not have 1 to 366 whole days"),
+        ("DTSTART:20260101T000000\nDURATION:PT30M", "no event for whole days"),
+        ("DTSTART:20260101T000000", "no event for whole days"),
+        ("DTSTART;VALUE=DATE:20260101\nRDATE:20270101", "RDATE, which is not read"),
         ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=DAILY", "only FREQ=YEARLY"),
         ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;INTERVAL=0", "INTERVAL must be"),
+        ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;BYDAY=56MO", "numbers of BYDAY"),
+        ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;BYHOUR=0,1", "with a time of day"),
+        ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;UNTIL=20301324T230000Z", "month must be"),
+        ("BEGIN:VEVENT\n" * 5000, "no event for whole days"),
     ],
 )
 def test_an_event_that_cannot_be_read_is_refused_with_one_line(event: str, says: str) -> None:
-    calendar = f"BEGIN:VCALENDAR\nBEGIN:VEVENT\n{event}\nEND:VEVENT\nEND:VCALENDAR"
     with pytest.raises(ValueError, match=says):
-        holidays(calendar, date(2026, 1, 1), date(2027, 1, 1))
+        holidays(calendar(event), date(2026, 1, 1), date(2027, 1, 1))
+
+
+def calendar(*events: str) -> str:
+    return "\n".join(["BEGIN:VCALENDAR", *(f"BEGIN:VEVENT\n{event}\nEND:VEVENT" for event in events), "END:VCALENDAR"])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "DTSTART:20261231T000000\nDTEND:20270101T000000",
+        "DTSTART:20261231T000000\nDURATION:PT24H",
+        "DTSTART;VALUE=DATE:20261231\nDURATION:P1D",
+        'DTSTART;TZID="(UTC+01:00) Amsterdam, Berlin":20261231T000000\nDTEND:20270101T000000',
+        "dtstart;value=date:20261231",
+        "DTSTART;VALUE=DATE:20261231 \nSTATUS:CONFIRMED\t",
+        "DTSTART;VALUE=DATE:20261231\r",
+        "SUMMARY:New Year's Eve\rDTSTART;VALUE=DATE:20261231\rDTEND;VALUE=DATE:20270101",
+        "DTSTART;VALUE=DATE:20261231\nEND:VEVENT\nBEGIN:VEVENT\nDTSTART:20261230T000000\nDTEND:20261230T003000",
+        "DTSTART;VALUE=DATE:20261231\nEND:VEVENT\nBEGIN:VEVENT\nDTSTART:20261230T000000\nDURATION:PT30M",
+    ],
+)
+def test_a_whole_day_may_be_written_in_many_ways_and_a_meeting_at_midnight_is_none(event: str) -> None:
+    for text in (calendar(event), calendar(event).replace("\n", "\r")):
+        assert holidays(text, date(2026, 1, 1), date(2027, 12, 31)) == {date(2026, 12, 31)}
+
+
+@pytest.mark.parametrize(
+    ("start", "last"),
+    [
+        (";TZID=W. Europe Standard Time:20261225T000000\nDTEND:20261226T000000", "20301224T230000Z"),
+        (";TZID=Customized:20261225T000000\nDTEND:20261226T000000", "20301224T230000Z"),
+        (":20261225T000000\nDURATION:P1D", "20301225T080000Z"),
+        (";VALUE=DATE:20261225", "20301225"),
+    ],
+)
+def test_the_last_year_of_what_recurs_counts_however_its_end_is_written(start: str, last: str) -> None:
+    event = f"DTSTART{start}\nRRULE:FREQ=YEARLY;UNTIL={last};BYMONTHDAY=25;BYMONTH=12"
+    found = holidays(calendar(event), date(2029, 1, 1), date(2032, 1, 1))
+    assert found == {date(2029, 12, 25), date(2030, 12, 25)}
+
+
+def test_what_recurs_to_the_end_of_the_calendar_recurs() -> None:
+    event = "DTSTART;VALUE=DATE:20261225\nRRULE:FREQ=YEARLY;UNTIL=99991231T235959Z"
+    assert holidays(calendar(event), date(2100, 1, 1), date(2100, 12, 31)) == {date(2100, 12, 25)}
+
+
+def test_dates_of_events_that_overlap_are_known_in_any_order() -> None:
+    events = ["DTSTART;VALUE=DATE:20261225\nDURATION:P5D", "DTSTART;VALUE=DATE:20261226", "DTSTART;VALUE=DATE:99991231"]
+    found = Holidays(calendar(*events), date(2026, 12, 26), [date(2026, 1, 1)])
+    asked = [date(2027, 1, 1), date(2026, 12, 25), date(2026, 12, 26), date(2026, 12, 29), date(2026, 1, 1)]
+    assert [day in found for day in asked] == [False, False, True, True, True]
+
+
+def test_too_many_events_that_recur_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 50 events that recur"):
+        holidays(calendar(*["DTSTART;VALUE=DATE:19000101\nRRULE:FREQ=YEARLY"] * 51), NEW_YEAR, NEW_YEAR)
+
+
+@pytest.mark.parametrize("rule", ["FREQ=YEARLY;COUNT=400", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"])
+def test_a_calendar_of_much_that_recurs_is_read_at_once(rule: str) -> None:
+    begun = time.process_time()
+    holidays(calendar(*[f"DTSTART;VALUE=DATE:19000101\nRRULE:{rule}"] * 50), NEW_YEAR, NEW_YEAR)
+    assert time.process_time() - begun < 1.5
 
 
 def test_what_is_no_calendar_is_refused() -> None:

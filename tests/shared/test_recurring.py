@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -51,6 +52,20 @@ def test_holidays_are_left_out_however_far_ahead_the_next_occurrence_is() -> Non
 
 def test_one_whose_every_date_is_a_holiday_never_comes() -> None:
     assert names(1, rule="0 9 25 12 *", holidays=CHRISTMAS) == []
+
+
+@pytest.mark.parametrize("rule", ["0 9 * * *", "59 23 * * *", f"FREQ=DAILY;BYHOUR={','.join(map(str, range(24)))}"])
+def test_where_the_whole_year_is_a_holiday_that_is_known_at_once(rule: str) -> None:
+    year = calendar("DTSTART;VALUE=DATE:20240101\nDTEND;VALUE=DATE:20250101\nRRULE:FREQ=YEARLY")
+    begun = time.process_time()
+    assert names(1, rule=rule, start="2026-01-01T09:00", holidays=year) == []
+    assert time.process_time() - begun < 1
+
+
+def test_holidays_are_left_out_to_the_last_year() -> None:
+    yearly = calendar("DTSTART;VALUE=DATE:20200602\nRRULE:FREQ=YEARLY")
+    found = names(2, start="2300-06-01T09:00", holidays=yearly)
+    assert found == ["2300-06-01T09:00", "2300-06-03T09:00"]
 
 
 def test_start_and_end_are_wall_times_and_count() -> None:
