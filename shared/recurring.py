@@ -32,6 +32,15 @@ def coming(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iter
     return _recurrence(announcement, shown(after, place)).coming(after, place)
 
 
+def for_each_own(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
+    """When those come, strictly after an instant, to who lives in `place`, of which each has their own time.
+
+    Each wall time is a notification of its own, as no clock of `FIRST_PLACE` skips one: several that clocks skip
+    elsewhere come together there, at the end of the gap.
+    """
+    return _recurrence(announcement, shown(after, place)).each_wall(after, place)
+
+
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:
     """Its rule, without the dates that it leaves out from a wall time on."""
     start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))

@@ -23,7 +23,7 @@ from azure.core.exceptions import AzureError
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
 from shared.localtime import shown, zone
 from shared.recurrence import YEARS
-from shared.recurring import coming
+from shared.recurring import coming, for_each_own
 from shared.settings import Settings, SettingsError, load
 from shared.storage import open_storage
 from shared.store.conversations import Conversations, Kind, Reference
@@ -53,7 +53,7 @@ def preview(
 
 def _own_times(announcement: Announcement, name: str, after: datetime) -> Iterator[Coming]:
     place = zone(name)
-    for each in coming(announcement, after, place):
+    for each in for_each_own(announcement, after, place):
         yield Coming(shown(each.at, place), each.at, each.note)
 
 
@@ -61,8 +61,8 @@ def _seen(announcement: Announcement, own: str, name: str, after: datetime) -> I
     place, ahead = zone(name), None
     for each in coming(announcement, after, zone(own)):
         wall, notes = shown(each.at, place), [each.note] if each.note else []
-        difference = wall - shown(each.at, zone(own))
-        if ahead is not None and ahead != difference:
+        difference = wall - each.wall
+        if ahead is not None and ahead != difference and place != zone(own):
             notes.append(f"{_later(difference - ahead)} than before, as clocks changed in {name} or {own}")
         ahead = difference
         yield Coming(wall, each.at, "; ".join(notes))

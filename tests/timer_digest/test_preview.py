@@ -49,6 +49,15 @@ def test_each_has_their_own_times_and_a_skipped_one_is_said_to_be_moved() -> Non
     }
 
 
+def test_of_each_ones_own_times_all_in_a_gap_are_shown_at_its_end() -> None:
+    [times] = previewed(["Europe/Berlin"], 5, rule="*/15 2 * * *").values()
+    at_its_end = [
+        ("28 03:00", "28 01:00", f"clocks skip 02:{minute}: at 03:00 of 2027-03-28")
+        for minute in ("00", "15", "30", "45")
+    ]
+    assert times == [*at_its_end, ("29 02:00", "29 00:00", "")]
+
+
 def test_a_time_that_clocks_show_twice_is_said_to_be_the_first() -> None:
     [(wall, at, note)] = previewed(["Europe/Berlin"], 1, start="2027-10-31T00:00")["Europe/Berlin"]
     assert (wall, at, note) == ("31 02:30", "31 00:30", "clocks show 02:30 twice: the first time")
@@ -60,6 +69,18 @@ def test_who_lives_elsewhere_is_told_when_the_clocks_of_one_place_change() -> No
         ("28 09:00", ""),
         ("29 08:00", "60 minutes earlier than before, as clocks changed in Asia/Tokyo or Europe/Berlin"),
     ]
+
+
+def test_how_much_earlier_it_comes_elsewhere_counts_from_the_time_before_a_gap_and_in_it() -> None:
+    found = previewed(["Asia/Tokyo", "W. Europe Standard Time"], 3, timeZone="Europe/Berlin")
+    earlier = "30 minutes earlier than before, as clocks changed in Asia/Tokyo or Europe/Berlin"
+    skipped = "clocks skip 02:30: at 03:00 of 2027-03-28"
+    assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
+        ("28 10:00", skipped),
+        ("29 09:30", earlier),
+        ("30 09:30", ""),
+    ]
+    assert [note for _, _, note in found["W. Europe Standard Time"]] == [skipped, "", ""]
 
 
 def written(tmp_path: Path, value: Any) -> str:
