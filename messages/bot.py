@@ -10,6 +10,7 @@ from messages.clicks.acting import act
 from messages.event import Event
 from messages.references import Change, changes
 from messages.welcoming import welcome
+from shared.queues import Person, Task
 from shared.services import Services
 from shared.store.conversations import Kind
 from shared.together import together
@@ -57,9 +58,13 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         if change.status is not None and event.incoming.type != "message":
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
-        await self._services.conversations.save(
+        before = await self._services.conversations.save(
             event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
         )
+        place = seen.get("time_zone")
+        if before and before.time_zone and place and place != before.time_zone:
+            # What waits for a time of their own, as that of their digest, goes by the new one.
+            await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER))
         if change.kind is Kind.TENANT:
             if len(self._stored) >= REMEMBERED:
                 self._stored.clear()

@@ -75,7 +75,7 @@ async def amend(services: Services, notification: Notification, message: Deliver
 async def _note(services: Services, message: Delivery, known: State, revision: int | None) -> None:
     """Write down that it shows this revision, or, for None, that it was taken back; raises `Conflict`."""
     if revision is None:
-        now, was = services.clock(), DeliveryState.SENT
+        now, was = services.real_time(), DeliveryState.SENT
         # The stored counts of what has ended do not know of this: the watch counts anew, however late it is.
         await watch(services, message.notification)
         await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)

@@ -27,6 +27,9 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
     name, schedule = command.target.schedule or "", None
     while schedule is None:
         known = await services.schedules.get(tenant, name)
+        if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
+            await announce(services, tenant, name)  # what was due before this command goes by what was said until then
+            continue
         try:
             if command.announcement:
                 schedule = await _set(services, command.announcement, tenant, name, known, data)
@@ -56,9 +59,6 @@ async def _set(
     wanted = canonical(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
-    if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
-        await announce(services, tenant, name)  # what was due before this change goes by what was said until then
-        raise Conflict
     found = _next(services, announcement)
     if found is None:
         raise Refused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])

@@ -28,6 +28,7 @@ from shared.store.deliveries import CLAIM_SECONDS, State
 from shared.store.marks import welcomed
 from shared.store.table import Conflict
 from shared.teams.connector import TIMEOUT, Route
+from shared.teams.ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds over which those come back, by chance, whom a lane that is held sent away.
@@ -106,7 +107,7 @@ async def _send(sending: Sending) -> None:
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
-    if shown and shown.newest > threads.told_at(notification):
+    if shown and shown.newest > notification.happened:
         if known.maybe_twice:
             await _make_way(sending, route)
         else:
@@ -145,13 +146,16 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
     services, notification, content = sending.services, sending.notification, sending.notification.content
     recipient, told = sending.message.recipient, content.content
     once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
-    plan, latest = in_zone(content.schedule, addressee.zone, notification.told), None
+    now, plan, missed = services.clock(), in_zone(content.schedule, addressee.zone, notification.told), False
     if plan.due and sending.unhindered:
         # Who has gone to another zone since waited for the time of the one before.
         waited = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
-        latest = (waited or plan.due) + category.late_grace(services.settings.late_grace)
+        due, called = (waited or plan.due).timestamp(), sending.message.called
+        # What was called in time, and stood behind others since, is not missed.
+        late = (called if called >= due else now.timestamp()) - due
+        missed = late > category.late_grace(services.settings.late_grace).total_seconds()
     return Case(
-        now=services.clock(),
+        now=now,
         target=addressee.target,
         category=category,
         preferences=addressee.preferences,
@@ -161,7 +165,7 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
         cancelled=notification.state is NotificationState.CANCELLED,
         expires=notification.expires,
         local_at=plan.due,
-        latest=latest,
+        missed=missed,
         past=plan.skip,
         welcomed=once and not await services.marks.own(welcomed(notification.tenant), recipient, notification.key),
         own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
@@ -176,7 +180,7 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee)
         services, tenant, recipient = sending.services, sending.notification.tenant, sending.message.recipient
         if (await find(services, tenant, recipient)).preferences != addressee.preferences:
             # All that waits was looked at when they changed, and this one maybe was not there yet.
-            await services.queues.wake(Person(tenant, recipient, Task.RECONSIDER))
+            await services.queues.wake(Person(tenant, channel_of(recipient), Task.RECONSIDER))
     elif decision.rule is Rule.UNREACHABLE:
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:

@@ -122,9 +122,11 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     for recipient, place in found.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = place
     now, fresh = services.clock(), notification.page == 0
+    called = now.timestamp() if _at_their_own_time(notification) else 0.0
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
-        await together(messages, lambda message: services.queues.deliver(message, urgent=notification.urgent))
+        calls = [replace(message, called=called) for message in messages]
+        await together(calls, lambda message: services.queues.deliver(message, urgent=notification.urgent))
     return found
 
 

@@ -72,7 +72,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
                 message,
                 known.etag,
                 DeliveryState.FAILED,
-                now=services.clock(),
+                now=services.real_time(),
                 reason=Reason.POISON,
                 maybe_twice=begun,
             )

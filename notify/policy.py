@@ -76,9 +76,9 @@ class Case:
     """All by which it is decided whether a notification is sent to a recipient at `now`.
 
     `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
-    own, and `latest` when that is too long ago; `past` says that it had passed from the start, and is not to be sent
-    then. `welcomed` says that another welcome reached them, `own` that they set it off themselves. `thread` is the key
-    of its thread, "" for none, and `digest` when digests are sent to who did not choose.
+    own, and `missed` that it was seen too late that it had come; `past` says that it had passed from the start, and is
+    not to be sent then. `welcomed` says that another welcome reached them, `own` that they set it off themselves.
+    `thread` is the key of its thread, "" for none, and `digest` when digests are sent to who did not choose.
     """
 
     now: datetime
@@ -91,7 +91,7 @@ class Case:
     cancelled: bool = False
     expires: datetime | None = None
     local_at: datetime | None = None
-    latest: datetime | None = None
+    missed: bool = False
     past: bool = False
     welcomed: bool = False
     own: bool = False
@@ -117,7 +117,7 @@ def decide(case: Case) -> Decision:
         return Decision(Rule.EXPIRED, DeliveryState.EXPIRED)
     if case.local_at and case.local_at > now:
         return Decision(Rule.LOCAL_TIME, reason=Reason.LOCAL_TIME, until=case.local_at)
-    if case.latest and case.latest < now:
+    if case.missed:
         return Decision(Rule.LOCAL_TIME, DeliveryState.MISSED)
     if case.past:
         return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)

@@ -17,6 +17,7 @@ from shared.store.deliveries import State
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
+from shared.teams.ids import channel_of
 
 #: States in which it was seen by the recipient, or may have been.
 _ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
@@ -106,15 +107,22 @@ class Sending:
             now=self.now,
             rule=str(self.rule or ""),
         )
-        plain, created = replace(self.message, etag="", attempts=0), self.notification.created
-        await services.waiting.put(tenant, Item(delivery=plain, reason=reason, until=until, created=created, held=held))
+        item = Item(
+            delivery=replace(self.message, etag="", attempts=0),
+            reason=reason,
+            until=until,
+            began=self.notification.began,
+            held=held,
+            urgent=self.notification.urgent,
+        )
+        await services.waiting.put(tenant, item)
         if until < FOREVER:
             kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
-            await services.due.put(until, kind, f"{tenant};{recipient}")
+            await services.due.put(until, kind, f"{tenant};{channel_of(recipient)}")
 
     async def forget(self) -> None:
         """Remove what says that it waits for its recipient, where that is there."""
-        await self.services.waiting.forget(self.notification.tenant, self.message, self.notification.created)
+        await self.services.waiting.forget(self.notification.tenant, self.message, self.notification.began)
 
     async def later(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 
 from notify.policy import Target
 from shared.rendering import rendered
@@ -15,11 +14,6 @@ from shared.store.threads import Thread
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
-
-
-def told_at(notification: Notification) -> datetime:
-    """When what it tells happened: by its own word, or else when it was taken in."""
-    return notification.time or notification.created
 
 
 async def shown(services: Services, notification: Notification, recipient: str) -> Thread | None:
@@ -55,7 +49,7 @@ async def update(
     """
     thread = notification.content.thread
     assert thread
-    at, tenant = told_at(notification), notification.tenant
+    at, tenant = notification.happened, notification.tenant
     while seen.newest <= at:
         try:
             told = replace(seen, newest=at, notification=notification.key)
@@ -101,7 +95,7 @@ async def keep(
     if thread is None:
         return
     activity, conversation = sent
-    at, tenant = told_at(notification), notification.tenant
+    at, tenant = notification.happened, notification.tenant
     while seen is None or seen.newest <= at:
         root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
         now = Thread(

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from shared.preferences import Preferences
 from shared.services import Services
-from shared.states import Reason, Rule
+from shared.states import NotificationState, Reason, Rule
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
 from shared.together import together
@@ -17,7 +17,7 @@ from shared.wishes import wish
 #: Why those wait among which it is looked.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
 #: Items that are looked at in one go.
-PAGE = 100
+PAGE = 25
 
 
 def unheld(wants: Preferences) -> Preferences:
@@ -26,23 +26,32 @@ def unheld(wants: Preferences) -> Preferences:
 
 
 async def brought(
-    services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int
+    services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int, *, over: bool
 ) -> list[Item]:
-    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`."""
+    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`.
+
+    With `over`, that of which there is nothing to tell any more is among it.
+    """
     now, free = services.clock(), unheld(wants)
     found: list[Item] = []
 
     async def meant(item: Item) -> bool:
-        if item.reason not in (Reason.PAUSED, Reason.QUIET_HOURS):
-            return item.reason is Reason.DIGEST
         found = await services.notifications.recent(item.delivery.notification)
-        return found is not None and rule_of(services, free, place, now, found) is Rule.DIGEST
+        if found is None or not stands(found, now):
+            return over
+        return rule_of(services, free, place, now, found) is Rule.DIGEST
 
     async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
         found += [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
         if len(found) >= most:
             break
     return found
+
+
+def stands(notification: Notification, now: datetime) -> bool:
+    """Whether there is still something to tell of a notification which waits."""
+    called_off = notification.state is NotificationState.CANCELLED
+    return not called_off and not (notification.expires and notification.expires <= now)
 
 
 def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:

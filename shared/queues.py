@@ -74,6 +74,8 @@ _TEXTS = {
     "task": re.compile("|".join(Task)),
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
+#: Those that are a time, in seconds since 1970.
+_TIMES = ("turn", "called")
 #: What its numbers may be: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
@@ -104,7 +106,7 @@ class _Message:
 def _fits(name: str, part: object) -> bool:
     if name in _TEXTS:
         return isinstance(part, str) and _TEXTS[name].fullmatch(part) is not None
-    return isinstance(part, float) if name == "turn" else type(part) is int and part in _COUNTS
+    return isinstance(part, float) if name in _TIMES else type(part) is int and part in _COUNTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Delivery(_Message):
     `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third); `shard`
     names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message was
     written: where the ETag still holds, the row need not be read. `chances` counts how often it was put back after it
-    had been poisonous.
+    had been poisonous. `called` is when its turn was called, where it goes at a time of the recipient's own, in seconds
+    since 1970; else 0.
     """
 
     notification: str
@@ -138,6 +141,12 @@ class Delivery(_Message):
     attempts: int
     task: Task = Task.SEND
     chances: int = 0
+    called: float = 0.0
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells a delivery from all others: its notification and its recipient."""
+        return self.notification, self.recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +162,17 @@ class Sweep(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Person(_Message):
-    """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`."""
+    """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`.
+
+    `called` is when the tick called it, in seconds since 1970, 0 where something else did.
+    """
 
     tenant: str
     recipient: str
     task: Task
     after: str = ""
     chances: int = 0
+    called: float = 0.0
 
 
 #: What the messages of our own queues are.

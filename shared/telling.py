@@ -53,8 +53,8 @@ async def over(
     if digests.told and key_of(tenant, recipient, digests) == key:
         with suppress(Conflict):  # somebody else sees to it
             await settle(services, tenant, recipient, digests, items, state, reason)
-        told = {delivery.notification for delivery in digests.told}
-        items = [item for item in items if item.delivery.notification not in told]
+        told = {delivery.identity for delivery in digests.told}
+        items = [item for item in items if item.delivery.identity not in told]
     if items:  # they may have been put off until this end
         await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
 
@@ -74,11 +74,11 @@ async def settle(
     ended, why = (DeliveryState.DIGESTED, None) if arrived else (state, reason)
     are_over = await together(digests.told, lambda delivery: end(services, delivery, ended, why, digests.number))
     # One that was tried again since, by hand, waits anew.
-    over = {each.notification for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
-    gone = {item.key: item for item in items if item.delivery.notification in over}
+    over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
+    gone = {item.key: item for item in items if item.delivery.identity in over}
     if len(gone) < len(over):  # it was asked for, and brought what something held
         async for held in services.waiting.held(tenant, recipient, early.REASONS, MOST):
-            gone |= {item.key: item for item in held if item.delivery.notification in over}
+            gone |= {item.key: item for item in held if item.delivery.identity in over}
     settled = replace(digests, told=())
     return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, list(gone.values())))
 

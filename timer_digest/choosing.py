@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 from shared.cards.wording import language
 from shared.digest_rule import DigestRule, Slot
-from shared.early import rule_of, unheld
+from shared.early import rule_of, stands, unheld
 from shared.preferences import Preferences
 from shared.queues import Person, Task
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, Reason, Rule
+from shared.states import DeliveryState, Reason, Rule
 from shared.store import due
-from shared.store.notifications import Notification
 from shared.store.waiting import Item
 from shared.together import together
 from shared.wishes import digest_rule, quiet_until
-from timer_digest.stories import Case
+from timer_digest.stories import Case, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5
@@ -78,18 +78,18 @@ class _Decided:
 async def choose(services: Services, person: Person, wants: Wants, last: date | None, items: Sequence[Item]) -> Plan:
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
-    `last` is the local date of the last regular digest. Where it is too early for the next one, its time is made due.
+    `last` is the local date of the last regular digest. Where it is too early for the next one, its time is made due;
+    where wishes have changed (`Task.RECONSIDER`), all go that no digest tells now.
     """
     now = services.clock()
     waits = [item for item in items if item.reason is Reason.DIGEST]
     held = [item for item in items if item.reason is not Reason.DIGEST]
     decided = await _decided(services, wants, now, held)
     for_digest = [*waits, *(each.item for each in decided if each.rule is Rule.DIGEST)]
-    # The clock comes for a digest at a time that was promised, also where something has put an item off since.
-    ripe = [item.created for item in for_digest if item.until <= now or person.task is Task.DIGEST]
+    ripe = [item.began for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
     slot, next_at = times(min(ripe, default=None), wants, now, last)
     timely = slot is not None or person.task is Task.DIGEST_NOW
-    if timely or not next_at:
+    if timely or not next_at or person.task is Task.RECONSIDER:
         decided += await _decided(services, wants, now, waits)
     elif waits:
         await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
@@ -98,10 +98,16 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
     untold = await _untold(services, person, [each.case for each in chosen])
     states = {each.item.key: state for each, state in zip(chosen, untold, strict=True)}
-    tell = [(each.item, each.case) for each in chosen if states[each.item.key] is None]
-    stay = {item.key for item, _ in tell}
+    items_of = {each.case.delivery: each.item for each in chosen}
+    told = stories(each.case for each in chosen if states[each.item.key] is None)
+    older = {items_of[case.delivery].key for story in told for case in story[MOST_TOLD:]}
+    told = [story[:MOST_TOLD] for story in told]
+    fit = sum(count <= MOST_TOLD for count in accumulate(map(len, told)))
+    stay = {items_of[case.delivery].key for story in told for case in story}
+    states |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
     go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
-    return Plan(go, tell[:MOST_TOLD], len(tell[MOST_TOLD:]), slot, next_at)
+    tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
+    return Plan(go, tell, sum(map(len, told[fit:])), slot, next_at)
 
 
 def times(
@@ -143,25 +149,21 @@ async def _decided(services: Services, wants: Wants, now: datetime, items: Seque
     return [
         _Decided(item, Case(item.delivery, notification), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
-        if notification and _stands(notification, now)
+        if notification and stands(notification, now)
     ]
-
-
-def _stands(notification: Notification, now: datetime) -> bool:
-    called_off = notification.state is NotificationState.CANCELLED
-    return not called_off and not (notification.expires and notification.expires <= now)
 
 
 async def _untold(services: Services, person: Person, cases: Sequence[Case]) -> list[DeliveryState | None]:
     """The final state of each of those that no digest tells, None for the others."""
-    threads = sorted({case.thread for case in cases if case.thread})
-    seen = await together(threads, lambda key: services.threads.get(person.tenant, person.recipient, key))
-    newest = {key: shown.newest for key, shown in zip(threads, seen, strict=True) if shown}
+    threads = sorted({(case.delivery.recipient, case.thread) for case in cases if case.thread})
+    seen = await together(threads, lambda thread: services.threads.get(person.tenant, *thread))
+    newest = {thread: shown.newest for thread, shown in zip(threads, seen, strict=True) if shown}
 
     def state(case: Case) -> DeliveryState | None:
         content = case.notification.content
         if content.simulate or services.categories.of(content.category).simulate:
             return DeliveryState.SIMULATED
-        return DeliveryState.SUPERSEDED if newest.get(case.thread, case.at) > case.at else None
+        shown = newest.get((case.delivery.recipient, case.thread), case.at)
+        return DeliveryState.SUPERSEDED if shown > case.at else None
 
     return [state(case) for case in cases]

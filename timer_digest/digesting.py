@@ -31,7 +31,7 @@ from shared.store.waiting import DigestState, Item
 from shared.telling import KEPT, kept_for
 from shared.together import together
 from timer_digest.choosing import Plan, Wants, wants_of
-from timer_digest.stories import Case, Story, compose, stories
+from timer_digest.stories import Case, Story, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
 LOOK_AGAIN = timedelta(days=1)
@@ -42,8 +42,8 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     number = state.number + 1
     planned = stories(case for _, case in plan.tell)
     count, data = _compose(services, person, wants, planned, plan.more)
-    fit = {case.notification.key for story in planned[:count] for case in story}
-    keep = [pair for pair in plan.tell if pair[1].notification.key in fit]
+    fit = {case.delivery for story in planned[:count] for case in story}
+    keep = [pair for pair in plan.tell if pair[1].delivery in fit]
     found = [case for case in await together(keep, lambda pair: _keep(services, person, number, *pair)) if case]
     told = stories(found)
     if not told:
@@ -57,7 +57,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
         state,
         number=number,
         last=plan.slot.date if plan.slot else state.last,
-        told=[case.delivery for story in told[:count] for case in story],
+        told=_deliveries(told[:count]),
     )
     await services.waiting.move_digest(person.tenant, person.recipient, made)
     await _post(services, person, made, data)
@@ -100,7 +100,7 @@ async def _keep(services: Services, person: Person, number: int, item: Item, cas
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
             if known and not known.state.final:  # somebody lets it go, who may have died at that
-                await services.queues.deliver(delivery)
+                await services.queues.deliver(delivery, urgent=item.urgent)
             await services.waiting.done(person.tenant, person.recipient, [item])
             return None
         if known.state is DeliveryState.SENDING:
@@ -128,9 +128,18 @@ def _compose(services: Services, person: Person, wants: Wants, told: Sequence[St
 async def _post_again(services: Services, person: Person, state: DigestState) -> None:
     found = await together(state.told, lambda delivery: services.notifications.recent(delivery.notification))
     pairs = zip(state.told, found, strict=True)
-    told = stories(Case(delivery, notification) for delivery, notification in pairs if notification)
+    told = by_thread(Case(delivery, notification) for delivery, notification in pairs if notification)
     wants = await wants_of(services, person)
-    await _post(services, person, state, _compose(services, person, wants, told, 0)[1])
+    count, data = _compose(services, person, wants, told, 0)
+    key = telling.key_of(person.tenant, person.recipient, state)
+    if count < len(told) and await services.notifications.get(key) is None:  # some were edited, and are longer now
+        state = replace(state, told=_deliveries(told[:count]))
+        await services.waiting.move_digest(person.tenant, person.recipient, state)
+    await _post(services, person, state, data)
+
+
+def _deliveries(told: Sequence[Story]) -> list[Delivery]:
+    return [case.delivery for story in told for case in story]
 
 
 async def _post(services: Services, person: Person, state: DigestState, data: bytes) -> None:

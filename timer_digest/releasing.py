@@ -18,8 +18,6 @@ from shared.together import together
 from timer_digest import digesting
 from timer_digest.choosing import Parting, choose, wants_of
 
-#: Items that are let go in one go where somebody's wishes have changed.
-PAGE = 200
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
 SKEW = timedelta(seconds=5)
@@ -31,10 +29,7 @@ async def release(services: Services, person: Person) -> None:
     """Do with what waits for `person` what it is time for; raises `Conflict` where others do so each time."""
     for _ in range(TRIES):
         try:
-            if person.task is Task.RECONSIDER:
-                await _reconsider(services, person)
-            else:
-                await _see_to(services, person)
+            await (_reconsider if person.task is Task.RECONSIDER else _see_to)(services, person)
         except Conflict:
             continue
         return
@@ -42,18 +37,29 @@ async def release(services: Services, person: Person) -> None:
 
 
 async def _reconsider(services: Services, person: Person) -> None:
+    """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
     state = await services.waiting.digest(person.tenant, person.recipient)
-    items = await services.waiting.of(person.tenant, person.recipient, PAGE, person.after)
-    await let_go(services, person, state, [Parting(item) for item in items])
-    if len(items) == PAGE:
+    items = await services.waiting.of(person.tenant, person.recipient, MOST, person.after)
+    if len(items) == MOST:
         await services.queues.wake(replace(person, after=items[-1].key, chances=0))
+    timed = [Parting(item) for item in items if item.reason is Reason.LOCAL_TIME or state.told]
+    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and not state.told]
+    state = await let_go(services, person, state, timed)
+    if held:
+        wants = await wants_of(services, person)
+        plan = await choose(services, person, wants, state.last, held)
+        state = await let_go(services, person, state, plan.go)
+        if plan.tell:
+            await digesting.send(services, person, state, plan, wants)
 
 
 async def _see_to(services: Services, person: Person) -> None:
     now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
     items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
-    await together(timed, lambda item: services.queues.deliver(item.delivery))
+    called = person.called or services.clock().timestamp()
+    calls = [(replace(item.delivery, called=called), item.urgent) for item in timed]
+    await together(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
     await services.waiting.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
@@ -61,20 +67,20 @@ async def _see_to(services: Services, person: Person) -> None:
         settled = await digesting.settle(services, person, state, held)
         if settled is None:
             return  # the rest is seen to when that digest has ended
-        told = {delivery.notification for delivery in state.told}
-        state, held = settled, [item for item in held if item.delivery.notification not in told]
+        told = {delivery.identity for delivery in state.told}
+        state, held = settled, [item for item in held if item.delivery.identity not in told]
     if held or asked:
         wants = await wants_of(services, person)
         if asked:
             whose = (person.tenant, person.recipient, wants.preferences, wants.place)
-            held = await early.brought(services, *whose, MOST)
+            held = await early.brought(services, *whose, MOST, over=True)
         plan = await choose(services, person, wants, state.last, held)
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)
         if plan.tell:
             await digesting.send(services, person, state, plan, wants)
             return
-    if gone and len(items) == MOST:  # there may be more
+    if gone and len(items) >= MOST:  # there may be more
         await services.queues.wake(replace(person, chances=0))
 
 
@@ -88,8 +94,8 @@ async def let_go(services: Services, person: Person, state: DigestState, going: 
         # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
         state = replace(state, number=state.number + 1)
         state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
-    told = {delivery.notification for delivery in state.told}
-    pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.notification not in told]
+    told = {delivery.identity for delivery in state.told}
+    pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in told]
     await together(pairs, lambda pair: _let_go(services, *pair))
     await services.waiting.done(person.tenant, person.recipient, [going.item for going, _ in pairs])
     return state
@@ -101,6 +107,6 @@ async def _let_go(services: Services, going: Parting, known: State | None) -> No
         return
     etag = await digesting.free(services, delivery, known)
     if going.state is None:
-        await services.queues.deliver(delivery)
+        await services.queues.deliver(delivery, urgent=going.item.urgent)
     else:
         await telling.end(services, replace(delivery, etag=etag), going.state)

@@ -29,7 +29,7 @@ class Case:
     @property
     def at(self) -> datetime:
         """When what it tells happened."""
-        return self.notification.time or self.notification.created
+        return self.notification.happened
 
     @property
     def thread(self) -> str:
@@ -43,11 +43,17 @@ Story = Sequence[Case]
 
 def stories(cases: Iterable[Case]) -> list[Story]:
     """The cases by thread, the newest first in each; urgent threads first, then those with the newest."""
+    found = by_thread(sorted(cases, key=lambda each: (each.at, each.notification.created), reverse=True))
+    return sorted(found, key=lambda story: not _urgent(story))
+
+
+def by_thread(cases: Iterable[Case]) -> list[Story]:
+    """The cases by thread, in their order."""
     threads: dict[tuple[str, str], list[Case]] = {}
-    for case in sorted(cases, key=lambda each: (each.at, each.notification.created), reverse=True):
+    for case in cases:
         alone = "" if case.thread else case.notification.key
         threads.setdefault((case.thread, alone), []).append(case)
-    return sorted(threads.values(), key=lambda story: not _urgent(story))
+    return list(threads.values())
 
 
 def compose(

@@ -58,7 +58,7 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         await announce(services, *key.split(";", 1))
     elif waking.kind == due.RELEASE:
         tenant, recipient = key.split(";", 1)
-        await queues.wake(Person(tenant, recipient, Task.RELEASE))
+        await queues.wake(Person(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()))
     elif waking.kind == due.DIGEST:
         tenant, recipient = key.split(";", 1)
         delay = turns[tenant] // services.settings.tenant_rate

@@ -244,7 +244,7 @@ async def _digest_now(turn: Turn) -> Reply:
     services, wants = turn.services, await turn.wants()
     state = await services.waiting.digest(turn.tenant, turn.recipient)
     whose = (turn.tenant, turn.recipient, wants, turn.zone_of(wants))
-    if not state.told and not await early.brought(services, *whose, most=1):
+    if not state.told and not await early.brought(services, *whose, most=1, over=False):
         return Reply("Nothing waits for a digest")
     await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
     after = [("", "What came after it was made is not in it: ask for that once it is here.")]

@@ -1,8 +1,8 @@
 """The card of a digest: what waited for somebody, by category, the most urgent first.
 
 Of a category the first lines are shown, and the others by a click, without a request: what a digest tells is all on
-its card. Texts of callers are shown as they are, in text runs, which no client reads as Markdown ("TextRun", Adaptive
-Cards schema).
+its card. Texts of callers are cut to one line, and shown in text runs, which no client reads as Markdown ("TextRun",
+Adaptive Cards schema).
 """
 
 from __future__ import annotations

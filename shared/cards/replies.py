@@ -26,6 +26,9 @@ MOST_LISTED = 20
 Line = tuple[str, str]
 
 _LIKE_MARKUP = str.maketrans("<>", "‹›")
+_SOFT_HYPHEN = "\xad"
+#: What joins, or parts, the letters of some scripts and the signs of an emoji (ZWNJ, ZWJ): unseen, and no blank.
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def _drawn(line: Line) -> dict[str, Any]:
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """`text` in one line of printable characters, cut to `longest`, without what looks like markup."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
+    text = text.replace(_SOFT_HYPHEN, "")
+    printable = "".join(character if character.isprintable() or character in _JOINERS else " " for character in text)
     line = " ".join(printable.split()).translate(_LIKE_MARKUP)
     return line if len(line) <= longest else line[: longest - 1] + "…"
 

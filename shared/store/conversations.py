@@ -126,8 +126,8 @@ class Conversations:
         at: datetime,
         status: Status | None = None,
         create: bool = True,
-    ) -> bool:
-        """Write what an event showed, only where that changes the row; whether it wrote.
+    ) -> Reference | None:
+        """Write what an event showed, only where that changes the row; returns the row as it was before, if there was.
 
         `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
         unknown. Raises `Conflict` if others changed the row each time.
@@ -167,8 +167,8 @@ class Conversations:
 
     async def _change(
         self, tenant: str, kind: Kind, identifier: str, change: Callable[[Reference | None], Mapping[str, str]]
-    ) -> bool:
-        """Write the columns that `change` makes of the row as it is, where there are any; whether there were."""
+    ) -> Reference | None:
+        """Write the columns that `change` makes of the row as it is, where there are any; returns how it was."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
         where = {"PartitionKey": partition, "RowKey": row_key}
         async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
@@ -176,9 +176,10 @@ class Conversations:
                 # Two processes that write one row again and again can keep in step: chance takes them out of it.
                 await asyncio.sleep(random.uniform(0, PAUSE * attempt))  # noqa: S311 (jitter)
                 found = await self._table.get(partition, row_key)
-                changed = change(_reference(tenant, kind, identifier, found[0]) if found else None)
+                before = _reference(tenant, kind, identifier, found[0]) if found else None
+                changed = change(before)
                 if not changed:
-                    return False
+                    return before
                 try:
                     if found:
                         await self._table.merge({**where, **changed}, found[1])
@@ -186,7 +187,7 @@ class Conversations:
                         await self._table.insert({**where, **changed, "v": VERSION, "id": identifier})
                 except Conflict:
                     continue
-                return True
+                return before
         raise Conflict
 
     async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:

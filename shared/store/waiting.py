@@ -1,7 +1,8 @@
 """Table Waiting: deliveries that wait for a person: for the end of a pause or of quiet hours, their hour, or a digest.
 
-A partition is one recipient's: its items in the order in which their notifications came, and one row that says how far
-their digests are. An item that is put again has a new ETag, so that whoever read it before does not remove it.
+A partition is that of one whose wishes count: its items in the order in which their notifications began, and one row
+that says how far the digests are. What goes to a thread of a channel waits with the channel. An item that is put again
+has a new ETag, so that whoever read it before does not remove it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shared.queues import Delivery
 from shared.states import Reason
 from shared.store import keys
 from shared.store.table import BATCH, Conflict, Row, Table, etag_of, removal
+from shared.teams.ids import channel_of
 
 VERSION = 1
 _DIGEST = "~digest"
@@ -22,16 +24,17 @@ _DIGEST = "~digest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One delivery that waits; `key` is its row's, `until` when it is looked at again, `created` the notification's.
+    """One delivery that waits; `key` is its row's, `until` when it is looked at again, and `began` its notification's.
 
-    `held` is the ETag of the delivery's row since it waits.
+    `held` is the ETag of the delivery's row since it waits, and `urgent` says on which queue its message goes.
     """
 
     delivery: Delivery
     reason: Reason
     until: datetime
-    created: datetime
+    began: datetime
     held: str
+    urgent: bool = False
     key: str = ""
     etag: str = ""
 
@@ -59,14 +62,16 @@ class Waiting:
         await self._table.put(
             {
                 "PartitionKey": _partition(tenant, delivery.recipient),
-                "RowKey": item_key(item.created, delivery.notification),
+                "RowKey": item_key(item.began, delivery),
                 "v": VERSION,
                 "notification": delivery.notification,
                 "shard": delivery.shard,
+                "recipient": delivery.recipient,
                 "reason": str(item.reason),
                 "until": item.until,
-                "created": item.created,
+                "began": item.began,
                 "held": item.held,
+                "urgent": item.urgent,
             }
         )
 
@@ -77,7 +82,7 @@ class Waiting:
             {"partition": _partition(tenant, recipient), "digest": _DIGEST, "after": after},
             limit=limit,
         )
-        return [_item(recipient, row) for row in rows]
+        return [_item(row) for row in rows]
 
     async def held(
         self, tenant: str, recipient: str, reasons: Sequence[Reason], size: int
@@ -88,37 +93,38 @@ class Waiting:
         where = f"PartitionKey eq @partition and RowKey lt @digest and ( {wanted} )"
         values = {"partition": _partition(tenant, recipient), "digest": _DIGEST, **meant}
         async for rows in self._table.pages(where, values, size=size):
-            yield [_item(recipient, row) for row in rows]
+            yield [_item(row) for row in rows]
 
     async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> tuple[list[Item], DigestState]:
         """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first.
 
-        How far the recipient's digests are comes with them.
+        How far the recipient's digests are comes with them. Where more wait, the first `limit` that wait for something
+        else, and whose time has come, are among them too: they do not stand behind all that can wait.
         """
+        begins = "PartitionKey eq @partition and RowKey le @digest"
+        values = {
+            "partition": _partition(tenant, recipient),
+            "digest": _DIGEST,
+            "reason": str(Reason.DIGEST),
+            "now": now,
+        }
         wanted = "reason eq @reason or until le @now or RowKey eq @digest"
-        rows = await self._table.query(
-            f"PartitionKey eq @partition and RowKey le @digest and ( {wanted} )",
-            {
-                "partition": _partition(tenant, recipient),
-                "digest": _DIGEST,
-                "reason": str(Reason.DIGEST),
-                "now": now,
-            },
-            limit=limit + 1,
-        )
-        items = [_item(recipient, row) for row in rows if row["RowKey"] != _DIGEST]
-        if len(items) > limit:  # the row of digests is the last one
-            return items[:limit], await self.digest(tenant, recipient)
-        return items, _digest(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
+        rows = await self._table.query(f"{begins} and ( {wanted} )", values, limit=limit + 1)
+        items = [_item(row) for row in rows if row["RowKey"] != _DIGEST]
+        if len(items) <= limit:
+            return items, _digest(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
+        # The row of digests is the last one.
+        rows = await self._table.query(f"{begins} and reason ne @reason and until le @now", values, limit=limit)
+        found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
+        return [found[key] for key in sorted(found)], await self.digest(tenant, recipient)
 
     async def done(self, tenant: str, recipient: str, items: Iterable[Item]) -> None:
         """Remove what waited for a recipient, where it was not put again since it was read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
-    async def forget(self, tenant: str, delivery: Delivery, created: datetime) -> None:
-        """Remove the item of a delivery, whose notification was `created` then, where there is one."""
-        partition = _partition(tenant, delivery.recipient)
-        await self._table.delete(partition, item_key(created, delivery.notification))
+    async def forget(self, tenant: str, delivery: Delivery, began: datetime) -> None:
+        """Remove the item of a delivery, whose notification `began` then, where there is one."""
+        await self._table.delete(_partition(tenant, delivery.recipient), item_key(began, delivery))
 
     async def digest(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
@@ -136,7 +142,7 @@ class Waiting:
             "v": VERSION,
             "number": state.number,
             "last": state.last.isoformat() if state.last else "",
-            "told": "\n".join(f"{each.notification};{each.shard};{each.etag}" for each in state.told),
+            "told": "\n".join(map(_line, state.told)),
         }
         if state.etag and 0 < len(over) < BATCH:
             removals = [removal(partition, item.key, item.etag) for item in over]
@@ -146,22 +152,27 @@ class Waiting:
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
 
 
-def item_key(created: datetime, notification: str) -> str:
+def item_key(began: datetime, delivery: Delivery) -> str:
     """The row key of an item: in the order of time, and the same for the same delivery."""
-    return f"{created.astimezone(UTC):%Y%m%dT%H%M%S};{notification[:32]}"
+    return f"{began.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{_thread(delivery)}"
 
 
 def _partition(tenant: str, recipient: str) -> str:
-    return keys.key(f"{tenant};{recipient}")
+    return keys.key(f"{tenant};{channel_of(recipient)}")
 
 
-def _item(recipient: str, row: Row) -> Item:
+def _thread(delivery: Delivery) -> str:
+    return delivery.recipient.removeprefix(channel_of(delivery.recipient))
+
+
+def _item(row: Row) -> Item:
     return Item(
-        delivery=Delivery(row["notification"], row["shard"], recipient, "", 0),
+        delivery=Delivery(row["notification"], row["shard"], row["recipient"], "", 0),
         reason=Reason(row["reason"]),
         until=row["until"],
-        created=row["created"],
-        held=row.get("held", ""),
+        began=row["began"],
+        held=row["held"],
+        urgent=row["urgent"],
         key=row["RowKey"],
         etag=etag_of(row),
     )
@@ -171,11 +182,15 @@ def _digest(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
         last=date.fromisoformat(row["last"]) if row["last"] else None,
-        told=[_told(recipient, line) for line in row["told"].splitlines()],
+        told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
         etag=etag_of(row),
     )
 
 
+def _line(told: Delivery) -> str:
+    return f"{told.notification};{told.shard};{told.etag}{_thread(told)}"
+
+
 def _told(recipient: str, line: str) -> Delivery:
-    notification, shard, etag = line.split(";", 2)
-    return Delivery(notification, shard, recipient, etag, 0)
+    notification, shard, etag, *thread = line.split(";", 3)
+    return Delivery(notification, shard, ";".join([recipient, *thread]), etag, 0)

@@ -28,8 +28,9 @@ STALL = 3.0
 SETTINGS = {"HERALD_TENANT_RATE": str(RATE), "HERALD_LOCAL_VISIBILITY_SECONDS": "60"}
 #: Seconds after Teams' "wait" within which other hosts may still use the slots that they have: none is further ahead.
 UNDER_WAY = 1.0
-#: The share of its rate that a tenant keeps at least while another one has to wait.
-GOES_ON = 0.75
+#: The share of its rate that a tenant keeps at least while another one has to wait. One that had to wait, too, would
+#: keep nothing; how fast the machine was before tells little about how fast it is now.
+GOES_ON = 0.35
 
 
 @pytest.mark.parametrize(

@@ -244,11 +244,10 @@ class Memory:
         self.error = error
         self.saved: list[tuple[str, str, str]] = []
 
-    async def save(self, tenant: str, kind: str, identifier: str, seen: object, **_: object) -> bool:
+    async def save(self, tenant: str, kind: str, identifier: str, seen: object, **_: object) -> None:
         if self.error:
             raise self.error
         self.saved.append((tenant, kind, identifier))
-        return True
 
     async def get(self, *_: str) -> None:
         return None

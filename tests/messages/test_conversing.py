@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -378,7 +378,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             delivery=Delivery(f"{number:032x}", "0", recipient, "", 0),
             reason=Reason.PAUSED,
             until=now,
-            created=now,
+            began=now,
             held="",
         )
         await chat.herald.services.waiting.put(chat.herald.tenant, item)
@@ -403,6 +403,15 @@ async def test_an_early_digest_is_asked_for_where_a_pause_holds_what_is_meant_fo
     await chat.herald.ask(user(chat.person))
     await chat.herald.send()
     assert await chat.ask("digest now") == ["The digest is on its way"]
+
+
+async def test_no_digest_is_promised_where_all_that_waits_is_over(chat: Chat) -> None:
+    await chat.prefer(Preferences(categories={"builds": Mode.DIGEST}))
+    soon = chat.herald.clock() + timedelta(minutes=1)
+    await chat.herald.ask(user(chat.person), expiresAt=soon.isoformat())
+    await chat.herald.send()
+    chat.herald.clock.moved += timedelta(minutes=2)
+    assert await chat.ask("digest now") == ["Nothing waits for a digest"]
 
 
 async def test_who_asks_while_a_digest_is_on_its_way_is_told_that_it_is_without_the_newest(chat: Chat) -> None:

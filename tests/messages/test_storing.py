@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import orjson
 import pytest
@@ -15,6 +16,7 @@ from messages.event import Event
 from messages.inbound.adapter import TurnAdapter, read_activity
 from messages.inbound.incoming import Incoming
 from messages.references import event_time
+from shared.queues import Person, Task
 from shared.store.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (
     ADA,
@@ -47,8 +49,13 @@ def conversations(table: CountedTable) -> Conversations:
 
 
 @pytest.fixture
-def bot(conversations: Conversations) -> HeraldBot:
-    return HeraldBot(services(conversations=conversations))
+def queues() -> AsyncMock:
+    return AsyncMock()
+
+
+@pytest.fixture
+def bot(conversations: Conversations, queues: AsyncMock) -> HeraldBot:
+    return HeraldBot(services(conversations=conversations, queues=queues))
 
 
 @pytest.fixture
@@ -141,6 +148,13 @@ async def test_what_is_remembered_of_tenants_is_bounded(bot: HeraldBot, tell: Te
     bot._stored = {("tenant", str(number)) for number in range(REMEMBERED)}
     await tell(message())
     assert bot._stored == {(TENANT, SERVICE_URL)}
+
+
+async def test_who_is_in_another_zone_has_what_waits_decided_anew(tell: Tell, queues: AsyncMock) -> None:
+    for zone in ("Europe/Berlin", "Europe/Berlin", "Asia/Tokyo"):
+        queues.wake.assert_not_awaited()
+        await tell(message(localTimezone=zone))
+    queues.wake.assert_awaited_once_with(Person(TENANT, f"u:{ADA}", Task.RECONSIDER))
 
 
 async def test_a_message_refreshes_what_it_shows_and_keeps_the_rest(tell: Tell, conversations: Conversations) -> None:

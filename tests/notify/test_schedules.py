@@ -18,12 +18,13 @@ from notify.intake import take_in
 from notify.planning import Plan, in_zone
 from shared.contract import Schedule
 from shared.localtime import zone
-from shared.queues import EXPANSIONS, Expansion, Person, Task
+from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
 from shared.states import NotificationState
 from shared.store import due
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, notification, user
+from timer_digest.releasing import release
 
 #: Places in the order in which they get there, with what their clocks are ahead of UTC on the day of these tests.
 PLACES = {
@@ -133,6 +134,43 @@ async def test_what_a_wish_held_beyond_the_grace_is_not_missed(timed: Herald) ->
     assert await timed.received() == []
     await sleep_until(timed, paused + timedelta(minutes=1))
     assert await who_was_told(timed) == [ada.object_id]
+
+
+async def test_who_was_called_in_time_and_stood_behind_others_beyond_the_grace_is_not_missed(timed: Herald) -> None:
+    everyone = await people(timed, ["Pacific/Kiritimati", "Europe/Berlin"])
+    asked = await timed.ask(*map(user, everyone), schedule=OWN)
+    set_clock(timed, at_nine(14))
+    await timed.tick()
+    await timed._drain(EXPANSIONS, lambda body: expand(timed.services, Expansion.decode(body)))
+    await sleep_until(timed, at_nine(14) + GRACE + timedelta(minutes=1))
+    set_clock(timed, at_nine(1))
+    await timed.tick()
+    set_clock(timed, at_nine(1) + timedelta(minutes=1))
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    set_clock(timed, at_nine(1) + GRACE + timedelta(minutes=1))
+    await timed.send()
+    assert await timed.counts(asked) == {"sent": 2}
+
+
+async def test_what_is_urgent_is_called_on_the_urgent_queue(timed: Herald) -> None:
+    [ada] = await people(timed, ["Europe/Berlin"])
+    await timed.ask(user(ada), schedule=OWN, priority="urgent")
+    await sleep_until(timed, at_nine(14))
+    set_clock(timed, at_nine(1))
+    await timed.tick()
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (0, 1)
+
+
+async def test_a_later_word_in_the_same_thread_does_not_supersede_what_is_still_to_come(timed: Herald) -> None:
+    [ada] = await people(timed, ["Europe/Berlin"])
+    at = {"at": NINE, "timeZone": "Europe/Berlin"}
+    await timed.ask(user(ada), content={"title": "Vote today"}, thread={"key": "vote"}, schedule=at)
+    set_clock(timed, NOW + timedelta(hours=3))
+    await timed.ask(user(ada), content={"title": "12 have voted"}, thread={"key": "vote"})
+    await timed.send()
+    await sleep_until(timed, at_nine(1))
+    assert [message.activity["summary"] for message in await timed.received()] == ["12 have voted", "Vote today"]
 
 
 async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(timed: Herald) -> None:

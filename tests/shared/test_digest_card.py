@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import pytest
 
 from shared.cards.check import faults
 from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONGEST_TITLE, SHOWN, Line, draw
 from shared.cards.notification import activity
+from shared.cards.replies import one_line
 from shared.contract import Notification
 from shared.localtime import zone
 
@@ -75,6 +77,20 @@ def test_it_speaks_the_language_of_its_reader() -> None:
 def test_teams_shows_all_of_it() -> None:
     lines = [line(f"Build {n}", category=f"C{n % 3}", urgent=n % 2 == 0, link="https://ci/", at=NOON + timedelta(n)) for n in range(40)]  # noqa: E501  # fmt: skip
     assert faults(draw(lines, BERLIN, "en", more=3)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467 a\nb", "\U0001f468\u200d\U0001f469\u200d\U0001f467 a b"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("Donau\xaddampf", "Donaudampf"),
+        ("a\u202eb\x00c", "a b c"),
+    ],
+    ids=["a family", "Persian", "a soft hyphen", "what turns the text around"],
+)
+def test_what_is_unseen_joins_as_it_is_meant_to(text: str, shown: str) -> None:
+    assert one_line(text) == shown
 
 
 def test_one_line_fits_into_8_kb_however_long_it_is() -> None:

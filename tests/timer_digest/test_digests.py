@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -673,3 +674,183 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     await timed.send()
     told = [text for each in await came(timed, ada) for text in texts(each)]
     assert [told.count("Build 1"), told.count("Build 2")] == [1, 1]
+
+
+async def channel_with_a_thread(herald: Herald, **wants: Any) -> tuple[str, str]:
+    """Recipients that are a channel, with these wishes, and a thread in it."""
+    herald.clock.moved += datetime(2026, 11, 23, 10, tzinfo=UTC) - herald.clock()
+    [team] = (await herald.grow(teams=1)).teams
+    channel = team.channels[0].id
+    await herald.teams.set_installed([team.id])
+    await know_channel(herald, team.id, channel)
+    await herald.ask({"conversation": channel}, content={"title": "Root"})
+    await herald.send()
+    [root] = await herald.received()
+    await herald.services.conversations.prefer(
+        herald.tenant, Kind.CONVERSATION, channel, lambda old: replace(old, **wants)
+    )
+    return f"c:{channel}", f"c:{channel};messageid={root.id}"
+
+
+async def test_what_goes_to_a_thread_waits_with_its_channel(timed: Herald) -> None:
+    channel, thread = await channel_with_a_thread(timed, paused_until=FOREVER)
+    asked = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)))
+    await timed.send()
+    assert len(await timed.services.waiting.of(timed.tenant, channel, 10)) == 2
+    await timed.services.conversations.prefer(
+        timed.tenant, Kind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
+    )
+    await see_to(timed, channel, Task.RECONSIDER)
+    assert await timed.counts(asked) == {"sent": 2}
+    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+
+
+async def test_what_goes_to_a_thread_is_in_the_digest_of_its_channel(timed: Herald) -> None:
+    channel, thread = await channel_with_a_thread(timed, categories={"builds": Mode.DIGEST})
+    both = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)), content={"title": "Both"})
+    alone = await timed.ask({"conversation": thread[2:]}, content={"title": "In a thread"})
+    await timed.send()
+    await go_to(timed, "2026-11-24T09:01")
+    [_, digest] = await timed.received()
+    assert {"Both", "In a thread"} <= set(texts(digest))
+    assert await timed.counts(both) == {"digested": 2}
+    assert await timed.counts(alone) == {"digested": 1}
+    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+
+
+async def test_what_waits_for_something_else_does_not_stand_behind_much_that_waits_for_a_digest(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timer_digest.releasing.MOST", 3)
+    ada = await one(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
+    for number in range(4):
+        await ask(timed, ada, f"Build {number}")
+    timed.clock.moved += timedelta(hours=11)
+    alerts = [await ask(timed, ada, f"Alert {number}", category="alerts") for number in range(4)]
+    own = {"at": "2026-11-24T08:00", "timeZone": "recipient"}
+    alerts.append(await ask(timed, ada, "At eight", category="alerts", schedule=own))
+    await go_to(timed, "2026-11-24T07:01")
+    assert [await timed.counts(each) for each in alerts] == [{"sent": 1}] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "at"),
+    [({"digest": "daily 17:00"}, "2026-11-24T16:01"), ({"time_zone": "America/New_York"}, "2026-11-24T14:01")],
+    ids=["another hour", "another zone"],
+)
+async def test_a_change_of_hour_or_zone_leaves_nothing_at_the_old_hour(
+    timed: Herald, change: dict[str, str], at: str
+) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada, "First")
+    await go_to(timed, "2026-11-23T19:00")
+    await prefer(timed, ada, **change)
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await go_to(timed, "2026-11-24T08:01")
+    await ask(timed, ada, "Second")
+    assert await came(timed, ada) == []
+    await go_to(timed, at)
+    [digest] = await came(timed, ada)
+    assert {"First", "Second"} <= set(texts(digest))
+
+
+@pytest.mark.parametrize("held", [{"paused_until": FOREVER}, {"quiet": "20:00-10:30"}], ids=["a pause", "quiet hours"])
+async def test_a_digest_that_something_put_off_comes_once_that_is_called_off(
+    timed: Herald, held: dict[str, Any]
+) -> None:
+    ada = await one(timed, "2026-11-22T10:00", digest="weekly mon 09:00")
+    await ask(timed, ada, "Before")
+    await prefer(timed, ada, **held)
+    await go_to(timed, "2026-11-23T07:00")
+    await ask(timed, ada, "Meanwhile")
+    await go_to(timed, "2026-11-23T09:00")
+    assert await came(timed, ada) == []
+    await prefer(timed, ada, quiet="", paused_until=None)
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    [digest] = await came(timed, ada)
+    assert {"Before", "Meanwhile"} <= set(texts(digest))
+
+
+@pytest.mark.parametrize("count", [MOST_ALONE, MOST_ALONE + 1])
+async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called_off(timed: Herald, count: int) -> None:
+    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
+    build = await ask(timed, ada, "Build 1")
+    await prefer(timed, ada, paused_until=None)
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    digest = count > MOST_ALONE
+    assert len(await came(timed, ada)) == (1 if digest else count)
+    assert [await timed.counts(each) for each in asked] == [{"digested" if digest else "sent": 1}] * count
+    await go_to(timed, "2026-11-24T08:01")
+    assert await timed.counts(build) == {"digested": 1}
+
+
+async def test_what_was_scheduled_during_a_pause_waits_for_the_first_slot_after_its_time(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T12:00", "timeZone": "Europe/Berlin"})
+    await go_to(timed, "2026-11-27T10:00")
+    await prefer(timed, ada, paused_until=datetime(2026, 11, 27, 17, tzinfo=UTC))
+    await go_to(timed, "2026-11-27T11:01")
+    await go_to(timed, "2026-11-27T17:01")
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-28T08:01")
+    assert len(await came(timed, ada)) == 1
+
+
+async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_first(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 4)
+    ada = await one(timed, "2026-11-23T10:00")
+    told = ["Build 0", "Build 1", "State 0", "State 1", "State 2", "Fire"]
+    for number, title in enumerate(told):
+        thread = {"thread": {"key": "t"}} if title.startswith("State") else {}
+        urgent = {"priority": "urgent"} if title == "Fire" else {}
+        await ask(timed, ada, title, **thread, **urgent)
+        timed.clock.moved += timedelta(minutes=number)
+    await go_to(timed, "2026-11-24T08:01")
+    [digest] = await came(timed, ada)
+    assert [text for text in texts(digest) if text in told] == ["Fire", "State 2"]
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert [text for text in texts((await came(timed, ada))[1]) if text in told] == ["Build 1", "Build 0"]
+
+
+async def test_a_thread_of_more_states_than_a_digest_tells_shows_the_newest_and_no_other_later(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 3)
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = []
+    for number in range(5):
+        asked.append(await ask(timed, ada, f"State {number}", thread={"key": "t"}))
+        timed.clock.moved += timedelta(minutes=1)
+    await timed.run()
+    [digest] = await came(timed, ada)
+    assert "State 4" in texts(digest)
+    assert [await timed.counts(each) for each in asked] == [{"superseded": 1}] * 2 + [{"digested": 1}] * 3
+
+
+async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_next_one(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object.__setattr__(timed.services.settings, "max_activity_kb", 16)
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, f"Build {number}") for number in range(20)]
+    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
+    with monkeypatch.context() as dying:
+        dying.setattr(digesting, "_post", AsyncMock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            await release(timed.services, Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST))
+    long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
+    for number, each in enumerate(asked):
+        await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
+    timed.clock.moved += timedelta(seconds=10)
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST)
+    [digest] = await came(timed, ada)
+    told = [text for text in texts(digest) if text.startswith("Build ")]
+    counts = sum([await timed.counts(each) for each in asked], Counter[str]())
+    assert 0 < len(told) < 20
+    assert counts == {"digested": len(told), "open": 20 - len(told)}
+    await timed.run()
+    every = [text for each in await came(timed, ada) for text in texts(each) if text.startswith("Build ")]
+    assert len(every) == len(set(every)) == 20

@@ -435,3 +435,17 @@ async def test_who_takes_a_command_about_a_schedule_may_die_and_the_command_come
     await sleep_until(timed, NINE + timedelta(hours=1))
     assert len(await timed.received()) == 1
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.FINISHED
+
+
+@pytest.mark.parametrize("command", ["pauseSchedule", "deleteSchedule"])
+async def test_what_was_due_before_it_is_paused_or_deleted_is_heard_or_missed(
+    timed: Herald, ada: PersonView, command: str
+) -> None:
+    await recur(timed, ada)
+    set_clock(timed, NINE + 2 * DAY + timedelta(minutes=30))  # nothing ran for three occurrences
+    await order(timed, command)
+    await timed.send()
+    found = [await state_of(timed, f"2026-11-{day}T09:00") for day in (23, 24, 25, 26)]
+    assert found == [NotificationState.MISSED, NotificationState.MISSED, NotificationState.FINISHED, None]
+    assert len(await timed.received()) == 1
+    assert (await stored(timed)).state is not ScheduleState.ACTIVE
