@@ -33,7 +33,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from shared.holidays import holidays
+from shared.holidays import Holidays
 from shared.localtime import zone
 from shared.recurrence import Recurrence, check_span
 
@@ -83,7 +83,7 @@ def _date(text: str) -> str:
 
 
 def _calendar(text: str) -> str:
-    holidays(text, SOME_DAY, SOME_DAY)  # all events are read
+    Holidays(text, SOME_DAY)  # raises what is wrong with it
     return text
 
 

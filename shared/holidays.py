@@ -30,13 +30,6 @@ _UNTIL = re.compile(r"(?<=UNTIL=)(\d{8})T\d{6}Z", re.ASCII)
 _FIRST_PLACE = "Etc/GMT-14"
 
 
-def holidays(calendar: str, first: date, last: date) -> frozenset[date]:
-    """The dates from `first` to `last` (both included) of `Holidays`."""
-    found = Holidays(calendar, first)
-    days = (first + number * _DAY for number in range((last - first).days + 1))
-    return frozenset(day for day in days if day in found)
-
-
 class Holidays:
     """The dates from `first` on of a calendar's events that are for whole days, and `others`; read when asked.
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, pairwise, takewhile
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from shared.localtime import shown, zone
 from shared.recurrence import Recurrence
 from tests.shared.clockchanges import SAMPLE, ZONES, changes
+from tests.shared.effort import calls
 from tests.shared.naive_rrule import WEEKDAYS, naive
 
 NEW_YEAR = datetime(2026, 1, 1, 9)  # noqa: DTZ001 (a wall time)
@@ -213,9 +213,8 @@ def test_each_wall_time_in_a_gap_comes_at_its_end() -> None:
 
 def test_what_comes_next_of_a_rule_of_centuries_is_known_at_once() -> None:
     hourly = Recurrence(f"FREQ=DAILY;BYHOUR={','.join(map(str, range(24)))}", datetime(1900, 1, 1))  # noqa: DTZ001
-    begun = time.process_time()
     assert heard(hourly, "2290-01-01T00:00", 1) == ["2290-01-01T02:00 01T01:00Z"]
-    assert time.process_time() - begun < 0.3
+    assert calls(lambda: heard(hourly, "2290-01-01T00:00", 1)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -228,9 +227,10 @@ def test_what_comes_next_of_a_rule_of_centuries_is_known_at_once() -> None:
     ],
 )
 def test_a_rule_that_is_never_heard_ends_soon(rule: str) -> None:
-    begun = time.process_time()
-    assert Recurrence(rule, NEW_YEAR).following(utc("2026-01-01T00:00"), BERLIN) is None
-    assert time.process_time() - begun < 3  # followed to the year 9999 it is over 5
+    never = Recurrence(rule, NEW_YEAR)
+    assert never.following(utc("2026-01-01T00:00"), BERLIN) is None
+    # Followed to the year 9999 it is some millions.
+    assert calls(lambda: never.following(utc("2026-01-01T00:00"), BERLIN)) < 500_000
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,9 @@ def test_a_rule_that_is_never_heard_ends_soon(rule: str) -> None:
 )
 def test_ten_years_of_dates_to_skip_are_passed_at_once(rule: str, expected: str) -> None:
     skip = frozenset(date(2026, 1, 1) + timedelta(days=number) for number in range(3650))
-    begun = time.process_time()
-    assert heard(Recurrence(rule, NEW_YEAR, skip=skip), "2026-01-01T00:00", 1) == [expected]
-    assert time.process_time() - begun < 3
+    rests = Recurrence(rule, NEW_YEAR, skip=skip)
+    assert heard(rests, "2026-01-01T00:00", 1) == [expected]
+    assert calls(lambda: heard(rests, "2026-01-01T00:00", 1)) < 200_000
 
 
 @pytest.mark.parametrize(

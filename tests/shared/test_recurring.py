@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -17,6 +16,7 @@ from shared.contract import RECIPIENT, Announcement
 from shared.localtime import zone
 from shared.recurring import AHEAD, FIRST_PLACE, coming, following, place_of
 from tests.shared.clockchanges import ALL, ZONES
+from tests.shared.effort import calls
 
 NOTIFICATION = {"recipients": [{"all": True}], "category": "news", "content": {"title": "Good morning"}}
 NOW = datetime(2026, 12, 20, 12, tzinfo=UTC)
@@ -57,9 +57,8 @@ def test_one_whose_every_date_is_a_holiday_never_comes() -> None:
 @pytest.mark.parametrize("rule", ["0 9 * * *", "59 23 * * *", f"FREQ=DAILY;BYHOUR={','.join(map(str, range(24)))}"])
 def test_where_the_whole_year_is_a_holiday_that_is_known_at_once(rule: str) -> None:
     year = calendar("DTSTART;VALUE=DATE:20240101\nDTEND;VALUE=DATE:20250101\nRRULE:FREQ=YEARLY")
-    begun = time.process_time()
     assert names(1, rule=rule, start="2026-01-01T09:00", holidays=year) == []
-    assert time.process_time() - begun < 1
+    assert calls(lambda: names(1, rule=rule, start="2026-01-01T09:00", holidays=year)) < 1_000_000
 
 
 def test_holidays_are_left_out_to_the_last_year() -> None:
