@@ -39,14 +39,14 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What goes, what one digest tells, and how many (`more`) are left for the next one.
+    """What goes, what one digest tells, and how many it leaves to the next (`more`), None where they follow at once.
 
     `slot` is the one whose digest this is, None for one out of turn; `next_at` is when the next comes, if one does.
     """
 
     go: Sequence[Parting]
     tell: Sequence[tuple[Item, Case]] = ()
-    more: int = 0
+    more: int | None = 0
     slot: Slot | None = None
     next_at: datetime | None = None
 
@@ -107,7 +107,7 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     states |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
     go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
     tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
-    return Plan(go, tell, sum(map(len, told[fit:])), slot, next_at)
+    return Plan(go, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
 
 
 def times(

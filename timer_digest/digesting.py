@@ -49,7 +49,8 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     if not told:
         return
     if len(found) < len(keep):
-        count, data = _compose(services, person, wants, told, plan.more + len(plan.tell) - len(keep))
+        more = None if plan.more is None else plan.more + len(plan.tell) - len(keep)
+        count, data = _compose(services, person, wants, told, more)
     # What waits then is in the next one; and whatever became of this one is seen then at the latest.
     next_at = plan.next_at or services.clock() + LOOK_AGAIN
     await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
@@ -120,7 +121,9 @@ async def _hold(
     return await services.deliveries.release(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
-def _compose(services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int) -> tuple[int, bytes]:
+def _compose(
+    services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int | None
+) -> tuple[int, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
     return compose(told, recipient, wants.place, wants.tongue, more, categories=services.categories, limit=limit)
 
@@ -130,7 +133,7 @@ async def _post_again(services: Services, person: Person, state: DigestState) ->
     pairs = zip(state.told, found, strict=True)
     told = by_thread(Case(delivery, notification) for delivery, notification in pairs if notification)
     wants = await wants_of(services, person)
-    count, data = _compose(services, person, wants, told, 0)
+    count, data = _compose(services, person, wants, told, None)
     key = telling.key_of(person.tenant, person.recipient, state)
     if count < len(told) and await services.notifications.get(key) is None:  # some were edited, and are longer now
         state = replace(state, told=_deliveries(told[:count]))

@@ -40,17 +40,22 @@ async def _reconsider(services: Services, person: Person) -> None:
     """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
     state = await services.waiting.digest(person.tenant, person.recipient)
     items = await services.waiting.of(person.tenant, person.recipient, MOST, person.after)
-    if len(items) == MOST:
-        await services.queues.wake(replace(person, after=items[-1].key, chances=0))
-    timed = [Parting(item) for item in items if item.reason is Reason.LOCAL_TIME or state.told]
-    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and not state.told]
-    state = await let_go(services, person, state, timed)
+    # While a digest is on its way there is no other; and what has a time of its own is in none.
+    alone = [Parting(item) for item in items if state.told or item.reason is Reason.LOCAL_TIME]
+    state = await let_go(services, person, state, alone)
+    held = [item for item in items if not state.told and item.reason is not Reason.LOCAL_TIME]
     if held:
         wants = await wants_of(services, person)
         plan = await choose(services, person, wants, state.last, held)
         state = await let_go(services, person, state, plan.go)
+        gone, now = {parting.item.key for parting in plan.go}, services.clock()
+        late = [replace(item, until=now) for item in held if item.key not in gone and item.until > now]
+        # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
+        await together(late, lambda item: services.waiting.put(person.tenant, item))
         if plan.tell:
             await digesting.send(services, person, state, plan, wants)
+    if len(items) == MOST:
+        await services.queues.wake(replace(person, after=items[-1].key, chances=0))
 
 
 async def _see_to(services: Services, person: Person) -> None:

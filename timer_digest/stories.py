@@ -61,19 +61,20 @@ def compose(
     recipient: str,
     place: ZoneInfo,
     tongue: str,
-    more: int,
+    more: int | None,
     *,
     categories: Categories,
     limit: int,
 ) -> tuple[int, bytes]:
     """How many of the first stories fit on a card of `limit` bytes, and the digest of them, as a notification's `data`.
 
-    Times are those of `place`, and `tongue` is the language; `more` deliveries wait for the next digest anyway.
+    Times are those of `place`, and `tongue` is the language. `more` deliveries wait for the next digest anyway; with
+    None nothing is said of what is left.
     """
     lines = [_line(story, categories) for story in told]
 
     def data(count: int) -> bytes:
-        left = more + sum(map(len, told[count:]))
+        left = 0 if more is None else more + sum(map(len, told[count:]))
         who = {"user": recipient[2:]} if recipient.startswith("u:") else {"conversation": recipient[2:]}
         whole = {"recipients": [who], "category": outbox.CATEGORY, "card": draw(lines[:count], place, tongue, left)}
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)

@@ -785,6 +785,32 @@ async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called
     assert await timed.counts(build) == {"digested": 1}
 
 
+async def test_what_one_digest_cannot_tell_when_a_pause_is_called_off_comes_after_it(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 7)
+    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(9)]
+    await prefer(timed, ada, paused_until=None)
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    digest, *_ = found = await came(timed, ada)
+    assert len(found) == 3
+    assert not any("more" in text for text in texts(digest))
+    assert sum([await timed.counts(each) for each in asked], Counter[str]()) == {"digested": 7, "sent": 2}
+
+
+async def test_a_wish_that_changes_in_quiet_hours_does_not_lose_the_digest_that_they_put_off(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", quiet="08:00-10:30")
+    await ask(timed, ada)
+    await go_to(timed, "2026-11-24T08:30")
+    await prefer(timed, ada, own_actions=True)
+    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await go_to(timed, "2026-11-24T09:29")
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-24T09:31")
+    assert len(await came(timed, ada)) == 1
+
+
 async def test_what_was_scheduled_during_a_pause_waits_for_the_first_slot_after_its_time(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T12:00", "timeZone": "Europe/Berlin"})
