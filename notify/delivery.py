@@ -176,9 +176,12 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
 async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee) -> None:
     """Do what a decision says that is not to send."""
     if decision.until and decision.reason:
-        await sending.hold(decision.reason, decision.until)
-        services, tenant, recipient = sending.services, sending.notification.tenant, sending.message.recipient
-        if (await find(services, tenant, recipient)).preferences != addressee.preferences:
+        services, notification, recipient = sending.services, sending.notification, sending.message.recipient
+        own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
+        since = max(notification.began, own) if own else notification.began
+        await sending.hold(decision.reason, decision.until, since)
+        tenant, now = notification.tenant, await find(services, notification.tenant, recipient)
+        if (now.preferences, now.zone) != (addressee.preferences, addressee.zone):
             # All that waits was looked at when they changed, and this one maybe was not there yet.
             await services.queues.wake(Person(tenant, channel_of(recipient), Task.RECONSIDER))
     elif decision.rule is Rule.UNREACHABLE:

@@ -94,8 +94,11 @@ class Sending:
         else:
             await self.end(state, reason)
 
-    async def hold(self, reason: Reason, until: datetime) -> None:
-        """Let it wait until then; who dies before all is stored leaves its message, which comes again."""
+    async def hold(self, reason: Reason, until: datetime, since: datetime) -> None:
+        """Let it wait until then; who dies before all is stored leaves its message, which comes again.
+
+        `since` is when its recipient's turn came.
+        """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
         held = await services.deliveries.release(
             self.message,
@@ -112,6 +115,7 @@ class Sending:
             reason=reason,
             until=until,
             began=self.notification.began,
+            since=since,
             held=held,
             urgent=self.notification.urgent,
         )

@@ -86,7 +86,7 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     held = [item for item in items if item.reason is not Reason.DIGEST]
     decided = await _decided(services, wants, now, held)
     for_digest = [*waits, *(each.item for each in decided if each.rule is Rule.DIGEST)]
-    ripe = [item.began for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
+    ripe = [item.since for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
     slot, next_at = times(min(ripe, default=None), wants, now, last)
     timely = slot is not None or person.task is Task.DIGEST_NOW
     if timely or not next_at or person.task is Task.RECONSIDER:
@@ -147,7 +147,7 @@ async def _decided(services: Services, wants: Wants, now: datetime, items: Seque
     found = await together(items, lambda item: services.notifications.recent(item.delivery.notification))
     wishes = (services, wants.preferences, wants.place, now)
     return [
-        _Decided(item, Case(item.delivery, notification), rule_of(*wishes, notification))
+        _Decided(item, Case(item.delivery, notification, item.since), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
         if notification and stands(notification, now)
     ]

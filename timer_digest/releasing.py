@@ -40,20 +40,22 @@ async def _reconsider(services: Services, person: Person) -> None:
     """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
     state = await services.waiting.digest(person.tenant, person.recipient)
     items = await services.waiting.of(person.tenant, person.recipient, MOST, person.after)
-    # While a digest is on its way there is no other; and what has a time of its own is in none.
-    alone = [Parting(item) for item in items if state.told or item.reason is Reason.LOCAL_TIME]
-    state = await let_go(services, person, state, alone)
-    held = [item for item in items if not state.told and item.reason is not Reason.LOCAL_TIME]
+    timed = [Parting(item) for item in items if item.reason is Reason.LOCAL_TIME]
+    state = await let_go(services, person, state, timed)
+    told = {delivery.identity for delivery in state.told}
+    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in told]
     if held:
         wants = await wants_of(services, person)
         plan = await choose(services, person, wants, state.last, held)
         state = await let_go(services, person, state, plan.go)
-        gone, now = {parting.item.key for parting in plan.go}, services.clock()
-        late = [replace(item, until=now) for item in held if item.key not in gone and item.until > now]
+        gone, now = {parting.item.key for parting in plan.go}, services.clock() - SKEW
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
-        await together(late, lambda item: services.waiting.put(person.tenant, item))
-        if plan.tell:
+        free = [item for item in held if item.key not in gone and item.until > now]
+        await together(free, lambda item: services.waiting.wait_until(person.tenant, item, now))
+        if plan.tell and not told:
             await digesting.send(services, person, state, plan, wants)
+        if free:
+            await services.queues.wake(replace(person, task=Task.RELEASE, after="", chances=0))
     if len(items) == MOST:
         await services.queues.wake(replace(person, after=items[-1].key, chances=0))
 

@@ -21,10 +21,11 @@ from shared.store.notifications import Notification
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A delivery that a digest tells, or may tell, and its notification."""
+    """A delivery that a digest tells, or may tell, its notification, and when its recipient's turn came, if known."""
 
     delivery: Delivery
     notification: Notification
+    since: datetime | None = None
 
     @property
     def at(self) -> datetime:
@@ -49,10 +50,10 @@ def stories(cases: Iterable[Case]) -> list[Story]:
 
 def by_thread(cases: Iterable[Case]) -> list[Story]:
     """The cases by thread, in their order."""
-    threads: dict[tuple[str, str], list[Case]] = {}
+    threads: dict[tuple[str, str, str], list[Case]] = {}
     for case in cases:
         alone = "" if case.thread else case.notification.key
-        threads.setdefault((case.thread, alone), []).append(case)
+        threads.setdefault((case.delivery.recipient, case.thread, alone), []).append(case)
     return list(threads.values())
 
 
@@ -101,13 +102,13 @@ def _urgent(story: Story) -> bool:
 def _line(story: Story, categories: Categories) -> Line:
     newest = story[0]
     content = newest.notification.content
-    told = content.content
+    told, own = content.content, content.schedule and content.schedule.time_zone == contract.RECIPIENT
     return Line(
         category=categories.of(content.category).label,
         title=told.title if told else said(content.card or {}) or content.category,
         detail=(told.result or told.text) if told else "",
         link=told.link.url if told and told.link else "",
-        at=newest.at,
+        at=newest.since if own and newest.since else newest.at,
         urgent=_urgent(story),
         times=len(story),
     )

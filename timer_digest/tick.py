@@ -63,7 +63,7 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         tenant, recipient = key.split(";", 1)
         delay = turns[tenant] // services.settings.tenant_rate
         turns[tenant] += 1
-        await queues.wake(Person(tenant, recipient, Task.DIGEST), delay)
+        await queues.wake(Person(tenant, recipient, Task.DIGEST, called=services.clock().timestamp()), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from urllib.parse import quote, unquote
 
 from shared.queues import Delivery
 from shared.states import Reason
@@ -26,6 +27,7 @@ _DIGEST = "~digest"
 class Item:
     """One delivery that waits; `key` is its row's, `until` when it is looked at again, and `began` its notification's.
 
+    `since` is when its recipient's turn came: later than that, where the time is their own.
     `held` is the ETag of the delivery's row since it waits, and `urgent` says on which queue its message goes.
     """
 
@@ -33,6 +35,7 @@ class Item:
     reason: Reason
     until: datetime
     began: datetime
+    since: datetime
     held: str
     urgent: bool = False
     key: str = ""
@@ -70,6 +73,7 @@ class Waiting:
                 "reason": str(item.reason),
                 "until": item.until,
                 "began": item.began,
+                "since": item.since,
                 "held": item.held,
                 "urgent": item.urgent,
             }
@@ -118,6 +122,12 @@ class Waiting:
         found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
         return [found[key] for key in sorted(found)], await self.digest(tenant, recipient)
 
+    async def wait_until(self, tenant: str, item: Item, until: datetime) -> None:
+        """Let an item wait until another time, where it still waits and was not put again since it was read."""
+        row = {"PartitionKey": _partition(tenant, item.delivery.recipient), "RowKey": item.key, "until": until}
+        with suppress(Conflict):
+            await self._table.merge(row, item.etag)
+
     async def done(self, tenant: str, recipient: str, items: Iterable[Item]) -> None:
         """Remove what waited for a recipient, where it was not put again since it was read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
@@ -154,7 +164,7 @@ class Waiting:
 
 def item_key(began: datetime, delivery: Delivery) -> str:
     """The row key of an item: in the order of time, and the same for the same delivery."""
-    return f"{began.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{_thread(delivery)}"
+    return f"{began.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{keys.key(_thread(delivery))}"
 
 
 def _partition(tenant: str, recipient: str) -> str:
@@ -171,6 +181,7 @@ def _item(row: Row) -> Item:
         reason=Reason(row["reason"]),
         until=row["until"],
         began=row["began"],
+        since=row["since"],
         held=row["held"],
         urgent=row["urgent"],
         key=row["RowKey"],
@@ -188,9 +199,9 @@ def _digest(recipient: str, row: Row) -> DigestState:
 
 
 def _line(told: Delivery) -> str:
-    return f"{told.notification};{told.shard};{told.etag}{_thread(told)}"
+    return ";".join((told.notification, told.shard, told.etag, quote(_thread(told), safe="")))
 
 
 def _told(recipient: str, line: str) -> Delivery:
-    notification, shard, etag, *thread = line.split(";", 3)
-    return Delivery(notification, shard, ";".join([recipient, *thread]), etag, 0)
+    notification, shard, etag, thread = line.split(";")
+    return Delivery(notification, shard, recipient + unquote(thread), etag, 0)

@@ -458,6 +458,7 @@ async def world(desk: Desk) -> World:
 
 
 async def test_another_persons_delivery_changes_nothing(ada: Desk, ben: Desk) -> None:
+    await ben.herald.know(ben.person, time_zone=ben.person.time_zone)
     of = await world(ada)
     data = button(of.card, verbs.WHY)["data"] | {"request": 7}
     for verb in FORGED:

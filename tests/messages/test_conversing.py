@@ -189,6 +189,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 async def test_a_command_changes_the_row_and_has_what_waits_decided_anew(chat: Chat) -> None:
+    await chat.ask("help")  # their zone is known from then on
+    await people_tasks(chat.herald)
     for command, (before, after, title) in CHANGES.items():
         wanted = replace(Preferences(locale="de"), **before)
         await chat.prefer(wanted)
@@ -379,6 +381,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             reason=Reason.PAUSED,
             until=now,
             began=now,
+            since=now,
             held="",
         )
         await chat.herald.services.waiting.put(chat.herald.tenant, item)

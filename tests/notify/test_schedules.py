@@ -23,6 +23,7 @@ from shared.states import NotificationState
 from shared.store import due
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification
+from shared.store.waiting import Item
 from tests.notify.conftest import Herald, notification, user
 from timer_digest.releasing import release
 
@@ -186,6 +187,29 @@ async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(tim
     for place, told in (("Europe/Berlin", [ada]), ("America/New_York", [ada]), ("Pacific/Pago_Pago", [ada, bob])):
         await sleep_until(timed, at_nine(PLACES[place]) + timedelta(seconds=1))
         assert await who_was_told(timed) == [each.object_id for each in told]
+
+
+async def test_who_moves_while_it_begins_to_wait_is_told_at_the_time_of_the_new_place(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ada] = await people(timed, ["Europe/Berlin"])
+    await timed.ask(user(ada), schedule=OWN)
+    put, moved = timed.services.waiting.put, False
+
+    async def meanwhile(tenant: str, item: Item) -> None:
+        nonlocal moved
+        if moved:
+            return await put(tenant, item)
+        moved = True
+        zone_of = {"time_zone": "Asia/Tokyo"}
+        await timed.services.conversations.save(tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
+        await release(timed.services, Person(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        return await put(tenant, item)
+
+    monkeypatch.setattr(timed.services.waiting, "put", meanwhile)
+    await sleep_until(timed, at_nine(14))
+    await sleep_until(timed, at_nine(9) + timedelta(seconds=1))
+    assert await who_was_told(timed) == [ada.object_id]
 
 
 @pytest.mark.parametrize("said", [True, False])

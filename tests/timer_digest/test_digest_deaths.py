@@ -88,6 +88,15 @@ async def of_what_is_called_off(host: Host) -> Story:
     return Story(person=ada, asked=asked, ends=("cancelled",))
 
 
+async def of_a_pause_that_is_called_off(host: Host) -> Story:
+    ada = await somebody(host, categories={"news": Mode.DIGEST}, paused_until=FOREVER)
+    asked = [await ask(host, ada, f"Build {number}") for number in range(6)]
+    asked.append(await ask(host, ada, "News 0", category="news"))
+    await prefer(host, ada, paused_until=None)
+    await host.services.queues.wake(Person(host.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+    return Story(person=ada, asked=asked, ends=("digested", "sent"))
+
+
 Telling = Callable[[Host], Awaitable[Story]]
 
 #: Each story, and which part of its points is tried in a quick run; it is odd, so that both sides of writes are.
@@ -97,6 +106,7 @@ STORIES: Sequence[tuple[Telling, int]] = (
     (of_which_some_is_over, 21),
     (of_what_was_asked_for, 15),
     (of_what_is_called_off, 7),
+    (of_a_pause_that_is_called_off, 31),
 )
 quick = pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
 each_of_them = pytest.mark.parametrize(

@@ -880,3 +880,51 @@ async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_n
     await timed.run()
     every = [text for each in await came(timed, ada) for text in texts(each) if text.startswith("Build ")]
     assert len(every) == len(set(every)) == 20
+
+
+async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_called_off(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MOST_ALONE + 1)]
+    build = await ask(timed, ada, "Build 1")
+    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    await release(timed.services, person)
+    await prefer(timed, ada, paused_until=None)
+    await release(timed.services, replace(person, task=Task.RECONSIDER))
+    await timed.send()
+    assert len(await came(timed, ada)) == 2
+    assert [await timed.counts(each) for each in (build, *news)] == [{"digested": 1}] * (MOST_ALONE + 2)
+
+
+async def test_what_comes_at_its_recipients_own_time_waits_for_the_slot_after_that_and_says_so(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-25T10:00")
+    await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"})
+    await go_to(timed, "2026-11-26T20:01")
+    await go_to(timed, "2026-11-27T08:30")
+    await prefer(timed, ada, paused_until=datetime(2026, 11, 27, 9, 30, tzinfo=UTC))
+    await go_to(timed, "2026-11-27T09:01")
+    await go_to(timed, "2026-11-27T09:31")
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-28T08:01")
+    [digest] = await came(timed, ada)
+    assert any("2026-11-27 10:00" in text for text in texts(digest))
+
+
+async def test_a_thread_of_any_name_waits_and_is_told(timed: Herald) -> None:
+    channel, _ = await channel_with_a_thread(timed, categories={"builds": Mode.DIGEST})
+    odd = [f"{channel[2:]};messageid={name}" for name in ("a/b#c?d", "1\u20282;3", "%2F" + "/" * 150)]
+    asked = await timed.ask(*({"conversation": each} for each in odd))
+    await timed.send()
+    await go_to(timed, "2026-11-24T09:01")
+    assert await timed.counts(asked) == {"digested": 3}
+    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+
+
+async def test_the_same_thread_key_in_two_places_is_two_threads(timed: Herald) -> None:
+    channel, thread = await channel_with_a_thread(timed, categories={"builds": Mode.DIGEST})
+    for place, title in ((thread, "Failed"), (channel, "Fine")):
+        told = {"content": {"title": title}, "thread": {"key": "deploy"}}
+        await timed.ask({"conversation": place[2:]}, **told)
+    await timed.send()
+    await go_to(timed, "2026-11-24T09:01")
+    [_, digest] = await timed.received()
+    assert {"Failed", "Fine"} <= set(texts(digest))

@@ -19,7 +19,9 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 def item(number: int) -> Item:
     delivery = Delivery(f"{number:064x}"[::-1], "0", ADA, "", 0)
-    return Item(delivery=delivery, reason=Reason.DIGEST, until=NOON, began=NOON + timedelta(seconds=number), held="")
+    return Item(
+        delivery=delivery, reason=Reason.DIGEST, until=NOON, began=NOON + timedelta(seconds=number), since=NOON, held=""
+    )
 
 
 async def put(herald: Herald, *items: Item) -> list[Item]:
