@@ -39,12 +39,14 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What goes, what one digest tells, and how many it leaves to the next (`more`), None where they follow at once.
+    """What goes, what waits until `next_at`, what one digest tells now, and how many (`more`) it leaves to the next,
+    None where they follow at once.
 
     `slot` is the one whose digest this is, None for one out of turn; `next_at` is when the next comes, if one does.
     """
 
     go: Sequence[Parting]
+    wait: Sequence[Item] = ()
     tell: Sequence[tuple[Item, Case]] = ()
     more: int | None = 0
     slot: Slot | None = None
@@ -79,7 +81,7 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
     `last` is the local date of the last regular digest. Where it is too early for the next one, its time is made due;
-    where wishes have changed (`Task.RECONSIDER`), all go that no digest tells now.
+    where wishes have changed (`Task.RECONSIDER`), all go that are not meant for a digest any more.
     """
     now = services.clock()
     waits = [item for item in items if item.reason is Reason.DIGEST]
@@ -89,11 +91,13 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     ripe = [item.since for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
     slot, next_at = times(min(ripe, default=None), wants, now, last)
     timely = slot is not None or person.task is Task.DIGEST_NOW
+    wait = waits
     if timely or not next_at or person.task is Task.RECONSIDER:
-        decided += await _decided(services, wants, now, waits)
-    elif waits:
+        anew = await _decided(services, wants, now, waits)
+        decided += anew
+        wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
+    if wait and next_at:
         await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
-        waits = []
     many = sum(each.freed for each in decided) > MOST_ALONE
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
     untold = await _untold(services, person, [each.case for each in chosen])
@@ -103,11 +107,11 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     older = {items_of[case.delivery].key for story in told for case in story[MOST_TOLD:]}
     told = [story[:MOST_TOLD] for story in told]
     fit = sum(count <= MOST_TOLD for count in accumulate(map(len, told)))
-    stay = {items_of[case.delivery].key for story in told for case in story}
+    stay = {items_of[case.delivery].key for story in told for case in story} | {item.key for item in wait}
     states |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
     go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
     tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
-    return Plan(go, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
+    return Plan(go, wait, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
 
 
 def times(

@@ -48,10 +48,11 @@ async def _reconsider(services: Services, person: Person) -> None:
         wants = await wants_of(services, person)
         plan = await choose(services, person, wants, state.last, held)
         state = await let_go(services, person, state, plan.go)
-        gone, now = {parting.item.key for parting in plan.go}, services.clock() - SKEW
+        now, other = services.clock() - SKEW, {item.key for item in (*plan.wait, *(each.item for each in plan.go))}
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
-        free = [item for item in held if item.key not in gone and item.until > now]
-        await together(free, lambda item: services.waiting.wait_until(person.tenant, item, now))
+        free = [item for item in held if item.key not in other and item.until > now]
+        times = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
+        await together(times, lambda time: services.waiting.wait_until(person.tenant, *time))
         if plan.tell and not told:
             await digesting.send(services, person, state, plan, wants)
         if free:

@@ -928,3 +928,13 @@ async def test_the_same_thread_key_in_two_places_is_two_threads(timed: Herald) -
     await go_to(timed, "2026-11-24T09:01")
     [_, digest] = await timed.received()
     assert {"Failed", "Fine"} <= set(texts(digest))
+
+
+async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_digest(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    person = Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+    await release(timed.services, person)
+    await release(timed.services, replace(person, task=Task.DIGEST_NOW))
+    await timed.send()
+    assert await timed.counts(asked) == {"digested": 1}
