@@ -180,10 +180,10 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee)
         own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
         since = max(notification.began, own) if own else notification.began
         await sending.hold(decision.reason, decision.until, since)
-        tenant, now = notification.tenant, await find(services, notification.tenant, recipient)
-        if (now.preferences, now.zone) != (addressee.preferences, addressee.zone):
+        found = await find(services, notification.tenant, recipient)
+        if (found.preferences, found.zone) != (addressee.preferences, addressee.zone):
             # All that waits was looked at when they changed, and this one maybe was not there yet.
-            await services.queues.wake(Person(tenant, channel_of(recipient), Task.RECONSIDER))
+            await services.queues.wake(Person(notification.tenant, channel_of(recipient), Task.RECONSIDER))
     elif decision.rule is Rule.UNREACHABLE:
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:

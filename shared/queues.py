@@ -56,9 +56,7 @@ class Task(StrEnum):
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still
-    RELEASE = (
-        "release"  #: let go what a wish, or the recipient's local time, held until now, or a digest that has ended
-    )
+    RELEASE = "release"  #: let go what a wish, or its local time, has held until now, or a digest that is over
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
     DIGEST = "digest"  #: send the digest, where it is time for it
     DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it

@@ -39,10 +39,10 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What goes, what waits until `next_at`, what one digest tells now, and how many (`more`) it leaves to the next,
-    None where they follow at once.
+    """What is done now: `go` waits no longer, `wait` does until `next_at`, and `tell` is for one digest.
 
-    `slot` is the one whose digest this is, None for one out of turn; `next_at` is when the next comes, if one does.
+    `more` it leaves to the next, None where they follow at once. `slot` is the one whose digest this is, None for one
+    out of turn, and `next_at` is when the next comes, if one does.
     """
 
     go: Sequence[Parting]

@@ -48,11 +48,12 @@ async def _reconsider(services: Services, person: Person) -> None:
         wants = await wants_of(services, person)
         plan = await choose(services, person, wants, state.last, held)
         state = await let_go(services, person, state, plan.go)
-        now, other = services.clock() - SKEW, {item.key for item in (*plan.wait, *(each.item for each in plan.go))}
+        now = services.clock() - SKEW
+        seen_to = {item.key for item in plan.wait} | {parting.item.key for parting in plan.go}
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
-        free = [item for item in held if item.key not in other and item.until > now]
-        times = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
-        await together(times, lambda time: services.waiting.wait_until(person.tenant, *time))
+        free = [item for item in held if item.key not in seen_to and item.until > now]
+        anew = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
+        await together(anew, lambda each: services.waiting.wait_until(person.tenant, *each))
         if plan.tell and not told:
             await digesting.send(services, person, state, plan, wants)
         if free:

@@ -56,14 +56,13 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         await queues.sweep(Sweep(key, Task.WATCH, ""))
     elif waking.kind == due.OCCURRENCE:
         await announce(services, *key.split(";", 1))
-    elif waking.kind == due.RELEASE:
+    elif waking.kind in (due.RELEASE, due.DIGEST):
         tenant, recipient = key.split(";", 1)
-        await queues.wake(Person(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()))
-    elif waking.kind == due.DIGEST:
-        tenant, recipient = key.split(";", 1)
-        delay = turns[tenant] // services.settings.tenant_rate
-        turns[tenant] += 1
-        await queues.wake(Person(tenant, recipient, Task.DIGEST, called=services.clock().timestamp()), delay)
+        task, delay = Task.RELEASE, 0
+        if waking.kind == due.DIGEST:
+            task, delay = Task.DIGEST, turns[tenant] // services.settings.tenant_rate
+            turns[tenant] += 1
+        await queues.wake(Person(tenant, recipient, task, called=services.clock().timestamp()), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

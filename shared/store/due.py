@@ -63,7 +63,7 @@ class Due:
 
 
 def _waking(row: Row) -> Waking:
-    partition, (kind, key) = row["PartitionKey"], row["RowKey"].split(";", 1)
+    partition, kind = row["PartitionKey"], row["RowKey"].split(";", 1)[0]
     minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
-    # A column, since a key may be too long, or hold what a row key may not; older rows have none.
-    return Waking(kind, row.get("key") or key, minute, partition, row["RowKey"], etag_of(row))
+    # The whole key is a column, as it may be too long for a row's, or hold what that may not.
+    return Waking(kind, row["key"], minute, partition, row["RowKey"], etag_of(row))

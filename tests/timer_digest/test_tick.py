@@ -242,7 +242,10 @@ async def store(herald: Herald, first: int, last: int) -> None:
         minute = f"{day + timedelta(minutes=start // 100):%Y-%m-%dT%H:%M};0"
         person = f"{herald.tenant};user;{start // 100 % 16:x}"
         await due.submit_transaction(
-            [("create", {"PartitionKey": minute, "RowKey": f"notification;{n:064x}", "v": 1}) for n in numbers]
+            [
+                ("create", {"PartitionKey": minute, "RowKey": f"notification;{n:064x}", "v": 1, "key": f"{n:064x}"})
+                for n in numbers
+            ]
         )
         await people.submit_transaction(
             [("create", {"PartitionKey": person, "RowKey": f"{n:032x}", "v": 1, "id": f"{n:032x}"}) for n in numbers]
