@@ -50,6 +50,8 @@ SOME_DAY = date(2026, 1, 1)
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+#: Shorter, as it is a part of the source of what the schedule sends.
+ScheduleName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 def _web_link(text: str) -> str:
@@ -328,7 +330,7 @@ class Target(_Model):
     source: Name | None = None
     id: Name | None = None
     cancellation_key: Name | None = None
-    schedule: Name | None = None
+    schedule: ScheduleName | None = None
     dead_letters: DeadLetters | None = None
 
     @model_validator(mode="after")

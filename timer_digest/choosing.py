@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 from shared.cards.wording import language
@@ -19,11 +18,11 @@ from shared.store import due
 from shared.store.waiting import Item
 from shared.together import together
 from shared.wishes import digest_rule, quiet_until
-from timer_digest.stories import Case, stories
+from timer_digest.stories import Case, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5
-#: Most deliveries that one digest tells: they are named in one property of a row, of 32 Ki characters at most.
+#: Most deliveries that one digest tells; one to a thread of a very long name counts for several (`places`).
 MOST_TOLD = 200
 #: How far back a slot is sought that had no digest yet; every rule has one a week.
 LOOK_BACK = timedelta(days=15)
@@ -103,12 +102,11 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     untold = await _untold(services, person, [each.case for each in chosen])
     states = {each.item.key: state for each, state in zip(chosen, untold, strict=True)}
     items_of = {each.case.delivery: each.item for each in chosen}
-    told = stories(each.case for each in chosen if states[each.item.key] is None)
-    older = {items_of[case.delivery].key for story in told for case in story[MOST_TOLD:]}
-    told = [story[:MOST_TOLD] for story in told]
-    fit = sum(count <= MOST_TOLD for count in accumulate(map(len, told)))
+    whole = stories(each.case for each in chosen if states[each.item.key] is None)
+    told, fit = limited(whole, MOST_TOLD)
+    older = (case for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
+    states |= dict.fromkeys((items_of[case.delivery].key for case in older), DeliveryState.SUPERSEDED)
     stay = {items_of[case.delivery].key for story in told for case in story} | {item.key for item in wait}
-    states |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
     go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
     tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
     return Plan(go, wait, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)

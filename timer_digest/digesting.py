@@ -41,24 +41,25 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
     planned = stories(case for _, case in plan.tell)
-    count, data = _compose(services, person, wants, planned, plan.more)
+    count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
     keep = [pair for pair in plan.tell if pair[1].delivery in fit]
     found = [case for case in await together(keep, lambda pair: _keep(services, person, number, *pair)) if case]
     told = stories(found)
+    if told and len(found) < len(keep):
+        count, left, data = _compose(services, person, wants, told, left)
+    # What waits then is in the next one; and whatever became of this one is seen then at the latest. Where others see
+    # to all of it at this moment, what else waits is looked at when they have.
+    next_at = plan.next_at or services.clock() + LOOK_AGAIN
+    await services.due.put(next_at if told else services.clock(), due.DIGEST, f"{person.tenant};{person.recipient}")
     if not told:
         return
-    if len(found) < len(keep):
-        more = None if plan.more is None else plan.more + len(plan.tell) - len(keep)
-        count, data = _compose(services, person, wants, told, more)
-    # What waits then is in the next one; and whatever became of this one is seen then at the latest.
-    next_at = plan.next_at or services.clock() + LOOK_AGAIN
-    await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
     made = replace(
         state,
         number=number,
         last=plan.slot.date if plan.slot else state.last,
         told=_deliveries(told[:count]),
+        more=left,
     )
     await services.waiting.move_digest(person.tenant, person.recipient, made)
     await _post(services, person, made, data)
@@ -85,8 +86,10 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
     """
     if not known.rule:
         return known.etag
-    reason = Reason.DIGEST if kept_for(known) else Reason(known.reason)
-    return await _hold(services, delivery, known.etag, reason, services.clock(), "")
+    reason, until = Reason.DIGEST if kept_for(known) else Reason(known.reason), services.clock()
+    if reason is Reason.LOCAL_TIME and known.not_before:
+        until = known.not_before  # by which it is told whether it is missed
+    return await _hold(services, delivery, known.etag, reason, until, "")
 
 
 async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
@@ -123,20 +126,25 @@ async def _hold(
 
 def _compose(
     services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int | None
-) -> tuple[int, bytes]:
+) -> tuple[int, int | None, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
     return compose(told, recipient, wants.place, wants.tongue, more, categories=services.categories, limit=limit)
 
 
 async def _post_again(services: Services, person: Person, state: DigestState) -> None:
     found = await together(state.told, lambda delivery: services.notifications.recent(delivery.notification))
-    pairs = zip(state.told, found, strict=True)
-    told = by_thread(Case(delivery, notification) for delivery, notification in pairs if notification)
+    items = await services.waiting.of(person.tenant, person.recipient, telling.MOST)
+    since = {item.delivery.identity: item.since for item in items}
+    told = by_thread(
+        Case(delivery, notification, since.get(delivery.identity))
+        for delivery, notification in zip(state.told, found, strict=True)
+        if notification
+    )
     wants = await wants_of(services, person)
-    count, data = _compose(services, person, wants, told, None)
+    count, left, data = _compose(services, person, wants, told, state.more)
     key = telling.key_of(person.tenant, person.recipient, state)
     if count < len(told) and await services.notifications.get(key) is None:  # some were edited, and are longer now
-        state = replace(state, told=_deliveries(told[:count]))
+        state = replace(state, told=_deliveries(told[:count]), more=left)
         await services.waiting.move_digest(person.tenant, person.recipient, state)
     await _post(services, person, state, data)
 

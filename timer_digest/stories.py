@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -17,6 +18,7 @@ from shared.cards.size import TooLarge
 from shared.categories import Categories
 from shared.queues import Delivery
 from shared.store.notifications import Notification
+from shared.store.waiting import places
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ def by_thread(cases: Iterable[Case]) -> list[Story]:
     return list(threads.values())
 
 
+def limited(told: Iterable[Story], most: int) -> tuple[list[Story], int]:
+    """The newest of each story that go into `most` places (`places`), and how many of the first stories do together."""
+    cut = [story[: max(1, most // places(story[0].delivery))] for story in told]
+    taken = accumulate(len(story) * places(story[0].delivery) for story in cut)
+    return cut, sum(so_far <= most for so_far in taken)
+
+
 def compose(
     told: Sequence[Story],
     recipient: str,
@@ -66,18 +75,25 @@ def compose(
     *,
     categories: Categories,
     limit: int,
-) -> tuple[int, bytes]:
-    """How many of the first stories fit on a card of `limit` bytes, and the digest of them, as a notification's `data`.
+) -> tuple[int, int | None, bytes]:
+    """How many of the first stories fit on a card of `limit` bytes, how many deliveries it says that it leaves to the
+    next, and the digest, as a notification's `data`.
 
     Times are those of `place`, and `tongue` is the language. `more` deliveries wait for the next digest anyway; with
     None nothing is said of what is left.
     """
     lines = [_line(story, categories) for story in told]
 
+    def left(count: int) -> int | None:
+        return None if more is None else more + sum(map(len, told[count:]))
+
     def data(count: int) -> bytes:
-        left = 0 if more is None else more + sum(map(len, told[count:]))
         who = {"user": recipient[2:]} if recipient.startswith("u:") else {"conversation": recipient[2:]}
-        whole = {"recipients": [who], "category": outbox.CATEGORY, "card": draw(lines[:count], place, tongue, left)}
+        whole = {
+            "recipients": [who],
+            "category": outbox.CATEGORY,
+            "card": draw(lines[:count], place, tongue, left(count) or 0),
+        }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 
     def too_large(count: int) -> bool:
@@ -92,7 +108,7 @@ def compose(
     count = len(told)
     if too_large(count):
         count = bisect_left(range(2, count), True, key=too_large) + 1
-    return count, data(count)
+    return count, left(count), data(count)
 
 
 def _urgent(story: Story) -> bool:

@@ -181,7 +181,7 @@ class Deliveries:
 
     async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
         """Let one that has ended be tried again from now on, as long as a new one; raises `Conflict`."""
-        row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": ""}
+        row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "rule": ""}
         row |= {"since": now, "not_before": now, "updated": now}
         row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
         await self._counted.change(row, known.etag, known.state, DeliveryState.QUEUED)

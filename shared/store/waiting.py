@@ -21,6 +21,9 @@ from shared.teams.ids import channel_of
 
 VERSION = 1
 _DIGEST = "~digest"
+# A line of what a digest tells has up to 120 characters beside the name of a thread, and 200 such places are to be
+# in one property, of 32 Ki characters ("Understanding the Table service data model", REST reference).
+_PLACE = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +49,14 @@ class Item:
 class DigestState:
     """How far a recipient's digests are: how many there were, and the last local date that had its regular one.
 
-    `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled.
+    `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled. `more` is
+    how many that digest says that it leaves to the next, None where it says nothing of that.
     """
 
     number: int = 0
     last: date | None = None
     told: Sequence[Delivery] = ()
+    more: int | None = None
     etag: str = ""
 
 
@@ -153,6 +158,7 @@ class Waiting:
             "number": state.number,
             "last": state.last.isoformat() if state.last else "",
             "told": "\n".join(map(_line, state.told)),
+            "more": "" if state.more is None else str(state.more),
         }
         if state.etag and 0 < len(over) < BATCH:
             removals = [removal(partition, item.key, item.etag) for item in over]
@@ -160,6 +166,12 @@ class Waiting:
                 return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]
         await self.done(tenant, recipient, over)
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
+
+
+def places(delivery: Delivery) -> int:
+    """How many of the 200 places that a digest has for what it tells a delivery takes: 1, and more where it goes to a
+    thread of a long name, such as Teams has none."""
+    return 1 + len(quote(_thread(delivery), safe="")) // _PLACE
 
 
 def item_key(began: datetime, delivery: Delivery) -> str:
@@ -194,6 +206,7 @@ def _digest(recipient: str, row: Row) -> DigestState:
         number=row["number"],
         last=date.fromisoformat(row["last"]) if row["last"] else None,
         told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
+        more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),
     )
 

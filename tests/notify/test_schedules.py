@@ -137,6 +137,16 @@ async def test_what_a_wish_held_beyond_the_grace_is_not_missed(timed: Herald) ->
     assert await who_was_told(timed) == [ada.object_id]
 
 
+async def test_who_changes_a_wish_after_an_outage_before_they_are_called_is_missed_all_the_same(timed: Herald) -> None:
+    [ada] = await people(timed, ["Europe/Berlin"])
+    asked = await timed.ask(user(ada), schedule=OWN)
+    await sleep_until(timed, at_nine(14))
+    set_clock(timed, at_nine(1) + GRACE + timedelta(minutes=1))
+    await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+    await timed.send()
+    assert await timed.counts(await timed.now(asked)) == {"missed": 1}
+
+
 async def test_who_was_called_in_time_and_stood_behind_others_beyond_the_grace_is_not_missed(timed: Herald) -> None:
     everyone = await people(timed, ["Pacific/Kiritimati", "Europe/Berlin"])
     asked = await timed.ask(*map(user, everyone), schedule=OWN)

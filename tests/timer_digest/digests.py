@@ -9,6 +9,7 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, Received
 from shared.preferences import Mode
+from shared.queues import Person, Task
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification
 from tests.notify.conftest import Herald, user
@@ -21,6 +22,12 @@ async def go_to(herald: Herald, when: str) -> None:
     """Let it be this time (UTC), and do all that it is time for then."""
     at = datetime.fromisoformat(when).replace(tzinfo=UTC)
     await herald.wait((at - herald.clock()).total_seconds())
+
+
+async def see_to(herald: Herald, recipient: str, task: Task) -> None:
+    """Have somebody seen to, with all that follows at once."""
+    await herald.services.queues.wake(Person(herald.tenant, recipient, task))
+    await herald.send()
 
 
 async def one(herald: Herald, when: str, **wants: Any) -> PersonView:
