@@ -61,12 +61,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="send.py", description="Send a notification to the person of the Playground.")
     parser.add_argument("title", help="what the card says first")
     parser.add_argument("text", nargs="?", default="", help="what it says below")
+    parser.add_argument("--at", metavar="TIME", help="when clocks on the wall show this: 2027-03-28T02:30")
+    parser.add_argument("--zone", metavar="NAME", help="in this zone: Europe/Berlin, or `recipient`")
     parser.add_argument(
         "--queue-port", type=int, default=10001, metavar="N", help="the port of Azurite's queues (default: 10001)"
     )
     options = parser.parse_args()
+    if options.zone and not options.at:
+        parser.error("--zone goes with --at")
     use_no_proxy()
     message = event({"title": options.title, "text": options.text})
+    if options.at:
+        message["data"]["schedule"] = {"at": options.at} | ({"timeZone": options.zone} if options.zone else {})
     # As documented for every Azurite.
     account = "devstoreaccount1"
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 
 from local.first_message import TENANT, first_message
@@ -32,6 +33,9 @@ from shared.storage import CONNECTION
 
 #: Seconds between two looks whether all programs still run.
 WATCH = 0.5
+#: Real seconds from the start of the app for which a moved clock stands still: the first message has come by then, and
+#: there is time to put another.
+STANDS = timedelta(seconds=20)
 
 
 class Stopped(KeyboardInterrupt):
@@ -75,12 +79,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="and let it go so many times as fast")
     parser.add_argument("--logs", type=Path, default=ROOT / ".local" / "log", help="folder of the logs")
     options = parser.parse_args()
-    options.moved = ""
-    if options.clock or options.speed != 1:
-        start = options.clock or clock.real_time().isoformat()
+    if options.speed != 1 and not options.clock:
+        options.clock = clock.real_time().isoformat(timespec="seconds")
+    if options.clock:
         try:
-            options.moved = clock.setting(start, options.speed)
-            clock.moved(options.moved)
+            clock.moved(clock.setting(options.clock, options.speed))
         except ValueError as error:
             parser.error(f"--clock must be a time such as 2027-03-28T00:55Z, and --speed a number over 0: {error}")
     return options
@@ -114,8 +117,9 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
         "HERALD_ALLOWED_TENANTS": TENANT,
         "HERALD_SERVICE_HOSTS": f"127.0.0.1:{playground.port}",
     }
-    if options.moved:
-        app_settings["HERALD_CLOCK"] = options.moved
+    goes_at = clock.real_time() + STANDS
+    if options.clock:
+        app_settings["HERALD_CLOCK"] = clock.setting(options.clock, options.speed, goes_at)
     run(host := FunctionHost(options.logs, app_settings, port=options.host_port))
     stack.callback(_say, "Stopping")
 
@@ -124,6 +128,9 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
         program.wait_until_healthy()
         progress(f"{program.name + ' is healthy':36} {place}")
     asyncio.run(first_message(playground.url, app_settings, programs, progress))
+    if options.clock:
+        going = f"goes {options.speed:g} times as fast from {goes_at.astimezone():%H:%M:%S} on"
+        progress(f"The clock of schedules and digests  stands at {options.clock}, and {going}")
     return programs
 
 

@@ -7,7 +7,7 @@ retries, the visibility of queue messages) stays on real time, `Services.real_ti
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 #: How `HERALD_CLOCK` is written: the time that it was, the real time at that moment, and how fast it goes.
 FORM = "2027-03-28T00:55Z@2026-11-23T10:00Z*60"
@@ -19,7 +19,10 @@ def real_time() -> datetime:
 
 
 def moved(text: str) -> Callable[[], datetime]:
-    """The clock that `text` (`FORM`) describes; "" is the real one. Raises `ValueError` with one line."""
+    """The clock that `text` (`FORM`) describes; "" is the real one. Before that real time it stands still.
+
+    Raises `ValueError` with one line.
+    """
     if not text:
         return real_time
     try:
@@ -32,15 +35,15 @@ def moved(text: str) -> Callable[[], datetime]:
         raise ValueError("must go forward, at most 100000 times as fast as time")
 
     def clock() -> datetime:
-        return begun + (real_time() - anchor) * times
+        return begun + max(timedelta(), real_time() - anchor) * times
 
     return clock
 
 
-def setting(start: str, speed: float) -> str:
-    """The value of `HERALD_CLOCK` by which it is `start` (ISO 8601, UTC where it names no zone) from now on."""
+def setting(start: str, speed: float, since: datetime | None = None) -> str:
+    """The value of `HERALD_CLOCK` by which it is `start` (ISO 8601, UTC where it names no zone) at `since`, or now."""
     begun = _instant(start)
-    return f"{begun.isoformat()}@{real_time().isoformat()}*{speed}"
+    return f"{begun.isoformat()}@{(since or real_time()).isoformat()}*{speed}"
 
 
 def _instant(text: str) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
 
 import aiohttp
@@ -114,16 +117,36 @@ async def test_the_command_that_it_prints_sends_another(up: Up, tmp_path: Path) 
     with up.start() as process:
         said = wait_until_ready(process)
         command = next(line for line in said.splitlines() if line.startswith("Send another:")).split(":", 1)[1]
-        async with (
-            aiohttp.ClientSession(f"http://127.0.0.1:{up.ports[1]}") as http,
-            http.ws_connect("/_ws_conversation/v1/conversations/stream") as chat,
-        ):
-            sending = await asyncio.create_subprocess_shell(command, cwd=tmp_path)
-            assert await sending.wait() == 0
-            async with asyncio.timeout(20):
-                while "Build 42 failed" not in await chat.receive_str():
-                    pass
+        await send(up, command, tmp_path, shown="Build 42 failed")
         process.terminate()
+
+
+async def test_a_night_in_which_clocks_change_takes_a_minute(up: Up, tmp_path: Path) -> None:
+    with up.start("--clock", "2027-03-28T00:55Z", "--speed", "60") as process:
+        said = wait_until_ready(process)
+        found = re.search(r"stands at 2027-03-28T00:55Z, and goes 60 times as fast from (\d\d:\d\d:\d\d) on", said)
+        assert found
+        command = f'"{sys.executable}" "{ROOT / "local" / "send.py"}" "Night shift" --at 2027-03-28T02:30'
+        command += f" --zone Europe/Berlin --queue-port {up.ports[3]}"
+        await send(up, command, tmp_path, shown="Night shift")
+        now = datetime.now()  # noqa: DTZ005 (the time on the wall, as it is printed)
+        begun = datetime.combine(now.date(), time_of_day.fromisoformat(found[1]))
+        # 02:30 does not exist in Berlin, where clocks show 03:00 five minutes later, which are five seconds.
+        assert timedelta(seconds=5) <= (now - begun) % timedelta(days=1) < timedelta(minutes=2)
+        process.terminate()
+
+
+async def send(up: Up, command: str, folder: Path, *, shown: str) -> None:
+    """Run a command that puts a message on the queue; returns when the chat shows it."""
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{up.ports[1]}") as http,
+        http.ws_connect("/_ws_conversation/v1/conversations/stream") as chat,
+    ):
+        sending = await asyncio.create_subprocess_shell(command, cwd=folder)
+        assert await sending.wait() == 0
+        async with asyncio.timeout(40):
+            while shown not in await chat.receive_str():
+                pass
 
 
 def test_a_program_that_dies_is_named_and_ends_the_others(up: Up) -> None:

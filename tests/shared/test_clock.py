@@ -22,6 +22,15 @@ def test_it_goes_from_where_it_was_set_as_fast_as_was_said(monkeypatch: pytest.M
     assert moved() == START + timedelta(minutes=10)
 
 
+def test_it_stands_still_until_its_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 11, 23, 10, tzinfo=UTC)
+    monkeypatch.setattr(clock, "real_time", lambda: now)
+    moved = clock.moved(clock.setting("2027-03-28T00:55Z", 60, now + timedelta(seconds=20)))
+    for seconds, minutes in ((0, 0), (19, 0), (2, 1)):
+        now += timedelta(seconds=seconds)
+        assert moved() == START + timedelta(minutes=minutes)
+
+
 def test_a_start_without_a_zone_is_utc() -> None:
     assert clock.setting("2027-03-28T00:55", 1).startswith("2027-03-28T00:55:00+00:00@")
 
