@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 from notify.form import check_form
-from shared.announcing import announce, wake
+from shared.announcing import announce, move_on, wake
 from shared.contract import Announcement, Command, Fault, Refused, canonical
-from shared.recurrence import Occurrence
 from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import ScheduleState
@@ -59,7 +58,7 @@ async def _set(
     wanted = canonical(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
-    found = _next(services, announcement)
+    found = following(announcement, services.clock(), place_of(announcement, services.settings.default_time_zone))
     if found is None:
         raise Refused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
     if known is None:
@@ -84,13 +83,5 @@ async def _turn(services: Services, command: str, known: Schedule) -> Schedule:
     if command == "pauseSchedule" and known.state is ScheduleState.ACTIVE:
         return await services.schedules.change(known, state=ScheduleState.PAUSED)
     if command == "resumeSchedule" and known.state is ScheduleState.PAUSED:
-        found = _next(services, known.announcement)
-        if found is None:
-            return await services.schedules.change(known, state=ScheduleState.ENDED)
-        return await services.schedules.change(known, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
+        return await move_on(services, known, services.clock())
     return known
-
-
-def _next(services: Services, announcement: Announcement) -> Occurrence | None:
-    place = place_of(announcement, services.settings.default_time_zone)
-    return following(announcement, services.clock(), place)

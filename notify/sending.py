@@ -100,7 +100,7 @@ class Sending:
         `since` is when its recipient's turn came.
         """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        held = await services.deliveries.release(
+        etag = await services.deliveries.release(
             self.message,
             self.known.etag,
             reason,
@@ -116,7 +116,7 @@ class Sending:
             until=until,
             began=self.notification.began,
             since=since,
-            held=held,
+            delivery_etag=etag,
             urgent=self.notification.urgent,
         )
         await services.waiting.put(tenant, item)

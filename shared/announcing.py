@@ -60,7 +60,7 @@ async def move_on(services: Services, schedule: Schedule, after: datetime) -> Sc
     found = following(schedule.announcement, after, place)
     if found is None:
         return await services.schedules.change(schedule, state=ScheduleState.ENDED)
-    return await services.schedules.change(schedule, next=found.at, occurrence=found.name)
+    return await services.schedules.change(schedule, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
 
 
 async def wake(services: Services, schedule: Schedule) -> None:

@@ -36,10 +36,10 @@ async def brought(
     found: list[Item] = []
 
     async def meant(item: Item) -> bool:
-        found = await services.notifications.recent(item.delivery.notification)
-        if found is None or not stands(found, now):
+        notification = await services.notifications.recent(item.delivery.notification)
+        if notification is None or not stands(notification, now):
             return over
-        return rule_of(services, free, place, now, found) is Rule.DIGEST
+        return rule_of(services, free, place, now, notification) is Rule.DIGEST
 
     async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
         found += [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]

@@ -56,9 +56,8 @@ class Task(StrEnum):
     EDIT = "edit"  #: bring what was sent to the notification's newest content
     REDRIVE = "redrive"  #: try again what has failed
     WATCH = "watch"  #: resume what stands still
-    RELEASE = "release"  #: let go what a wish, or its local time, has held until now, or a digest that is over
+    RELEASE = "release"  #: let go what a wish, or its local time, has held until now, and send the digest that is due
     RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
-    DIGEST = "digest"  #: send the digest, where it is time for it
     DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
 
 

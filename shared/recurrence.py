@@ -73,7 +73,7 @@ class Recurrence:
     `start` and `end` are wall times (without a zone, whole minutes, both included); on the dates of `skip` nothing
     is heard. Raises `ValueError` with one line.
 
-    >>> Recurrence("0 9 * * mon-fri").following(datetime(2026, 12, 4, 12, tzinfo=UTC), zone("Europe/Berlin")).name
+    >>> next(Recurrence("0 9 * * mon-fri").coming(datetime(2026, 12, 4, 12, tzinfo=UTC), zone("Europe/Berlin"))).name
     '2026-12-07T09:00'
     """
 
@@ -87,10 +87,6 @@ class Recurrence:
         if len(self.rule) > LONGEST:
             raise ValueError(f"a rule has at most {LONGEST} characters")
         self._unbounded(_FIRST)
-
-    def following(self, after: datetime, place: ZoneInfo) -> Occurrence | None:
-        """The first occurrence in `place` strictly after an instant; None where there is no more."""
-        return next(self.coming(after, place), None)
 
     def coming(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
         """All occurrences in `place` strictly after an instant, one at each, in order; often without end."""

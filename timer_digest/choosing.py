@@ -14,7 +14,6 @@ from shared.preferences import Preferences
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.store import due
 from shared.store.waiting import Item
 from shared.together import together
 from shared.wishes import digest_rule, quiet_until
@@ -79,8 +78,8 @@ class _Decided:
 async def choose(services: Services, person: Person, wants: Wants, last: date | None, items: Sequence[Item]) -> Plan:
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
-    `last` is the local date of the last regular digest. Where it is too early for the next one, its time is made due;
-    where wishes have changed (`Task.RECONSIDER`), all go that are not meant for a digest any more.
+    `last` is the local date of the last regular digest. Where it is too early for the next one, what waits for it goes
+    on waiting, unseen unless wishes have changed (`Task.RECONSIDER`). `Task.DIGEST_NOW` has it come at once.
     """
     now = services.clock()
     waits = [item for item in items if item.reason is Reason.DIGEST]
@@ -95,8 +94,6 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
         anew = await _decided(services, wants, now, waits)
         decided += anew
         wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
-    if wait and next_at:
-        await services.due.put(next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
     many = sum(each.freed for each in decided) > MOST_ALONE
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
     untold = await _untold(services, person, [each.case for each in chosen])

@@ -94,7 +94,7 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
 
 async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
     """Keep a delivery for the digest of this number; None where that is not to tell it."""
-    delivery, etag = case.delivery, item.held  # the row has seldom changed since, and need not be read then
+    delivery, etag = case.delivery, item.delivery_etag  # the row has seldom changed since, and need not be read then
     while True:
         with suppress(Conflict):
             if etag:

@@ -10,13 +10,14 @@ from shared import early, telling
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
+from shared.store import due
 from shared.store.deliveries import State
 from shared.store.table import Conflict
-from shared.store.waiting import DigestState
+from shared.store.waiting import DigestState, Item
 from shared.telling import MOST
 from shared.together import together
 from timer_digest import digesting
-from timer_digest.choosing import Parting, choose, wants_of
+from timer_digest.choosing import Parting, Plan, Wants, choose, wants_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -46,7 +47,7 @@ async def _reconsider(services: Services, person: Person) -> None:
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in told]
     if held:
         wants = await wants_of(services, person)
-        plan = await choose(services, person, wants, state.last, held)
+        plan = await _planned(services, person, wants, state, held)
         state = await let_go(services, person, state, plan.go)
         now = services.clock() - SKEW
         seen_to = {item.key for item in plan.wait} | {parting.item.key for parting in plan.go}
@@ -83,7 +84,7 @@ async def _see_to(services: Services, person: Person) -> None:
         if asked:
             whose = (person.tenant, person.recipient, wants.preferences, wants.place)
             held = await early.brought(services, *whose, MOST, over=True)
-        plan = await choose(services, person, wants, state.last, held)
+        plan = await _planned(services, person, wants, state, held)
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)
         if plan.tell:
@@ -91,6 +92,14 @@ async def _see_to(services: Services, person: Person) -> None:
             return
     if gone and len(items) >= MOST:  # there may be more
         await services.queues.wake(replace(person, chances=0))
+
+
+async def _planned(services: Services, person: Person, wants: Wants, state: DigestState, items: Sequence[Item]) -> Plan:
+    """What to do now with these items; what waits for a later digest is made due then."""
+    plan = await choose(services, person, wants, state.last, items)
+    if plan.wait and plan.next_at:
+        await services.due.put(plan.next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
+    return plan
 
 
 async def let_go(services: Services, person: Person, state: DigestState, going: Sequence[Parting]) -> DigestState:
@@ -106,16 +115,16 @@ async def let_go(services: Services, person: Person, state: DigestState, going: 
     told = {delivery.identity for delivery in state.told}
     pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in told]
     await together(pairs, lambda pair: _let_go(services, *pair))
-    await services.waiting.done(person.tenant, person.recipient, [going.item for going, _ in pairs])
+    await services.waiting.done(person.tenant, person.recipient, [parting.item for parting, _ in pairs])
     return state
 
 
-async def _let_go(services: Services, going: Parting, known: State | None) -> None:
-    delivery = going.item.delivery
+async def _let_go(services: Services, parting: Parting, known: State | None) -> None:
+    delivery = parting.item.delivery
     if known is None or known.state is not DeliveryState.QUEUED:
         return
     etag = await digesting.free(services, delivery, known)
-    if going.state is None:
-        await services.queues.deliver(delivery, urgent=going.item.urgent)
+    if parting.state is None:
+        await services.queues.deliver(delivery, urgent=parting.item.urgent)
     else:
-        await telling.end(services, replace(delivery, etag=etag), going.state)
+        await telling.end(services, replace(delivery, etag=etag), parting.state)

@@ -58,11 +58,11 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         await announce(services, *key.split(";", 1))
     elif waking.kind in (due.RELEASE, due.DIGEST):
         tenant, recipient = key.split(";", 1)
-        task, delay = Task.RELEASE, 0
+        delay = 0
         if waking.kind == due.DIGEST:
-            task, delay = Task.DIGEST, turns[tenant] // services.settings.tenant_rate
+            delay = turns[tenant] // services.settings.tenant_rate
             turns[tenant] += 1
-        await queues.wake(Person(tenant, recipient, task, called=services.clock().timestamp()), delay)
+        await queues.wake(Person(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

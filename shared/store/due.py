@@ -20,7 +20,7 @@ VERSION = 1
 NOTIFICATION = "notification"  #: list the recipients of the notification of this key
 WATCH = "watch"  #: look whether the notification of this key stands still
 RELEASE = "release"  #: let go what waited for a recipient until now: tenant and recipient, with ";" between
-DIGEST = "digest"  #: send a recipient's digest: the same
+DIGEST = "digest"  #: the same, and send their digest
 OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant and name, with ";" between
 
 

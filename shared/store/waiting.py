@@ -31,7 +31,7 @@ class Item:
     """One delivery that waits; `key` is its row's, `until` when it is looked at again, and `began` its notification's.
 
     `since` is when its recipient's turn came: later than that, where the time is their own.
-    `held` is the ETag of the delivery's row since it waits, and `urgent` says on which queue its message goes.
+    `delivery_etag` is that of the delivery's row since it waits, and `urgent` says on which queue its message goes.
     """
 
     delivery: Delivery
@@ -39,7 +39,7 @@ class Item:
     until: datetime
     began: datetime
     since: datetime
-    held: str
+    delivery_etag: str
     urgent: bool = False
     key: str = ""
     etag: str = ""
@@ -79,7 +79,7 @@ class Waiting:
                 "until": item.until,
                 "began": item.began,
                 "since": item.since,
-                "held": item.held,
+                "delivery_etag": item.delivery_etag,
                 "urgent": item.urgent,
             }
         )
@@ -194,7 +194,7 @@ def _item(row: Row) -> Item:
         until=row["until"],
         began=row["began"],
         since=row["since"],
-        held=row["held"],
+        delivery_etag=row["delivery_etag"],
         urgent=row["urgent"],
         key=row["RowKey"],
         etag=etag_of(row),

@@ -135,7 +135,7 @@ async def test_several_who_see_to_somebody_at_once_send_one(timed: Herald) -> No
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
     timed.clock.moved += timedelta(hours=22, seconds=30)
-    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST)
+    person = Person(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     await asyncio.gather(*(release(timed.services, person) for _ in range(4)))
     await timed.send()
     await timed.run()
@@ -273,7 +273,7 @@ async def die_before_it_is_posted(herald: Herald, person: PersonView, monkeypatc
     with monkeypatch.context() as dying:
         dying.setattr(digesting, "_post", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
-            await release(herald.services, Person(herald.tenant, f"u:{person.object_id}", Task.DIGEST))
+            await release(herald.services, Person(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
 
 async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_next_one(
@@ -288,7 +288,7 @@ async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_n
     for number, each in enumerate(asked):
         await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
     timed.clock.moved += timedelta(seconds=10)
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST)
+    await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
     told = [text for text in texts(digest) if text.startswith("Build ")]
     counts = sum([await timed.counts(each) for each in asked], Counter[str]())
@@ -334,7 +334,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
         await ask(timed, ada, f"Build {number}")
     timed.clock.moved += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
     await die_before_it_is_posted(timed, ada, monkeypatch)
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST)
+    await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
     assert {"Vote", "Build 2", " · 2026-11-27 10:00"} <= set(texts(digest))
     assert "… and 2 more, in the next digest. **digest now** sends them at once." in texts(digest)

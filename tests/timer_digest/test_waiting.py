@@ -20,7 +20,12 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 def item(number: int) -> Item:
     delivery = Delivery(f"{number:064x}"[::-1], "0", ADA, "", 0)
     return Item(
-        delivery=delivery, reason=Reason.DIGEST, until=NOON, began=NOON + timedelta(seconds=number), since=NOON, held=""
+        delivery=delivery,
+        reason=Reason.DIGEST,
+        until=NOON,
+        began=NOON + timedelta(seconds=number),
+        since=NOON,
+        delivery_etag="",
     )
 
 
