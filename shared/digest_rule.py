@@ -60,8 +60,8 @@ class DigestRule:
         left out counts for the one that follows it. None where the rule is `off`.
         """
         first = max(shown(after, place).date(), last or date.min)
-        # Two weeks hold a day of every rule, also where the first one is too early.
-        for day in (first + timedelta(days=number) for number in range(15)):
+        # In eight days each day of the week comes, and the first once more, where it is too early for that.
+        for day in (first + timedelta(days=number) for number in range(8)):
             if day.weekday() in self.days and (at := instant(datetime.combine(day, self.at), place)) > after:
                 existing = shown(instant(datetime.combine(day, time()), place), place).date()
                 if last is None or existing > last:

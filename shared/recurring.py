@@ -44,6 +44,5 @@ def for_each_own(announcement: Announcement, after: datetime, place: ZoneInfo) -
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:
     """Its rule, without the dates that it leaves out from a wall time on."""
     start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))
-    dates = frozenset(map(date.fromisoformat, announcement.skip))
-    calendar, first = announcement.holidays, max(after, start or after).date()
-    return Recurrence(announcement.rule, start, end, Holidays(calendar, first, dates) if calendar else dates)
+    dates, calendar = frozenset(map(date.fromisoformat, announcement.skip)), announcement.holidays
+    return Recurrence(announcement.rule, start, end, Holidays(calendar, after.date(), dates) if calendar else dates)

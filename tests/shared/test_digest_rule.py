@@ -56,6 +56,7 @@ def test_what_is_no_rule_is_refused_with_one_line(text: str) -> None:
         ("daily 00:00", "Africa/Cairo", "2026-04-23T20:00", "2026-04-23", "2026-04-23T22:00"),  # midnight is skipped
         # From the east to the west over the date line: the local date has had its digest already.
         ("daily 09:00", "Pacific/Pago_Pago", "2026-11-23T19:30", "2026-11-24", "2026-11-25T20:00"),
+        ("weekly tue 09:00", "Pacific/Pago_Pago", "2026-11-23T19:30", "2026-11-24", "2026-12-01T20:00"),
         ("daily 09:00", "Pacific/Kiritimati", "2026-11-23T20:30", "2026-11-23", "2026-11-24T19:00"),
         # From 23:00 to midnight clocks skip an hour: a minute late, and still Saturday's.
         ("daily 23:59", "America/Nuuk", "2024-03-30T12:00", "2024-03-29", "2024-03-31T01:00"),

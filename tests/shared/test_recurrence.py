@@ -233,6 +233,12 @@ def test_a_rule_that_is_never_heard_ends_soon(rule: str) -> None:
     assert calls(lambda: next(never.coming(utc("2026-01-01T00:00"), BERLIN), None)) < 500_000
 
 
+def test_a_date_to_skip_ends_nothing_decades_later() -> None:
+    rule = Recurrence("FREQ=YEARLY", NEW_YEAR, skip=frozenset({date(2026, 1, 1)}))
+    found = [each.wall.year for each in islice(rule.coming(utc("2025-01-01T00:00"), BERLIN), 40)]
+    assert found == list(range(2027, 2067))
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [("* * * * *", "2035-12-30T00:00 29T23:00Z"), ("FREQ=DAILY;BYHOUR=9", "2035-12-30T09:00 30T08:00Z")],
