@@ -11,7 +11,7 @@ from shared.cards.wording import language
 from shared.digest_rule import DigestRule, Slot
 from shared.early import rule_of, stands, unheld
 from shared.preferences import Preferences
-from shared.queues import Person, Task
+from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.waiting import Item
@@ -96,15 +96,14 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
         wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
     many = sum(each.freed for each in decided) > MOST_ALONE
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
-    untold = await _untold(services, person, [each.case for each in chosen])
-    states = {each.item.key: state for each, state in zip(chosen, untold, strict=True)}
-    items_of = {each.case.delivery: each.item for each in chosen}
-    whole = stories(each.case for each in chosen if states[each.item.key] is None)
+    ended = await _ended(services, person, [each.case for each in chosen])
+    whole = stories(each.case for each in chosen if each.case.delivery not in ended)
     told, fit = limited(whole, MOST_TOLD)
-    older = (case for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
-    states |= dict.fromkeys((items_of[case.delivery].key for case in older), DeliveryState.SUPERSEDED)
-    stay = {items_of[case.delivery].key for story in told for case in story} | {item.key for item in wait}
-    go = [Parting(item, states.get(item.key)) for item in (*held, *waits) if item.key not in stay]
+    older = (case.delivery for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
+    ended |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
+    stay = {item.delivery for item in wait} | {case.delivery for story in told for case in story}
+    go = [Parting(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
+    items_of = {each.case.delivery: each.item for each in chosen}
     tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
     return Plan(go, wait, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
 
@@ -152,8 +151,8 @@ async def _decided(services: Services, wants: Wants, now: datetime, items: Seque
     ]
 
 
-async def _untold(services: Services, person: Person, cases: Sequence[Case]) -> list[DeliveryState | None]:
-    """The final state of each of those that no digest tells, None for the others."""
+async def _ended(services: Services, person: Person, cases: Sequence[Case]) -> dict[Delivery, DeliveryState]:
+    """The final states of those that no digest tells."""
     threads = sorted({(case.delivery.recipient, case.thread) for case in cases if case.thread})
     seen = await together(threads, lambda thread: services.threads.get(person.tenant, *thread))
     newest = {thread: shown.newest for thread, shown in zip(threads, seen, strict=True) if shown}
@@ -165,4 +164,4 @@ async def _untold(services: Services, person: Person, cases: Sequence[Case]) -> 
         shown = newest.get((case.delivery.recipient, case.thread), case.at)
         return DeliveryState.SUPERSEDED if shown > case.at else None
 
-    return [state(case) for case in cases]
+    return {case.delivery: found for case in cases if (found := state(case))}
