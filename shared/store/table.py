@@ -7,13 +7,14 @@ know that a row is its own writes a token of its own into it and reads it back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
+from shared.store.transaction import submit
 from shared.together import together
 
 if TYPE_CHECKING:
@@ -110,14 +111,8 @@ class Table:
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         """Do up to 100 operations on one partition, all or none; returns the ETags, or raises `Conflict`."""
-        tuples: Iterable[Any] = (
-            (kind, row)
-            if not etag
-            else (kind, row, {"etag": etag[0], "match_condition": MatchConditions.IfNotModified})
-            for kind, row, *etag in operations
-        )
         try:
-            return [str(answer.get("etag", "")) for answer in await self._client.submit_transaction(tuples)]
+            return await submit(self._client, operations)
         except HttpResponseError as error:
             if error.status_code in (404, 409, 412):
                 raise Conflict from None
