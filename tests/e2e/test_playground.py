@@ -36,7 +36,9 @@ async def listener(connection: str, tmp_path: Path) -> AsyncIterator[Listener]:
             stream = await http.ws_connect("/_ws_conversation/v1/conversations/stream")
             async with http.post(f"/_debug/conversation/{quote(CHAT)}/installation", json={}) as answer:
                 assert answer.status == 200
-            yield Listener(chat, stream)
+            found = Listener(chat, stream)
+            await found.arrives("Welcome to Herald")  # only then has the app seen to the installation
+            yield found
             await stream.close()
 
 
