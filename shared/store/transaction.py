@@ -7,6 +7,7 @@ transactions", Table service REST reference).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from shared.store.table import Operation, Row
 
+#: Seconds before each further try where storage was too busy to do it, which it says within its answer: the client, who
+#: tries again what fails as a whole, does not see that.
+PAUSES = (0.2, 0.8, 3.2)
+
 _METHODS = {"create": "POST", "update": "PATCH", "delete": "DELETE"}
 _INT32 = range(-(2**31), 2**31)
 # Each operation is answered by a response of its own, in their order; a refusal is the only one, with its code in JSON.
@@ -35,8 +40,27 @@ _CODE = re.compile(rb'"code": *"(\w+)"')
 async def submit(client: TableClient, operations: Sequence[Operation]) -> list[str]:
     """Do all of it; returns the new ETags, "" for what is removed.
 
-    Raises `HttpResponseError` where none of it was done, with the status of the operation that was refused.
+    Raises `HttpResponseError` where none of it was done, with the status of the operation that was refused. After a
+    status of 500 and more that is not sure: who tries again may meet what they did themselves.
     """
+    pauses = iter(PAUSES)
+    while True:
+        found = await _answers(client, operations)
+        refused = next((each for each in found if each[0] >= 300), None)
+        if refused is None:
+            break
+        pause = next(pauses, None)
+        if refused[0] < 500 or pause is None:
+            raise _refusal(*refused)
+        await asyncio.sleep(pause)
+    if len(found) < len(operations):
+        raise HttpResponseError("The answer to a transaction cannot be read")
+    etags = (_ETAG.search(rest) for _, rest in found)
+    return [etag[1].decode() if etag else "" for etag in etags]
+
+
+async def _answers(client: TableClient, operations: Sequence[Operation]) -> list[tuple[int, bytes]]:
+    """The status and the rest of the answer to each operation, or to the one that was refused."""
     url, question, query = client.url.partition("?")
     batch, changes = f"batch_{uuid4()}", f"changeset_{uuid4()}"
     lines = [f"--{batch}", f"Content-Type: multipart/mixed; boundary={changes}", ""]
@@ -58,14 +82,8 @@ async def submit(client: TableClient, operations: Sequence[Operation]) -> list[s
     answer = await response.read()
     if response.status_code != 202:
         raise HttpResponseError(response=response)
-    _, *answers = _STATUS.split(answer)
-    etags = []
-    for status, rest in zip(answers[::2], answers[1::2], strict=True):
-        if not status.startswith(b"2"):
-            raise _refusal(int(status), rest)
-        etag = _ETAG.search(rest)
-        etags.append(etag[1].decode() if etag else "")
-    return etags
+    _, *found = _STATUS.split(answer)
+    return list(zip(map(int, found[::2]), found[1::2], strict=True))
 
 
 def _lines(url: str, kind: str, row: Row, etag: str = "*") -> Iterator[str]:

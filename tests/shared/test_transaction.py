@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
+from azure.data.tables.aio import TableClient
 
 from shared.storage import open_storage
 from shared.store.table import Conflict, Operation, Row, Table
@@ -129,3 +134,58 @@ async def test_who_may_not_write_is_told_by_the_status(connection: str) -> None:
         with pytest.raises(HttpResponseError) as refused:
             await submit(tables.get_table_client("Rows"), [("create", row("p", "k"))])
     assert refused.value.status_code == 403
+
+
+#: What Azure answers with 202 where one server was too busy for it; Azurite never is.
+BUSY = (
+    "--batchresponse_1\r\nContent-Type: multipart/mixed; boundary=changesetresponse_1\r\n\r\n"
+    "--changesetresponse_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\r\n"
+    '{"odata.error":{"code":"ServerBusy","message":{"lang":"en-US","value":"0:Busy"}}}\r\n'
+    "--changesetresponse_1--\r\n--batchresponse_1--\r\n"
+)
+DONE = BUSY.replace("503 Service Unavailable", "204 No Content").replace("Content-Type: application/json", "ETag: W/1")
+
+Answered = Callable[..., Awaitable[TableClient]]
+
+
+@pytest.fixture
+async def answered() -> AsyncIterator[Answered]:
+    """A table whose storage gives these answers to transactions, the last one ever again."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(*bodies: str) -> TableClient:
+            left = list(bodies)
+
+            async def answer(_: web.Request) -> web.Response:
+                body = left.pop(0) if len(left) > 1 else left[0]
+                return web.Response(status=202, text=body, content_type="multipart/mixed")
+
+            app = web.Application()
+            app.router.add_post("/account/$batch", answer)
+            server = await stack.enter_async_context(TestServer(app))
+            client = TableClient(
+                str(server.make_url("/account")), "Rows", credential=AzureNamedKeyCredential("a", "a2V5")
+            )
+            return await stack.enter_async_context(client)
+
+        yield serve
+
+
+async def test_what_storage_was_too_busy_for_is_tried_again(
+    answered: Answered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.transaction.PAUSES", (0.0, 0.0))
+    client = await answered(BUSY, BUSY, DONE)
+    assert await submit(client, [("create", row("p", "k"))]) == ["W/1"]
+
+
+@pytest.mark.parametrize(("answer", "status"), [(BUSY, 503), ("", None), (DONE.replace("HTTP/1.1", "HTTP"), None)])
+async def test_what_was_not_done_in_the_end_is_never_taken_for_done(
+    answered: Answered, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.transaction.PAUSES", (0.0,))
+    client = await answered(answer)
+    with pytest.raises(HttpResponseError) as refused:
+        await submit(client, [("create", row("p", "k"))])
+    assert refused.value.status_code == status
