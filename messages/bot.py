@@ -62,8 +62,9 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
         )
         place = seen.get("time_zone")
-        if before and place and place != before.time_zone:
-            # What waits for a time of their own, as that of their digest, goes by the new one.
+        if place and (before is None or place != before.time_zone):
+            # What waits for a time of their own, as that of their digest, goes by the new one; also what waits for who
+            # was not known until now.
             await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER))
         if change.kind is Kind.TENANT:
             if len(self._stored) >= REMEMBERED:

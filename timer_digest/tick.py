@@ -1,4 +1,4 @@
-"""The tick: what was to wake by now is put on its queue, and forgotten only then.
+"""The tick: all that is due is put on its queue, and its row in table Due is removed only after that.
 
 A tick that dies between the two, or two ticks at once, put the same on its queue twice, which changes nothing there.
 For their digests people are woken at the rate of their tenant: of many at once, none is made long before it can go out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from itertools import groupby
 
@@ -19,6 +20,12 @@ from shared.store.due import Waking
 
 #: Wakings that are read in one go; those of one minute are seen to at the same time.
 BATCH = 100
+#: Seconds by which a timer may come before its minute (azure-functions-host, issue 7398): the minute is waited for, or
+#: all that is due in it would be a minute late.
+EARLY = 1.0
+#: Seconds after which the rest is left to the next tick: well below `functionTimeout` in host.json, which ends the
+#: process, and all that it is sending.
+LONGEST = 240.0
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +35,32 @@ async def tick(services: Services) -> int:
 
     What fails stays for the next tick, and stands in nobody's way.
     """
-    woken, turns = 0, Counter[str]()
+    until_minute = -services.clock().timestamp() % 60
+    if until_minute < EARLY:
+        await asyncio.sleep(until_minute + 0.01)
+    woken, turns, begun = 0, Counter[str](), time.monotonic()
     async for found in services.due.until(services.clock(), BATCH):
         for minute, those in groupby(found, key=lambda waking: waking.minute):
             wakings = list(those)
-            results = await asyncio.gather(*(_wake(services, each, turns) for each in wakings), return_exceptions=True)
-            for waking, result in zip(wakings, results, strict=True):
-                if isinstance(result, BaseException):
-                    if not isinstance(result, Exception):
-                        raise result
-                    log.error("A %s of %s does not wake", waking.kind, waking.minute, exc_info=result)
-            done = [waking for waking, result in zip(wakings, results, strict=True) if result is True]
+            are_woken = await asyncio.gather(*(_try(services, each, turns) for each in wakings))
+            done = [waking for waking, is_woken in zip(wakings, are_woken, strict=True) if is_woken]
             woken += len(done)
             try:
                 await services.due.done(done)
             except Exception:
                 log.exception("What woke of %s stays due", minute)
+        if time.monotonic() - begun > LONGEST:
+            log.warning("More is due than one tick wakes: the next one goes on")
+            break
     return woken
+
+
+async def _try(services: Services, waking: Waking, turns: Counter[str]) -> bool:
+    try:
+        return await _wake(services, waking, turns)
+    except Exception:
+        log.exception("A %s of %s does not wake", waking.kind, waking.minute)
+        return False
 
 
 async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:

@@ -157,6 +157,13 @@ async def test_who_is_in_another_zone_has_what_waits_decided_anew(tell: Tell, qu
     assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER))] * 2
 
 
+async def test_what_waits_for_who_was_not_known_goes_by_the_zone_that_is_seen_first(
+    tell: Tell, queues: AsyncMock
+) -> None:
+    await tell(message(**in_team(), localTimezone="Asia/Tokyo"))
+    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER))]
+
+
 async def test_a_message_refreshes_what_it_shows_and_keeps_the_rest(tell: Tell, conversations: Conversations) -> None:
     await tell(message())
     await tell(at(1, INSTALL))

@@ -49,6 +49,23 @@ async def test_it_goes_out_also_when_the_app_was_down_at_that_minute(herald: Her
     assert len(await herald.received()) == 1
 
 
+async def test_a_timer_that_comes_a_moment_early_is_not_a_minute_late(herald: Herald) -> None:
+    minute = (herald.clock() + timedelta(minutes=5)).replace(second=0, microsecond=0)
+    await herald.services.due.put(minute, "notification", "a" * 64)
+    herald.clock.moved += minute - timedelta(seconds=0.3) - herald.clock()
+    assert await herald.tick() == 1
+
+
+async def test_what_is_too_much_for_one_tick_is_left_to_the_next(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = herald.clock() - timedelta(minutes=3)
+    await asyncio.gather(*(herald.services.due.put(minute, "notification", f"{key:064x}") for key in range(130)))
+    monkeypatch.setattr("timer_digest.tick.LONGEST", 0.0)
+    assert [await herald.tick() for _ in range(3)] == [100, 30, 0]
+    assert await herald.waiting(EXPANSIONS) == 130
+
+
 async def test_two_ticks_at_once_send_it_once(herald: Herald) -> None:
     await scheduled(herald, timedelta(minutes=5))
     herald.clock.moved += timedelta(minutes=7)
