@@ -18,6 +18,7 @@ from notify.planning import in_zone
 from notify.policy import Case, Decision, Step, Target
 from notify.sending import Sending
 from notify.targets import Addressee, find
+from shared import telling
 from shared.cards.size import TooLarge
 from shared.queues import Delivery, Person, Task
 from shared.rendering import rendered
@@ -105,6 +106,11 @@ async def _send(sending: Sending) -> None:
     if held := services.pacer.held(notification.tenant):
         await sending.later(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
         return
+    if notification.purpose is Purpose.DIGEST and not known.maybe_twice:
+        whose = (notification.tenant, sending.message.recipient)
+        if await telling.is_unwanted(services, *whose, notification, addressee.preferences, addressee.zone):
+            await sending.end(DeliveryState.CANCELLED)
+            return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
     if shown and shown.newest > notification.happened:

@@ -18,6 +18,7 @@ from shared.contract import RECIPIENT
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
+from shared.store import due
 from shared.store.deliveries import shard_of
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
@@ -81,11 +82,12 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
     found: Notification | None = scheduled
     while found and found.state is NotificationState.SCHEDULED:
         now = services.clock()
-        early = (found.due - now).total_seconds() if found.due else 0.0
-        if early > 0:
-            # Clocks differ a little. What woke it much too early is a time that it had before it was rescheduled.
-            if early < SKEW:
+        if found.due and found.due > now:
+            early = (found.due - now).total_seconds()
+            if early < SKEW:  # clocks differ a little
                 await services.queues.expand(message, early)
+            else:  # or much; or what woke it is a time that it had before it was rescheduled
+                await services.due.put(found.due, due.NOTIFICATION, found.key)
             return None
         missed = _is_missed(services, found, now)
         try:

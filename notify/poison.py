@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import replace
+from datetime import timedelta
 
 from notify.expansion import LISTED
 from notify.progress import finish
@@ -12,12 +13,15 @@ from shared.contract import Fault, Refused
 from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
+from shared.store import due
 from shared.store.marks import welcomed
 from shared.store.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
 CHANCES = 2
 PAUSE = 60
+#: When somebody for whom something waits is looked at again whose message was given up.
+LOOK_AGAIN = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
+    elif isinstance(message, Person):  # what waits for them is not given up
+        key = f"{message.tenant};{message.recipient}"
+        await services.due.put(services.clock() + LOOK_AGAIN, due.RELEASE, key)
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:

@@ -8,21 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 from shared import early
+from shared.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.deliveries import State
-from shared.store.notifications import notification_key
+from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.together import together
+from shared.wishes import quiet_until
 
 #: The source of digests.
 SOURCE = "/herald/digests"
 #: Items that are looked at in one go.
 MOST = 1000
+
+#: When a digest that is not sent yet is looked at again: whether its reader still wants what it tells.
+LATE = timedelta(seconds=15)
 
 #: With its number this is the rule of a delivery that is kept for a digest.
 KEPT = f"{Rule.DIGEST} "
@@ -43,6 +50,24 @@ def kept_for(known: State) -> int:
     """The number of the digest for which a delivery is kept, or was; 0 for none."""
     kept = known.state is DeliveryState.QUEUED and known.rule.startswith(KEPT)
     return int(known.rule.removeprefix(KEPT)) if kept else 0
+
+
+async def is_unwanted(
+    services: Services, tenant: str, recipient: str, digest: Notification, wants: Preferences, place: ZoneInfo
+) -> bool:
+    """Whether a digest that could not be sent at once tells what its reader does not want now, or what is over."""
+    now = services.clock()
+    if now - digest.created < LATE:
+        return False
+    digests = await services.waiting.digest(tenant, recipient)
+    if not digests.told or key_of(tenant, recipient, digests) != digest.key:
+        return False
+    wants = early.unheld(wants) if digests.asked else wants
+    good = {Rule.SEND} if quiet_until(wants, now, place) else {Rule.SEND, Rule.DIGEST}
+    found = await together(digests.told, lambda delivery: services.notifications.recent(delivery.notification))
+    return not all(
+        each and early.stands(each, now) and early.rule_of(services, wants, place, now, each) in good for each in found
+    )
 
 
 async def over(
@@ -69,7 +94,15 @@ async def settle(
     reason: Reason | None,
 ) -> DigestState:
     """End what the last digest told, as that ended in `state`, and forget those of `items`; returns the state of
-    digests after that, or raises `Conflict` where another changed it meanwhile."""
+    digests after that, or raises `Conflict` where another changed it meanwhile.
+
+    Of one that was `CANCELLED` nothing ends: all goes on waiting, also for a digest of the same date.
+    """
+    if state is DeliveryState.CANCELLED:
+        freed = replace(digests, told=(), last=digests.before)
+        freed = replace(freed, etag=await services.waiting.move_digest(tenant, recipient, freed))
+        await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
+        return freed
     arrived = state in (DeliveryState.SENT, DeliveryState.SIMULATED)
     ended, why = (DeliveryState.DIGESTED, None) if arrived else (state, reason)
     are_over = await together(digests.told, lambda delivery: end(services, delivery, ended, why, digests.number))

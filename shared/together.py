@@ -14,11 +14,18 @@ R = TypeVar("R")
 
 
 async def together(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """What `work` returns for each of `values`, in their order, `AT_ONCE` of them at the same time."""
+    """What `work` returns for each of `values`, in their order, `AT_ONCE` of them at the same time.
+
+    Raises what the first of them raised, when all have ended: none goes on behind the back of who tries again.
+    """
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(value: T) -> R:
         async with gate:
             return await work(value)
 
-    return await asyncio.gather(*map(one, values))
+    results = await asyncio.gather(*map(one, values), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]

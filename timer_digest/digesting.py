@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 
 from shared import outbox, telling
 from shared.preferences import FOREVER
-from shared.queues import Delivery, Person
+from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.store import due
@@ -40,6 +40,9 @@ LOOK_AGAIN = timedelta(days=1)
 async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
+    # What waits then is in the next one; whatever becomes of this one, it is looked at then at the latest.
+    key = f"{person.tenant};{person.recipient}"
+    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, due.DIGEST, key)
     planned = stories(case for _, case in plan.tell)
     count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
@@ -48,16 +51,15 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     told = stories(found)
     if told and len(found) < len(keep):
         count, left, data = _compose(services, person, wants, told, left)
-    # What waits then is in the next one; and whatever became of this one is seen then at the latest. Where others see
-    # to all of it at this moment, what else waits is looked at when they have.
-    next_at = plan.next_at or services.clock() + LOOK_AGAIN
-    await services.due.put(next_at if told else services.clock(), due.DIGEST, f"{person.tenant};{person.recipient}")
-    if not told:
+    if not told:  # others see to all of it at this moment: what else waits is looked at when they have
+        await services.due.put(services.clock(), due.DIGEST, key)
         return
     made = replace(
         state,
         number=number,
         last=plan.slot.date if plan.slot else state.last,
+        before=state.last,
+        asked=person.task is Task.DIGEST_NOW,
         told=_deliveries(told[:count]),
         more=left,
     )
@@ -132,6 +134,10 @@ def _compose(
 
 
 async def _post_again(services: Services, person: Person, state: DigestState) -> None:
+    key = telling.key_of(person.tenant, person.recipient, state)
+    if stored := await services.notifications.get(key):  # only its delivery may be missing
+        await _post(services, person, state, stored.data)
+        return
     found = await together(state.told, lambda delivery: services.notifications.recent(delivery.notification))
     items = await services.waiting.of(person.tenant, person.recipient, telling.MOST)
     since = {item.delivery.identity: item.since for item in items}
@@ -142,8 +148,7 @@ async def _post_again(services: Services, person: Person, state: DigestState) ->
     )
     wants = await wants_of(services, person)
     count, left, data = _compose(services, person, wants, told, state.more)
-    key = telling.key_of(person.tenant, person.recipient, state)
-    if count < len(told) and await services.notifications.get(key) is None:  # some were edited, and are longer now
+    if count < len(told):  # some were edited, and are longer now
         state = replace(state, told=_deliveries(told[:count]), more=left)
         await services.waiting.move_digest(person.tenant, person.recipient, state)
     await _post(services, person, state, data)

@@ -73,12 +73,12 @@ async def _see_to(services: Services, person: Person) -> None:
     await services.waiting.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
+    on_its_way = False
     if state.told:
-        settled = await digesting.settle(services, person, state, held)
-        if settled is None:
-            return  # the rest is seen to when that digest has ended
         told = {delivery.identity for delivery in state.told}
-        state, held = settled, [item for item in held if item.delivery.identity not in told]
+        settled = await digesting.settle(services, person, state, held)
+        on_its_way = settled is None
+        state, held = settled or state, [item for item in held if item.delivery.identity not in told]
     if held or asked:
         wants = await wants_of(services, person)
         if asked:
@@ -87,7 +87,7 @@ async def _see_to(services: Services, person: Person) -> None:
         plan = await _planned(services, person, wants, state, held)
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)
-        if plan.tell:
+        if plan.tell and not on_its_way:  # else it is seen to when that digest has ended
             await digesting.send(services, person, state, plan, wants)
             return
     if gone and len(items) >= MOST:  # there may be more

@@ -50,11 +50,14 @@ class DigestState:
     """How far a recipient's digests are: how many there were, and the last local date that had its regular one.
 
     `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled. `more` is
-    how many that digest says that it leaves to the next, None where it says nothing of that.
+    how many that digest says that it leaves to the next, None where it says nothing of that. `asked` says that it was
+    asked for (`digest now`), and `before` is what `last` was before it.
     """
 
     number: int = 0
     last: date | None = None
+    before: date | None = None
+    asked: bool = False
     told: Sequence[Delivery] = ()
     more: int | None = None
     etag: str = ""
@@ -156,7 +159,9 @@ class Waiting:
             "RowKey": _DIGEST,
             "v": VERSION,
             "number": state.number,
-            "last": state.last.isoformat() if state.last else "",
+            "last": _text(state.last),
+            "before": _text(state.before),
+            "asked": state.asked,
             "told": "\n".join(map(_line, state.told)),
             "more": "" if state.more is None else str(state.more),
         }
@@ -204,11 +209,21 @@ def _item(row: Row) -> Item:
 def _digest(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
-        last=date.fromisoformat(row["last"]) if row["last"] else None,
+        last=_date(row["last"]),
+        before=_date(row["before"]),
+        asked=row["asked"],
         told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
         more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),
     )
+
+
+def _text(day: date | None) -> str:
+    return day.isoformat() if day else ""
+
+
+def _date(text: str) -> date | None:
+    return date.fromisoformat(text) if text else None
 
 
 def _line(told: Delivery) -> str:

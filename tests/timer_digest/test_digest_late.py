@@ -1,0 +1,118 @@
+"""A digest that could not be sent at once goes by what its reader wants when it can be."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import Fault, PersonView
+from shared.preferences import FOREVER, Mode
+from shared.queues import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Person, Task
+from tests.notify.conftest import Herald
+from tests.timer_digest.digests import ask, came, go_to, one, prefer, see_to, texts
+from timer_digest.releasing import release
+
+#: When the digest of nine in Berlin is put off by Teams for a minute, and when it can be sent.
+PUT_OFF, LATER = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
+
+
+async def hold(timed: Herald, person: PersonView) -> None:
+    """Let Teams take the next message to somebody only a minute later."""
+    fault = Fault(
+        operation="send", person=person.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
+    )
+    await timed.teams.fault(fault)
+
+
+@pytest.mark.parametrize(
+    ("wants", "counts"),
+    [
+        pytest.param({}, {"digested": 1}, id="nothing else"),
+        pytest.param({"categories": {}}, {"digested": 1}, id="all at once"),
+        pytest.param({"stopped": True}, {"suppressed": 1}, id="nothing at all"),
+        pytest.param({"categories": {"builds": Mode.OFF}}, {"suppressed": 1}, id="not this category"),
+        pytest.param({"paused_until": FOREVER}, {"open": 1}, id="a pause"),
+        pytest.param({"quiet": "09:01-11:00"}, {"open": 1}, id="quiet hours"),
+    ],
+)
+async def test_it_tells_only_what_its_reader_wants_by_then(
+    timed: Herald, wants: dict[str, Any], counts: dict[str, int]
+) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await hold(timed, ada)
+    await go_to(timed, PUT_OFF)
+    await prefer(timed, ada, **wants)
+    await go_to(timed, LATER)
+    assert await timed.counts(asked) == counts
+    assert len(await came(timed, ada)) == counts.get("digested", 0)
+
+
+async def test_what_quiet_hours_put_off_then_comes_at_their_end_as_the_one_of_its_date(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", quiet="09:01-11:00")
+    first = await ask(timed, ada, "First")
+    await hold(timed, ada)
+    await go_to(timed, PUT_OFF)
+    await go_to(timed, LATER)
+    assert await came(timed, ada) == []
+    await go_to(timed, "2026-11-24T10:01")
+    assert await timed.counts(first) == {"digested": 1}
+    second = await ask(timed, ada, "Second")
+    await go_to(timed, "2026-11-24T22:00")
+    assert await timed.counts(second) == {"open": 1}
+    await go_to(timed, "2026-11-25T08:00:30")
+    assert await timed.counts(second) == {"digested": 1}
+    assert len(await came(timed, ada)) == 2
+
+
+async def test_what_was_called_off_or_has_expired_by_then_is_not_told_with_the_rest(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = [await ask(timed, ada, title) for title in ("Stays", "Called off")]
+    asked.append(await ask(timed, ada, "Expires", expiresAt="2026-11-24T08:01:00Z"))
+    await hold(timed, ada)
+    await go_to(timed, PUT_OFF)
+    await timed.command("cancel", asked[1])
+    await go_to(timed, LATER)
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}, {"cancelled": 1}, {"expired": 1}]
+    [digest] = await came(timed, ada)
+    assert "Stays" in texts(digest)
+    assert not {"Called off", "Expires"} & set(texts(digest))
+
+
+async def test_one_that_was_asked_for_comes_in_a_pause_also_when_it_is_late(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    asked = await ask(timed, ada)
+    await hold(timed, ada)
+    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    await timed.wait(61)
+    assert await timed.counts(asked) == {"digested": 1}
+
+
+async def test_one_that_may_have_arrived_is_not_called_off(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-23T10:00")
+    asked = await ask(timed, ada)
+    await timed.teams.fault(Fault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
+    await go_to(timed, PUT_OFF)
+    await prefer(timed, ada, stopped=True)
+    await go_to(timed, LATER)
+    await timed.run()
+    assert await timed.counts(asked) == {"digested": 1}
+
+
+async def test_what_is_urgent_does_not_wait_for_a_digest_that_is_on_its_way(timed: Herald) -> None:
+    ada = await one(timed, "2026-11-24T07:00", quiet="07:00-08:59")
+    await ask(timed, ada, "News", category="news", priority="urgent")
+    await ask(timed, ada, "Build")
+    await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await people(timed)
+    assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (1, 0)
+    timed.clock.moved += timedelta(minutes=59, seconds=30)
+    await timed.tick()
+    await people(timed)
+    assert await timed.waiting(DELIVERIES_URGENT) == 1
+
+
+async def people(timed: Herald) -> None:
+    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
