@@ -16,8 +16,8 @@ from shared.wishes import wish
 
 #: Why those wait among which it is looked.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
-#: Items that are looked at in one go.
-PAGE = 25
+#: Items that are looked at in one go, and at most.
+PAGE, MOST = 25, 1000
 
 
 def unheld(wants: Preferences) -> Preferences:
@@ -28,12 +28,14 @@ def unheld(wants: Preferences) -> Preferences:
 async def brought(
     services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int, *, over: bool
 ) -> list[Item]:
-    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`.
+    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, of the
+    first `MOST` that wait.
 
-    With `over`, that of which there is nothing to tell any more is among it.
+    With `over`, what has expired or was called off is among it.
     """
     now, free = services.clock(), unheld(wants)
     found: list[Item] = []
+    looked_at = 0
 
     async def meant(item: Item) -> bool:
         notification = await services.notifications.recent(item.delivery.notification)
@@ -43,7 +45,8 @@ async def brought(
 
     async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
         found += [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
-        if len(found) >= most:
+        looked_at += len(items)
+        if len(found) >= most or looked_at >= MOST:
             break
     return found
 

@@ -13,8 +13,10 @@ from shared.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
 MOST_DAYS = 366
-#: Most events that recur: some must be followed from their start, for every answer.
+#: Most events that recur, and how often one with a COUNT does at most: such a one is followed from its start, for every
+#: answer.
 MOST_RECURRING = 50
+MOST_COUNTED = 500
 
 _DAY = timedelta(days=1)
 _LINE = re.compile(r'([A-Za-z-]+)((?:;(?:"[^"]*"|[^":;])*)*):(.*)')
@@ -25,6 +27,8 @@ _DURATION = re.compile(
     r"(?:T(?:(?P<hours>\d{1,5})H)?(?:(?P<minutes>\d{1,5})M)?(?:(?P<seconds>\d{1,5})S)?)?",
     re.ASCII,
 )
+_PLACES = re.compile(r"BYSETPOS=[^;]*")
+_COUNT = re.compile(r"COUNT=(\d+)", re.ASCII)
 _UNTIL = re.compile(r"(?<=UNTIL=)(\d{8})T\d{6}Z", re.ASCII)
 # Without a zone an UNTIL is taken where the date is first.
 _FIRST_PLACE = "Etc/GMT-14"
@@ -95,6 +99,8 @@ def _events(calendar: str) -> Iterator[dict[str, str]]:
                 event = None
             inside = event is not None
         elif inside and event is not None:
+            if name == "RRULE" and name in event:
+                raise ValueError("an event has more than one RRULE, and only one is read")
             event[name] = f"{event[name]},{value}" if name == "EXDATE" and name in event else value
             if name == "DTSTART" and (place := _TZID.search(parameters)):
                 event["TZID"] = place[1]
@@ -115,7 +121,7 @@ def _event(found: Mapping[str, str]) -> _Event | None:
     start, length = _date(begins), _length(found)
     if "T" in begins and (not length or length % _DAY):
         return None
-    if unread := found.keys() & {"RDATE", "RECURRENCE-ID"}:
+    if unread := found.keys() & {"RDATE", "EXRULE", "RECURRENCE-ID"}:
         raise ValueError(f"an event has {min(unread)}, which is not read")
     if length is None or length % _DAY or not _DAY <= length <= MOST_DAYS * _DAY:
         raise ValueError(f"an event from {start} does not have 1 to {MOST_DAYS} whole days")
@@ -138,8 +144,12 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
     rule = found["RRULE"].upper()
     if "FREQ=YEARLY" not in rule:
         raise ValueError(f"an event recurs by {rule}, and only FREQ=YEARLY is read")
+    if "," in (places.group() if (places := _PLACES.search(rule)) else ""):
+        raise ValueError(f"an event recurs by {rule}, and only one number of BYSETPOS is read")
     if "BYHOUR" in rule or "BYMINUTE" in rule:
         raise ValueError(f"an event for whole days recurs by {rule}, with a time of day")
+    if (count := _COUNT.search(rule)) and int(count[1]) > MOST_COUNTED:
+        raise ValueError(f"an event recurs {count[1]} times, which are more than {MOST_COUNTED}: leave COUNT out")
     place = found.get("TZID", "")
     return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], place), rule), start)
 
@@ -152,6 +162,8 @@ def _last_date(until: str, name: str) -> str:
         return f"{shown(datetime.fromisoformat(until), zone(find(name) or _FIRST_PLACE)):%Y%m%d}"
     except OverflowError:  # the end of the calendar: without end
         return until[:8]
+    except ValueError:
+        raise ValueError(f"an event recurs until {until!r}, which is no time, such as 20261231T230000Z") from None
 
 
 def _date(text: str) -> date:

@@ -21,6 +21,8 @@ from shared.localtime import again, instant, shown
 LONGEST = 500
 #: Most occurrences that a rule with a COUNT has; each is counted from the start, for every answer.
 MOST_COUNTED = 10_000
+#: Most numbers of a BYSETPOS: for each, all days of a month or year are gone through.
+MOST_PLACES = 12
 #: The years (both included) in which a rule starts, ends and is heard.
 YEARS = (1900, 2300)
 #: A rule that falls only on dates to skip for so long is not followed any further.
@@ -105,13 +107,15 @@ class Recurrence:
         """All its wall times strictly after one, in order; often without end."""
         end, rest_ends = self.end or _LAST, None
         for wall in self._unbounded(min(max(after, (self.start or _FIRST) - _MOMENT), end)):
-            if wall > end or (rest_ends and wall > rest_ends):
+            if wall > end:
                 return
             if wall.date() not in self.skip:
                 yield wall
                 rest_ends = None
             elif rest_ends is None:
                 rest_ends = wall + LONGEST_REST
+            elif wall > rest_ends:
+                return
 
     def _unbounded(self, after: datetime) -> Iterator[datetime]:
         if "=" in self.rule:
@@ -206,7 +210,7 @@ def _parts(rule: str) -> dict[str, str]:
         raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}; what comes more often is a cron expression")
     for name, numbers in (_SINGLE | _SEVERAL | _FROM_THE_END_TOO).items():
         if name in parts and not _are_numbers(name, parts[name], numbers):
-            must = "a number" if name in _SINGLE else "numbers"
+            must = "one number" if name in _SINGLE else "numbers"
             or_end = f", or from -{numbers[-1]} to -1" if name in _FROM_THE_END_TOO else ""
             raise ValueError(f"{name} must be {must} from {numbers[0]} to {numbers[-1]}{or_end}")
     for name, frequencies in _ONLY_WITH.items():
@@ -218,10 +222,12 @@ def _parts(rule: str) -> dict[str, str]:
         raise ValueError(f"WKST must be one of {', '.join(_WEEKDAYS)}")
     if "BYDAY" in parts:
         _check_weekdays(parts)
-    elif "BYWEEKNO" in parts:
-        raise ValueError("BYWEEKNO needs BYDAY: which days of the week")
+    if "BYWEEKNO" in parts:
+        _check_weeks(parts)
     if "BYSETPOS" in parts and not any(name.startswith("BY") for name in parts.keys() - {"BYSETPOS"}):
         raise ValueError("BYSETPOS needs another BY part, such as BYDAY: what it chooses from")
+    if len(parts.get("BYSETPOS", "").split(",")) > MOST_PLACES:
+        raise ValueError(f"BYSETPOS has at most {MOST_PLACES} numbers")
     return parts
 
 
@@ -245,6 +251,14 @@ def _check_weekdays(parts: Mapping[str, str]) -> None:
     most = 5 if parts["FREQ"] == "MONTHLY" or "BYMONTH" in parts else 53
     if not all(1 <= abs(number) <= most for number in numbers):
         raise ValueError(f"the numbers of BYDAY must be from 1 to {most} here, or from -{most} to -1")
+
+
+def _check_weeks(parts: Mapping[str, str]) -> None:
+    if "BYDAY" not in parts:
+        raise ValueError("BYWEEKNO needs BYDAY: which days of the week")
+    # Days of week 1 may be in December. dateutil counts them to that year, and not to that of their week.
+    if int(parts.get("INTERVAL", 1)) > 1 or "BYSETPOS" in parts:
+        raise ValueError("BYWEEKNO goes neither with an INTERVAL above 1 nor with BYSETPOS")
 
 
 def _until(text: str) -> datetime:

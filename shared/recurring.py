@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Announcement
@@ -45,4 +46,11 @@ def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:
     """Its rule, without the dates that it leaves out from a wall time on."""
     start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))
     dates, calendar = frozenset(map(date.fromisoformat, announcement.skip)), announcement.holidays
-    return Recurrence(announcement.rule, start, end, Holidays(calendar, after.date(), dates) if calendar else dates)
+    skip = _left_out(calendar, after.year, dates) if calendar else dates
+    return Recurrence(announcement.rule, start, end, skip)
+
+
+@lru_cache(maxsize=32)
+def _left_out(calendar: str, year: int, dates: frozenset[date]) -> Holidays:
+    """The holidays of a calendar from a year on, and `dates`; not read anew for each occurrence."""
+    return Holidays(calendar, date(year, 1, 1), dates)

@@ -41,4 +41,10 @@ def wish(
 
 def quiet_until(wants: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:
     """When the quiet hours end in which an instant lies, or None."""
-    return _quiet_hours(wants.quiet).until(now, place) if wants.quiet else None
+    return _quiet_until(wants.quiet, now, place) if wants.quiet else None
+
+
+@lru_cache(maxsize=256)
+def _quiet_until(quiet: str, now: datetime, place: ZoneInfo) -> datetime | None:
+    # Of a thousand that wait for somebody, each is decided about at the same moment.
+    return _quiet_hours(quiet).until(now, place)

@@ -24,6 +24,17 @@ A_SEASON = 3
 LIKENESS = 0.75
 #: Longest text that is compared with names, in characters.
 LONGEST = 80
+#: Names that CLDR's table does not have (any more), and that old calendars, Outlook and Graph still tell.
+LEGACY = {
+    "Armenian Standard Time": "Asia/Yerevan",
+    "Coordinated Universal Time": "Etc/UTC",
+    "Jerusalem Standard Time": "Asia/Jerusalem",
+    "Kamchatka Standard Time": "Asia/Kamchatka",
+    "Mexico Standard Time": "America/Mexico_City",
+    "Mexico Standard Time 2": "America/Mazatlan",
+    "Mid-Atlantic Standard Time": "Etc/GMT+2",
+    "tzone://Microsoft/Utc": "Etc/UTC",
+}
 #: Countries by what people call them, beside ISO 3166's codes and names.
 COUNTRIES = [("GB", "UK"), ("GB", "England"), ("GB", "Great Britain"), ("US", "USA"), ("US", "America")]
 
@@ -108,7 +119,7 @@ def _windows() -> dict[str, str]:
     from tzlocal.windows_tz import win_tz
 
     # CLDR keeps the oldest name of a place (Europe/Kiev); people know it by the one it has now.
-    return {_folded(name): _renamed().get(zone, zone) for name, zone in win_tz.items()}
+    return {_folded(name): _renamed().get(zone, zone) for name, zone in (LEGACY | win_tz).items()}
 
 
 @cache
@@ -164,17 +175,37 @@ def _meant(text: str) -> Iterable[str]:
 def _at_offset(shown: str, sign: str, hours: str, minutes: str | None) -> UnknownZone:
     size = timedelta(hours=int(hours), minutes=int(minutes or 0))
     offset = -size if sign == "-" else size
-    seasons: dict[str, list[str]] = {"all year": [], "in winter": [], "in summer": []}
-    for name in _by_use():
-        winter, summer = (season.utcoffset() for season in _seasons(name))
-        if winter == summer == offset:
-            seasons["all year"].append(name)
-        elif winter == offset:
-            seasons["in winter"].append(name)
-        elif summer == offset:
-            seasons["in summer"].append(name)
+    seasons: dict[str, list[str]] = {}
+    for names in (_by_use(), chain.from_iterable(_current().values()), filter(_is_fixed, _iana().values())):
+        seasons = _with_offset(names, offset)
+        if any(seasons.values()):
+            break
     found = {season: names[:A_SEASON] for season, names in seasons.items() if names}
     told = "; ".join(f"{season} {', '.join(names)}" for season, names in found.items())
     zones = f"; zones with it: {told}" if told else ", and no zone has it"
     message = f"{shown} but an offset, which knows no daylight saving time{zones}"
     return UnknownZone(message, [name for names in found.values() for name in names])
+
+
+def _with_offset(names: Iterable[str], offset: timedelta) -> dict[str, list[str]]:
+    """Those whose clocks are so far from UTC, by when they are."""
+    seasons: dict[str, list[str]] = {"all year": [], "in winter": [], "in summer": []}
+    for name in names:
+        winter, summer = (season.utcoffset() for season in _seasons(name))
+        if winter == summer == offset and _is_constant(name):
+            seasons["all year"].append(name)
+        elif winter == offset != summer:
+            seasons["in winter"].append(name)
+        elif summer == offset != winter:
+            seasons["in summer"].append(name)
+    return seasons
+
+
+def _is_constant(name: str) -> bool:
+    """Whether its clocks do not change in this year, be it for Ramadan alone."""
+    year, zone = datetime.now(UTC).year, load(name)
+    return len({datetime(year, month, 1, tzinfo=zone).utcoffset() for month in range(1, 13)}) == 1
+
+
+def _is_fixed(name: str) -> bool:
+    return name.startswith("Etc/GMT")

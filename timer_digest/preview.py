@@ -11,38 +11,35 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
+from zoneinfo import ZoneInfo
 
 import orjson
 from azure.core.exceptions import AzureError
 
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
 from shared.localtime import shown, zone
-from shared.recurrence import YEARS
+from shared.recurrence import YEARS, Occurrence
 from shared.recurring import coming, for_each_own
 from shared.settings import Settings, SettingsError, load
 from shared.storage import open_storage
 from shared.store.conversations import Conversations, Kind, Reference
 from shared.store.table import Table
 
-
-@dataclass(frozen=True, slots=True)
-class Coming:
-    """One time at which it comes: what clocks show there, the instant (UTC), and where a change of clocks moves it."""
-
-    wall: datetime
-    at: datetime
-    note: str = ""
+#: Most times that are printed for each zone.
+MOST = 1000
 
 
 def preview(
     announcement: Announcement, zones: Sequence[str], count: int, after: datetime, default_zone: str = "UTC"
-) -> dict[str, list[Coming]]:
-    """The next `count` times after an instant at which it comes for people in each of `zones`, by their names."""
+) -> dict[str, list[Occurrence]]:
+    """The next `count` times after an instant at which it comes for people in each of `zones`, by their names.
+
+    The wall time of each is what clocks show there, and its note says where a change of clocks moves it.
+    """
     own = announcement.time_zone or default_zone
     found = {
         name: _own_times(announcement, name, after) if own == RECIPIENT else _seen(announcement, own, name, after)
@@ -51,21 +48,28 @@ def preview(
     return {name: list(islice(times, count)) for name, times in found.items()}
 
 
-def _own_times(announcement: Announcement, name: str, after: datetime) -> Iterator[Coming]:
+def _own_times(announcement: Announcement, name: str, after: datetime) -> Iterator[Occurrence]:
     place = zone(name)
     for each in for_each_own(announcement, after, place):
-        yield Coming(shown(each.at, place), each.at, each.note)
+        yield Occurrence(shown(each.at, place), each.at, each.note)
 
 
-def _seen(announcement: Announcement, own: str, name: str, after: datetime) -> Iterator[Coming]:
-    place, ahead = zone(name), None
-    for each in coming(announcement, after, zone(own)):
-        wall, notes = shown(each.at, place), [each.note] if each.note else []
-        difference = wall - each.wall
-        if ahead is not None and ahead != difference and place != zone(own):
-            notes.append(f"{_later(difference - ahead)} than before, as clocks changed in {name} or {own}")
-        ahead = difference
-        yield Coming(wall, each.at, "; ".join(notes))
+def _seen(announcement: Announcement, own: str, name: str, after: datetime) -> Iterator[Occurrence]:
+    place, home, before = zone(name), zone(own), None
+    for each in coming(announcement, after, home):
+        wall, notes = shown(each.at, place), []
+        if each.note:
+            notes.append(each.note if place == home else f"in {home.key} {each.note}")
+        if before and (later := (wall - each.wall) - (shown(before.at, place) - before.wall)) and place != home:
+            changed = [where.key for where in (place, home) if _offset(before, where) != _offset(each, where)]
+            # Without any, the one before came at the end of a gap.
+            notes.append(f"{_later(later)} than before, as clocks changed in {' and '.join(changed or [home.key])}")
+        before = each
+        yield Occurrence(wall, each.at, "; ".join(notes))
+
+
+def _offset(each: Occurrence, place: ZoneInfo) -> timedelta | None:
+    return each.at.astimezone(place).utcoffset()
 
 
 def _later(by: timedelta) -> str:
@@ -89,7 +93,7 @@ def without_zone(person: str, known: Reference | None, default_zone: str) -> str
     return f"{why}: by HERALD_DEFAULT_TIME_ZONE, {default_zone}"
 
 
-def lines(found: Mapping[str, Sequence[Coming]], people: Mapping[str, str]) -> Iterator[str]:
+def lines(found: Mapping[str, Sequence[Occurrence]], people: Mapping[str, str]) -> Iterator[str]:
     """What `preview` found, as people read it; `people` says in which of the zones who lives."""
     for name, times in found.items():
         here = [person for person, place in people.items() if place == name]
@@ -117,8 +121,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 on, and not {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST}, and not {text!r}")
     return int(text)
 
 

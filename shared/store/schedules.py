@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import lru_cache
 
 from shared.contract import Announcement
 from shared.states import ScheduleState
@@ -29,9 +29,9 @@ class Schedule:
     occurrence: str
     etag: str = ""
 
-    @cached_property
+    @property
     def announcement(self) -> Announcement:
-        return Announcement.model_validate_json(self.data)
+        return _announcement(self.data)
 
 
 class Schedules:
@@ -53,6 +53,11 @@ class Schedules:
         plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
         etag = await self._table.merge(_where(schedule) | plain, schedule.etag)
         return replace(schedule, **changes, etag=etag)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=32)
+def _announcement(data: bytes) -> Announcement:
+    return Announcement.model_validate_json(data)
 
 
 def _where(schedule: Schedule) -> dict[str, object]:

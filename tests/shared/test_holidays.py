@@ -88,7 +88,10 @@ def test_an_event_that_began_before_the_first_date_counts_with_the_days_that_are
         ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;INTERVAL=0", "INTERVAL must be"),
         ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;BYDAY=56MO", "numbers of BYDAY"),
         ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;BYHOUR=0,1", "with a time of day"),
-        ("DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;UNTIL=20301324T230000Z", "month must be"),
+        (
+            "DTSTART;VALUE=DATE:20260101\nRRULE:FREQ=YEARLY;UNTIL=20301324T230000Z",
+            "until .20301324T230000Z., which is no time",
+        ),
         ("BEGIN:VEVENT\n" * 5000, "no event for whole days"),
     ],
 )
@@ -153,10 +156,31 @@ def test_too_many_events_that_recur_are_refused() -> None:
         holidays(calendar(*["DTSTART;VALUE=DATE:19000101\nRRULE:FREQ=YEARLY"] * 51), NEW_YEAR, NEW_YEAR)
 
 
-@pytest.mark.parametrize("rule", ["FREQ=YEARLY;COUNT=400", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "FREQ=YEARLY;COUNT=400",
+        "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30",
+        "FREQ=YEARLY;BYMONTHDAY=1;BYSETPOS=300",
+    ],
+)
 def test_a_calendar_of_much_that_recurs_is_read_at_once(rule: str) -> None:
     text = calendar(*[f"DTSTART;VALUE=DATE:19000101\nRRULE:{rule}"] * 50)
     assert calls(lambda: holidays(text, NEW_YEAR, NEW_YEAR)) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("more", "refusal"),
+    [
+        ("RRULE:FREQ=YEARLY;COUNT=501", "leave COUNT out"),
+        ("RRULE:FREQ=YEARLY;BYDAY=MO;BYSETPOS=1,2", "only one number of BYSETPOS"),
+        ("RRULE:FREQ=YEARLY;COUNT=1\nRRULE:FREQ=YEARLY", "more than one RRULE"),
+        ("RRULE:FREQ=YEARLY\nEXRULE:FREQ=YEARLY;INTERVAL=2", "EXRULE, which is not read"),
+    ],
+)
+def test_an_event_with_more_to_it_than_is_read_is_refused(more: str, refusal: str) -> None:
+    with pytest.raises(ValueError, match=refusal):
+        holidays(calendar(f"DTSTART;VALUE=DATE:20261225\n{more}"), NEW_YEAR, NEW_YEAR)
 
 
 def test_what_is_no_calendar_is_refused() -> None:

@@ -123,7 +123,8 @@ def rules(draw: st.DrawFn) -> str:
     parts += [f"BYWEEKNO={weeks}", "BYDAY=MO,TH,SU"] if weeks else []
     ends = draw(st.sampled_from(["", "", "COUNT=1", "COUNT=7", "UNTIL=20270214"]))
     week = draw(st.sampled_from(["", "", *(f"WKST={day}" for day in WEEKDAYS)]))
-    return ";".join(filter(None, [f"FREQ={frequency}", f"INTERVAL={draw(st.integers(1, 4))}", ends, week, *parts]))
+    interval = f"INTERVAL={draw(st.integers(1, 1 if weeks else 4))}"
+    return ";".join(filter(None, [f"FREQ={frequency}", interval, ends, week, *parts]))
 
 
 ONLY_WITH = {"BYMONTHDAY": "DAILY MONTHLY YEARLY", "BYYEARDAY": "YEARLY", "BYSETPOS": "MONTHLY YEARLY"}
@@ -233,6 +234,18 @@ def test_a_rule_that_is_never_heard_ends_soon(rule: str) -> None:
     assert calls(lambda: next(never.coming(utc("2026-01-01T00:00"), BERLIN), None)) < 500_000
 
 
+@pytest.mark.parametrize(
+    ("rule", "skipped", "expected"),
+    [
+        ("FREQ=YEARLY;INTERVAL=25", date(2026, 1, 1), "2051-01-01T09:00"),
+        ("0 9 29 2 */7", date(2032, 2, 29), "2060-02-29T09:00"),
+    ],
+)
+def test_a_rule_that_is_rarely_heard_goes_on_after_a_date_to_skip(rule: str, skipped: date, expected: str) -> None:
+    rests = Recurrence(rule, NEW_YEAR, skip=frozenset({skipped}))
+    assert next(rests.coming(utc("2025-12-31T00:00"), BERLIN)).name == expected
+
+
 def test_a_date_to_skip_ends_nothing_decades_later() -> None:
     rule = Recurrence("FREQ=YEARLY", NEW_YEAR, skip=frozenset({date(2026, 1, 1)}))
     found = [each.wall.year for each in islice(rule.coming(utc("2025-01-01T00:00"), BERLIN), 40)]
@@ -266,9 +279,9 @@ def test_ten_years_of_dates_to_skip_are_passed_at_once(rule: str, expected: str)
         ("FREQ=DAILY;FREQ=DAILY", "at most once"),
         ("FREQ=DAILY;X=1", "no RRULE"),
         ("FREQ=DAILY\nEXDATE:20260102T090000", "no RRULE"),
-        ("FREQ=DAILY;INTERVAL=0", "INTERVAL must be a number"),
-        ("FREQ=DAILY;COUNT=99999", "COUNT must be a number"),
-        ("FREQ=DAILY;BYMINUTE=1,2", "BYMINUTE must be a number"),
+        ("FREQ=DAILY;INTERVAL=0", "INTERVAL must be one number"),
+        ("FREQ=DAILY;COUNT=99999", "COUNT must be one number"),
+        ("FREQ=DAILY;BYMINUTE=1,2", "BYMINUTE must be one number"),
         ("FREQ=DAILY;BYHOUR=25", "BYHOUR must be numbers from 0 to 23$"),
         ("FREQ=DAILY;BYMONTH=0", "BYMONTH must be numbers from 1 to 12$"),
         ("FREQ=DAILY;BYMONTH=1,13", "BYMONTH must be"),
@@ -282,6 +295,10 @@ def test_ten_years_of_dates_to_skip_are_passed_at_once(rule: str, expected: str)
         ("FREQ=YEARLY;BYWEEKNO=0;BYDAY=MO", "BYWEEKNO must be"),
         ("FREQ=YEARLY;BYWEEKNO=53;BYDAY=MO", "BYWEEKNO must be"),
         ("FREQ=YEARLY;BYWEEKNO=20", "BYWEEKNO needs BYDAY"),
+        ("FREQ=YEARLY;INTERVAL=2;BYWEEKNO=1;BYDAY=MO", "BYWEEKNO goes neither with an INTERVAL"),
+        ("FREQ=YEARLY;BYWEEKNO=1;BYDAY=MO,TU;BYSETPOS=1", "BYWEEKNO goes neither with an INTERVAL"),
+        ("FREQ=MONTHLY;BYDAY=MO;BYSETPOS=" + ",".join(map(str, range(1, 14))), "BYSETPOS has at most 12"),
+        ("FREQ=DAILY;BYMINUTE=0,30", "BYMINUTE must be one number"),
         ("FREQ=MONTHLY;BYWEEKNO=20;BYDAY=MO", "BYWEEKNO goes only with"),
         ("FREQ=YEARLY;BYWEEKNO=20;BYDAY=1MO", "BYDAY has numbers only"),
         ("FREQ=MONTHLY;BYDAY=10MO", "numbers of BYDAY must be from 1 to 5 here, or from -5 to -1"),

@@ -65,6 +65,8 @@ def test_a_name_is_found_as_people_and_systems_write_it(name: str, key: str) -> 
         ("UTC+2", "Africa/Johannesburg"),
         ("GMT −5", "America/New_York"),
         ("+0530", "Asia/Kolkata"),
+        ("UTC-11:00", "Pacific/Pago_Pago"),
+        ("UTC-12", "Etc/GMT+12"),
     ],
 )
 def test_what_is_no_name_is_answered_with_the_zones_that_may_be_meant(name: str, suggestion: str) -> None:
@@ -82,6 +84,9 @@ def test_an_offset_is_told_to_know_no_daylight_saving_time_and_when_each_zone_ha
     with pytest.raises(UnknownZone, match="no zone has it") as refused:
         zone("+15")
     assert refused.value.suggestions == ()
+    with pytest.raises(UnknownZone, match="all year") as refused:
+        zone("+01")
+    assert "Africa/Casablanca" not in refused.value.suggestions  # not in Ramadan
 
 
 def test_the_clocks_of_a_zone_are_those_of_the_locked_package_whatever_the_machine_has(tmp_path: Path) -> None:

@@ -67,16 +67,16 @@ def test_who_lives_elsewhere_is_told_when_the_clocks_of_one_place_change() -> No
     found = previewed(["Asia/Tokyo"], 2, rule="0 1 * * *", timeZone="Europe/Berlin")
     assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
         ("28 09:00", ""),
-        ("29 08:00", "60 minutes earlier than before, as clocks changed in Asia/Tokyo or Europe/Berlin"),
+        ("29 08:00", "60 minutes earlier than before, as clocks changed in Europe/Berlin"),
     ]
 
 
 def test_how_much_earlier_it_comes_elsewhere_counts_from_the_time_before_a_gap_and_in_it() -> None:
     found = previewed(["Asia/Tokyo", "W. Europe Standard Time"], 3, timeZone="Europe/Berlin")
-    earlier = "30 minutes earlier than before, as clocks changed in Asia/Tokyo or Europe/Berlin"
+    earlier = "30 minutes earlier than before, as clocks changed in Europe/Berlin"
     skipped = "clocks skip 02:30: at 03:00 of 2027-03-28"
     assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
-        ("28 10:00", skipped),
+        ("28 10:00", f"in Europe/Berlin {skipped}"),
         ("29 09:30", earlier),
         ("30 09:30", ""),
     ]
@@ -133,9 +133,9 @@ def test_a_file_that_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path, caps
         (["--after", "tomorrow"], "an instant such as 2027-03-27, 2027-03-27T18:00 (both in UTC) or"),
         (["--after", "0001-01-01"], "must be in the years"),
         (["--after", "9999-12-31T23:59-12:00"], "must be in the years"),
-        (["--count", "-1"], "a number from 1 on, and not '-1'"),
-        (["--count", "0"], "a number from 1 on, and not '0'"),
-        (["--count", "many"], "a number from 1 on, and not 'many'"),
+        (["--count", "-1"], "a number from 1 to 1000, and not '-1'"),
+        (["--count", "0"], "a number from 1 to 1000, and not '0'"),
+        (["--count", "many"], "a number from 1 to 1000, and not 'many'"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(
