@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import PersonView
+from local.fake_teams.api import Fault, PersonView
 from notify.intake import take_in
 from shared.preferences import FOREVER, Mode
 from shared.queues import Person, Task
@@ -97,6 +97,17 @@ async def of_a_pause_that_is_called_off(host: Host) -> Story:
     return Story(person=ada, asked=asked, ends=("digested", "sent"))
 
 
+async def of_one_that_is_made_anew(host: Host) -> Story:
+    """Teams puts it off until some of what it tells has expired."""
+    ada = await somebody(host, categories={"builds": Mode.DIGEST})
+    over = (host.clock() + timedelta(minutes=3)).replace(second=0, microsecond=0)
+    asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
+    asked.append(await ask(host, ada, "Build 2", expiresAt=over.isoformat()))
+    off = Fault(operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1)
+    await host.teams.fault(off)
+    return Story(person=ada, asked=asked, ends=("digested", "expired"))
+
+
 Telling = Callable[[Host], Awaitable[Story]]
 
 #: Each story, and which part of its points is tried in a quick run; it is odd, so that both sides of writes are.
@@ -107,6 +118,7 @@ STORIES: Sequence[tuple[Telling, int]] = (
     (of_what_was_asked_for, 15),
     (of_what_is_called_off, 7),
     (of_a_pause_that_is_called_off, 31),
+    (of_one_that_is_made_anew, 31),
 )
 quick = pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
 each_of_them = pytest.mark.parametrize(
