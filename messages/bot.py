@@ -61,10 +61,9 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         before = await self._services.conversations.save(
             event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
         )
-        place = seen.get("time_zone")
-        if place and (before is None or place != before.time_zone):
-            # What waits for a time of their own, as that of their digest, goes by the new one; also what waits for who
-            # was not known until now.
+        place, default = seen.get("time_zone"), self._services.settings.default_time_zone
+        if place and place != ((before and before.time_zone) or default):
+            # What waits for a time of their own, as that of their digest, goes by the new one.
             await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER))
         if change.kind is Kind.TENANT:
             if len(self._stored) >= REMEMBERED:

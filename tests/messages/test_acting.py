@@ -465,13 +465,17 @@ async def test_another_persons_delivery_changes_nothing(ada: Desk, ben: Desk) ->
         await refused(of, ben, verb, data)
 
 
+#: An activity that tells no time zone: else what waits for somebody who was not known is decided anew.
+NOWHERE: dict[str, Any] = {"localTimezone": None, "entities": []}
+
+
 async def test_a_delivery_in_another_tenant_changes_nothing(ada: Desk) -> None:
     of = await world(ada)
     elsewhere = "9c1f6a52-3b7d-4e80-a5c4-2d8e7f0b6a13"
     settings = load(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{elsewhere}"})
     herald = replace(ada.herald, services=replace(ada.herald.services, settings=settings))
     async with endpoint(herald) as url:
-        changes = {"conversation": {"tenantId": elsewhere}, "channelData": {"tenant": {"id": elsewhere}}}
+        changes = {"conversation": {"tenantId": elsewhere}, "channelData": {"tenant": {"id": elsewhere}}, **NOWHERE}
         data = button(of.card, verbs.WHY)["data"] | {"request": 7}
         for verb in FORGED:
             await refused(of, replace(ada, endpoint=url), verb, data, changes=changes)
@@ -524,7 +528,7 @@ async def test_what_was_not_sent_cannot_be_clicked(ada: Desk) -> None:
 async def test_somebody_without_an_object_id_changes_nothing(ada: Desk) -> None:
     of = await world(ada)
     data = button(of.card, "approve")["data"]
-    for changes in ({"from": {"aadObjectId": None}}, {"from": {"aadObjectId": "x"}}):
+    for changes in ({"from": {"aadObjectId": None}}, {"from": {"aadObjectId": "x"}, **NOWHERE}):
         await refused(of, ada, "approve", data, changes=changes)
         await refused(of, ada, verbs.SAVE, {"stopped": "true", "herald": {"was": {}}}, changes=changes)
 

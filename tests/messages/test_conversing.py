@@ -188,9 +188,14 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+async def meet(chat: Chat) -> None:
+    """Have their time zone known, by which what waits has been decided anew."""
+    await chat.ask("help")
+    await chat.herald.lose(PEOPLE)
+
+
 async def test_a_command_changes_the_row_and_has_what_waits_decided_anew(chat: Chat) -> None:
-    await chat.ask("help")  # their zone is known from then on
-    await people_tasks(chat.herald)
+    await meet(chat)
     for command, (before, after, title) in CHANGES.items():
         wanted = replace(Preferences(locale="de"), **before)
         await chat.prefer(wanted)
@@ -251,6 +256,7 @@ WRONG = {
 
 
 async def test_what_cannot_be_done_changes_nothing_and_says_why(chat: Chat) -> None:
+    await meet(chat)
     for text, why in WRONG.items():
         told = await chat.ask(text)
         assert told[0] in ("Nothing was changed", "There is no such command"), text
@@ -389,6 +395,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
 
 
 async def test_an_early_digest_is_asked_for_where_something_waits(chat: Chat) -> None:
+    await meet(chat)
     assert await chat.ask("digest now") == ["Nothing waits for a digest"]
     assert await people_tasks(chat.herald) == {}
     await chat.prefer(Preferences(categories={"builds": Mode.DIGEST}))

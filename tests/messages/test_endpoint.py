@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import AsyncMock
 
 import aiohttp
 import orjson
@@ -47,7 +48,9 @@ def endpoint(
     publisher: Publisher, session: aiohttp.ClientSession, clock: Clock, storage: object, **changed: str
 ) -> Endpoint:
     configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid", **changed)
-    return open_endpoint(services(settings=configured, conversations=storage, http=session, real_time=clock))
+    return open_endpoint(
+        services(settings=configured, conversations=storage, queues=AsyncMock(), http=session, real_time=clock)
+    )
 
 
 @pytest.fixture
@@ -322,7 +325,9 @@ def local(session: aiohttp.ClientSession, clock: Clock, memory: Memory) -> Endpo
     configured = settings(
         MicrosoftAppId="", MicrosoftAppPassword="", MicrosoftAppTenantId="", AZURE_FUNCTIONS_ENVIRONMENT="Development"
     )
-    return open_endpoint(services(settings=configured, conversations=memory, http=session, real_time=clock))
+    return open_endpoint(
+        services(settings=configured, conversations=memory, queues=AsyncMock(), http=session, real_time=clock)
+    )
 
 
 async def test_without_an_app_id_this_machine_needs_no_token(local: Endpoint, memory: Memory) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, call
 
@@ -55,7 +56,8 @@ def queues() -> AsyncMock:
 
 @pytest.fixture
 def bot(conversations: Conversations, queues: AsyncMock) -> HeraldBot:
-    return HeraldBot(services(conversations=conversations, queues=queues))
+    settings = SimpleNamespace(default_time_zone="UTC")
+    return HeraldBot(services(conversations=conversations, queues=queues, settings=settings))
 
 
 @pytest.fixture
