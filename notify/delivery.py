@@ -175,7 +175,7 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
         past=plan.skip,
         welcomed=once and not await services.marks.own(welcomed(notification.tenant), recipient, notification.key),
         own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
-        thread=content.thread.key if content.thread else "",
+        thread=notification.thread,
     )
 
 
@@ -275,7 +275,7 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
     if wait is None:
         wait = policy.backoff(attempts, random.random())  # noqa: S311 (jitter)
     kept = claimed.attempts if outcome.reason in policy.NOT_ITS_MAKING else attempts
-    etag = await services.deliveries.release(
+    etag = await services.deliveries.put_off(
         sending.message,
         claimed.etag,
         outcome.reason,

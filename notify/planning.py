@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Schedule
-from shared.localtime import instant, zone
-from shared.recurring import AHEAD
+from shared.localtime import AHEAD, instant, zone
 
 
 @dataclass(frozen=True, slots=True)

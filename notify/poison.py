@@ -46,8 +46,7 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
     elif isinstance(message, Person):  # what waits for them is not given up
-        key = f"{message.tenant};{message.recipient}"
-        await services.due.put(services.clock() + LOOK_AGAIN, due.RELEASE, key)
+        await services.due.put(services.clock() + LOOK_AGAIN, due.RELEASE, message.tenant, message.recipient)
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:

@@ -76,9 +76,9 @@ class Case:
     """All by which it is decided whether a notification is sent to a recipient at `now`.
 
     `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
-    own, and `missed` that it was seen too late that it had come; `past` says that it had passed from the start, and is
+    own, and `missed` that nobody looked until after its grace; `past` says that it had passed from the start, and is
     not to be sent then. `welcomed` says that another welcome reached them, `own` that they set it off themselves.
-    `thread` is the key of its thread, "" for none, and `digest` when digests are sent to who did not choose.
+    `thread` is the key of its thread, "" for none, and `digest` the rule of digests for people who chose none.
     """
 
     now: datetime

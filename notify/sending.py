@@ -100,7 +100,7 @@ class Sending:
         `since` is when its recipient's turn came.
         """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        etag = await services.deliveries.release(
+        etag = await services.deliveries.put_off(
             self.message,
             self.known.etag,
             reason,
@@ -122,7 +122,7 @@ class Sending:
         await services.waiting.put(tenant, item)
         if until < FOREVER:
             kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
-            await services.due.put(until, kind, f"{tenant};{channel_of(recipient)}")
+            await services.due.put(until, kind, tenant, channel_of(recipient))
 
     async def forget(self) -> None:
         """Remove what says that it waits for its recipient, where that is there."""

@@ -28,7 +28,7 @@ SOURCE = "/herald/schedules/"
 #: Occurrences of one schedule that are stored at most, where nothing ran for long; of what was missed beyond them,
 #: only the log tells.
 MOST = 100
-#: For so long after the first place of all the last one still has its time before it.
+#: The last place on earth gets to a wall time this long after the first.
 AROUND_THE_WORLD = timedelta(hours=26)
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ async def move_on(services: Services, schedule: Schedule, after: datetime) -> Sc
 async def wake(services: Services, schedule: Schedule) -> None:
     """Have the next occurrence wake, where there is one."""
     if schedule.state is ScheduleState.ACTIVE:
-        await services.due.put(schedule.next, due.OCCURRENCE, f"{schedule.tenant};{schedule.name}")
+        await services.due.put(schedule.next, due.OCCURRENCE, schedule.tenant, schedule.name)
 
 
 def _missed_before(services: Services, schedule: Schedule, now: datetime) -> datetime:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -48,6 +49,9 @@ _BOM = b"\xef\xbb\xbf"
 #: Where it does not matter which.
 SOME_DAY = date(2026, 1, 1)
 
+#: What Teams calls a message in the id of its thread; shorter than a digest has place for.
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
+
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 #: Shorter, as it is a part of the source of what the schedule sends.
@@ -86,6 +90,15 @@ def _date(text: str) -> str:
 
 def _calendar(text: str) -> str:
     Holidays(text, SOME_DAY)  # raises what is wrong with it
+    return text
+
+
+def _conversation(text: str) -> str:
+    _, thread, message = text.partition(";messageid=")
+    if thread and not _MESSAGE_ID.fullmatch(message):
+        raise ValueError(
+            "must end, after ;messageid=, with the id of a message: letters, digits and . _ ~ -, at most 32"
+        )
     return text
 
 
@@ -138,7 +151,7 @@ class ChannelRecipient(_Model):
 class ConversationRecipient(_Model):
     """A personal chat, a group chat, a channel, or (with `;messageid=`) a thread, by its conversation id."""
 
-    conversation: Name
+    conversation: Annotated[Name, AfterValidator(_conversation)]
 
 
 class TeamRecipient(_Model):

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from shared.preferences import Preferences
 from shared.services import Services
-from shared.states import NotificationState, Reason, Rule
-from shared.store.notifications import Notification
+from shared.states import Reason, Rule
 from shared.store.waiting import Item
 from shared.together import together
-from shared.wishes import wish
+from shared.wishes import rule_of
 
-#: Why those wait among which it is looked.
+#: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
 #: Items that are looked at in one go, and at most.
 PAGE, MOST = 25, 1000
 
 
 def unheld(wants: Preferences) -> Preferences:
-    """The wishes without what keeps their owner waiting, who does not want to wait any more."""
+    """The wishes without pause and quiet hours."""
     return replace(wants, quiet="", paused_until=None)
 
 
 async def brought(
     services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int, *, over: bool
 ) -> list[Item]:
-    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, of the
-    first `MOST` that wait.
-
-    With `over`, what has expired or was called off is among it.
+    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, among
+    the first `MOST` that wait; with `over`, also what has expired or was called off.
     """
     now, free = services.clock(), unheld(wants)
     found: list[Item] = []
@@ -39,7 +35,7 @@ async def brought(
 
     async def meant(item: Item) -> bool:
         notification = await services.notifications.recent(item.delivery.notification)
-        if notification is None or not stands(notification, now):
+        if notification is None or not notification.stands(now):
             return over
         return rule_of(services, free, place, now, notification) is Rule.DIGEST
 
@@ -49,16 +45,3 @@ async def brought(
         if len(found) >= most or looked_at >= MOST:
             break
     return found
-
-
-def stands(notification: Notification, now: datetime) -> bool:
-    """Whether there is still something to tell of a notification which waits."""
-    called_off = notification.state is NotificationState.CANCELLED
-    return not called_off and not (notification.expires and notification.expires <= now)
-
-
-def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:
-    """The wish that decides about a notification which waits."""
-    content = notification.content
-    category, thread = services.categories.of(content.category), content.thread.key if content.thread else ""
-    return wish(wants, category, thread, now=now, place=place, digest=services.settings.default_digest)[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from heapq import merge
 
-from shared.localtime import shown, zone
+from shared.localtime import FIRST_PLACE, shown, zone
 from shared.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
@@ -30,8 +30,6 @@ _DURATION = re.compile(
 _PLACES = re.compile(r"BYSETPOS=[^;]*")
 _COUNT = re.compile(r"COUNT=(\d+)", re.ASCII)
 _UNTIL = re.compile(r"(?<=UNTIL=)(\d{8})T\d{6}Z", re.ASCII)
-# Without a zone an UNTIL is taken where the date is first.
-_FIRST_PLACE = "Etc/GMT-14"
 
 
 class Holidays:
@@ -155,11 +153,11 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
 
 
 def _last_date(until: str, name: str) -> str:
-    """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all."""
+    """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all places."""
     from shared.zonenames import find
 
     try:
-        return f"{shown(datetime.fromisoformat(until), zone(find(name) or _FIRST_PLACE)):%Y%m%d}"
+        return f"{shown(datetime.fromisoformat(until), zone(find(name) or FIRST_PLACE)):%Y%m%d}"
     except OverflowError:  # the end of the calendar: without end
         return until[:8]
     except ValueError:

@@ -6,6 +6,10 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+#: How far clocks are ahead of UTC in the first place of all (Kiritimati), and a zone in which they always are.
+AHEAD = timedelta(hours=14)
+FIRST_PLACE = "Etc/GMT-14"
+
 
 @lru_cache(maxsize=1024)
 def zone(name: str) -> ZoneInfo:

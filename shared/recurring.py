@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Announcement
 from shared.holidays import Holidays
-from shared.localtime import shown, zone
+from shared.localtime import FIRST_PLACE, shown, zone
 from shared.recurrence import Occurrence, Recurrence
-
-#: How far clocks are ahead of UTC in the first place of all (Kiritimati), and a zone in which they always are.
-AHEAD = timedelta(hours=14)
-FIRST_PLACE = "Etc/GMT-14"
 
 
 def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:

@@ -21,7 +21,7 @@ from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.together import together
-from shared.wishes import quiet_until
+from shared.wishes import quiet_until, rule_of
 
 #: The source of digests.
 SOURCE = "/herald/digests"
@@ -36,8 +36,10 @@ KEPT = f"{Rule.DIGEST} "
 
 
 def identity(recipient: str, state: DigestState) -> str:
-    """The id of the last digest as a notification. Numbers begin anew where somebody was forgotten; what was told does
-    not come again."""
+    """The id of the last digest as a notification.
+
+    Numbers begin anew where the recipient's row was removed: so the id also names the first that it tells.
+    """
     return f"{recipient};{state.number};{state.told[0].notification}"
 
 
@@ -65,9 +67,7 @@ async def is_unwanted(
     wants = early.unheld(wants) if digests.asked else wants
     good = {Rule.SEND} if quiet_until(wants, now, place) else {Rule.SEND, Rule.DIGEST}
     found = await together(digests.told, lambda delivery: services.notifications.recent(delivery.notification))
-    return not all(
-        each and early.stands(each, now) and early.rule_of(services, wants, place, now, each) in good for each in found
-    )
+    return not all(each and each.stands(now) and rule_of(services, wants, place, now, each) in good for each in found)
 
 
 async def over(
@@ -109,7 +109,7 @@ async def settle(
     # One that was tried again since, by hand, waits anew.
     over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
-    if len(gone) < len(over):  # it was asked for, and brought what something held
+    if len(gone) < len(over):  # `digest now` also told what is paused, of which `items` has nothing
         async for held in services.waiting.held(tenant, recipient, early.REASONS, MOST):
             gone |= {item.key: item for item in held if item.delivery.identity in over}
     settled = replace(digests, told=())

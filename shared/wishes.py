@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from shared.categories import Category
@@ -11,6 +12,10 @@ from shared.digest_rule import DigestRule
 from shared.preferences import Mode, Preferences
 from shared.quiet import QuietHours
 from shared.states import Rule
+
+if TYPE_CHECKING:
+    from shared.services import Services
+    from shared.store.notifications import Notification
 
 digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
 _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
@@ -21,7 +26,7 @@ def wish(
 ) -> tuple[Rule, datetime | None]:
     """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
 
-    `thread` is the key of its thread, "" for none, and `digest` when digests are sent to who did not choose.
+    `thread` is the key of its thread, "" for none, and `digest` the rule of digests for people who chose none.
     """
     mode = wants.mode(category)
     if mode is Mode.OFF:
@@ -37,6 +42,12 @@ def wish(
     if mode is Mode.DIGEST and (slot := digest_rule(wants.digest or digest).following(now, place, None)):
         return Rule.DIGEST, slot.at
     return Rule.SEND, None
+
+
+def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:
+    """The wish that decides about a notification, for somebody who wants this and lives by the clocks of `place`."""
+    category, digest = services.categories.of(notification.content.category), services.settings.default_digest
+    return wish(wants, category, notification.thread, now=now, place=place, digest=digest)[0]
 
 
 def quiet_until(wants: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:

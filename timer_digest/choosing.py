@@ -9,19 +9,19 @@ from zoneinfo import ZoneInfo
 
 from shared.cards.wording import language
 from shared.digest_rule import DigestRule, Slot
-from shared.early import rule_of, stands, unheld
+from shared.early import unheld
 from shared.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.waiting import Item
 from shared.together import together
-from shared.wishes import digest_rule, quiet_until
-from timer_digest.stories import Case, limited, stories
+from shared.wishes import digest_rule, quiet_until, rule_of
+from timer_digest.stories import Case, Story, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5
-#: Most deliveries that one digest tells; one to a thread of a very long name counts for several (`places`).
+#: Most deliveries that one digest tells.
 MOST_TOLD = 200
 #: How far back a slot is sought that had no digest yet; every rule has one a week.
 LOOK_BACK = timedelta(days=15)
@@ -39,8 +39,8 @@ class Parting:
 class Plan:
     """What is done now: `go` waits no longer, `wait` does until `next_at`, and `tell` is for one digest.
 
-    `more` it leaves to the next, None where they follow at once. `slot` is the one whose digest this is, None for one
-    out of turn, and `next_at` is when the next comes, if one does.
+    `more` is how many are left for the next digest, None where that follows at once. `slot` is the one whose digest
+    this is, None for one out of turn, and `next_at` is when the next comes, if one does.
     """
 
     go: Sequence[Parting]
@@ -96,11 +96,7 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
         wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
     many = sum(each.freed for each in decided) > MOST_ALONE
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
-    ended = await _ended(services, person, [each.case for each in chosen])
-    whole = stories(each.case for each in chosen if each.case.delivery not in ended)
-    told, fit = limited(whole, MOST_TOLD)
-    older = (case.delivery for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
-    ended |= dict.fromkeys(older, DeliveryState.SUPERSEDED)
+    told, fit, ended = await _told(services, person, [each.case for each in chosen])
     stay = {item.delivery for item in wait} | {case.delivery for story in told for case in story}
     go = [Parting(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
     items_of = {each.case.delivery: each.item for each in chosen}
@@ -147,8 +143,19 @@ async def _decided(services: Services, wants: Wants, now: datetime, items: Seque
     return [
         _Decided(item, Case(item.delivery, notification, item.since), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
-        if notification and stands(notification, now)
+        if notification and notification.stands(now)
     ]
+
+
+async def _told(
+    services: Services, person: Person, cases: Sequence[Case]
+) -> tuple[list[Story], int, dict[Delivery, DeliveryState]]:
+    """The stories of these cases, how many of the first one digest tells, and how those end that none tells."""
+    ended = await _ended(services, person, cases)
+    whole = stories(case for case in cases if case.delivery not in ended)
+    told, fit = limited(whole, MOST_TOLD)
+    older = (case.delivery for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
+    return told, fit, ended | dict.fromkeys(older, DeliveryState.SUPERSEDED)
 
 
 async def _ended(services: Services, person: Person, cases: Sequence[Case]) -> dict[Delivery, DeliveryState]:

@@ -40,9 +40,9 @@ LOOK_AGAIN = timedelta(days=1)
 async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
-    # What waits then is in the next one; whatever becomes of this one, it is looked at then at the latest.
-    key = f"{person.tenant};{person.recipient}"
-    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, due.DIGEST, key)
+    # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
+    whose = (person.tenant, person.recipient)
+    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, due.DIGEST, *whose)
     planned = stories(case for _, case in plan.tell)
     count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
@@ -51,8 +51,8 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     told = stories(found)
     if told and len(found) < len(keep):
         count, left, data = _compose(services, person, wants, told, left)
-    if not told:  # others see to all of it at this moment: what else waits is looked at when they have
-        await services.due.put(services.clock(), due.DIGEST, key)
+    if not told:  # another process took all of it: the next minute shows what it left
+        await services.due.put(services.clock(), due.DIGEST, *whose)
         return
     made = replace(
         state,
@@ -63,7 +63,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
         told=_deliveries(told[:count]),
         more=left,
     )
-    await services.waiting.move_digest(person.tenant, person.recipient, made)
+    await services.waiting.move_digest(*whose, made)
     await _post(services, person, made, data)
 
 
@@ -123,7 +123,7 @@ async def _hold(
     services: Services, delivery: Delivery, etag: str, reason: Reason | None, until: datetime, rule: str
 ) -> str:
     now = services.real_time()
-    return await services.deliveries.release(delivery, etag, reason, not_before=until, now=now, rule=rule)
+    return await services.deliveries.put_off(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
 def _compose(

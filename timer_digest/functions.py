@@ -34,10 +34,10 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
 
 @on(blueprint, queues.PEOPLE)
 async def see_to_person(message: func.QueueMessage) -> None:
-    await internal(message, queues.PEOPLE, queues.Person, see_to)
+    await internal(message, queues.PEOPLE, queues.Person, in_turn)
 
 
-async def see_to(stand: Services, person: queues.Person) -> None:
+async def in_turn(stand: Services, person: queues.Person) -> None:
     """Do what the message of a person asks for, when it is its turn in this process."""
     async with _gate:
         await release(stand, person)

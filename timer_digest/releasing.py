@@ -98,7 +98,7 @@ async def _planned(services: Services, person: Person, wants: Wants, state: Dige
     """What to do now with these items; what waits for a later digest is made due then."""
     plan = await choose(services, person, wants, state.last, items)
     if plan.wait and plan.next_at:
-        await services.due.put(plan.next_at, due.DIGEST, f"{person.tenant};{person.recipient}")
+        await services.due.put(plan.next_at, due.DIGEST, person.tenant, person.recipient)
     return plan
 
 

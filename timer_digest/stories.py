@@ -18,7 +18,6 @@ from shared.cards.size import TooLarge
 from shared.categories import Categories
 from shared.queues import Delivery
 from shared.store.notifications import Notification
-from shared.store.waiting import places
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,7 @@ class Case:
     @property
     def thread(self) -> str:
         """The key of its thread, "" for none."""
-        thread = self.notification.content.thread
-        return thread.key if thread else ""
+        return self.notification.thread
 
 
 Story = Sequence[Case]
@@ -60,10 +58,9 @@ def by_thread(cases: Iterable[Case]) -> list[Story]:
 
 
 def limited(told: Iterable[Story], most: int) -> tuple[list[Story], int]:
-    """The newest of each story that go into `most` places (`places`), and how many of the first stories do together."""
-    cut = [story[: max(1, most // places(story[0].delivery))] for story in told]
-    taken = accumulate(len(story) * places(story[0].delivery) for story in cut)
-    return cut, sum(so_far <= most for so_far in taken)
+    """The `most` newest of each story, and how many of the first stories are at most so many together."""
+    cut = [story[:most] for story in told]
+    return cut, sum(so_far <= most for so_far in accumulate(map(len, cut)))
 
 
 def compose(

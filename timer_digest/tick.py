@@ -65,15 +65,15 @@ async def _try(services: Services, waking: Waking, turns: Counter[str]) -> bool:
 
 async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:
     """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
-    queues, key = services.queues, waking.key
+    queues = services.queues
     if waking.kind == due.NOTIFICATION:
-        await queues.expand(Expansion(key, 0))
+        await queues.expand(Expansion(waking.named[0], 0))
     elif waking.kind == due.WATCH:
-        await queues.sweep(Sweep(key, Task.WATCH, ""))
+        await queues.sweep(Sweep(waking.named[0], Task.WATCH, ""))
     elif waking.kind == due.OCCURRENCE:
-        await announce(services, *key.split(";", 1))
+        await announce(services, *waking.named)
     elif waking.kind in (due.RELEASE, due.DIGEST):
-        tenant, recipient = key.split(";", 1)
+        tenant, recipient = waking.named
         delay = 0
         if waking.kind == due.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate

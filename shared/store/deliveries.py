@@ -121,7 +121,7 @@ class Deliveries:
                 raise
             return found[1]
 
-    async def release(
+    async def put_off(
         self,
         message: Delivery,
         etag: str,

@@ -8,7 +8,7 @@ is stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,20 +16,20 @@ from shared.store import keys
 from shared.store.table import Row, Table, etag_of
 
 VERSION = 1
-#: Kinds of what wakes, and what their keys name.
+#: Kinds of what wakes, and what they name.
 NOTIFICATION = "notification"  #: list the recipients of the notification of this key
 WATCH = "watch"  #: look whether the notification of this key stands still
-RELEASE = "release"  #: let go what waited for a recipient until now: tenant and recipient, with ";" between
+RELEASE = "release"  #: let go what waited for a recipient until now: tenant, recipient
 DIGEST = "digest"  #: the same, and send their digest
-OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant and name, with ";" between
+OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant, name
 
 
 @dataclass(frozen=True, slots=True)
 class Waking:
-    """What is to wake at `minute` (UTC): `kind` says what `key` names; `partition`, `row` and `etag` are its row's."""
+    """What is to wake at `minute` (UTC): `named`, of this `kind`; `partition`, `row` and `etag` are its row's."""
 
     kind: str
-    key: str
+    named: Sequence[str]
     minute: datetime
     partition: str
     row: str
@@ -40,8 +40,9 @@ class Due:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def put(self, at: datetime, kind: str, key: str) -> None:
-        """Wake `key` in the first minute that begins at or after `at`; the same again changes nothing."""
+    async def put(self, at: datetime, kind: str, *named: str) -> None:
+        """Wake what is named in the first minute that begins at or after `at`; the same again changes nothing."""
+        key = ";".join(named)
         minute = at.astimezone(UTC) + timedelta(seconds=59, microseconds=999_999)
         partition = f"{minute:%Y-%m-%dT%H:%M};{keys.shard(key)}"
         await self._table.put(
@@ -49,7 +50,7 @@ class Due:
         )
 
     async def until(self, now: datetime, size: int) -> AsyncIterator[list[Waking]]:
-        """All that are due at `now`, oldest minute first, `size` at a time; what stays there is passed over once."""
+        """All that are due at `now`, oldest minute first, `size` at a time, each once, also where it is not removed."""
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
         async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size):
             yield [_waking(row) for row in rows]
@@ -66,4 +67,4 @@ def _waking(row: Row) -> Waking:
     partition, kind = row["PartitionKey"], row["RowKey"].split(";", 1)[0]
     minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
     # The whole key is a column, as it may be too long for a row's, or hold what that may not.
-    return Waking(kind, row["key"], minute, partition, row["RowKey"], etag_of(row))
+    return Waking(kind, row["key"].split(";", 1), minute, partition, row["RowKey"], etag_of(row))

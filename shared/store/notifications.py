@@ -78,6 +78,15 @@ class Notification:
     def urgent(self) -> bool:
         return self.content.priority == "urgent"
 
+    @property
+    def thread(self) -> str:
+        """The key of its thread, "" for none."""
+        return self.content.thread.key if self.content.thread else ""
+
+    def stands(self, now: datetime) -> bool:
+        """Whether there is something to tell of it at `now`: it is neither called off nor has it expired."""
+        return self.state is not NotificationState.CANCELLED and not (self.expires and self.expires <= now)
+
 
 def notification_key(tenant: str, source: str, identifier: str) -> str:
     """The key under which a notification is stored: 64 hex digits."""

@@ -1,8 +1,8 @@
 """Table Waiting: deliveries that wait for a person: for the end of a pause or of quiet hours, their hour, or a digest.
 
-A partition is that of one whose wishes count: its items in the order in which their notifications began, and one row
-that says how far the digests are. What goes to a thread of a channel waits with the channel. An item that is put again
-has a new ETag, so that whoever read it before does not remove it.
+There is a partition for each person, chat or channel: its items in the order in which their notifications began, and
+one row that says how far the digests are. What goes to a thread of a channel waits with the channel. An item that is
+put again has a new ETag, so that whoever read it before does not remove it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from shared.teams.ids import channel_of
 
 VERSION = 1
 _DIGEST = "~digest"
-# A line of what a digest tells has up to 120 characters beside the name of a thread, and 200 such places are to be
-# in one property, of 32 Ki characters ("Understanding the Table service data model", REST reference).
-_PLACE = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +148,7 @@ class Waiting:
     async def move_digest(self, tenant: str, recipient: str, state: DigestState, over: Sequence[Item] = ()) -> str:
         """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`.
 
-        `over` are removed before, or with it, as by `done`.
+        The items `over` are removed too, as by `done`, in the same transaction where that is possible.
         """
         partition = _partition(tenant, recipient)
         row = {
@@ -162,6 +159,7 @@ class Waiting:
             "last": _text(state.last),
             "before": _text(state.before),
             "asked": state.asked,
+            # 200 lines of up to 162 characters: a column holds 32 Ki ("Understanding the Table service data model").
             "told": "\n".join(map(_line, state.told)),
             "more": "" if state.more is None else str(state.more),
         }
@@ -171,12 +169,6 @@ class Waiting:
                 return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]
         await self.done(tenant, recipient, over)
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
-
-
-def places(delivery: Delivery) -> int:
-    """How many of the 200 places that a digest has for what it tells a delivery takes: 1, and more where it goes to a
-    thread of a long name, such as Teams has none."""
-    return 1 + len(quote(_thread(delivery), safe="")) // _PLACE
 
 
 def item_key(began: datetime, delivery: Delivery) -> str:

@@ -151,6 +151,15 @@ def test_an_unknown_zone_is_answered_with_what_is_taken_and_what_may_be_meant(na
         assert all(taken in said for taken in (repr(name), nearest, "IANA", "Windows", "(recipient, in lower case,"))
 
 
+@pytest.mark.parametrize("message", ["", "a/b", "é", "x" * 33])
+def test_a_thread_is_named_by_the_id_of_a_message(message: str) -> None:
+    recipient = {"conversation": f"19:channel@thread.tacv2;messageid={message}"}
+    [(pointer, said)] = faults(DATA | {"recipients": [recipient]}).items()
+    assert pointer.startswith("/recipients/0")
+    assert "the id of a message" in said
+    read(body(DATA | {"recipients": [{"conversation": "19:channel@thread.tacv2;messageid=1700000000000"}]}))
+
+
 AT_NINE: dict[str, Any] = {"at": "2026-12-01T09:00", "timeZone": "recipient"}
 DAILY: dict[str, Any] = {"rule": "0 9 * * *", "notification": DATA}
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.contract import RECIPIENT, Announcement
-from shared.localtime import zone
-from shared.recurring import AHEAD, FIRST_PLACE, coming, following, place_of
+from shared.localtime import AHEAD, FIRST_PLACE, zone
+from shared.recurring import coming, following, place_of
 from tests.shared.clockchanges import ALL, ZONES
 from tests.shared.effort import calls
 

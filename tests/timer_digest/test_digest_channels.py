@@ -82,32 +82,17 @@ async def test_what_goes_to_a_thread_is_in_the_digest_of_its_channel(timed: Hera
     assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
 
 
-async def test_a_thread_of_any_name_waits_and_is_told(timed: Herald) -> None:
+async def test_two_hundred_threads_of_a_channel_are_told_in_one_digest(timed: Herald) -> None:
     channel, _ = await channel_with_a_thread(timed, categories={"builds": Mode.DIGEST})
-    odd = [f"{channel[2:]};messageid={name}" for name in ("a/b#c?d", "1\u20282;3", "%2F" + "/" * 150)]
-    asked = await timed.ask(*({"conversation": each} for each in odd))
-    await timed.send()
-    await go_to(timed, "2026-11-24T09:01")
-    assert await timed.counts(asked) == {"digested": 3}
-    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
-
-
-async def test_threads_of_long_names_are_told_in_several_digests(timed: Herald) -> None:
-    channel, _ = await channel_with_a_thread(timed, categories={"builds": Mode.DIGEST})
-    longest = 256 - len(f"{channel[2:]};messageid=00")
-    threads = [f"{channel[2:]};messageid={number:02}" + "é" * longest for number in range(20)]
+    threads = [f"{channel[2:]};messageid={number:032}" for number in range(201)]
     asked = await timed.ask(*({"conversation": each} for each in threads))
-    again = await timed.ask({"conversation": threads[0]}, thread={"key": "deploy"})
+    await timed.expand(asked)
     await timed.send()
     await go_to(timed, "2026-11-24T09:01")
-    counts = await timed.counts(asked)
-    assert counts["digested"] + counts["open"] == 20
-    assert counts["open"]
-    [_, digest] = await timed.received()
-    assert f"… and {counts['open']} more, in the next digest. **digest now** sends them at once." in texts(digest)
+    assert await timed.counts(asked) == {"digested": 200, "open": 1}
     await go_to(timed, "2026-11-25T09:01")
-    await go_to(timed, "2026-11-26T09:01")
-    assert [await timed.counts(each) for each in (asked, again)] == [{"digested": 20}, {"digested": 1}]
+    assert await timed.counts(asked) == {"digested": 201}
+    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
 
 
 async def test_the_same_thread_key_in_two_places_is_two_threads(timed: Herald) -> None:

@@ -23,5 +23,5 @@ async def test_only_so_many_people_are_seen_to_at_once(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(functions, "release", release)
     person = Person("t", "u:1", Task.RELEASE)
-    await asyncio.gather(*(functions.see_to(None, person) for _ in range(50)))  # type: ignore[arg-type]
+    await asyncio.gather(*(functions.in_turn(None, person) for _ in range(50)))  # type: ignore[arg-type]
     assert most == functions.AT_ONCE

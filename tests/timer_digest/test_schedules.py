@@ -361,8 +361,8 @@ async def end_of_story(herald: Herald, name: str, seen: Counter[str]) -> None:
     await herald.send()
     assert Counter(title for title in await titles(herald) if title.endswith(name)) == seen
     assert (await stored(herald, name)).occurrence == "2026-11-24T09:00"
-    wakes = [each.key async for page in herald.services.due.until(NINE + DAY, 100) for each in page]
-    assert f"{herald.tenant};{name}" in wakes
+    wakes = [list(each.named) async for page in herald.services.due.until(NINE + DAY, 100) for each in page]
+    assert [herald.tenant, name] in wakes
     await order(herald, "deleteSchedule", name)
     await order(herald, "deleteSchedule", f"{name} own")
     assert await herald.dead_letters() == []
