@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
-from shared.store.transaction import submit
+from shared.store.writes import Refusal, write
 from shared.together import together
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ BATCH = 100
 PAGE = 1000
 
 Row = Mapping[str, Any]
-#: What a batch does with a row: insert it, merge it where its ETag still is the given one, or remove it, with an ETag
-#: only where it still has that.
-Operation = tuple[Literal["create", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
+#: What is done with a row: insert it, write it in the place of any that there is, merge it where its ETag still is the
+#: given one, or remove it, with an ETag only where it still has that.
+Operation = tuple[Literal["create", "put", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
 
 
 class Conflict(Exception):
@@ -67,30 +66,25 @@ class Table:
 
     async def insert(self, row: Row) -> str:
         """Add the row and return its ETag; `Conflict` where there is one."""
-        try:
-            return str((await self._client.create_entity(row))["etag"])
-        except ResourceExistsError:
-            raise Conflict from None
+        return (await self._do([("create", row)]))[0]
 
     async def merge(self, row: Row, etag: str) -> str:
         """Change the given columns where the row still has this ETag, and return the new one; else `Conflict`."""
-        try:
-            answer = await self._client.update_entity(row, etag=etag, match_condition=MatchConditions.IfNotModified)
-        except (ResourceModifiedError, ResourceNotFoundError):
-            raise Conflict from None
-        return str(answer["etag"])
+        return (await self._do([("update", row, etag)]))[0]
 
     async def put(self, row: Row) -> None:
         """Write the row, in the place of any that there is."""
-        await self._client.upsert_entity(row, mode="replace")
+        await self._do([("put", row)])
 
     async def delete(self, partition: str, row: str, etag: str = "") -> None:
         """Remove the row, where it exists; with an ETag only the row that still has it, else raises `Conflict`."""
-        match = MatchConditions.IfNotModified if etag else None
         try:
-            await self._client.delete_entity(partition, row, etag=etag or None, match_condition=match)
-        except ResourceModifiedError:
-            raise Conflict from None
+            await write(self._client, [removal(partition, row, etag)])
+        except Refusal as refusal:
+            if not _is_conflict(refusal):
+                raise
+            if refusal.status_code != 404:
+                raise Conflict from None
 
     async def clear(self, partition: str, rows: Mapping[str, str]) -> None:
         """Remove the rows of these keys, each where it exists and has its ETag ("" for any): in few transactions."""
@@ -111,10 +105,13 @@ class Table:
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         """Do up to 100 operations on one partition, all or none; returns the ETags, or raises `Conflict`."""
+        return await self._do(operations)
+
+    async def _do(self, operations: Sequence[Operation]) -> list[str]:
         try:
-            return await submit(self._client, operations)
-        except HttpResponseError as error:
-            if error.status_code in (404, 409, 412):
+            return await write(self._client, operations)
+        except Refusal as refusal:
+            if _is_conflict(refusal):
                 raise Conflict from None
             raise
 
@@ -138,3 +135,7 @@ class Table:
         ).by_page()
         async for page in pages:
             yield [row async for row in page]
+
+
+def _is_conflict(refusal: Refusal) -> bool:
+    return refusal.status_code in (404, 409, 412) and refusal.code != "TableNotFound"

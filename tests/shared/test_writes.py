@@ -1,4 +1,4 @@
-"""A transaction does what the SDK does with the same rows, and all of it or nothing."""
+"""Rows are written as the SDK writes them, one by one or in a transaction: then all of them, or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from azure.data.tables.aio import TableClient
 
 from shared.storage import open_storage
 from shared.store.table import Conflict, Operation, Row, Table
-from shared.store.transaction import submit
+from shared.store.writes import Refusal, write
 
 #: Nothing in it may be taken for the text around it, and each type is there, at its limits.
 TEXTS = {
@@ -45,8 +45,12 @@ class Rows(Table):
 
     async def refusal(self, *operations: Operation) -> HttpResponseError:
         with pytest.raises(HttpResponseError) as refused:
-            await submit(self._client, operations)
+            await write(self._client, operations)
         return refused.value
+
+
+def row(partition: str, key: str, **columns: object) -> Row:
+    return {"PartitionKey": partition, "RowKey": key, **columns}
 
 
 @pytest.fixture
@@ -58,19 +62,52 @@ async def rows(connection: str) -> AsyncIterator[Rows]:
         yield table
 
 
-def row(partition: str, key: str, **columns: object) -> Row:
-    return {"PartitionKey": partition, "RowKey": key, **columns}
-
-
 async def test_rows_are_as_if_the_sdk_had_written_them(rows: Rows) -> None:
+    columns = {**TEXTS, **TYPES, "left_out": None}
     for partition in KEYS:
-        columns = {**TEXTS, **TYPES, "left_out": None}
+        for key in KEYS:
+            await rows._client.create_entity(row(partition, key, **columns))
+        by_sdk = await rows.there(partition)
+        await rows.clear(partition, dict.fromkeys(KEYS, ""))
+        etags = [await rows.insert(row(partition, key, **columns)) for key in KEYS]
+        assert [(await rows.get(partition, key) or ((), ""))[1] for key in KEYS] == etags
+        assert await rows.there(partition) == by_sdk
+        await rows.clear(partition, dict(zip(KEYS, etags, strict=True)))
+        assert await rows.there(partition) == {}
         etags = await rows.batch([("create", row(partition, key, **columns)) for key in KEYS])
         assert [(await rows.get(partition, key) or ((), ""))[1] for key in KEYS] == etags
-        for key in KEYS:
-            await rows.insert(row(partition + "2", key, **columns))
-        by_sdk = {key: {**each, "PartitionKey": partition} for key, each in (await rows.there(partition + "2")).items()}
         assert await rows.there(partition) == by_sdk
+
+
+@pytest.mark.parametrize("key", KEYS)
+async def test_one_row_goes_the_same_way_as_several(rows: Rows, key: str) -> None:
+    first = await rows.insert(row("it's", key, a=1, b="x"))
+    with pytest.raises(Conflict):
+        await rows.insert(row("it's", key))
+    second = await rows.merge(row("it's", key, a=2), first)
+    with pytest.raises(Conflict):
+        await rows.merge(row("it's", key, a=3), first)
+    there = (await rows.there("it's"))[key]
+    assert (there["a"], there["b"]) == (2, "x")
+    await rows.put(row("it's", key, c=True))
+    assert (await rows.there("it's"))[key] == row("it's", key, c=True)
+    with pytest.raises(Conflict):
+        await rows.delete("it's", key, second)
+    await rows.delete("it's", key)
+    assert await rows.there("it's") == {}
+    await rows.delete("it's", key)
+    await rows.delete("it's", key, second)
+    with pytest.raises(Conflict):
+        await rows.merge(row("it's", key, a=4), second)
+
+
+async def test_a_table_that_is_not_there_is_no_conflict(connection: str) -> None:
+    queues, tables = open_storage({"AzureWebJobsStorage": connection})
+    async with queues, tables:
+        table = Table(tables.get_table_client("Nowhere"))
+        for operations in ([("create", row("p", "k"))], [("create", row("p", "k")), ("create", row("p", "l"))]):
+            with pytest.raises(Refusal, match="404 TableNotFound"):
+                await table.batch(operations)  # type: ignore[arg-type]
 
 
 async def test_a_merge_keeps_the_other_columns_and_answers_with_the_new_etag(rows: Rows) -> None:
@@ -132,7 +169,7 @@ async def test_who_may_not_write_is_told_by_the_status(connection: str) -> None:
     queues, tables = open_storage({"AzureWebJobsStorage": other})
     async with queues, tables:
         with pytest.raises(HttpResponseError) as refused:
-            await submit(tables.get_table_client("Rows"), [("create", row("p", "k"))])
+            await write(tables.get_table_client("Rows"), [("create", row("p", "k"))])
     assert refused.value.status_code == 403
 
 
@@ -145,6 +182,9 @@ BUSY = (
     "--changesetresponse_1--\r\n--batchresponse_1--\r\n"
 )
 DONE = BUSY.replace("503 Service Unavailable", "204 No Content").replace("Content-Type: application/json", "ETag: W/1")
+_PART = DONE.partition("--changesetresponse_1\r\n")[2].partition("--changesetresponse_1--")[0]
+BOTH = DONE.replace(_PART, f"{_PART}--changesetresponse_1\r\n{_PART}")
+TWO: Sequence[Operation] = [("create", row("p", "k")), ("create", row("p", "l"))]
 
 Answered = Callable[..., Awaitable[TableClient]]
 
@@ -175,17 +215,19 @@ async def answered() -> AsyncIterator[Answered]:
 async def test_what_storage_was_too_busy_for_is_tried_again(
     answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.store.transaction.PAUSES", (0.0, 0.0))
-    client = await answered(BUSY, BUSY, DONE)
-    assert await submit(client, [("create", row("p", "k"))]) == ["W/1"]
+    monkeypatch.setattr("shared.store.writes.PAUSES", (0.0, 0.0))
+    client = await answered(BUSY, BUSY, BOTH)
+    assert await write(client, TWO) == ["W/1", "W/1"]
 
 
-@pytest.mark.parametrize(("answer", "status"), [(BUSY, 503), ("", None), (DONE.replace("HTTP/1.1", "HTTP"), None)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [(BUSY, 503), ("", None), (DONE, None), (BOTH.replace("HTTP/1.1", "HTTP"), None)]
+)
 async def test_what_was_not_done_in_the_end_is_never_taken_for_done(
     answered: Answered, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.store.transaction.PAUSES", (0.0,))
+    monkeypatch.setattr("shared.store.writes.PAUSES", (0.0,))
     client = await answered(answer)
     with pytest.raises(HttpResponseError) as refused:
-        await submit(client, [("create", row("p", "k"))])
+        await write(client, TWO)
     assert refused.value.status_code == status
