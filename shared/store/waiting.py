@@ -202,8 +202,8 @@ def _digest(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
         last=_date(row["last"]),
-        before=_date(row["before"]),
-        asked=row["asked"],
+        before=_date(row.get("before", "")),  # rows of the version before have neither
+        asked=row.get("asked", False),
         told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
         more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),
