@@ -14,7 +14,7 @@ from local.send import PLAYGROUND, QUEUE, event, put
 from shared import settings
 from shared.queues import Delivery
 from shared.services import Services, open_services
-from shared.states import DeliveryState
+from shared.states import DeliveryState, Reason
 from shared.storage import CONNECTION, open_storage
 from shared.store.conversations import Kind
 from shared.store.deliveries import State
@@ -26,6 +26,9 @@ DEADLINE = 60.0
 LOOK, WATCH = 0.05, 0.5
 #: Where the card leads.
 MANUAL = "https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages"
+
+#: Why the person of the chat may not be told at once: what they chose before is still stored.
+WISHES = (Reason.OPTED_OUT, Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST)
 
 TENANT: str = PLAYGROUND["tenantId"]
 PERSON: str = PLAYGROUND["currentUser"]["aadObjectId"]
@@ -83,9 +86,13 @@ async def _go(playground_url: str, connection_string: str, services: Services, p
         progress(f"Accepted                             notification {key}")
 
         delivery = Delivery(key, "0", f"u:{PERSON}", "", 0)
-        ended = await _until(lambda: services.deliveries.get(delivery), _is_final)
-        if ended.state is not DeliveryState.SENT:
-            raise Failed(f"the delivery is {ended.state}{f' ({ended.reason})' if ended.reason else ''}")
+        found = await _until(lambda: services.deliveries.get(delivery), _is_decided)
+        if found.reason in WISHES:
+            what = f"it is {found.state} ({found.reason}), as what was stored says that she wants"
+            progress(f"Not shown to {PLAYGROUND['currentUser']['name']}: {what}")
+            return
+        if found.state is not DeliveryState.SENT:
+            raise Failed(f"the delivery is {found.state}{f' ({found.reason})' if found.reason else ''}")
         arrived = await _logged(log, "message", containing=message["id"])
         progress(f"Delivered, seen in the Playground    message {arrived['messageId']}")
 
@@ -114,8 +121,8 @@ async def _until(look: Callable[[], Awaitable[T | None]], wanted: Callable[[T | 
         await asyncio.sleep(LOOK)
 
 
-def _is_final(delivery: State | None) -> bool:
-    return delivery is not None and delivery.state.final
+def _is_decided(delivery: State | None) -> bool:
+    return delivery is not None and (delivery.state.final or delivery.reason in WISHES)
 
 
 def _content() -> dict[str, Any]:

@@ -83,7 +83,7 @@ def main() -> int:
         reason = str(error).splitlines()[0]
         print(f"Nothing was sent: is `python dev.py up` running? ({reason})", file=sys.stderr)
         return 1
-    print(f"On the queue {QUEUE}: {message['id']}")
+    print(f"On the queue {QUEUE}: {message['id']} (what is refused is told in table HeraldDeadLetters, and in the log)")
     return 0
 
 

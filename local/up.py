@@ -74,13 +74,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--azurite-ports", type=int, nargs=3, default=AZURITE_PORTS, metavar="N", help="ports of blob, queue and table"
     )
-    parser.add_argument("--data", type=Path, default=ROOT / ".local" / "azurite", help="folder of what Azurite keeps")
+    parser.add_argument(
+        "--data", type=Path, help="folder of what Azurite keeps (default: .local/azurite; with --clock nothing is kept)"
+    )
     parser.add_argument("--clock", metavar="TIME", help="let it be this time for schedules: 2027-03-28T00:55Z")
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="and let it go so many times as fast")
     parser.add_argument("--logs", type=Path, default=ROOT / ".local" / "log", help="folder of the logs")
     options = parser.parse_args()
     if options.speed != 1 and not options.clock:
         options.clock = clock.real_time().isoformat(timespec="seconds")
+    # What was stored at one time makes no sense at another: digests would be late by years, or come too soon.
+    options.data = options.data or (None if options.clock else ROOT / ".local" / "azurite")
     if options.clock:
         try:
             clock.moved(clock.setting(options.clock, options.speed))

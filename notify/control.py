@@ -13,7 +13,7 @@ import orjson
 
 from notify.arranging import arrange
 from notify.form import check_form
-from notify.planning import planned
+from notify.planning import check_expiry, planned
 from notify.progress import finish, sweep, watch
 from notify.redriving import list_again, reopen
 from shared.contract import (
@@ -123,6 +123,7 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
     """Send what waits for its time at another; raises `Refused` where it has begun."""
     now = services.clock()
     plan = planned(schedule, services.settings.default_time_zone, now)
+    check_expiry(plan, notification.expires, f"{inside}/schedule/at")
     state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
 
     def moved(known: Notification) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from notify.control import control
 from notify.expansion import expand
 from notify.form import check_form
-from notify.planning import planned
+from notify.planning import check_expiry, planned
 from shared.acceptance import accept, shards
 from shared.contract import Command, Fault, Refused, Request, inside, read
 from shared.queues import NOTIFICATIONS, Expansion
@@ -47,6 +47,7 @@ async def take_in(services: Services, body: bytes, message_id: str) -> None:
 
 async def _store(services: Services, request: Request, tenant: str, identifier: str, now: datetime) -> None:
     plan = planned(request.notification.schedule, services.settings.default_time_zone, now)
+    check_expiry(plan, request.expires_at, f"{inside(request)}/schedule/at")
     state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
     new = Notification(
         key=notification_key(tenant, request.source, identifier),

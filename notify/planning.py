@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.contract import RECIPIENT, Schedule
+from shared.contract import RECIPIENT, Fault, Refused, Schedule
 from shared.localtime import AHEAD, instant, zone
 
 
@@ -29,6 +29,12 @@ def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> Pla
         return _in(schedule, zone(schedule.time_zone or default_zone), told)
     begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - AHEAD
     return Plan(begins if begins >= told else None)
+
+
+def check_expiry(plan: Plan, expires: datetime | None, pointer: str) -> None:
+    """Raises `Refused`, with a pointer to the time, where all of it would have expired before that is reached."""
+    if plan.due and expires and expires <= plan.due:
+        raise Refused("invalid", [Fault(pointer, f"is not before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
 
 
 def in_zone(schedule: Schedule | None, place: ZoneInfo, told: datetime) -> Plan:

@@ -105,10 +105,13 @@ def _conversation(text: str) -> str:
 def _wall_time(text: str) -> str:
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("must be a wall time, such as 2026-12-01T09:00") from None
-    if parsed.tzinfo is not None or "T" not in text:
+    except ValueError as error:
+        why = "" if "isoformat" in str(error) else f": {error}"
+        raise ValueError(f"must be a wall time, such as 2026-12-01T09:00{why}") from None
+    if parsed.tzinfo is not None:
         raise ValueError("must be a wall time without an offset, such as 2026-12-01T09:00; the zone is timeZone")
+    if "T" not in text:
+        raise ValueError("must be a date with a time of day, such as 2026-12-01T09:00")
     _near(parsed)
     return text
 
@@ -118,6 +121,8 @@ def _near(time: datetime) -> datetime:
         raise ValueError("must be in the years 2000 to 9000")  # the ends of the calendar overflow in other zones
     return time
 
+
+_INSTANT = "must be a time with an offset, such as 2026-12-01T09:00:00Z"
 
 M = TypeVar("M", bound=BaseModel)
 WebLink = Annotated[Text, AfterValidator(_web_link)]
@@ -553,6 +558,19 @@ def canonical(data: Any) -> bytes:
     return text
 
 
+#: What is said of a fault instead of pydantic's own words, by its type.
+_SAID = {
+    "extra_forbidden": "is no field here",
+    "missing": "is required",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "datetime_parsing": _INSTANT,
+    "datetime_from_date_parsing": _INSTANT,
+    "datetime_object_invalid": _INSTANT,
+    "timezone_aware": _INSTANT,
+}
+
+
 def _validated(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
@@ -563,4 +581,17 @@ def _validated(model: type[M], value: Any) -> M:
 def _fault(item: Any) -> Fault:
     path = [str(part) for part in item["loc"] if not str(part).startswith("<")]
     escaped = (part.replace("~", "~0").replace("/", "~1") for part in path)
-    return Fault("".join(f"/{part}" for part in escaped), item["msg"].removeprefix("Value error, "))
+    said = _SAID.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden" and (meant := _likest(path[-1])):
+        said += f"; did you mean {meant}?"
+    return Fault("".join(f"/{part}" for part in escaped), said)
+
+
+def _likest(name: str) -> str:
+    """The name of a field that is most like this one, "" for none."""
+    from difflib import get_close_matches
+
+    models = (CloudEvent, BareNotification, Content, Schedule, Thread, Announcement, BareCommand, Target)
+    names = {field.alias or name: None for model in models for name, field in model.model_fields.items()}
+    by_letters = {each.casefold(): each for each in names}
+    return next((by_letters[each] for each in get_close_matches(name.casefold(), by_letters, n=1)), "")

@@ -51,6 +51,8 @@ def _refuse_long(length: timedelta) -> None:
 def _day_and_time(words: str, here: datetime) -> tuple[date, time]:
     match words.split():
         case [at] if at[0].isdigit() and "-" not in at:
+            if not {":", "."} & set(at):
+                raise ValueError(f"a pause is {FORMS}")
             later = clock(at) > here.time()
             return here.date() if later else here.date() + _DAY, clock(at)
         case [day]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from shared.categories import Category
 from shared.digest_rule import DigestRule
-from shared.preferences import Mode, Preferences
+from shared.preferences import FOREVER, Mode, Preferences
 from shared.quiet import QuietHours
 from shared.states import Rule
 
@@ -48,6 +48,15 @@ def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: dateti
     """The wish that decides about a notification, for somebody who wants this and lives by the clocks of `place`."""
     category, digest = services.categories.of(notification.content.category), services.settings.default_digest
     return wish(wants, category, notification.thread, now=now, place=place, digest=digest)[0]
+
+
+def next_digest(wants: Preferences, digest: str, now: datetime, place: ZoneInfo, last: date | None) -> datetime | None:
+    """When the next digest comes after `now`, None where that cannot be said; `last` is the local date of the one
+    before."""
+    slot = digest_rule(wants.digest or digest).following(now, place, last)
+    if slot is None or wants.stopped or wants.paused_until == FOREVER:
+        return None
+    return max(quiet_until(wants, slot.at, place) or slot.at, wants.paused_until or slot.at)
 
 
 def quiet_until(wants: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:

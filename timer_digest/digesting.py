@@ -130,7 +130,8 @@ def _compose(
     services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int | None
 ) -> tuple[int, int | None, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
-    return compose(told, recipient, wants.place, wants.tongue, more, categories=services.categories, limit=limit)
+    place, tongue, held = wants.place, wants.tongue, not wants.rule.days
+    return compose(told, recipient, place, tongue, more, held=held, categories=services.categories, limit=limit)
 
 
 async def _post_again(services: Services, person: Person, state: DigestState) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -115,6 +116,13 @@ def _announcement(body: bytes) -> Announcement:
     return command.announcement
 
 
+def _as_reader(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The settings for who only reads, wherever that is: without an app id, too."""
+    hosted = ("WEBSITE_SITE_NAME", "CONTAINER_NAME")
+    told = {name: value for name, value in environ.items() if name.upper() not in hosted}
+    return told | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -124,6 +132,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST}, and not {text!r}")
     return int(text)
+
+
+def _object_id(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an Entra object id (a UUID), and not {text!r}") from None
 
 
 def _instant(text: str) -> datetime:
@@ -143,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the command `schedule`, or its announcement alone, in JSON")
     parser.add_argument("--count", type=_count, default=5, help="how many times (default: 5)")
     parser.add_argument("--zone", action="append", default=[], help="where people are; may be said several times")
-    parser.add_argument("--person", action="append", default=[], help="an Entra object id; may be said several times")
+    person = "an Entra object id; may be said several times"
+    parser.add_argument("--person", type=_object_id, action="append", default=[], help=person)
     parser.add_argument("--tenant", help="their tenant, where HERALD_ALLOWED_TENANTS names several")
     after = "from when on, in ISO 8601; what names no offset is in UTC (default: now)"
     parser.add_argument("--after", type=_instant, help=after)
@@ -154,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         announcement = _announcement(options.file.read_bytes())
         own = announcement.time_zone or default_zone
         if options.person:
-            settings = load()
+            settings = load(_as_reader(os.environ))
             tenant = options.tenant or (min(settings.tenants) if len(settings.tenants) == 1 else "")
             if not tenant:
                 parser.error("--tenant is required: HERALD_ALLOWED_TENANTS names several, or none")

@@ -70,6 +70,7 @@ def compose(
     tongue: str,
     more: int | None,
     *,
+    held: bool,
     categories: Categories,
     limit: int,
 ) -> tuple[int, int | None, bytes]:
@@ -77,7 +78,7 @@ def compose(
     next, and the digest, as a notification's `data`.
 
     Times are those of `place`, and `tongue` is the language. `more` deliveries wait for the next digest anyway; with
-    None nothing is said of what is left.
+    None nothing is said of what is left. `held` is as in `shared.cards.digest.draw`.
     """
     lines = [_line(story, categories) for story in told]
 
@@ -89,7 +90,7 @@ def compose(
         whole = {
             "recipients": [who],
             "category": outbox.CATEGORY,
-            "card": draw(lines[:count], place, tongue, left(count) or 0),
+            "card": draw(lines[:count], place, tongue, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 

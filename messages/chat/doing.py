@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,7 @@ from shared.queues import Person, Task
 from shared.quiet import QuietHours
 from shared.services import Services
 from shared.store.conversations import Kind
+from shared.wishes import next_digest
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
 LONGEST_TOPIC = 100
@@ -135,6 +137,7 @@ async def _status(turn: Turn) -> Reply:
         place=turn.zone_of(wants),
         place_from=turn.zone_from(wants),
         digest=services.settings.default_digest,
+        next_digest=await _next_digest(turn, wants),
         waiting=len(items),
         more=len(items) == MOST_COUNTED,
     )
@@ -231,13 +234,25 @@ async def _digest(turn: Turn) -> Reply:
     if turn.argument.casefold() == "now":
         return await _digest_now(turn)
     if turn.argument:
-        rule = str(_read(DigestRule.parse, turn.argument))
+        try:
+            rule = str(DigestRule.parse(turn.argument))
+        except ValueError as error:
+            raise Refused(f"{error}; now sends it early. What goes into it is chosen by “preferences”.") from None
         wants = await turn.prefer(lambda old: replace(old, digest=rule))
     else:
         wants = await turn.wants()
-    off = [("", "What is meant for the digest comes at once.")]
     rule = wants.digest or turn.services.settings.default_digest
-    return Reply(f"Digest: {rule}", off if rule == "off" else [_place(turn, wants)])
+    if rule == "off":
+        return Reply("Digest: off", [("", "What is meant for the digest comes at once.")])
+    coming = await _next_digest(turn, wants)
+    following = [("Next", f"{moment(coming, turn.zone_of(wants))}, if something waits for it")] if coming else []
+    return Reply(f"Digest: {rule}", [*following, _place(turn, wants)])
+
+
+async def _next_digest(turn: Turn, wants: Preferences) -> datetime | None:
+    services, place = turn.services, turn.zone_of(wants)
+    last = (await services.waiting.digest(turn.tenant, turn.recipient)).last
+    return next_digest(wants, services.settings.default_digest, services.clock(), place, last)
 
 
 async def _digest_now(turn: Turn) -> Reply:

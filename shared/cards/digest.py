@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cards.parts import block, card, heading
 from shared.cards.replies import one_line
-from shared.cards.wording import moment, plain, say
+from shared.cards.wording import moment, plain, say, unmarked
 
 #: Lines of a category that are shown at once.
 SHOWN = 5
@@ -27,6 +27,9 @@ LONGEST_DETAIL = 120
 LONGEST_NAME = 60
 #: Longest address of a link, in characters; a line with a longer one has none.
 LONGEST_LINK = 500
+
+#: A time stays on one line: with a blank and hyphens at which no line is broken.
+_UNBROKEN = str.maketrans(" -", "\u00a0\u2011")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +48,11 @@ class Line:
     times: int = 1
 
 
-def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0) -> dict[str, Any]:
+def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0, *, held: bool = False) -> dict[str, Any]:
     """The Adaptive Card of these lines in a language, with times as clocks in `place` show them.
 
-    `more` notifications did not fit, and wait for the next digest.
+    `more` notifications did not fit, and wait for the next digest. `held` says that its reader has no digests, and that
+    these were only held together.
     """
     groups: dict[str, list[Line]] = {}
     for line in lines:
@@ -60,33 +64,38 @@ def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0) -> 
         body += _group(f"more{number}", category, found, place, tongue)
     if more:
         body.append(block(say(tongue, "digest.more", count=more), separator=True))
-    how = say(tongue, "digest.how", zone=place.key)
+    how = say(tongue, "digest.held" if held else "digest.how", zone=place.key)
     body.append(block(how, size="Small", isSubtle=True, separator=not more))
-    return card(body) | {"fallbackText": one_line(f"{title}: {', '.join(line.title for line in lines)}", LONGEST_TOAST)}
+    titles = ", ".join(unmarked(line.title) for line in lines)
+    return card(body) | {"fallbackText": one_line(f"{title}: {titles}", LONGEST_TOAST)}
 
 
 def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, tongue: str) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
     named = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
-    drawn = [block(named, weight="Bolder", spacing="Large"), *(_line(line, place, tongue) for line in lines[:SHOWN])]
+    drawn = [
+        block(named, size="Medium", weight="Bolder", spacing="Large"),
+        *(_line(line, place, tongue) for line in lines[:SHOWN]),
+    ]
     rest = [_line(line, place, tongue) for line in lines[SHOWN:]]
     if not rest:
         return drawn
     hidden = {"type": "Container", "id": name, "isVisible": False, "items": rest}
     title = say(tongue, "digest.rest", count=len(rest))
-    toggle = {"type": "Action.ToggleVisibility", "title": title, "targetElements": [name]}
-    return [*drawn, hidden, {"type": "ActionSet", "actions": [toggle]}]
+    button = f"{name}.button"
+    toggle = {"type": "Action.ToggleVisibility", "title": title, "targetElements": [name, button]}
+    return [*drawn, hidden, {"type": "ActionSet", "id": button, "actions": [toggle]}]
 
 
 def _line(line: Line, place: ZoneInfo, tongue: str) -> dict[str, Any]:
-    title: dict[str, Any] = {"type": "TextRun", "text": one_line(line.title, LONGEST_TITLE)}
+    title: dict[str, Any] = {"type": "TextRun", "text": one_line(unmarked(line.title), LONGEST_TITLE)}
     if line.link and len(line.link) <= LONGEST_LINK:
         title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
     urgent = {"type": "TextRun", "text": say(tongue, "digest.urgent"), "color": "Attention", "weight": "Bolder"}
     said = (
-        one_line(line.detail, LONGEST_DETAIL),
+        one_line(unmarked(line.detail), LONGEST_DETAIL),
         say(tongue, "digest.updates", count=line.times) if line.times > 1 else "",
-        moment(line.at, place),
+        moment(line.at, place).translate(_UNBROKEN),
     )
     about = {"type": "TextRun", "text": "".join(f" · {part}" for part in said if part), "isSubtle": True}
     return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, about], "spacing": "Small"}

@@ -96,7 +96,10 @@ def paused(until: datetime, place: ZoneInfo) -> Reply:
 
 def stopped(categories: Categories) -> Reply:
     """What `stop` says: also which categories stay, as they are mandatory."""
-    lines = [("", "Nothing is sent any more but answers to what you write. “start” switches messages on again.")]
+    dropped = "What waited for you is not sent either."
+    lines = [
+        ("", f"Nothing is sent any more but answers to what you write. “start” switches messages on again. {dropped}")
+    ]
     if stays := mandatory(categories):
         lines.append(("Mandatory, cannot be switched off:", listed(stays)))
     return Reply("Stopped", lines)
@@ -120,7 +123,8 @@ def modes(wants: Preferences, categories: Categories) -> Mapping[str, Mode]:
 class Standing:
     """How things stand with somebody at `now`: `waiting` messages do, `more` than those too.
 
-    `place` is their zone and `place_from` says where that comes from; `digest` is the rule of who chose none.
+    `place` is their zone and `place_from` says where that comes from; `digest` is the rule of who chose none, and
+    `next_digest` when the next one comes, if one does.
     """
 
     now: datetime
@@ -128,6 +132,7 @@ class Standing:
     place: ZoneInfo
     place_from: str
     digest: str
+    next_digest: datetime | None
     waiting: int
     more: bool
 
@@ -146,6 +151,7 @@ def status(standing: Standing, categories: Categories) -> Reply:
             ("Quiet hours", wants.quiet or "none"),
             ("Time zone", f"{place.key} ({standing.place_from})"),
             ("Digest", wants.digest or f"{standing.digest} (default)"),
+            *([("Next digest", moment(standing.next_digest, place))] if standing.next_digest else ()),
             ("Categories", listed(differing) or "as they are by default"),
             ("Topics", listed(wants.topics) or "none"),
             ("Waiting", waiting if standing.waiting else "none"),

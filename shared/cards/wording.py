@@ -22,6 +22,9 @@ FALLBACK = "en"
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch"}
 
 _FOLDER = Path(__file__).with_name("texts")
+_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)")
+_BEGINNING = re.compile(r"^ *(?:#{1,6}|[-*+]|\d{1,3}[.)]|>) +", re.MULTILINE)
+_EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 _MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|~-]")
 
 
@@ -40,6 +43,11 @@ def say(tongue: str, key: str, **values: object) -> str:
 def plain(text: str) -> str:
     """`text` so that it looks as it is where Markdown and mentions are read."""
     return _MARKUP.sub(lambda found: "\\" + found[0], text).replace("<", "&lt;")
+
+
+def unmarked(text: str) -> str:
+    """`text` without its Markdown, for where that is not read: what is shown of links, emphasis, headings and lists."""
+    return _EMPHASIS.sub("", _LINK.sub(r"\1", _BEGINNING.sub("", text)))
 
 
 def moment(at: datetime, place: ZoneInfo) -> str:

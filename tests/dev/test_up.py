@@ -13,18 +13,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
-from local.first_message import PERSON, first_message
+from local.first_message import PERSON, TENANT, first_message
 from local.processes import ROOT, Failed, FunctionHost, Playground, free_port, is_taken
 from local.send import event
 from shared import contract
+from shared.preferences import FOREVER, Mode
+from shared.services import open_services
+from shared.settings import load
+from shared.storage import open_storage
+from shared.store.conversations import Kind
+from tests.e2e.playground import open_chat
 
 REFUSES = """
 import azure.functions as func
@@ -196,6 +203,26 @@ async def test_a_first_message_that_fails_says_why(connection: str, tmp_path: Pa
         pytest.raises(Failed, match=r"^The first message failed: the app answered .* with 403; .*"),
     ):
         await first_message(playground.url, settings, [playground, host], print)
+
+
+@pytest.mark.parametrize(
+    ("wants", "why"),
+    [
+        ({"categories": {"builds": Mode.DIGEST}}, "queued (digest)"),
+        ({"paused_until": FOREVER}, "queued (paused)"),
+        ({"stopped": True}, "suppressed (optedOut)"),
+    ],
+)
+async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(
+    connection: str, tmp_path: Path, wants: dict[str, Any], why: str
+) -> None:
+    said: list[str] = []
+    with open_chat(connection, tmp_path) as chat:
+        services = await open_services(load(chat.settings), open_storage(chat.settings))
+        await services.conversations.prefer(TENANT, Kind.USER, PERSON, lambda old: replace(old, **wants))
+        await services.close()
+        await first_message(chat.url, chat.settings, [], said.append)
+    assert said[-1] == f"Not shown to Ada: it is {why}, as what was stored says that she wants"
 
 
 def test_what_send_puts_on_the_queue_fits_the_contract() -> None:

@@ -453,3 +453,26 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(told)}
     left = [waking.kind async for page in timed.services.due.until(at_nine(-48), 100) for waking in page]
     assert set(left) <= {due.WATCH}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"at": "2026-12-01T09:00", "timeZone": "UTC"},
+        {"at": "2026-12-01T23:00", "timeZone": "recipient"},  # it begins at nine in UTC
+    ],
+)
+async def test_what_would_expire_before_its_time_is_refused(timed: Herald, schedule: dict[str, Any]) -> None:
+    timed.clock.moved = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
+    body = notification({"all": True}, schedule=schedule, expiresAt="2026-12-01T09:00:00Z")
+    await take_in(timed.services, body, "m1")
+    [letter] = await timed.dead_letters()
+    assert json.loads(letter["faults"]) == [
+        {"pointer": "/schedule/at", "message": "is not before the expiry, 2026-12-01T09:00Z"}
+    ]
+    asked = await timed.ask({"all": True}, schedule=schedule, expiresAt="2026-12-01T09:01:00Z")
+    assert asked.state is NotificationState.SCHEDULED
+    later = {"target": {"source": asked.source, "id": asked.id}, "schedule": {"at": "2026-12-03T09:00"}}
+    await take_in(timed.services, json.dumps({"command": "reschedule", **later}).encode(), "m2")
+    assert len(await timed.dead_letters()) == 2
+    assert (await timed.now(asked)).due == asked.due

@@ -151,6 +151,26 @@ def test_an_unknown_zone_is_answered_with_what_is_taken_and_what_may_be_meant(na
         assert all(taken in said for taken in (repr(name), nearest, "IANA", "Windows", "(recipient, in lower case,"))
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"recipients": []}, "must not be empty"),
+        ({"category": ""}, "must not be empty"),
+        ({"contnet": {}}, "is no field here; did you mean content?"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timezone": "UTC"}}, "is no field here; did you mean timeZone?"),
+        ({"xyzzy": 1}, "is no field here"),
+        ({"content": {"text": "x"}}, "is required"),
+        ({"expiresAt": "tomorrow"}, "must be a time with an offset, such as 2026-12-01T09:00:00Z"),
+        ({"expiresAt": "2026-12-01T09:00"}, "must be a time with an offset, such as 2026-12-01T09:00:00Z"),
+        ({"schedule": {"at": "2026-12-01"}}, "must be a date with a time of day, such as 2026-12-01T09:00"),
+        ({"schedule": {"at": "2027-02-30T09:00"}},
+         "must be a wall time, such as 2026-12-01T09:00: day is out of range for month"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_told_in_words_that_say_what_to_do(more: dict[str, Any], said: str) -> None:
+    assert list(faults(DATA | more).values()) == [said]
+
+
 @pytest.mark.parametrize("message", ["", "a/b", "é", "x" * 33])
 def test_a_thread_is_named_by_the_id_of_a_message(message: str) -> None:
     recipient = {"conversation": f"19:channel@thread.tacv2;messageid={message}"}

@@ -30,7 +30,7 @@ def runs(element: dict[str, Any]) -> str:
 
 def test_a_line_says_what_when_and_how_often_and_its_title_is_the_link() -> None:
     [element] = shown(draw([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN, "en"))
-    assert runs(element) == "Build 1 · Stage test · 3 updates · 2026-11-23 13:00"
+    assert runs(element) == "Build 1 · Stage test · 3 updates · 2026\u201111\u201123\u00a013:00"
     assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
 
 
@@ -50,8 +50,24 @@ def test_of_a_long_category_the_rest_is_on_the_card_behind_a_button() -> None:
     assert len(shown(card)) == SHOWN
     [hidden] = [each for each in card["body"] if each.get("isVisible") is False]
     assert [runs(each).split(" ·")[0] for each in hidden["items"]] == [f"Build {SHOWN + n}" for n in range(7)]
-    [button] = [action for each in card["body"] if each["type"] == "ActionSet" for action in each["actions"]]
-    assert (button["title"], button["targetElements"]) == ("and 7 more", [hidden["id"]])
+    [buttons] = [each for each in card["body"] if each["type"] == "ActionSet"]
+    [button] = buttons["actions"]
+    # It is gone once it has shown them.
+    assert (button["title"], button["targetElements"]) == ("and 7 more", [hidden["id"], buttons["id"]])
+
+
+def test_what_is_not_read_as_markdown_is_shown_without_its_marks() -> None:
+    marked = (
+        "# Stage **test** of `api_v2_x` [failed](https://x.example/)\n- _twice_ * 2\n1. see ![log](https://x.example/)"
+    )
+    [element] = shown(draw([line("**Build** 1", detail=marked)], BERLIN, "en"))
+    assert runs(element).startswith("Build 1 · Stage test of api_v2_x failed twice * 2 see log · ")
+
+
+def test_who_has_no_digests_is_told_why_these_come_together() -> None:
+    said = [each["text"] for each in draw([line()], BERLIN, "en", held=True)["body"] if each["type"] == "TextBlock"]
+    assert "More than five were held for you" in said[-1]
+    assert "digest off" not in said[-1]
 
 
 def test_what_did_not_fit_is_said_with_the_way_to_have_it() -> None:
@@ -71,7 +87,7 @@ def test_nothing_in_it_is_read_as_markup() -> None:
 def test_it_speaks_the_language_of_its_reader() -> None:
     card = draw([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
     assert card["fallbackText"].startswith("Übersicht: 3 Mitteilungen: ")
-    assert runs(shown(card)[0]) == "Dringend: Build 1 · 2 Meldungen · 2026-11-23 13:00"
+    assert runs(shown(card)[0]) == "Dringend: Build 1 · 2 Meldungen · 2026\u201111\u201123\u00a013:00"
 
 
 def test_teams_shows_all_of_it() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
 from notify.policy import Decision, decide
+from shared.localtime import zone
+from shared.preferences import FOREVER, Preferences
 from shared.states import Rule
-from shared.wishes import wish
+from shared.wishes import next_digest, wish
 from tests.notify.test_policy import CASE, CASES
 
 #: The rules that wishes make.
@@ -23,3 +26,23 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
     assert rule in OF_WISHES
     if decided.rule in OF_WISHES:
         assert (decide(case).rule, decide(case).until) == (rule, until)
+
+
+@pytest.mark.parametrize(
+    ("wants", "last", "expected"),
+    [
+        ({}, None, "2026-11-24T08:00"),
+        ({}, "2026-11-24", "2026-11-25T08:00"),
+        ({"digest": "off"}, None, None),
+        ({"stopped": True}, None, None),
+        ({"paused_until": FOREVER}, None, None),
+        ({"paused_until": datetime(2026, 11, 24, 12, tzinfo=UTC)}, None, "2026-11-24T12:00"),
+        ({"quiet": "08:00-10:00"}, None, "2026-11-24T09:00"),
+    ],
+)
+def test_the_next_digest_comes_at_its_slot_or_when_what_holds_it_ends(
+    wants: dict[str, Any], last: str | None, expected: str | None
+) -> None:
+    now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), zone("Europe/Berlin")
+    coming = next_digest(Preferences(**wants), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None)
+    assert coming == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)

@@ -336,7 +336,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     await die_before_it_is_posted(timed, ada, monkeypatch)
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
-    assert {"Vote", "Build 2", " · 2026-11-27 10:00"} <= set(texts(digest))
+    assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(texts(digest))
     assert "… and 2 more, in the next digest. **digest now** sends them at once." in texts(digest)
 
 

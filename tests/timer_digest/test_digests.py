@@ -540,4 +540,4 @@ async def test_what_comes_at_its_recipients_own_time_waits_for_the_slot_after_th
     assert await came(timed, ada) == []
     await go_to(timed, "2026-11-28T08:01")
     [digest] = await came(timed, ada)
-    assert any("2026-11-27 10:00" in text for text in texts(digest))
+    assert any("2026\u201111\u201127\u00a010:00" in text for text in texts(digest))

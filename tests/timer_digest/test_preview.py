@@ -173,16 +173,28 @@ async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
     await prefer(herald, ada, time_zone="Asia/Tokyo")
     await prefer(herald, bob, time_zone="Asia/Tokyo")
     await prefer(herald, cleo, categories={"news": "digest"})
-    asked = [f"--person={each.object_id.upper()}" for each in (ada, bob, cleo)] + ["--person=nobody", "--count=1"]
+    asked = [f"--person={each.object_id.upper()}" for each in (ada, bob, cleo)] + [f"--person={TENANT}", "--count=1"]
     assert await asyncio.to_thread(main, [written(tmp_path, ANNOUNCEMENT), *asked, "--after=2027-03-27T18:00"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{cleo.object_id.upper()} has told no time zone: by HERALD_DEFAULT_TIME_ZONE, UTC",
-        "Nobody is known whose Entra object id is nobody: by HERALD_DEFAULT_TIME_ZONE, UTC",
-        f"Asia/Tokyo: {ada.object_id.upper()}, {bob.object_id.upper()}",
+        f"{cleo.object_id} has told no time zone: by HERALD_DEFAULT_TIME_ZONE, UTC",
+        f"Nobody is known whose Entra object id is {TENANT}: by HERALD_DEFAULT_TIME_ZONE, UTC",
+        f"Asia/Tokyo: {ada.object_id}, {bob.object_id}",
         "  Mon 2027-03-29 02:30  2027-03-28T17:30Z",
-        f"UTC: {cleo.object_id.upper()}, nobody",
+        f"UTC: {cleo.object_id}, {TENANT}",
         "  Sun 2027-03-28 02:30  2027-03-28T02:30Z",
     ]
+
+
+async def test_who_only_reads_needs_no_app_id_wherever_that_is(
+    herald: Herald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AzureWebJobsStorage", herald.environ["AzureWebJobsStorage"])
+    monkeypatch.setenv("CONTAINER_NAME", "here")
+    [ada] = (await herald.grow(people=1)).people
+    await prefer(herald, ada, time_zone="Asia/Tokyo")
+    asked = ["--tenant", herald.tenant, "--person", ada.object_id, "--count=1"]
+    assert await asyncio.to_thread(main, [written(tmp_path, ANNOUNCEMENT), *asked]) == 0
+    assert capsys.readouterr().out.startswith(f"Asia/Tokyo: {ada.object_id}\n")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +203,6 @@ async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
         ("AzureWebJobsStorage", "", "AzureWebJobsStorage is missing"),
         ("AzureWebJobsStorage", NOBODY_ANSWERS, "the storage of AzureWebJobsStorage does not answer"),
         ("HERALD_ALLOWED_TENANTS", f"{TENANT},{TENANT[:-1]}2", "--tenant is required"),
-        ("MicrosoftAppId", "", "MicrosoftAppId"),
     ],
 )
 def test_who_cannot_be_looked_for_is_not_and_the_line_says_why(
@@ -206,6 +217,6 @@ def test_who_cannot_be_looked_for_is_not_and_the_line_says_why(
     for known, good in (teams.settings | {"AzureWebJobsStorage": NOBODY_ANSWERS, name: value}).items():
         monkeypatch.setenv(known, good)
     with pytest.raises(SystemExit) as left:
-        main([written(tmp_path, ANNOUNCEMENT), "--person", "ada"])
+        main([written(tmp_path, ANNOUNCEMENT), "--person", TENANT])
     assert left.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
