@@ -106,7 +106,7 @@ async def _send(sending: Sending) -> None:
     if held := services.pacer.held(notification.tenant):
         await sending.later(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
         return
-    if notification.purpose is Purpose.DIGEST and not known.maybe_twice:
+    if notification.purpose is Purpose.DIGEST:
         whose = (notification.tenant, sending.message.recipient)
         if await telling.is_unwanted(services, *whose, notification, addressee.preferences, addressee.zone):
             await sending.end(DeliveryState.CANCELLED)

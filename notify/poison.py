@@ -13,7 +13,6 @@ from shared.contract import Fault, Refused
 from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
-from shared.store import due
 from shared.store.marks import welcomed
 from shared.store.table import Conflict
 
@@ -46,7 +45,7 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
     elif isinstance(message, Person):  # what waits for them is not given up
-        await services.due.put(services.clock() + LOOK_AGAIN, due.RELEASE, message.tenant, message.recipient)
+        await services.queues.wake(replace(message, chances=0), LOOK_AGAIN.total_seconds())
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:

@@ -84,7 +84,8 @@ class Sending:
             await finish(self.services, notification.key)
         if notification.purpose is Purpose.DIGEST:
             recipient = self.message.recipient
-            await telling.over(self.services, notification.tenant, recipient, notification.key, state, reason)
+            how = telling.Ended(state, reason, self.known.maybe_twice)
+            await telling.over(self.services, notification.tenant, recipient, notification.key, how)
 
     async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it without a request; where an earlier one may have arrived, that is what is said."""

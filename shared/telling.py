@@ -6,8 +6,7 @@ The digest is the notification that `key_of` names: its identity follows from th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
@@ -30,17 +29,30 @@ MOST = 1000
 
 #: When a digest that is not sent yet is looked at again: whether its reader still wants what it tells.
 LATE = timedelta(seconds=15)
+#: Seconds after which what a digest was to tell is decided anew.
+SOON = 5
 
 #: With its number this is the rule of a delivery that is kept for a digest.
 KEPT = f"{Rule.DIGEST} "
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the digest's own delivery ended; `maybe_twice` says that one more request of it may have arrived."""
+
+    state: DeliveryState
+    reason: Reason | None = None
+    maybe_twice: bool = False
+
+
 def identity(recipient: str, state: DigestState) -> str:
     """The id of the last digest as a notification.
 
-    Numbers begin anew where the recipient's row was removed: so the id also names the first that it tells.
+    Numbers begin anew where the recipient's row was removed: so the id also names the first that it tells, and how many
+    that are, as they may become fewer before it is posted.
     """
-    return f"{recipient};{state.number};{state.told[0].notification}"
+    first, many = state.told[0].notification, f"{len(state.told)};" if state.made else ""
+    return f"{recipient};{state.number};{many}{first}"
 
 
 def key_of(tenant: str, recipient: str, state: DigestState) -> str:
@@ -57,12 +69,14 @@ def kept_for(known: State) -> int:
 async def is_unwanted(
     services: Services, tenant: str, recipient: str, digest: Notification, wants: Preferences, place: ZoneInfo
 ) -> bool:
-    """Whether a digest that could not be sent at once tells what its reader does not want now, or what is over."""
-    now = services.clock()
-    if now - digest.created < LATE:
-        return False
-    digests = await services.waiting.digest(tenant, recipient)
+    """Whether a digest that could not be sent at once tells what its reader does not want now, or what is over.
+
+    Also where it is not the last one any more, or is settled: what it tells is told elsewhere, or has ended.
+    """
+    digests, now = await services.waiting.digest(tenant, recipient), services.clock()
     if not digests.told or key_of(tenant, recipient, digests) != digest.key:
+        return True
+    if now - (digests.made or digest.created) < LATE:
         return False
     wants = early.unheld(wants) if digests.asked else wants
     good = {Rule.SEND} if quiet_until(wants, now, place) else {Rule.SEND, Rule.DIGEST}
@@ -70,42 +84,34 @@ async def is_unwanted(
     return not all(each and each.stands(now) and rule_of(services, wants, place, now, each) in good for each in found)
 
 
-async def over(
-    services: Services, tenant: str, recipient: str, key: str, state: DeliveryState, reason: Reason | None
-) -> None:
+async def over(services: Services, tenant: str, recipient: str, key: str, ended: Ended) -> None:
     """See to what follows from the end of the digest with this key; to do that again changes nothing."""
     items, digests = await services.waiting.ready(tenant, recipient, services.clock(), MOST)
+    more = bool(items)
     if digests.told and key_of(tenant, recipient, digests) == key:
-        with suppress(Conflict):  # somebody else sees to it
-            await settle(services, tenant, recipient, digests, items, state, reason)
         told = {delivery.identity for delivery in digests.told}
-        items = [item for item in items if item.delivery.identity not in told]
-    if items:  # they may have been put off until this end
+        more = any(item.delivery.identity not in told for item in items)
+        try:
+            await settle(services, tenant, recipient, digests, items, ended)
+        except Conflict:  # somebody else sees to it, or it was we, and the answer was lost
+            more = True
+    if more:  # it may have been put off until this end
         await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
 
 
 async def settle(
-    services: Services,
-    tenant: str,
-    recipient: str,
-    digests: DigestState,
-    items: Sequence[Item],
-    state: DeliveryState,
-    reason: Reason | None,
+    services: Services, tenant: str, recipient: str, digests: DigestState, items: Sequence[Item], ended: Ended
 ) -> DigestState:
-    """End what the last digest told, as that ended in `state`, and forget those of `items`; returns the state of
-    digests after that, or raises `Conflict` where another changed it meanwhile.
+    """End what the last digest told, as that did, and forget those of `items`; returns the state of digests after that,
+    or raises `Conflict` where another changed it meanwhile.
 
     Of one that was `CANCELLED` nothing ends: all goes on waiting, also for a digest of the same date.
     """
-    if state is DeliveryState.CANCELLED:
-        freed = replace(digests, told=(), last=digests.before)
-        freed = replace(freed, etag=await services.waiting.move_digest(tenant, recipient, freed))
-        await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
-        return freed
-    arrived = state in (DeliveryState.SENT, DeliveryState.SIMULATED)
-    ended, why = (DeliveryState.DIGESTED, None) if arrived else (state, reason)
-    are_over = await together(digests.told, lambda delivery: end(services, delivery, ended, why, digests.number))
+    if ended.state is DeliveryState.CANCELLED:
+        return await _call_off(services, tenant, recipient, digests, ended)
+    arrived = ended.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
+    told = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
+    are_over = await together(digests.told, lambda delivery: end(services, delivery, told, digests.number))
     # One that was tried again since, by hand, waits anew.
     over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
@@ -116,9 +122,35 @@ async def settle(
     return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, list(gone.values())))
 
 
-async def end(
-    services: Services, delivery: Delivery, state: DeliveryState, reason: Reason | None = None, number: int = 0
-) -> bool:
+async def _call_off(services: Services, tenant: str, recipient: str, digests: DigestState, ended: Ended) -> DigestState:
+    """Let all that a digest was to tell wait as before, and have it decided anew."""
+
+    async def free(delivery: Delivery) -> None:
+        plain, known = replace(delivery, etag=""), await services.deliveries.get(delivery)
+        if known and kept_for(known) == digests.number:
+            await services.deliveries.put_off(
+                plain,
+                known.etag,
+                Reason.DIGEST,
+                not_before=services.clock(),
+                now=services.real_time(),
+                maybe_twice=ended.maybe_twice,
+                rule=str(Rule.DIGEST),
+            )
+
+    await together(digests.told, free)
+    # Before the row is changed, in case that this ends here, and late enough for it. What was asked for comes early
+    # again, as far as it still can; after that the rest is seen to.
+    whose, again = Person(tenant, recipient, Task.RECONSIDER), SOON
+    if digests.asked:
+        await services.queues.wake(replace(whose, task=Task.DIGEST_NOW), SOON)
+        again += SOON
+    await services.queues.wake(whose, again)
+    freed = replace(digests, told=(), last=digests.before)
+    return replace(freed, etag=await services.waiting.move_digest(tenant, recipient, freed))
+
+
+async def end(services: Services, delivery: Delivery, ended: Ended, number: int = 0) -> bool:
     """Write the final state of a delivery whose row still is that of its ETag, or kept for the digest of `number`.
 
     Returns whether it has ended, by whomever.
@@ -129,10 +161,11 @@ async def end(
             last = await services.deliveries.settle(
                 plain,
                 etag,
-                state,
+                ended.state,
                 was=DeliveryState.QUEUED,
                 now=services.real_time(),
-                reason=reason,
+                reason=ended.reason,
+                maybe_twice=ended.maybe_twice,
                 rule=str(Rule.DIGEST),
                 patient=True,  # much is told to many at one time
             )

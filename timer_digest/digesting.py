@@ -35,6 +35,8 @@ from timer_digest.stories import Case, Story, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
 LOOK_AGAIN = timedelta(days=1)
+#: By how much the next try of a digest, or the end of one, may be late before its message is taken for lost.
+OVERDUE = timedelta(minutes=2)
 
 
 async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
@@ -60,6 +62,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
         last=plan.slot.date if plan.slot else state.last,
         before=state.last,
         asked=person.task is Task.DIGEST_NOW,
+        made=services.clock(),
         told=_deliveries(told[:count]),
         more=left,
     )
@@ -75,10 +78,17 @@ async def settle(services: Services, person: Person, state: DigestState, items: 
     key = telling.key_of(person.tenant, person.recipient, state)
     known = await services.deliveries.get(Delivery(key, ALONE, person.recipient, "", 0))
     if known is None or not known.state.final:
-        await _post_again(services, person, state)
+        if known is None or not _is_tried(known, services.real_time()):
+            await _post_again(services, person, state)
         return None
-    reason = Reason(known.reason) if known.reason else None
-    return await telling.settle(services, person.tenant, person.recipient, state, items, known.state, reason)
+    ended = telling.Ended(known.state, Reason(known.reason) if known.reason else None, known.maybe_twice)
+    return await telling.settle(services, person.tenant, person.recipient, state, items, ended)
+
+
+def _is_tried(known: State, now: datetime) -> bool:
+    """Whether somebody is sending it, or it is soon tried again: its message is there, and needs no copy."""
+    until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
+    return until is not None and until > now - OVERDUE
 
 
 async def free(services: Services, delivery: Delivery, known: State) -> str:

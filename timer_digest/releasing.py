@@ -127,4 +127,4 @@ async def _let_go(services: Services, parting: Parting, known: State | None) -> 
     if parting.state is None:
         await services.queues.deliver(delivery, urgent=parting.item.urgent)
     else:
-        await telling.end(services, replace(delivery, etag=etag), parting.state)
+        await telling.end(services, replace(delivery, etag=etag), telling.Ended(parting.state))

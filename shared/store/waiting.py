@@ -48,13 +48,14 @@ class DigestState:
 
     `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled. `more` is
     how many that digest says that it leaves to the next, None where it says nothing of that. `asked` says that it was
-    asked for (`digest now`), and `before` is what `last` was before it.
+    asked for (`digest now`), `made` when it was made, and `before` is what `last` was before it.
     """
 
     number: int = 0
     last: date | None = None
     before: date | None = None
     asked: bool = False
+    made: datetime | None = None
     told: Sequence[Delivery] = ()
     more: int | None = None
     etag: str = ""
@@ -159,6 +160,7 @@ class Waiting:
             "last": _text(state.last),
             "before": _text(state.before),
             "asked": state.asked,
+            "made": state.made,
             # 200 lines of up to 162 characters: a column holds 32 Ki ("Understanding the Table service data model").
             "told": "\n".join(map(_line, state.told)),
             "more": "" if state.more is None else str(state.more),
@@ -202,8 +204,9 @@ def _digest(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
         last=_date(row["last"]),
-        before=_date(row.get("before", "")),  # rows of the version before have neither
+        before=_date(row.get("before", "")),  # rows of the version before have none of these three
         asked=row.get("asked", False),
+        made=row.get("made"),
         told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
         more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),

@@ -12,6 +12,7 @@ from notify.delivery import deliver
 from notify.intake import take_in
 from notify.poison import CHANCES, PAUSE, rescue
 from shared import outbox
+from shared.preferences import FOREVER
 from shared.queues import (
     ALL,
     DELIVERIES,
@@ -27,6 +28,7 @@ from shared.queues import (
     Task,
 )
 from shared.states import DeliveryState, NotificationState, Purpose
+from shared.store.conversations import Kind
 from shared.store.counted import ALONE
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
@@ -228,3 +230,22 @@ async def test_a_sweep_gets_its_chances_and_its_next_page_all_of_them(timed: Her
     await timed.run()
     assert await timed.dead_letters() == []
     assert await timed.counts(asked) == {DeliveryState.SENT: 1}
+
+
+async def test_somebody_whose_message_is_given_up_is_seen_to_again_the_next_day(timed: Herald) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.people(1)
+    await timed.services.conversations.prefer(
+        timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
+    )
+    asked = await timed.ask(user(ada))
+    await timed.send()
+    await timed.services.conversations.prefer(
+        timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
+    )
+    resumed = Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, chances=CHANCES)
+    await rescue(timed.services, PEOPLE, resumed.encode().encode(), "m1")
+    assert len(await timed.dead_letters()) == 1
+    assert await timed.counts(asked) == {"open": 1}
+    await timed.wait(24 * 3600 + 1)
+    assert await timed.counts(asked) == {"sent": 1}

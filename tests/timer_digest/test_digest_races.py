@@ -106,7 +106,7 @@ async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keep
     await release(services, Person(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
     with pytest.raises(Conflict):
-        await telling.settle(services, timed.tenant, card.recipient, digests, [], DeliveryState.FAILED, None)
+        await telling.settle(services, timed.tenant, card.recipient, digests, [], telling.Ended(DeliveryState.FAILED))
     assert await timed.counts(asked) == {"open": 1}
     await timed.send()
     assert await timed.counts(asked) == {"digested": 1}
