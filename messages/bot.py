@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
@@ -12,9 +14,11 @@ from messages.references import Change, changes
 from messages.welcoming import welcome
 from shared.queues import Person, Task
 from shared.services import Services
-from shared.store.conversations import Kind
+from shared.store.conversations import Kind, Reference
 from shared.together import together
 
+#: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.
+SOON = 5
 #: Tenants and serviceUrls remembered as stored, so that they cost nothing; all are forgotten when there are more.
 REMEMBERED = 1000
 
@@ -58,13 +62,23 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         if change.status is not None and event.incoming.type != "message":
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
-        before = await self._services.conversations.save(
-            event.tenant, change.kind, change.id, seen, at=event.at, status=change.status, create=change.create
+
+        async def tell(known: Reference | None, changed: Mapping[str, str]) -> None:
+            place, default = changed.get("time_zone"), self._services.settings.default_time_zone
+            if place and place != ((known and known.time_zone) or default):
+                # What waits for a time of their own, as that of their digest, goes by the new one.
+                await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON)
+
+        await self._services.conversations.save(
+            event.tenant,
+            change.kind,
+            change.id,
+            seen,
+            at=event.at,
+            status=change.status,
+            create=change.create,
+            before=tell,
         )
-        place, default = seen.get("time_zone"), self._services.settings.default_time_zone
-        if place and place != ((before and before.time_zone) or default):
-            # What waits for a time of their own, as that of their digest, goes by the new one.
-            await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER))
         if change.kind is Kind.TENANT:
             if len(self._stored) >= REMEMBERED:
                 self._stored.clear()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
@@ -126,11 +126,13 @@ class Conversations:
         at: datetime,
         status: Status | None = None,
         create: bool = True,
+        before: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> Reference | None:
         """Write what an event showed, only where that changes the row; returns the row as it was before, if there was.
 
         `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
-        unknown. Raises `Conflict` if others changed the row each time.
+        unknown. `before` is called with the row as it is and the columns that are about to change, for what must not be
+        lost with who dies after the write. Raises `Conflict` if others changed the row each time.
         """
         blank = Reference(tenant=tenant, kind=kind, id=identifier)
 
@@ -141,7 +143,7 @@ class Conversations:
             new = refreshed(old or blank, seen, status, at)
             return {name: value for name, value in _row(new).items() if stored.get(name) != value}
 
-        return await self._change(tenant, kind, identifier, refresh)
+        return await self._change(tenant, kind, identifier, refresh, before)
 
     async def prefer(
         self, tenant: str, kind: Kind, identifier: str, change: Callable[[Preferences], Preferences]
@@ -166,7 +168,12 @@ class Conversations:
         return wanted
 
     async def _change(
-        self, tenant: str, kind: Kind, identifier: str, change: Callable[[Reference | None], Mapping[str, str]]
+        self,
+        tenant: str,
+        kind: Kind,
+        identifier: str,
+        change: Callable[[Reference | None], Mapping[str, str]],
+        beforehand: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> Reference | None:
         """Write the columns that `change` makes of the row as it is, where there are any; returns how it was."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
@@ -180,6 +187,8 @@ class Conversations:
                 changed = change(before)
                 if not changed:
                     return before
+                if beforehand:
+                    await beforehand(before, changed)
                 try:
                     if found:
                         await self._table.merge({**where, **changed}, found[1])

@@ -12,7 +12,7 @@ from unittest.mock import AsyncMock, call
 import orjson
 import pytest
 
-from messages.bot import EVENT, REMEMBERED, HeraldBot
+from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
 from messages.event import Event
 from messages.inbound.adapter import TurnAdapter, read_activity
 from messages.inbound.incoming import Incoming
@@ -156,14 +156,26 @@ async def test_who_is_in_another_zone_has_what_waits_decided_anew(tell: Tell, qu
     await tell(INSTALL)
     for zone in ("Europe/Berlin", "Europe/Berlin", "Asia/Tokyo"):
         await tell(message(localTimezone=zone))
-    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER))] * 2
+    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)] * 2
 
 
 async def test_what_waits_for_who_was_not_known_goes_by_the_zone_that_is_seen_first(
     tell: Tell, queues: AsyncMock
 ) -> None:
     await tell(message(**in_team(), localTimezone="Asia/Tokyo"))
-    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER))]
+    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)]
+
+
+async def test_a_new_zone_is_not_stored_before_what_waits_is_to_be_decided_anew(
+    tell: Tell, queues: AsyncMock, conversations: Conversations
+) -> None:
+    await tell(INSTALL)
+    queues.wake.side_effect = [RuntimeError, None]
+    with pytest.raises(RuntimeError):
+        await tell(message(localTimezone="Asia/Tokyo"))
+    await tell(message(localTimezone="Asia/Tokyo"))
+    assert queues.wake.await_count == 2
+    assert (await person(conversations)).time_zone == "Asia/Tokyo"
 
 
 async def test_a_message_refreshes_what_it_shows_and_keeps_the_rest(tell: Tell, conversations: Conversations) -> None:
