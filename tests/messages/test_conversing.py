@@ -32,7 +32,7 @@ from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification, notification_key
 from shared.store.waiting import Item
-from tests.notify.conftest import Herald, opened, user
+from tests.notify.conftest import Herald, attune, opened, user
 from tests.notify.tapped import TAP, Tap, tap
 from timer_digest.releasing import release
 
@@ -606,6 +606,7 @@ class Counting(Tap):
 async def test_a_command_costs_few_operations(connection: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tap(monkeypatch)
     async with FakeTeams.serve() as teams, opened(connection, teams, monkeypatch) as herald, endpoint(herald) as url:
+        attune(herald)
         chat = Chat(herald, url, (await herald.grow(people=1)).people[0], {})
         costs = {}
         for number, text in enumerate(
