@@ -127,8 +127,8 @@ class Conversations:
         status: Status | None = None,
         create: bool = True,
         before: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
-    ) -> Reference | None:
-        """Write what an event showed, only where that changes the row; returns the row as it was before, if there was.
+    ) -> None:
+        """Write what an event showed, only where that changes the row.
 
         `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
         unknown. `before` is called with the row as it is and the columns that are about to change, for what must not be
@@ -143,7 +143,7 @@ class Conversations:
             new = refreshed(old or blank, seen, status, at)
             return {name: value for name, value in _row(new).items() if stored.get(name) != value}
 
-        return await self._change(tenant, kind, identifier, refresh, before)
+        await self._change(tenant, kind, identifier, refresh, before)
 
     async def prefer(
         self, tenant: str, kind: Kind, identifier: str, change: Callable[[Preferences], Preferences]
@@ -174,8 +174,8 @@ class Conversations:
         identifier: str,
         change: Callable[[Reference | None], Mapping[str, str]],
         beforehand: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
-    ) -> Reference | None:
-        """Write the columns that `change` makes of the row as it is, where there are any; returns how it was."""
+    ) -> None:
+        """Write the columns that `change` makes of the row as it is, where there are any."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
         where = {"PartitionKey": partition, "RowKey": row_key}
         async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
@@ -186,7 +186,7 @@ class Conversations:
                 before = _reference(tenant, kind, identifier, found[0]) if found else None
                 changed = change(before)
                 if not changed:
-                    return before
+                    return
                 if beforehand:
                     await beforehand(before, changed)
                 try:
@@ -196,7 +196,7 @@ class Conversations:
                         await self._table.insert({**where, **changed, "v": VERSION, "id": identifier})
                 except Conflict:
                     continue
-                return before
+                return
         raise Conflict
 
     async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
