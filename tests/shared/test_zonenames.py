@@ -11,7 +11,7 @@ import pytest
 from tzlocal.windows_tz import win_tz
 
 from shared.localtime import zone
-from shared.zonenames import UnknownZone, load
+from shared.zonenames import LEGACY, UnknownZone, load
 from tests.shared.clockchanges import ALL
 
 
@@ -40,6 +40,10 @@ def test_every_iana_name_is_its_zone_in_any_case() -> None:
 )
 def test_a_name_is_found_as_people_and_systems_write_it(name: str, key: str) -> None:
     assert zone(name).key == key
+
+
+def test_every_name_that_systems_still_tell_is_a_zone_in_any_case() -> None:
+    assert {name: zone(name.upper()).key for name in LEGACY} == LEGACY
 
 
 @pytest.mark.parametrize(
