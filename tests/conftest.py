@@ -1,12 +1,22 @@
-"""What all tests stand on: a real Azurite for each test process, with an account of its own for each test."""
+"""What all tests stand on: storage, a fake Teams, and the app between them.
+
+A test process has one Azurite and one fake Teams, each started when a test first asks for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from local.fake_teams.api import Behaviour
+from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
+from tests.support.dying import Host
+from tests.support.herald import Herald, TimedQueues, attune, opened
+from tests.support.storage import Storage
+from tests.support.tapped import tap
+from tests.support.teams import ServerThread
 
 #: More accounts than one test process has tests.
 ACCOUNTS = 900
@@ -27,5 +37,62 @@ def _numbers() -> Iterator[int]:
 
 @pytest.fixture
 def connection(azurite: Azurite, _numbers: Iterator[int]) -> str:
-    """The connection string of a storage account that is empty."""
+    """The connection string of an account of Azurite that is empty."""
     return azurite.connection_string(f"account{next(_numbers)}")
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """An empty account: in memory, or on Azurite where the test has the mark `azurite`."""
+    if request.node.get_closest_marker("azurite"):
+        return Storage(request.getfixturevalue("connection"))
+    return Storage()
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[ServerThread]:
+    with ServerThread() as server:
+        yield server
+
+
+@pytest.fixture
+async def teams(_server: ServerThread) -> AsyncIterator[FakeTeams]:
+    """A Teams of nobody, which has not been asked for anything yet."""
+    async with FakeTeams.connect(_server.url, _server.ca_file) as teams:
+        await teams.reset()
+        yield teams
+
+
+@pytest.fixture
+async def herald(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    async with opened(storage, teams, monkeypatch) as herald:
+        yield herald
+
+
+@pytest.fixture
+async def timed(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    """The same, but the delays of queues and the age of what is cached go by the test's clock."""
+    storage.queues = TimedQueues
+    async with opened(storage, teams, monkeypatch) as herald:
+        attune(herald)
+        yield herald
+
+
+@pytest.fixture
+async def tapped(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    """The same as `timed`, of a Teams without limits, and with storage that tells of each operation (`TAP`)."""
+    tap(storage)
+    async with opened(storage, teams, monkeypatch) as herald:
+        attune(herald)
+        await teams.behave(Behaviour(enforce_limits=False))
+        yield herald
+
+
+@pytest.fixture
+async def host(tapped: Herald) -> AsyncIterator[Host]:
+    """What brings the messages to processes that die."""
+    host = Host(**vars(tapped))
+    await host.services.close()
+    await host.start()
+    yield host
+    await host.services.close()

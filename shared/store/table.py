@@ -79,7 +79,7 @@ class Table:
     async def delete(self, partition: str, row: str, etag: str = "") -> None:
         """Remove the row, where it exists; with an ETag only the row that still has it, else raises `Conflict`."""
         try:
-            await write(self._client, [removal(partition, row, etag)])
+            await self._write([removal(partition, row, etag)])
         except Refusal as refusal:
             if not _is_conflict(refusal):
                 raise
@@ -109,11 +109,14 @@ class Table:
 
     async def _do(self, operations: Sequence[Operation]) -> list[str]:
         try:
-            return await write(self._client, operations)
+            return await self._write(operations)
         except Refusal as refusal:
             if _is_conflict(refusal):
                 raise Conflict from None
             raise
+
+    async def _write(self, operations: Sequence[Operation]) -> list[str]:
+        return await write(self._client, operations)
 
     async def query(
         self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None

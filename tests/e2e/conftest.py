@@ -23,7 +23,7 @@ from shared.storage import open_storage
 from shared.store import keys
 from shared.store.conversations import Kind, Status
 from shared.store.table import BATCH
-from tests.notify.conftest import user
+from tests.support.herald import user
 
 #: Seconds for which the host keeps a message to itself: short, so that one in flight at a kill is soon back.
 LEASE = "3"

@@ -15,7 +15,7 @@ from local.fake_teams.api import Received
 from shared.queues import ALL, NOTIFICATIONS
 from shared.store.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, audience
-from tests.notify.conftest import notification, user
+from tests.support.herald import notification, user
 
 #: Recipients, and how many of them were reached when something happens.
 SIZES = [(500, 50), pytest.param(10_000, 1000, marks=[pytest.mark.full, pytest.mark.timeout(600)])]

@@ -27,7 +27,7 @@ from shared.store.notifications import notification_key
 from shared.store.table import Table
 from shared.store.waiting import Waiting
 from tests.e2e.conftest import LOOK, Deployment, audience
-from tests.notify.conftest import notification
+from tests.support.herald import notification
 
 #: The date on which Europe puts its clocks forward, from 02:00 to 03:00 in Berlin.
 SPRING = date(2027, 3, 28)

@@ -15,7 +15,7 @@ import pytest
 
 from local.fake_teams.api import Fault, PersonView
 from tests.e2e.conftest import Deployment, audience
-from tests.notify.conftest import notification
+from tests.support.herald import notification
 
 #: Who meets what is by chance, but the same in every run.
 SEED = 3

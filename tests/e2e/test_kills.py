@@ -12,7 +12,7 @@ import pytest
 from shared.states import DeliveryState
 from shared.store.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import LOOK, Deployment, audience
-from tests.notify.conftest import notification
+from tests.support.herald import notification
 
 #: Deliveries that a host works on at the same time, at most: batchSize and newBatchThreshold of host.json.
 IN_FLIGHT = 32 + 32

@@ -10,7 +10,7 @@ from shared import clock
 from shared.queues import NOTIFICATIONS
 from shared.storage import open_storage
 from tests.e2e.conftest import Deployment
-from tests.notify.conftest import notification, user
+from tests.support.herald import notification, user
 
 
 async def test_who_installs_is_reached_by_raw_and_base64_messages_each_once_with_one_token(

@@ -18,7 +18,7 @@ from local.fake_teams.api import Fault, Growth, Received
 from local.processes import ROOT, FunctionHost
 from shared.pacing import SECOND
 from tests.e2e.conftest import Deployment, audience
-from tests.notify.conftest import notification, user
+from tests.support.herald import notification, user
 
 #: What Teams allows in a second to an app in a tenant, and how much of it the hosts use together.
 ALLOWED, RATE = 50, 45

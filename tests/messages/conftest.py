@@ -22,9 +22,9 @@ from messages.inbound.signing_keys import SigningKeys
 from shared.services import Services
 from shared.settings import Settings
 from shared.settings import load as load_settings
-from shared.storage import open_storage
 from shared.store.conversations import Conversations
-from shared.store.table import Row, Table
+from shared.store.table import Row
+from tests.support.memory import MemoryAccount, MemoryTable
 
 APP = "8f14c2a0-6d1f-4f0b-9a57-3a1f3f0f9b11"
 TENANT = "5f0c1b52-8f5e-4a57-9d0b-6b1d3c0f7a11"
@@ -208,8 +208,8 @@ def in_team(at: str = TEAM, /, **data: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class CountedTable(Table):
-    """The real table, which counts what is asked of it."""
+class CountedTable(MemoryTable):
+    """A table, which counts what is asked of it."""
 
     calls: Counter[str]
 
@@ -227,14 +227,12 @@ class CountedTable(Table):
 
 
 @pytest.fixture
-async def table(connection: str) -> AsyncIterator[CountedTable]:
-    """Table Conversations on a real Azurite."""
-    queues, tables = open_storage({"AzureWebJobsStorage": connection})
-    async with queues, tables:
-        table = CountedTable(tables.get_table_client("HeraldConversations"))
-        table.calls = Counter()
-        await table.create()
-        yield table
+async def table() -> CountedTable:
+    """Table Conversations."""
+    table = CountedTable(MemoryAccount().get_table_client("HeraldConversations"))
+    table.calls = Counter()
+    await table.create()
+    return table
 
 
 class Memory:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event, PersonView
-from local.fake_teams.client import FakeTeams
+from local.fake_teams.api import Event
 from messages.clicks.copies import SNOOZES
 from shared.cards import verbs
 from shared.cards.check import faults
@@ -22,9 +21,21 @@ from shared.preferences import Mode, Preferences, mute_key
 from shared.queues import PEOPLE, RESPONSES, Person, Task
 from shared.settings import load
 from shared.store.conversations import Kind
-from shared.store.notifications import Notification
-from tests.messages.test_conversing import endpoint, lines
-from tests.notify.conftest import Herald, opened, user
+from tests.messages.people import (
+    CARD,
+    CONTENT,
+    MESSAGE,
+    Desk,
+    button,
+    buttons,
+    endpoint,
+    has,
+    lines,
+    responses,
+    text,
+    wants,
+)
+from tests.support.herald import Herald, user
 
 CATEGORIES = Categories(
     [
@@ -33,7 +44,6 @@ CATEGORIES = Categories(
         Category(name="news", title="News", default=Mode.DIGEST),
     ]
 )
-CONTENT = {"title": "Build 42 failed", "actions": [{"id": "retry", "title": "Retry"}]}
 OWN = {
     "type": "AdaptiveCard",
     "version": "1.4",
@@ -44,93 +54,6 @@ OWN = {
     ],
 }
 ZONE, WEEK = zone("Europe/Berlin"), timedelta(days=7)
-
-CARD, MESSAGE = "application/vnd.microsoft.card.adaptive", "application/vnd.microsoft.activity.message"
-
-
-@dataclass
-class Desk:
-    """Somebody before a card, in their own chat or where `place` says."""
-
-    herald: Herald
-    endpoint: str
-    person: PersonView
-    place: dict[str, Any] = field(default_factory=dict)
-
-    async def invoke(self, verb: str, data: dict[str, Any], reply_to: str | None = None, **more: Any) -> dict[str, Any]:
-        """The body of the answer to a click."""
-        event = Event(
-            kind="cardAction",
-            person=self.person.object_id,
-            verb=verb,
-            data=data,
-            reply_to=reply_to,
-            endpoint=self.endpoint,
-            **self.place,
-            **more,
-        )
-        answers = await self.herald.teams.event(event)
-        assert {answer.status for answer in answers} == {200}
-        bodies = [json.loads(answer.body) for answer in answers]
-        assert all(body["statusCode"] == 200 for body in bodies)
-        for body in bodies:
-            if body["type"] == CARD:
-                assert faults(body["value"]) == []
-        return dict(bodies[-1])
-
-    async def click(self, card: dict[str, Any], verb: str, *, typed: Any = None, **more: Any) -> dict[str, Any]:
-        """Click the button of a card, with what was typed; the card that answers."""
-        body = await self.invoke(verb, button(card, verb)["data"] | (typed or {}), **more)
-        assert body["type"] == CARD
-        return dict(body["value"])
-
-    async def wants(self) -> Preferences:
-        return await wants(self.herald, self.person)
-
-    async def get(self, **data: Any) -> tuple[Notification, dict[str, Any]]:
-        """Be sent a notification; returns it and the card that came."""
-        asked = await self.herald.ask(user(self.person), **({"content": CONTENT} | data))
-        await self.herald.send()
-        return asked, (await self.cards())[-1]
-
-    async def cards(self) -> Sequence[dict[str, Any]]:
-        """The cards in the person's own chat, oldest first."""
-        received = await self.herald.teams.received(person=self.person.object_id)
-        return [each.activity["attachments"][0]["content"] for each in received]
-
-
-def button(card: dict[str, Any], verb: str) -> dict[str, Any]:
-    [found] = [each for each in buttons(card) if each.get("verb") == verb]
-    return found
-
-
-def buttons(part: Any) -> list[dict[str, Any]]:
-    if isinstance(part, list):
-        return [found for each in part for found in buttons(each)]
-    if not isinstance(part, dict):
-        return []
-    own = [part] if str(part.get("type")).startswith("Action.") else []
-    return own + [found for each in part.values() for found in buttons(each)]
-
-
-def has(card: dict[str, Any], verb: str) -> bool:
-    return any(each.get("verb") == verb for each in buttons(card))
-
-
-def text(card: dict[str, Any]) -> str:
-    """All that can be read on a card."""
-    return json.dumps(card, ensure_ascii=False)
-
-
-async def wants(herald: Herald, person: PersonView) -> Preferences:
-    found = await herald.services.conversations.get(herald.tenant, Kind.USER, person.object_id)
-    assert found
-    return found.preferences
-
-
-async def responses(herald: Herald) -> list[dict[str, Any]]:
-    queue = herald.outside_queues.get_queue_client(RESPONSES)
-    return [json.loads(each.content) for each in await queue.peek_messages(32)]
 
 
 async def rows(herald: Herald, table: str) -> list[dict[str, Any]]:
@@ -143,10 +66,9 @@ async def tasks(herald: Herald) -> list[Person]:
 
 
 @pytest.fixture
-async def herald(connection: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    async with FakeTeams.serve() as teams, opened(connection, teams, monkeypatch) as herald:
-        herald.services = replace(herald.services, categories=CATEGORIES)
-        yield herald
+async def herald(herald: Herald) -> Herald:
+    herald.services = replace(herald.services, categories=CATEGORIES)
+    return herald
 
 
 @pytest.fixture

@@ -6,34 +6,29 @@ import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from local.fake_teams.api import Event, PersonView
-from local.fake_teams.client import FakeTeams
+from local.fake_teams.api import Event
 from messages import event
 from messages.chat.commands import Verb
-from messages.chat.conversing import SOURCE, converse
+from messages.chat.conversing import converse
 from messages.chat.doing import LONGEST_TOPIC, MOST_COUNTED
-from messages.inbound.endpoint import open_endpoint
 from messages.inbound.incoming import Incoming
 from shared.cards.check import faults
 from shared.categories import Categories, Category
 from shared.localtime import zone
-from shared.outbox import CATEGORY
 from shared.preferences import FOREVER, MOST, Mode, Preferences
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
-from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.states import DeliveryState, Reason, Rule
 from shared.store.conversations import Kind
-from shared.store.notifications import Notification, notification_key
 from shared.store.waiting import Item
-from tests.notify.conftest import Herald, attune, opened, user
-from tests.notify.tapped import TAP, Tap, tap
+from tests.messages.people import Chat, endpoint, lines
+from tests.support.herald import Herald, opened, user
+from tests.support.tapped import TAP, Tap
 from timer_digest.releasing import release
 
 BERLIN = zone("Europe/Berlin")
@@ -46,95 +41,10 @@ CATEGORIES = Categories(
 )
 
 
-@dataclass
-class Chat:
-    """Somebody who writes to the app: in their own chat, or where `place` says."""
-
-    herald: Herald
-    endpoint: str
-    person: PersonView
-    place: dict[str, Any]
-
-    async def say(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
-        """Write `text`; returns the activities that Teams sent for it."""
-        event = Event(
-            kind="message",
-            person=self.person.object_id,
-            text=text,
-            endpoint=self.endpoint,
-            repeat=repeat,
-            changes=changes,
-            **self.place,
-        )
-        answers = await self.herald.teams.event(event)
-        assert [(answer.status, answer.body) for answer in answers] == [(200, "")] * repeat
-        return [answer.activity for answer in answers]
-
-    async def again(self, activity: dict[str, Any]) -> None:
-        answer = await self.herald.teams.post(activity, endpoint=self.endpoint)
-        assert answer.status == 200
-
-    async def told(self, activity: dict[str, Any]) -> Notification | None:
-        """The answer to an activity, or None."""
-        identifier = f"{activity['conversation']['id']};{activity['id']}"
-        return await self.herald.services.notifications.get(notification_key(self.herald.tenant, SOURCE, identifier))
-
-    async def ask(self, text: str, **changes: Any) -> Sequence[str]:
-        """Write `text`; returns the lines of the card that answers, the title first."""
-        [activity] = await self.say(text, **changes)
-        told = await self.told(activity)
-        assert told
-        assert told.purpose is Purpose.REPLY
-        assert told.content.category == CATEGORY
-        assert told.content.card
-        assert faults(told.content.card) == []
-        return lines(told.content.card)
-
-    async def wants(self) -> Preferences:
-        found = await self.herald.services.conversations.get(self.herald.tenant, Kind.USER, self.person.object_id)
-        assert found
-        return found.preferences
-
-    async def prefer(self, wants: Preferences) -> None:
-        await self.herald.services.conversations.prefer(
-            self.herald.tenant, Kind.USER, self.person.object_id, lambda _: wants
-        )
-
-
-def lines(card: dict[str, Any]) -> Sequence[str]:
-    """What one reads on a card of text blocks and text runs."""
-    return [
-        each["text"] if each["type"] == "TextBlock" else "".join(run["text"] for run in each["inlines"])
-        for each in card["body"]
-    ]
-
-
-@asynccontextmanager
-async def endpoint(herald: Herald) -> AsyncIterator[str]:
-    """The URL of the endpoint on these services."""
-    receiver = open_endpoint(herald.services)
-
-    async def receive(request: web.Request) -> web.Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        answer = await receiver.receive(headers, await request.read())
-        return web.Response(status=answer.status, body=answer.body)
-
-    app = web.Application()
-    app.router.add_post("/api/messages", receive)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/api/messages"
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
-async def herald(connection: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    async with FakeTeams.serve() as teams, opened(connection, teams, monkeypatch) as herald:
-        herald.services = replace(herald.services, categories=CATEGORIES)
-        yield herald
+async def herald(herald: Herald) -> Herald:
+    herald.services = replace(herald.services, categories=CATEGORIES)
+    return herald
 
 
 @pytest.fixture
@@ -578,7 +488,7 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
 ) -> None:
     topics = [f"topic {number}" for number in range(MOST)]
     monkeypatch.setattr("messages.inbound.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
-    async with opened(connection, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
+    async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
         events = [
             Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
             for topic, url in zip(topics, [chat.endpoint, elsewhere] * (MOST // 2), strict=True)
@@ -603,11 +513,9 @@ class Counting(Tap):
         self.operations += 1
 
 
-async def test_a_command_costs_few_operations(connection: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tap(monkeypatch)
-    async with FakeTeams.serve() as teams, opened(connection, teams, monkeypatch) as herald, endpoint(herald) as url:
-        attune(herald)
-        chat = Chat(herald, url, (await herald.grow(people=1)).people[0], {})
+async def test_a_command_costs_few_operations(tapped: Herald) -> None:
+    async with endpoint(tapped) as url:
+        chat = Chat(tapped, url, (await tapped.grow(people=1)).people[0], {})
         costs = {}
         for number, text in enumerate(
             ["help", "status", "preferences", "subscribe a", "unsubscribe a", "topics", *CHANGES]
@@ -616,7 +524,7 @@ async def test_a_command_costs_few_operations(connection: str, monkeypatch: pyte
             incoming = Incoming.model_validate(activity | {"id": f"counted {number}", "text": text})
             counting = Counting()
             token = TAP.set(counting)
-            await converse(herald.services, event.Event(incoming, herald.tenant, herald.clock()))
+            await converse(tapped.services, event.Event(incoming, tapped.tenant, tapped.clock()))
             TAP.reset(token)
             costs[text] = counting.operations
     assert max(costs.values()) <= MOST_OPERATIONS, costs

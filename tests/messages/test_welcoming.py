@@ -12,16 +12,14 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Event, PersonView
-from local.fake_teams.client import FakeTeams
 from shared.cards import verbs
 from shared.cards.check import faults
 from shared.categories import Categories, Category
 from shared.localtime import shown, zone
 from shared.preferences import Mode
 from shared.store.conversations import Kind
-from tests.messages.test_acting import Desk, has, responses, text
-from tests.messages.test_conversing import endpoint, lines
-from tests.notify.conftest import Herald, opened
+from tests.messages.people import Desk, endpoint, has, lines, responses, text
+from tests.support.herald import Herald
 
 DECLARED = Categories([Category(name="welcome", title="Welcome")])
 OFF = Categories([Category(name="welcome", default=Mode.OFF)])
@@ -53,12 +51,6 @@ async def front(herald: Herald, categories: Categories) -> AsyncIterator[Front]:
     herald.services = replace(herald.services, categories=categories)
     async with endpoint(herald) as url:
         yield Front(herald, url)
-
-
-@pytest.fixture
-async def herald(connection: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    async with FakeTeams.serve() as teams, opened(connection, teams, monkeypatch) as herald:
-        yield herald
 
 
 @pytest.fixture

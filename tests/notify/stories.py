@@ -14,8 +14,8 @@ from local.fake_teams.api import Fault, PersonView
 from notify.intake import take_in
 from shared.queues import DELIVERIES
 from shared.store.notifications import notification_key
-from tests.notify.conftest import notification, user
-from tests.notify.dying import Host
+from tests.support.dying import Host
+from tests.support.herald import notification, user
 
 OLD, NEW = {"title": "Build 42 failed"}, {"title": "Build 42 is mended"}
 

@@ -10,7 +10,7 @@ from local.fake_teams.api import Behaviour, Fault, TeamView
 from shared.states import NotificationState
 from shared.store import deliveries
 from shared.store.conversations import Kind, Status
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 
 async def team(herald: Herald, members: int, **seen: str) -> TeamView:

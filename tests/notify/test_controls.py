@@ -19,7 +19,7 @@ from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
-from tests.notify.conftest import Herald, notification, user
+from tests.support.herald import Herald, notification, user
 
 NEW = {"title": "Build 42 is mended"}
 

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, Received
-from local.fake_teams.client import FakeTeams
+from local.fake_teams.api import Received
 from notify.intake import take_in
 from notify.poison import CHANCES, rescue
 from shared.queues import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
-from tests.notify.conftest import opened
-from tests.notify.dying import MANY, Host, die_at_each, sleep_at_each
 from tests.notify.stories import STORIES, Story, Telling, that_waits_for_its_time, to_one
-from tests.notify.tapped import tap
+from tests.support.dying import MANY, Host, die_at_each, sleep_at_each
 
 ENDED = (NotificationState.FINISHED, NotificationState.CANCELLED)
-
-
-@pytest.fixture
-async def host(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
-    tap(monkeypatch)
-    async with opened(connection, teams, monkeypatch) as herald:
-        await teams.behave(Behaviour(enforce_limits=False))
-        host = Host(**vars(herald))
-        await host.services.close()
-        await host.start()
-        yield host
-        await host.services.close()
 
 
 all_stories = pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from shared.categories import Categories, Category
 from shared.queues import DELIVERIES
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 
 async def one_person(herald: Herald) -> Any:

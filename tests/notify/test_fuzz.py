@@ -37,7 +37,7 @@ from shared.queues import (
     Unreadable,
 )
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 #: The same messages in every run.
 SEED = 3

@@ -18,8 +18,8 @@ from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expan
 from shared.settings import load
 from shared.states import NotificationState
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, notification, user
 from tests.shared.test_settings import BOT, TENANT
+from tests.support.herald import Herald, notification, user
 
 
 async def test_the_same_notification_at_once_and_again_is_sent_once(herald: Herald) -> None:

@@ -32,7 +32,7 @@ from shared.store.conversations import Kind
 from shared.store.counted import ALONE
 from shared.store.marks import welcomed
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, notification, user
+from tests.support.herald import Herald, notification, user
 
 
 async def one(herald: Herald) -> tuple[PersonView, Notification, Delivery]:

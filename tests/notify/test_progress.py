@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, Fault, PersonView
-from local.fake_teams.client import FakeTeams
+from local.fake_teams.api import Fault, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
@@ -21,12 +20,11 @@ from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, T
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState, NotificationState, Purpose
-from shared.storage import open_storage
 from shared.store import due
 from shared.store.deliveries import CLAIM_SECONDS, shard_of
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, attune, opened, user
-from tests.notify.tapped import TAP, Tap, tap
+from tests.support.herald import Herald, user
+from tests.support.tapped import TAP, Tap
 
 #: More storage operations than a delivery or the last page of a small audience has.
 MANY = 40
@@ -44,15 +42,6 @@ class Pause(Tap):
         if self.left == 0:
             self.stands.set()
             await self.goes_on.wait()
-
-
-@pytest.fixture
-async def tapped(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    tap(monkeypatch)
-    async with opened(connection, teams, monkeypatch) as herald:
-        attune(herald)
-        await teams.behave(Behaviour(enforce_limits=False))
-        yield herald
 
 
 async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_finished(
@@ -143,7 +132,7 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     by_shard = {shard_of(f"u:{each.object_id}", 16): each for each in people}
     two = list(by_shard.values())[:2]
     assert len(two) == 2
-    another = await open_services(load(tapped.environ), open_storage(tapped.environ), tapped.clock)
+    another = await open_services(load(tapped.environ), tapped.storage.open(), tapped.clock)
     for operations in range(1, MANY):
         # An audience that may be large lies in 16 partitions.
         asked = await accepted(tapped, *map(user, two), {"topic": "nobody's"})

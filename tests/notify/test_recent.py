@@ -11,7 +11,7 @@ import pytest
 from shared.states import NotificationState
 from shared.store.notifications import MAX_AGE, Notification, Notifications
 from shared.store.table import Row, Table
-from tests.notify.conftest import Herald
+from tests.support.herald import Herald
 
 
 class Slow(Table):
@@ -19,6 +19,7 @@ class Slow(Table):
 
     def __init__(self, table: Table) -> None:
         super().__init__(table._client)
+        self._write = table._write  # type: ignore[method-assign]
         self.written, self.answers = asyncio.Event(), asyncio.Event()
 
     async def merge(self, row: Row, etag: str) -> str:

@@ -12,7 +12,7 @@ from shared.categories import Categories, Category
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
 from shared.teams.ids import channel_of
-from tests.notify.conftest import Herald, notification, user
+from tests.support.herald import Herald, notification, user
 
 
 async def test_a_person_gets_the_card_with_a_summary_and_the_row_says_sent(herald: Herald) -> None:

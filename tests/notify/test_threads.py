@@ -17,7 +17,7 @@ from notify.intake import take_in
 from shared.queues import DELIVERIES
 from shared.store.conversations import Kind, Status
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 
 async def person(herald: Herald) -> PersonView:

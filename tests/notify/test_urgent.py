@@ -11,7 +11,7 @@ from notify.delivery import deliver
 from notify.functions import send_one, send_one_urgent
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
 from shared.states import NotificationState
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 #: Seconds within which an urgent message passes bulk traffic.
 WITHIN = 5.0

@@ -14,7 +14,7 @@ from shared.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind
 from shared.store.waiting import Item
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 from timer_digest.releasing import release
 
 

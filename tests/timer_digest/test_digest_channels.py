@@ -9,8 +9,8 @@ from typing import Any
 from shared.preferences import FOREVER, Mode
 from shared.queues import Task
 from shared.store.conversations import Kind, Status
-from tests.notify.conftest import Herald
-from tests.timer_digest.digests import go_to, see_to, texts
+from tests.support.digests import go_to, see_to, texts
+from tests.support.herald import Herald
 
 
 async def test_a_channel_has_its_digest_by_its_own_wishes(timed: Herald) -> None:

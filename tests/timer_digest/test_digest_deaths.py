@@ -1,6 +1,6 @@
 """Whoever dies or sleeps while a digest is made, sent and settled: nothing is lost, and nothing is told twice.
 
-A process stops at one of its writes to the storage (`tests.notify.dying`), and another brings all to its end.
+A process stops at one of its writes to the storage (`tests.support.dying`), and another brings all to its end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from notify.intake import take_in
 from shared.preferences import FOREVER, Mode
 from shared.queues import Person, Task
 from shared.store.notifications import Notification
-from tests.notify.conftest import notification, user
-from tests.notify.dying import MANY, Host, Life, die_at_each, sleep_at_each
-from tests.notify.test_deaths import host
-from tests.timer_digest.digests import came, prefer, texts
+from tests.support.digests import came, prefer, texts
+from tests.support.dying import MANY, Host, Life, die_at_each, sleep_at_each
+from tests.support.herald import notification, user
 from timer_digest.releasing import release
-
-__all__ = ["host"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from notify.intake import take_in
 from notify.poison import CHANCES, rescue
 from shared.preferences import FOREVER, Mode
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task
-from tests.notify.conftest import Herald
-from tests.timer_digest.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.herald import Herald
 from timer_digest import digesting
 from timer_digest.releasing import release
 

@@ -24,8 +24,8 @@ from shared.store import due
 from shared.store.notifications import Notification
 from shared.store.table import Conflict
 from shared.store.waiting import Item
-from tests.notify.conftest import Herald, user
-from tests.timer_digest.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.herald import Herald, user
 from timer_digest import digesting
 from timer_digest.choosing import MOST_ALONE, choose, wants_of
 from timer_digest.releasing import release

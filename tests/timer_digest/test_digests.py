@@ -13,8 +13,8 @@ from notify.control import SETTLED
 from shared.preferences import FOREVER, Mode
 from shared.queues import Task
 from shared.store.conversations import Kind, Status
-from tests.notify.conftest import Herald, user
-from tests.timer_digest.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.herald import Herald, user
 from timer_digest.choosing import MOST_ALONE, MOST_TOLD
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from local.fake_teams.client import FakeTeams
 from shared.contract import Announcement
-from tests.notify.conftest import Herald
-from tests.timer_digest.digests import prefer
+from tests.support.digests import prefer
+from tests.support.herald import Herald
 from timer_digest.preview import main, preview
 
 ANNOUNCEMENT: dict[str, Any] = {

@@ -6,23 +6,21 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, PersonView
-from local.fake_teams.client import FakeTeams
+from local.fake_teams.api import PersonView
 from notify.intake import take_in
 from shared.announcing import MOST, SOURCE
 from shared.localtime import zone
 from shared.states import NotificationState, ScheduleState
 from shared.store.notifications import Notification, notification_key
 from shared.store.schedules import Schedule
-from tests.notify.conftest import Herald, attune, opened, user
-from tests.notify.tapped import TAP, Tap, tap
 from tests.notify.test_schedules import set_clock, sleep_until
+from tests.support.herald import Herald, user
+from tests.support.tapped import TAP, Tap
 from timer_digest.tick import tick
 
 #: A Monday, in the hour before 09:00 in Berlin.
@@ -72,14 +70,10 @@ async def reasons(herald: Herald) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def timed(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+async def timed(tapped: Herald) -> Herald:
     """Herald, whose delays go by the test's clock, and whose storage tells of each operation; it is `MONDAY`."""
-    tap(monkeypatch)
-    async with opened(connection, teams, monkeypatch) as herald:
-        attune(herald)
-        set_clock(herald, MONDAY)
-        await teams.behave(Behaviour(enforce_limits=False))
-        yield herald
+    set_clock(tapped, MONDAY)
+    return tapped
 
 
 @pytest.fixture

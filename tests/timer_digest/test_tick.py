@@ -10,14 +10,13 @@ from datetime import timedelta
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from local.fake_teams.client import FakeTeams
 from shared.queues import EXPANSIONS, Expansion
 from shared.states import NotificationState
 from shared.store import keys as store_keys
 from shared.store.conversations import Kind
 from shared.store.table import Operation, Table
-from tests.notify.conftest import Herald, opened, user
-from tests.notify.tapped import TAP, Tap, tap
+from tests.support.herald import Herald, user
+from tests.support.tapped import TAP, Tap
 
 
 async def scheduled(herald: Herald, ahead: timedelta) -> tuple[object, object]:
@@ -223,47 +222,43 @@ class Counting(Tap):
 @pytest.mark.parametrize(
     "stored", [(1_000,), pytest.param((1_000, 100_000), marks=[pytest.mark.full, pytest.mark.timeout(900)])]
 )
-async def test_a_tick_costs_what_is_due_however_much_is_stored(
-    connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, stored: tuple[int, ...]
-) -> None:
+async def test_a_tick_costs_what_is_due_however_much_is_stored(tapped: Herald, stored: tuple[int, ...]) -> None:
     """A read for each hundred, a message for each waking, and one write for each partition in which their rows lie."""
-    tap(monkeypatch)
-    async with opened(connection, teams, monkeypatch) as herald:
-        now, there = herald.clock(), 0
-        for many in stored:
-            await store(herald, there, many)
-            there = many
-            keys = [f"{number:064x}" for number in range(100)]
-            await asyncio.gather(
-                *(
-                    herald.services.due.put(now - timedelta(minutes=1 + n % 7), "notification", key)
-                    for n, key in enumerate(keys)
-                )
+    now, there = tapped.clock(), 0
+    for many in stored:
+        await store(tapped, there, many)
+        there = many
+        keys = [f"{number:064x}" for number in range(100)]
+        await asyncio.gather(
+            *(
+                tapped.services.due.put(now - timedelta(minutes=1 + n % 7), "notification", key)
+                for n, key in enumerate(keys)
             )
-            counting = Counting()
-            token = TAP.set(counting)
-            assert await herald.tick() == 100
-            TAP.reset(token)
-            reads = counting.operations.pop("")
-            assert reads <= 2
-            parts = {(n % 7, store_keys.shard(key)) for n, key in enumerate(keys)}
-            assert counting.operations == {"queue/expansions": 100, "HeraldDue": len(parts)}
+        )
+        counting = Counting()
+        token = TAP.set(counting)
+        assert await tapped.tick() == 100
+        TAP.reset(token)
+        reads = counting.operations.pop("")
+        assert reads <= 2
+        parts = {(n % 7, store_keys.shard(key)) for n, key in enumerate(keys)}
+        assert counting.operations == {"queue/expansions": 100, "HeraldDue": len(parts)}
 
 
 async def store(herald: Herald, first: int, last: int) -> None:
     """So many people, and as many wakings of other days."""
-    due, people = (herald.outside_tables.get_table_client(f"Herald{name}") for name in ("Due", "Conversations"))
+    due, people = herald.services.due._table, herald.services.conversations._table
     day = herald.clock() + timedelta(days=2)
     for start in range(first, last, 100):
         numbers = range(start, min(last, start + 100))
         minute = f"{day + timedelta(minutes=start // 100):%Y-%m-%dT%H:%M};0"
         person = f"{herald.tenant};user;{start // 100 % 16:x}"
-        await due.submit_transaction(
+        await due.batch(
             [
                 ("create", {"PartitionKey": minute, "RowKey": f"notification;{n:064x}", "v": 1, "key": f"{n:064x}"})
                 for n in numbers
             ]
         )
-        await people.submit_transaction(
+        await people.batch(
             [("create", {"PartitionKey": person, "RowKey": f"{n:032x}", "v": 1, "id": f"{n:032x}"}) for n in numbers]
         )

@@ -11,7 +11,7 @@ from shared.queues import Delivery
 from shared.states import Reason
 from shared.store.table import BATCH, Conflict
 from shared.store.waiting import DigestState, Item
-from tests.notify.conftest import Herald
+from tests.support.herald import Herald
 
 ADA = "u:ada"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

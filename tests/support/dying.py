@@ -17,11 +17,10 @@ from shared.queues import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.storage import open_storage
 from shared.store.counted import ALONE
 from shared.store.due import WATCH
-from tests.notify.conftest import Herald, attune
-from tests.notify.tapped import TAP, Tap
+from tests.support.herald import Herald, attune
+from tests.support.tapped import TAP, Tap
 
 S = TypeVar("S")
 
@@ -180,7 +179,7 @@ class Host(Herald):
     async def start(self) -> None:
         """Start a process."""
         token = TAP.set(Tap())
-        self.services = await open_services(load(self.environ), open_storage(self.environ), self.clock)
+        self.services = await open_services(load(self.environ), self.storage.open(), self.clock)
         TAP.reset(token)
         object.__setattr__(self.services.settings, "tenant_rate", 1)  # pages of five
         attune(self)

@@ -1,4 +1,4 @@
-"""The sending part in the test's own loop: real Azurite, a real fake Teams with tokens on, and no function host."""
+"""The app in the test's own loop: a fake Teams with tokens on, and no function host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
-from local.fake_teams.server import Options
 from notify.delivery import deliver
 from notify.expansion import LISTED, expand
 from notify.intake import take_in
@@ -42,10 +41,10 @@ from shared.queues import (
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.storage import open_storage
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import State, shard_of
 from shared.store.notifications import Notification, notification_key
+from tests.support.storage import Storage
 from timer_digest.releasing import release
 from timer_digest.tick import tick
 
@@ -81,6 +80,7 @@ class Herald:
     teams: FakeTeams
     clock: Clock
     environ: dict[str, str]
+    storage: Storage
     #: The storage, as somebody outside sees it.
     outside_queues: QueueServiceClient
     outside_tables: TableServiceClient
@@ -261,39 +261,21 @@ def user(person: PersonView) -> dict[str, str]:
     return {"user": person.object_id}
 
 
-@pytest.fixture
-async def teams() -> AsyncIterator[FakeTeams]:
-    async with FakeTeams.serve(Options()) as fake:
-        yield fake
-
-
 @asynccontextmanager
-async def opened(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    environ = teams.settings | {"AzureWebJobsStorage": connection}
+async def opened(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+    """The app on this storage and this Teams, as one process has it."""
+    environ = teams.settings | {"AzureWebJobsStorage": storage.connection}
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, environ[name])
+    monkeypatch.setattr("shared.services.Table", storage.table)
+    monkeypatch.setattr("shared.queues.Queues", storage.queues)
     monkeypatch.setattr("shared.store.counted.PATIENCE", 0)
     clock = Clock()
-    services = await open_services(load(environ), open_storage(environ), clock)
-    queues, tables = open_storage(environ)
+    services = await open_services(load(environ), storage.open(), clock)
+    queues, tables = storage.open()
     async with queues, tables:
-        yield Herald(services, teams, clock, environ, queues, tables)
+        yield Herald(services, teams, clock, environ, storage, queues, tables)
     await services.close()
-
-
-@pytest.fixture
-async def herald(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    async with opened(connection, teams, monkeypatch) as herald:
-        yield herald
-
-
-@pytest.fixture
-async def timed(connection: str, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    """The same, but the delays of queues and the age of what is cached go by the test's clock."""
-    monkeypatch.setattr("shared.queues.Queues", TimedQueues)
-    async with opened(connection, teams, monkeypatch) as herald:
-        attune(herald)
-        yield herald
 
 
 def attune(herald: Herald) -> None:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-import pytest
-
 from shared.store.table import Conflict, Operation, Row, Table
-from tests.notify.conftest import TimedQueues
+from tests.support.herald import TimedQueues
+from tests.support.memory import MemoryTable
+from tests.support.storage import Storage
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ async def _through(operation: Coroutine[Any, Any, T], written: str = "") -> T:
     return result
 
 
-class TappedTable(Table):
+class Tapped(Table):
     async def create(self) -> None:
         if TAP.get() is None:  # a process after the first saves itself the look
             await super().create()
@@ -86,6 +86,12 @@ class TappedTable(Table):
             yield page
 
 
+class TappedAzure(Tapped, Table): ...
+
+
+class TappedMemory(Tapped, MemoryTable): ...
+
+
 class TappedQueues(TimedQueues):
     async def create(self, name: str) -> None:
         if TAP.get() is None:
@@ -95,7 +101,7 @@ class TappedQueues(TimedQueues):
         await _through(super().put(name, text, delay), f"queue/{name}")
 
 
-def tap(monkeypatch: pytest.MonkeyPatch) -> None:
+def tap(storage: Storage) -> None:
     """Let the services that are opened from now on tell of each operation."""
-    monkeypatch.setattr("shared.services.Table", TappedTable)
-    monkeypatch.setattr("shared.queues.Queues", TappedQueues)
+    storage.table = TappedAzure if storage.connection else TappedMemory
+    storage.queues = TappedQueues

@@ -12,7 +12,7 @@ from shared.preferences import Mode
 from shared.queues import Person, Task
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification
-from tests.notify.conftest import Herald, user
+from tests.support.herald import Herald, user
 
 #: What a person wants in these tests, where nothing else is said: builds in the digest, at 9 in Berlin.
 WANTS: dict[str, Any] = {"categories": {"builds": Mode.DIGEST}, "digest": "daily 09:00", "time_zone": "Europe/Berlin"}

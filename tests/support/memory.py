@@ -1,0 +1,354 @@
+"""A storage account in memory, for every test that is not about storage, races or processes.
+
+Its clients have the part of the SDK's surface that the app and the tests use; `tests/shared/test_storage.py` holds them
+equal to Azurite. Where Azurite takes more than the real service, they refuse what that refuses ("Understanding the
+Table service data model" and "Put Message", Microsoft Learn).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, Self
+
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.data.tables import TableEntity
+
+from shared.store.table import BATCH, Operation, Row, Table
+from shared.store.writes import Refusal
+
+#: Bytes that one property may have, text counted in UTF-16; bytes of a row; bytes of a message.
+MAX_PROPERTY_BYTES = 64_000
+MAX_ROW_BYTES = 1024 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024
+
+_KEY = re.compile(r"[^/\\#?\x00-\x1f\x7f-\x9f]{0,512}")
+#: What XML 1.0 has no place for, and a queue therefore refuses.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INT32 = range(-(2**31), 2**31)
+_COMPARISONS = {
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+}  # fmt: skip
+
+Test = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+
+
+class MemoryAccount:
+    """The tables and queues of one account; it stands for both service clients."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, MemoryTableClient] = {}
+        self._queues: dict[str, MemoryQueueClient] = {}
+
+    def get_table_client(self, name: str) -> MemoryTableClient:
+        return self._tables.setdefault(name, MemoryTableClient(name))
+
+    def get_queue_client(self, name: str) -> MemoryQueueClient:
+        return self._queues.setdefault(name, MemoryQueueClient(name))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+class MemoryTable(Table):
+    """`Table` on a `MemoryTableClient`: only the write is another, as the app frames that itself."""
+
+    _client: Any
+
+    async def _write(self, operations: Sequence[Operation]) -> list[str]:
+        written: list[str] = await self._client.write(operations)
+        return written
+
+
+class MemoryTableClient:
+    """One table, as `azure.data.tables.aio.TableClient` shows it."""
+
+    _etags = count(1)
+
+    def __init__(self, name: str) -> None:
+        self.table_name = name
+        self._partitions: dict[str, dict[str, TableEntity]] | None = None
+
+    @property
+    def _rows(self) -> dict[str, dict[str, TableEntity]]:
+        if self._partitions is None:
+            raise ResourceNotFoundError("TableNotFound")
+        return self._partitions
+
+    async def create_table(self) -> None:
+        if self._partitions is not None:
+            raise ResourceExistsError("TableAlreadyExists")
+        self._partitions = {}
+
+    async def get_entity(self, partition: str, row: str, *, select: Sequence[str] | None = None) -> TableEntity:
+        await asyncio.sleep(0)
+        found = self._rows.get(partition, {}).get(row)
+        if found is None:
+            raise ResourceNotFoundError("ResourceNotFound")
+        return _selected(found, select)
+
+    def query_entities(
+        self,
+        where: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        select: Sequence[str] | None = None,
+        results_per_page: int = 1000,
+    ) -> Pages:
+        return Pages(self, where, parameters or {}, select, results_per_page)
+
+    def list_entities(self, *, select: Sequence[str] | None = None) -> Pages:
+        return Pages(self, "", {}, select, 1000)
+
+    def sorted_rows(self, partition: str | None, after: tuple[str, str]) -> Iterator[TableEntity]:
+        """The rows of a partition, or of all, in the order of their keys, above `after`."""
+        for name in sorted(self._rows) if partition is None else [partition]:
+            rows = self._rows.get(name, {})
+            yield from (rows[key] for key in sorted(rows) if (name, key) > after)
+
+    async def write(self, operations: Sequence[Operation]) -> list[str]:
+        """Do all of it or, with a `Refusal`, none; returns the new ETags, "" for what is removed."""
+        await asyncio.sleep(0)
+        if self._partitions is None:
+            raise _refusal(404, "TableNotFound")
+        keys = [(str(row["PartitionKey"]), str(row["RowKey"])) for _, row, *_ in operations]
+        if len(operations) > BATCH:
+            raise _refusal(400, "InvalidInput")
+        if len({partition for partition, _ in keys}) > 1:
+            raise _refusal(400, "CommandsInBatchActOnDifferentPartitions")
+        if len(set(keys)) < len(keys):
+            raise _refusal(400, "InvalidDuplicateRow")
+        rows = self._partitions.get(keys[0][0], {})
+        changed: dict[str, TableEntity | None] = {}
+        for (partition, key), (kind, row, *etag) in zip(keys, operations, strict=True):
+            changed[key] = self._changed(rows.get(key), kind, partition, key, row, *etag)
+        for key, entity in changed.items():
+            if entity is None:
+                del rows[key]
+            else:
+                rows[key] = entity
+        if rows:
+            self._partitions[keys[0][0]] = rows
+        else:
+            self._partitions.pop(keys[0][0], None)
+        return ["" if entity is None else entity.metadata["etag"] for entity in changed.values()]
+
+    def _changed(
+        self, old: TableEntity | None, kind: str, partition: str, key: str, row: Row, etag: str = "*"
+    ) -> TableEntity | None:
+        """The row as it is after one operation, None where it is removed; raises `Refusal`."""
+        if not (_KEY.fullmatch(partition) and _KEY.fullmatch(key)):
+            raise _refusal(400, "InvalidInput" if len(max(partition, key, key=len)) <= 512 else "KeyValueTooLarge")
+        if kind == "create" and old is not None:
+            raise _refusal(409, "EntityAlreadyExists")
+        if kind in ("update", "delete"):
+            if old is None:
+                raise _refusal(404, "ResourceNotFound")
+            if etag not in ("*", old.metadata["etag"]):
+                raise _refusal(412, "UpdateConditionNotSatisfied")
+        if kind == "delete":
+            return None
+        new = TableEntity(old if old is not None and kind == "update" else {})
+        new.update((name, _stored(name, value)) for name, value in row.items() if value is not None)
+        if any(_bytes(value) > MAX_PROPERTY_BYTES for value in new.values()):
+            raise _refusal(400, "PropertyValueTooLarge")
+        if 4 + sum(8 + 2 * len(name) + _bytes(value) for name, value in new.items()) > MAX_ROW_BYTES:
+            raise _refusal(400, "EntityTooLarge")
+        written = f"W/\"datetime'2026-01-01T00%3A00%3A00.{next(self._etags):07d}Z'\""
+        new._metadata = {"etag": written, "timestamp": datetime.now(UTC)}
+        return new
+
+
+class Pages:
+    """What a query found, page by page or row by row; each page is looked for when it is asked for."""
+
+    def __init__(
+        self, client: MemoryTableClient, where: str, values: Mapping[str, Any], select: Sequence[str] | None, size: int
+    ) -> None:
+        self._client, self._values, self._select, self._size = client, values, select, size
+        self._test, name = _parse(where)
+        self._partition = None if name is None else str(values[name])
+
+    async def by_page(self) -> AsyncIterator[AsyncIterator[TableEntity]]:
+        after: tuple[str, str] | None = ("", "")
+        while after is not None:
+            await asyncio.sleep(0)
+            page: list[TableEntity] = []
+            rows = self._client.sorted_rows(self._partition, after)
+            after = None
+            for row in rows:
+                if self._test(row, self._values):
+                    if len(page) == self._size:
+                        after = page[-1]["PartitionKey"], page[-1]["RowKey"]
+                        break
+                    page.append(_selected(row, None))
+            yield _each([_selected(row, self._select) for row in page])
+
+    async def __aiter__(self) -> AsyncIterator[TableEntity]:
+        async for page in self.by_page():
+            async for row in page:
+                yield row
+
+
+async def _each(page: Sequence[TableEntity]) -> AsyncIterator[TableEntity]:
+    for row in page:
+        yield row
+
+
+def _selected(row: TableEntity, select: Sequence[str] | None) -> TableEntity:
+    """A copy with these columns, and with the ETag where all or Timestamp are among them."""
+    found = TableEntity(row if select is None else {name: row[name] for name in select if name in row})
+    found._metadata = dict(row.metadata) if select is None or "Timestamp" in select else {"etag": None}
+    return found
+
+
+def _stored(name: str, value: Any) -> Any:
+    """A value as it is read again."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value not in _INT32:
+        raise ValueError(f"{name} is too large for a column of numbers")
+    assert isinstance(value, (bool, int, float, bytes)), f"{name} is of no type of a column"
+    return value
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return 2 * len(value) if value.isascii() else len(value.encode("utf-16-le"))
+    return len(value) if isinstance(value, bytes) else 8
+
+
+def _refusal(status: int, code: str) -> Refusal:
+    return Refusal(status, json.dumps({"odata.error": {"code": code}}).encode())
+
+
+@cache
+def _parse(where: str) -> tuple[Test, str | None]:
+    """A filter of OData as a test of a row, and the parameter that is its partition, None where it may be in any.
+
+    As with the SDK, spaces stand around each word, also around parentheses: else it would not put the parameters in.
+    """
+    words = where.split()
+    depths = [words[:place].count("(") - words[:place].count(")") for place in range(len(words))]
+    bound = words[:2] == ["PartitionKey", "eq"] and ("or", 0) not in zip(words, depths, strict=True)
+    partition = words[2].removeprefix("@") if bound else None
+    test = _either(words) if words else lambda row, values: True
+    assert not words, f"{where} is no filter"
+    return test, partition
+
+
+def _either(words: list[str]) -> Test:
+    test = _all(words)
+    while words[:1] == ["or"]:
+        del words[0]
+        test = (lambda one, other: lambda row, values: one(row, values) or other(row, values))(test, _all(words))
+    return test
+
+
+def _all(words: list[str]) -> Test:
+    test = _one(words)
+    while words[:1] == ["and"]:
+        del words[0]
+        test = (lambda one, other: lambda row, values: one(row, values) and other(row, values))(test, _one(words))
+    return test
+
+
+def _one(words: list[str]) -> Test:
+    if words[0] == "(":
+        del words[0]
+        test = _either(words)
+        assert words.pop(0) == ")"
+        return test
+    name, word, value = words[:3]
+    del words[:3]
+    compare = _COMPARISONS[word]
+    if value.startswith("@"):
+        return lambda row, values: name in row and compare(row[name], values[value[1:]])
+    assert re.fullmatch(r"'[^']*'", value), f"{value} is neither a parameter nor a text"
+    return lambda row, values: name in row and compare(row[name], value[1:-1])
+
+
+@dataclass
+class Message:
+    """A message as it was received; a receipt that is not its newest deletes nothing."""
+
+    id: str
+    content: str
+    visible_at: float
+    dequeue_count: int = 0
+    pop_receipt: str = ""
+
+
+@dataclass
+class MemoryQueueClient:
+    """One queue, as `azure.storage.queue.aio.QueueClient` shows it."""
+
+    queue_name: str
+    _messages: dict[str, Message] | None = field(default=None)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def _all(self) -> dict[str, Message]:
+        if self._messages is None:
+            raise ResourceNotFoundError("QueueNotFound")
+        return self._messages
+
+    async def create_queue(self) -> None:
+        if self._messages is not None:
+            raise ResourceExistsError("QueueAlreadyExists")
+        self._messages = {}
+
+    async def send_message(self, content: str, *, visibility_timeout: int = 0, time_to_live: int = 0) -> None:
+        await asyncio.sleep(0)
+        if _NO_XML.search(content):
+            raise HttpResponseError("InvalidXmlDocument")
+        if len(content.encode()) > MAX_MESSAGE_BYTES:
+            raise HttpResponseError("RequestBodyTooLarge")
+        number = f"{next(self._numbers):08d}"
+        self._all[number] = Message(number, content, time.monotonic() + visibility_timeout)
+
+    async def receive_messages(
+        self, *, max_messages: int | None = None, visibility_timeout: int = 30
+    ) -> AsyncIterator[Message]:
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        visible = [each for each in self._all.values() if each.visible_at <= now]
+        for message in visible[:max_messages]:
+            message.dequeue_count += 1
+            message.pop_receipt = str(next(self._numbers))
+            message.visible_at = now + visibility_timeout
+            yield Message(**vars(message))
+
+    async def peek_messages(self, max_messages: int = 1) -> list[Message]:
+        now = time.monotonic()
+        return [each for each in self._all.values() if each.visible_at <= now][:max_messages]
+
+    async def delete_message(self, message: Message) -> None:
+        await asyncio.sleep(0)
+        found = self._all.get(message.id)
+        if found is None or found.pop_receipt != message.pop_receipt:
+            raise ResourceNotFoundError("MessageNotFound")
+        del self._all[message.id]
+
+    async def clear_messages(self) -> None:
+        self._all.clear()
+
+    async def get_queue_properties(self) -> SimpleNamespace:
+        return SimpleNamespace(approximate_message_count=len(self._all))

@@ -1,0 +1,34 @@
+"""The storage of a test: in memory, or an account of its own on Azurite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.queues import Queues
+from shared.storage import open_storage
+from shared.store.table import Table
+from tests.support.memory import MemoryAccount, MemoryTable
+
+
+@dataclass
+class Storage:
+    """One account, for as many processes as the test likes; without a `connection` it is in memory.
+
+    `table` and `queues` are the classes by which the app is to use it.
+    """
+
+    connection: str = ""
+    table: type[Table] = MemoryTable
+    queues: type[Queues] = Queues
+    _account: MemoryAccount = field(default_factory=MemoryAccount)
+
+    def __post_init__(self) -> None:
+        if self.connection:
+            self.table = Table
+
+    def open(self) -> tuple[Any, Any]:
+        """The clients of one process, as `shared.storage.open_storage` returns them."""
+        if self.connection:
+            return open_storage({"AzureWebJobsStorage": self.connection})
+        return self._account, self._account

@@ -1,3 +1,0 @@
-from tests.notify.conftest import herald, teams, timed
-
-__all__ = ["herald", "teams", "timed"]
