@@ -172,7 +172,7 @@ async def _redrive_letters(services: Services, asked: DeadLetters, data: str) ->
         raise Refused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
     for letter in letters:
         # First back on the queue, then forgotten: a death between the two puts it there twice, which does no harm.
-        await _put_back(services, letter["queue"], bytes(letter["body"]))
+        await _put_back(services, letter["queue"], services.dead_letters.body(letter))
         await services.dead_letters.delete(letter)
     log.info("%d dead letters of %s are back on their queue", len(letters), asked.queue)
 

@@ -9,13 +9,11 @@ import orjson
 
 from shared.contract import Fault
 from shared.store import keys
-from shared.store.table import Row, Table
+from shared.store.table import COLUMN_BYTES, Row, Table
 
 VERSION = 1
-#: Faults that are kept of one message, at most; and as many bytes of UTF-16 as a column of text holds ("Understanding
-#: the Table service data model", Microsoft Learn), where they are long.
+#: Faults that are kept of one message, at most, and fewer where they fill a column.
 MOST_FAULTS = 50
-LONGEST = 64 * 1024
 
 
 class DeadLetters:
@@ -35,7 +33,8 @@ class DeadLetters:
                 "queue": queue,
                 "reason": reason,
                 "faults": _told(faults),
-                "body": body,
+                "body": body[:COLUMN_BYTES],
+                "rest": body[COLUMN_BYTES:] or None,
                 "at": at,
             }
         )
@@ -45,6 +44,11 @@ class DeadLetters:
         """The first `limit` dead letters of a queue: the one of this row key, or those of this reason."""
         where, values = ("RowKey eq @key", {"key": key}) if key else ("reason eq @reason", {"reason": reason})
         return await self._table.query(f"queue eq @queue and {where}", values | {"queue": queue}, limit=limit)
+
+    @staticmethod
+    def body(letter: Row) -> bytes:
+        """The message as it was on its queue: of up to 64 KiB, which takes two columns."""
+        return bytes(letter["body"]) + bytes(letter.get("rest") or b"")
 
     async def delete(self, letter: Row) -> None:
         """Forget one that was put back."""
@@ -56,7 +60,7 @@ def _told(faults: Sequence[Fault]) -> str:
     count = MOST_FAULTS
     while True:
         text = orjson.dumps([_short(fault) for fault in faults[:count]]).decode()
-        if len(text.encode("utf-16-le")) <= LONGEST:
+        if len(text.encode("utf-16-le")) <= COLUMN_BYTES:
             return text
         count //= 2
 

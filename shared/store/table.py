@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: transactions" and "Query timeout and pagination", Table service REST reference).
 BATCH = 100
 PAGE = 1000
+#: Bytes of one column, text counted in UTF-16: a little below the 64 KiB of "Understanding the Table service data
+#: model", as storage refuses values before that.
+COLUMN_BYTES = 64_000
 
 Row = Mapping[str, Any]
 #: What is done with a row: insert it, write it in the place of any that there is, merge it where its ETag still is the

@@ -17,7 +17,7 @@ from shared.queues import Delivery
 from shared.states import Reason
 from shared.store import keys
 from shared.store.table import BATCH, Conflict, Row, Table, etag_of, removal
-from shared.teams.ids import channel_of
+from shared.teams.ids import THREAD, channel_of
 
 VERSION = 1
 _DIGEST = "~digest"
@@ -161,7 +161,7 @@ class Waiting:
             "before": _text(state.before),
             "asked": state.asked,
             "made": state.made,
-            # 200 lines of up to 162 characters: a column holds 32 Ki ("Understanding the Table service data model").
+            # 200 lines of up to 147 characters: a column holds 32,000 (`COLUMN_BYTES`).
             "told": "\n".join(map(_line, state.told)),
             "more": "" if state.more is None else str(state.more),
         }
@@ -222,9 +222,9 @@ def _date(text: str) -> date | None:
 
 
 def _line(told: Delivery) -> str:
-    return ";".join((told.notification, told.shard, told.etag, quote(_thread(told), safe="")))
+    return ";".join((told.notification, told.shard, told.etag, quote(_thread(told).removeprefix(THREAD), safe="")))
 
 
 def _told(recipient: str, line: str) -> Delivery:
     notification, shard, etag, thread = line.split(";")
-    return Delivery(notification, shard, recipient + unquote(thread), etag, 0)
+    return Delivery(notification, shard, recipient + (THREAD + unquote(thread) if thread else ""), etag, 0)

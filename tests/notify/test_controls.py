@@ -156,7 +156,7 @@ async def test_what_was_sent_is_taken_back_once_and_the_final_counts_say_so(time
     await timed.command("recall", asked)
     await timed.run()
     assert all(message.deleted_at for message in await timed.received())
-    assert (await timed.teams.stats()).count("delete") == 3
+    assert (await timed.teams.stats()).requests["delete"]["200"] == 3
     assert await timed.counts(asked) == {"recalled": 3}
     after = await timed.now(asked)
     assert (after.state, after.counts) == (NotificationState.FINISHED, '{"recalled":3}')

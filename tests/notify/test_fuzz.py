@@ -36,6 +36,7 @@ from shared.queues import (
     Task,
     Unreadable,
 )
+from shared.store.dead_letters import DeadLetters
 from shared.store.notifications import Notification
 from tests.support.herald import Herald, user
 
@@ -307,7 +308,7 @@ async def test_what_is_no_message_of_its_queue_is_a_dead_letter_with_a_reason_an
     assert {number: letters[number]["reason"] for number in malformed if number in letters} == malformed
     for number, letter in letters.items():
         queue, _, body = messages[number]
-        assert (letter["queue"], letter["body"]) == (queue, body)
+        assert (letter["queue"], DeadLetters.body(letter)) == (queue, body)
         assert json.loads(letter["faults"])
         # What is well formed may name what there is not, or say what cannot be: upstream's, not our own.
         assert number in malformed or queue == NOTIFICATIONS

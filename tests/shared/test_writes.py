@@ -1,10 +1,9 @@
-"""Rows are written as the SDK writes them, one by one or in a transaction: then all of them, or none."""
+"""Rows are written as the SDK writes them, and what storage answers is understood as it is meant."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from aiohttp import web
@@ -14,27 +13,9 @@ from azure.core.exceptions import HttpResponseError
 from azure.data.tables.aio import TableClient
 
 from shared.storage import open_storage
-from shared.store.table import Conflict, Operation, Row, Table
-from shared.store.writes import Refusal, write
-
-#: Nothing in it may be taken for the text around it, and each type is there, at its limits.
-TEXTS = {
-    "line": 'a\r\nHTTP/1.1 409 Conflict\r\nETag: W/"none"\r\n\r\n--changeset_\r\n--batch_--',
-    "quotes": 'it\'s "so" \\ %27 &',
-    "letters": "ünï ☃ 😀 \u2028 \u0085",
-    "empty": "",
-}
-TYPES = {
-    "small": -(2**31),
-    "large": 2**31 - 1,
-    "yes": True,
-    "no": False,
-    "bytes": bytes(range(256)),
-    "moment": datetime(2027, 3, 28, 2, 30, 1, 678_901, tzinfo=timezone(timedelta(hours=2))),
-    "forever": datetime(9000, 1, 1, tzinfo=UTC),
-}
-OLD = "W/\"datetime'2020-01-01T00%3A00%3A00.0000000Z'\""
-KEYS = ("plain", "it's", "o''clock", "a b", "ünï☃", "u:1;c@d=%25 +,(x)", 'say "so"', "~counts")
+from shared.store.table import Operation, Row, Table
+from shared.store.writes import write
+from tests.shared.test_storage import KEYS, TEXTS, TYPES, row
 
 
 class Rows(Table):
@@ -42,15 +23,6 @@ class Rows(Table):
         """The rows of a partition as the SDK reads them, by their keys."""
         found = await self.query("PartitionKey eq @partition", {"partition": partition}, limit=1000)
         return {row["RowKey"]: dict(row) for row in found}
-
-    async def refusal(self, *operations: Operation) -> HttpResponseError:
-        with pytest.raises(HttpResponseError) as refused:
-            await write(self._client, operations)
-        return refused.value
-
-
-def row(partition: str, key: str, **columns: object) -> Row:
-    return {"PartitionKey": partition, "RowKey": key, **columns}
 
 
 @pytest.fixture
@@ -77,91 +49,6 @@ async def test_rows_are_as_if_the_sdk_had_written_them(rows: Rows) -> None:
         etags = await rows.batch([("create", row(partition, key, **columns)) for key in KEYS])
         assert [(await rows.get(partition, key) or ((), ""))[1] for key in KEYS] == etags
         assert await rows.there(partition) == by_sdk
-
-
-@pytest.mark.parametrize("key", KEYS)
-async def test_one_row_goes_the_same_way_as_several(rows: Rows, key: str) -> None:
-    first = await rows.insert(row("it's", key, a=1, b="x"))
-    with pytest.raises(Conflict):
-        await rows.insert(row("it's", key))
-    second = await rows.merge(row("it's", key, a=2), first)
-    with pytest.raises(Conflict):
-        await rows.merge(row("it's", key, a=3), first)
-    there = (await rows.there("it's"))[key]
-    assert (there["a"], there["b"]) == (2, "x")
-    await rows.put(row("it's", key, c=True))
-    assert (await rows.there("it's"))[key] == row("it's", key, c=True)
-    with pytest.raises(Conflict):
-        await rows.delete("it's", key, second)
-    await rows.delete("it's", key)
-    assert await rows.there("it's") == {}
-    await rows.delete("it's", key)
-    await rows.delete("it's", key, second)
-    with pytest.raises(Conflict):
-        await rows.merge(row("it's", key, a=4), second)
-
-
-async def test_a_table_that_is_not_there_is_no_conflict(connection: str) -> None:
-    queues, tables = open_storage({"AzureWebJobsStorage": connection})
-    async with queues, tables:
-        table = Table(tables.get_table_client("Nowhere"))
-        for operations in ([("create", row("p", "k"))], [("create", row("p", "k")), ("create", row("p", "l"))]):
-            with pytest.raises(Refusal, match="404 TableNotFound"):
-                await table.batch(operations)  # type: ignore[arg-type]
-
-
-async def test_a_merge_keeps_the_other_columns_and_answers_with_the_new_etag(rows: Rows) -> None:
-    first, second = await rows.batch([("create", row("p", key, a=1, b="x")) for key in ("it's", "two")])
-    changed, removed, added = await rows.batch(
-        [("update", row("p", "it's", a=2), first), ("delete", row("p", "two"), second), ("create", row("p", "three"))]
-    )
-    there = await rows.there("p")
-    assert there.keys() == {"it's", "three"}
-    assert (there["it's"]["a"], there["it's"]["b"], removed) == (2, "x", "")
-    assert (await rows.get("p", "it's") or ((), ""))[1] == changed != first
-    assert (await rows.get("p", "three") or ((), ""))[1] == added
-
-
-@pytest.mark.parametrize(
-    "refused",
-    [
-        pytest.param(("create", row("p", "known")), id="one that is there"),
-        pytest.param(("update", row("p", "known", a=2), OLD), id="changed"),
-        pytest.param(("delete", row("p", "known"), OLD), id="removed"),
-        pytest.param(("delete", row("p", "unknown")), id="one that is not there"),
-    ],
-)
-@pytest.mark.parametrize("place", [0, 1, 98])
-async def test_one_that_conflicts_undoes_all(rows: Rows, refused: Operation, place: int) -> None:
-    await rows.batch([("create", row("p", "known", a=1))])
-    operations: list[Operation] = [("create", row("p", f"new{number}")) for number in range(98)]
-    operations.insert(place, refused)
-    with pytest.raises(Conflict):
-        await rows.batch(operations)
-    assert {key: each["a"] for key, each in (await rows.there("p")).items()} == {"known": 1}
-
-
-@pytest.mark.parametrize(
-    ("operations", "code"),
-    [
-        ([("create", row("p", "a/b"))], "InvalidInput"),
-        ([("create", row("p", "long", text="x" * 40_000))], "PropertyValueTooLarge"),
-        ([("create", row("p", "twice")), ("create", row("p", "twice"))], "InvalidDuplicateRow"),
-    ],
-)
-async def test_what_storage_does_not_take_is_an_error_with_its_status_and_code(
-    rows: Rows, operations: Sequence[Operation], code: str
-) -> None:
-    error = await rows.refusal(*operations)
-    assert error.status_code == 400
-    assert code in str(error)
-    assert not await rows.there("p")
-
-
-async def test_a_number_that_would_be_stored_as_another_type_is_refused_before_it_is_sent(rows: Rows) -> None:
-    with pytest.raises(ValueError, match="far is too large"):
-        await rows.batch([("create", row("p", "k", far=2**31))])
-    assert not await rows.there("p")
 
 
 async def test_who_may_not_write_is_told_by_the_status(connection: str) -> None:

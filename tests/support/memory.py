@@ -23,12 +23,12 @@ from typing import Any, Self
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
-from shared.store.table import BATCH, Operation, Row, Table
+from shared.store.table import BATCH, COLUMN_BYTES, Operation, Row, Table
 from shared.store.writes import Refusal
 
-#: Bytes that one property may have, text counted in UTF-16; bytes of a row; bytes of a message.
-MAX_PROPERTY_BYTES = 64_000
+#: Bytes of a row and of a transaction, and of a message.
 MAX_ROW_BYTES = 1024 * 1024
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024
 
 _KEY = re.compile(r"[^/\\#?\x00-\x1f\x7f-\x9f]{0,512}")
@@ -68,11 +68,12 @@ class MemoryAccount:
 class MemoryTable(Table):
     """`Table` on a `MemoryTableClient`: only the write is another, as the app frames that itself."""
 
-    _client: Any
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._rows: MemoryTableClient = client
 
     async def _write(self, operations: Sequence[Operation]) -> list[str]:
-        written: list[str] = await self._client.write(operations)
-        return written
+        return await self._rows.write(operations)
 
 
 class MemoryTableClient:
@@ -133,6 +134,8 @@ class MemoryTableClient:
             raise _refusal(400, "CommandsInBatchActOnDifferentPartitions")
         if len(set(keys)) < len(keys):
             raise _refusal(400, "InvalidDuplicateRow")
+        if sum(_bytes(value) for _, row, *_ in operations for value in row.values()) > MAX_TRANSACTION_BYTES:
+            raise _refusal(413, "ContentLengthExceeded")
         rows = self._partitions.get(keys[0][0], {})
         changed: dict[str, TableEntity | None] = {}
         for (partition, key), (kind, row, *etag) in zip(keys, operations, strict=True):
@@ -146,7 +149,7 @@ class MemoryTableClient:
             self._partitions[keys[0][0]] = rows
         else:
             self._partitions.pop(keys[0][0], None)
-        return ["" if entity is None else entity.metadata["etag"] for entity in changed.values()]
+        return [str(entity.metadata["etag"]) if entity else "" for entity in changed.values()]
 
     def _changed(
         self, old: TableEntity | None, kind: str, partition: str, key: str, row: Row, etag: str = "*"
@@ -165,7 +168,7 @@ class MemoryTableClient:
             return None
         new = TableEntity(old if old is not None and kind == "update" else {})
         new.update((name, _stored(name, value)) for name, value in row.items() if value is not None)
-        if any(_bytes(value) > MAX_PROPERTY_BYTES for value in new.values()):
+        if any(_bytes(value) > COLUMN_BYTES for value in new.values()):
             raise _refusal(400, "PropertyValueTooLarge")
         if 4 + sum(8 + 2 * len(name) + _bytes(value) for name, value in new.items()) > MAX_ROW_BYTES:
             raise _refusal(400, "EntityTooLarge")
@@ -213,7 +216,8 @@ async def _each(page: Sequence[TableEntity]) -> AsyncIterator[TableEntity]:
 def _selected(row: TableEntity, select: Sequence[str] | None) -> TableEntity:
     """A copy with these columns, and with the ETag where all or Timestamp are among them."""
     found = TableEntity(row if select is None else {name: row[name] for name in select if name in row})
-    found._metadata = dict(row.metadata) if select is None or "Timestamp" in select else {"etag": None}
+    if select is None or "Timestamp" in select:
+        found._metadata = row.metadata
     return found
 
 

@@ -164,6 +164,7 @@ def test_a_zone_that_there_is_not_gets_the_helpful_answer(tmp_path: Path, capsys
     assert "Europe/Berlin" in capsys.readouterr().err
 
 
+@pytest.mark.azurite
 async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
     herald: Herald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
     ]
 
 
+@pytest.mark.azurite
 async def test_who_only_reads_needs_no_app_id_wherever_that_is(
     herald: Herald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,368 @@
+"""What the app relies on of storage: the same on Azurite and in the memory that most tests run on.
+
+Where Azurite takes more than the real service does, memory refuses it (`memory_only`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+from shared.queues import Queues
+from shared.store.table import COLUMN_BYTES, Conflict, Operation, Row, Table, etag_of, removal
+from tests.support.storage import Storage
+
+#: Nothing in it may be taken for the text around it, and each type is there, at its limits.
+TEXTS = {
+    "line": 'a\r\nHTTP/1.1 409 Conflict\r\nETag: W/"none"\r\n\r\n--changeset_\r\n--batch_--',
+    "quotes": 'it\'s "so" \\ %27 &',
+    "letters": "ünï ☃ 😀 \u2028 \u0085",
+    "empty": "",
+}
+TYPES = {
+    "small": -(2**31),
+    "large": 2**31 - 1,
+    "yes": True,
+    "no": False,
+    "bytes": bytes(range(256)),
+    "moment": datetime(2027, 3, 28, 2, 30, 1, 678_901, tzinfo=timezone(timedelta(hours=2))),
+    "forever": datetime(9000, 1, 1, tzinfo=UTC),
+}
+OLD = "W/\"datetime'2020-01-01T00%3A00%3A00.0000000Z'\""
+LARGE = {f"d{number}": bytes(60_000) for number in range(10)}
+KEYS = ("plain", "it's", "o''clock", "a b", "ünï☃", "u:1;c@d=%25 +,(x)", 'say "so"', "~counts")
+
+both = pytest.mark.parametrize("storage", ["azurite", "memory"], indirect=True)
+memory_only = pytest.mark.parametrize("storage", ["memory"], indirect=True)
+
+
+def row(partition: str, key: str, **columns: object) -> Row:
+    return {"PartitionKey": partition, "RowKey": key, **columns}
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest) -> Storage:
+    return Storage(request.getfixturevalue("connection")) if request.param == "azurite" else Storage()
+
+
+@pytest.fixture
+async def table(storage: Storage) -> AsyncIterator[Table]:
+    queues, tables = storage.open()
+    async with queues, tables:
+        table = storage.table(tables.get_table_client("Rows"))
+        await table.create()
+        await table.create()
+        yield table
+
+
+async def rows(table: Table, where: str = "PartitionKey eq @p", /, **values: Any) -> dict[str, dict[str, Any]]:
+    """The rows that match, by their row keys, in their order."""
+    found = await table.query(where, {"p": "p", **values}, limit=1000)
+    return {each["RowKey"]: dict(each) for each in found}
+
+
+@both
+@pytest.mark.parametrize("key", KEYS)
+async def test_a_row_is_written_once_and_changed_only_by_who_knows_it_as_it_is(table: Table, key: str) -> None:
+    assert await table.get("it's", key) is None
+    first = await table.insert(row("it's", key, a=1, b="x"))
+    with pytest.raises(Conflict):
+        await table.insert(row("it's", key))
+    second = await table.merge(row("it's", key, a=2), first)
+    assert second != first
+    with pytest.raises(Conflict):
+        await table.merge(row("it's", key, a=3), first)
+    found, etag = await table.get("it's", key) or ({}, "")
+    assert (dict(found), etag) == (row("it's", key, a=2, b="x"), second)
+    await table.put(row("it's", key, c=True))
+    found, etag = await table.get("it's", key) or ({}, "")
+    assert dict(found) == row("it's", key, c=True)
+    assert etag not in (first, second)
+    with pytest.raises(Conflict):
+        await table.delete("it's", key, second)
+    await table.delete("it's", key)
+    assert await table.get("it's", key) is None
+    await table.delete("it's", key)
+    await table.delete("it's", key, second)
+    with pytest.raises(Conflict):
+        await table.merge(row("it's", key, a=4), second)
+
+
+@both
+async def test_values_of_each_type_are_read_as_they_were_written(table: Table) -> None:
+    await table.insert(row("p", "k", **TEXTS, **TYPES, left_out=None))
+    there = (await rows(table))["k"]
+    assert there == row("p", "k", **TEXTS, **TYPES)
+    assert all(there[name].tzinfo == UTC for name in ("moment", "forever"))
+    assert {name: type(there[name]) for name in ("small", "yes", "empty")} == {"small": int, "yes": bool, "empty": str}
+    # A merge leaves what it does not name, also where it names it as None.
+    await table.merge(row("p", "k", small=None, large=1), (await table.get("p", "k") or ({}, ""))[1])
+    assert (await rows(table))["k"] == there | {"large": 1}
+
+
+@both
+async def test_a_merge_keeps_the_other_columns_and_answers_with_the_new_etag(table: Table) -> None:
+    first, second = await table.batch([("create", row("p", key, a=1, b="x")) for key in ("it's", "two")])
+    changed, removed, added = await table.batch(
+        [("update", row("p", "it's", a=2), first), ("delete", row("p", "two"), second), ("create", row("p", "three"))]
+    )
+    there = await rows(table)
+    assert there.keys() == {"it's", "three"}
+    assert (there["it's"]["a"], there["it's"]["b"], removed) == (2, "x", "")
+    assert (await table.get("p", "it's") or ((), ""))[1] == changed != first
+    assert (await table.get("p", "three") or ((), ""))[1] == added
+
+
+@both
+@pytest.mark.parametrize(
+    "refused",
+    [
+        pytest.param(("create", row("p", "known")), id="one that is there"),
+        pytest.param(("update", row("p", "known", a=2), OLD), id="changed"),
+        pytest.param(("delete", row("p", "known"), OLD), id="removed"),
+        pytest.param(("delete", row("p", "unknown")), id="one that is not there"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 99])
+async def test_one_of_a_hundred_that_conflicts_undoes_all(table: Table, refused: Operation, place: int) -> None:
+    await table.batch([("create", row("p", "known", a=1))])
+    operations: list[Operation] = [("create", row("p", f"new{number}")) for number in range(99)]
+    operations.insert(place, refused)
+    with pytest.raises(Conflict):
+        await table.batch(operations)
+    assert {key: each["a"] for key, each in (await rows(table)).items()} == {"known": 1}
+
+
+@both
+async def test_a_hundred_rows_are_written_and_removed_together(table: Table) -> None:
+    etags = await table.batch([("create", row("p", f"{number:03}")) for number in range(100)])
+    assert list(await rows(table)) == [f"{number:03}" for number in range(100)]
+    # Those that were changed since, or are gone, stay as they are.
+    await table.merge(row("p", "007", a=1), etags[7])
+    await table.delete("p", "008")
+    await table.clear("p", {f"{number:03}": etag for number, etag in enumerate(etags)})
+    assert list(await rows(table)) == ["007"]
+    await table.batch([removal("p", "007")])
+    assert await rows(table) == {}
+
+
+@both
+@pytest.mark.parametrize(
+    ("operations", "code"),
+    [
+        ([("create", row("p", "a/b"))], "InvalidInput"),
+        ([("create", row("p", "long", text="x" * 40_000))], "PropertyValueTooLarge"),
+        ([("create", row("p", "long", data=b"x" * 70_000))], "PropertyValueTooLarge"),
+        ([("create", row("p", "twice")), ("create", row("p", "twice"))], "InvalidDuplicateRow"),
+    ],
+)
+async def test_what_storage_does_not_take_is_an_error_with_its_status_and_code(
+    table: Table, operations: Sequence[Operation], code: str
+) -> None:
+    with pytest.raises(HttpResponseError, match=code) as refused:
+        await table.batch(operations)
+    assert refused.value.status_code == 400
+    assert await rows(table) == {}
+
+
+@memory_only
+@pytest.mark.parametrize(
+    ("operations", "code"),
+    [
+        ([("create", row("p", "long", text="x" * (COLUMN_BYTES // 2 + 1)))], "PropertyValueTooLarge"),
+        ([("create", row("p", "long", text="☃" * (COLUMN_BYTES // 2 + 1)))], "PropertyValueTooLarge"),
+        ([("create", row("p", "long", data=bytes(COLUMN_BYTES + 1)))], "PropertyValueTooLarge"),
+        ([("create", row("p", "k", **{f"d{n}": bytes(COLUMN_BYTES) for n in range(17)}))], "EntityTooLarge"),
+        ([("create", row("p", f"{number}")) for number in range(101)], "InvalidInput"),
+        ([("create", row("p", "1")), ("create", row("q", "1"))], "CommandsInBatchActOnDifferentPartitions"),
+        ([("create", row("p", f"{n}", **LARGE)) for n in range(8)], "ContentLengthExceeded"),
+    ],
+)
+async def test_what_azurite_takes_and_the_real_service_does_not_is_refused(
+    table: Table, operations: Sequence[Operation], code: str
+) -> None:
+    with pytest.raises(HttpResponseError, match=code):
+        await table.batch(operations)
+    assert await rows(table) == {}
+
+
+@both
+async def test_what_fits_is_taken(table: Table) -> None:
+    text, data = "x" * (COLUMN_BYTES // 2), bytes(COLUMN_BYTES)
+    await table.insert(row("p", "k", text=text, **{f"d{n}": data for n in range(15)}))
+    assert len((await rows(table))["k"]) == 18
+
+
+@both
+async def test_a_number_that_would_be_stored_as_another_type_is_refused(table: Table) -> None:
+    with pytest.raises(ValueError, match="far is too large"):
+        await table.batch([("create", row("p", "k", far=2**31))])
+    assert await rows(table) == {}
+
+
+@both
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("PartitionKey eq @p", "abcd"),
+        ("PartitionKey eq @p and RowKey gt @b", "cd"),
+        ("PartitionKey eq @p and RowKey ge @b and RowKey lt @d", "bc"),
+        ("PartitionKey eq @p and RowKey le @b", "ab"),
+        ("PartitionKey eq @p and kind eq 'odd'", "ac"),
+        ("PartitionKey eq @p and kind ne @odd", "b"),
+        ("PartitionKey eq @p and at le @now", "ab"),
+        ("PartitionKey eq @p and yes eq @true and number ge @two", "b"),
+        ("PartitionKey eq @p and ( kind eq @odd or at le @now )", "abc"),
+        ("kind eq @odd and PartitionKey lt @q", "ac"),
+        ("PartitionKey gt @p or RowKey eq @b", "be"),
+        ("PartitionKey lt @p", ""),
+    ],
+)
+async def test_a_filter_finds_what_it_says_in_the_order_of_the_keys(table: Table, where: str, found: str) -> None:
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    await table.insert(row("q", "e", kind="odd"))
+    await table.insert(row("p", "c", kind="odd", at=now + timedelta(seconds=1), number=3, yes=False))
+    await table.insert(row("p", "b", kind="even", at=now, number=2, yes=True))
+    await table.insert(row("p", "a", kind="odd", at=now, number=1, yes=True))
+    await table.insert(row("p", "d"))
+    values = {"q": "q", "b": "b", "d": "d", "odd": "odd", "now": now, "true": True, "two": 2}
+    assert "".join(await rows(table, where, **values)) == found
+
+
+@both
+async def test_pages_have_so_many_rows_and_begin_after_the_one_before(table: Table) -> None:
+    for partition in "qp":
+        await table.batch([("create", row(partition, f"{number}", n=number)) for number in range(5)])
+    sizes, seen = [], []
+    async for page in table.pages("PartitionKey ge @p and n ge @one", {"p": "p", "one": 1}, size=3):
+        sizes.append(len(page))
+        seen += [each["PartitionKey"] + each["RowKey"] for each in page]
+        await table.delete("p", "4")  # on the next page
+        await table.put(row("q", "9", n=9))  # on the last page
+    assert seen == ["p1", "p2", "p3", "q1", "q2", "q3", "q4", "q9"]
+    assert [size for size in sizes if size] == [3, 3, 2]
+    for limit, count in ((2, 2), (100, 10)):
+        assert len(await table.query("PartitionKey ge @p", {"p": "p"}, limit=limit)) == count
+
+
+@both
+async def test_only_the_columns_that_are_asked_for_come_with_an_etag_where_that_is(table: Table) -> None:
+    etag = await table.insert(row("p", "k", a=1, b=2))
+    assert (await table.get("p", "k", select=["a", "none", "Timestamp"]) or ({}, ""))[1] == etag
+    found, _ = await table.get("p", "k", select=["a", "none", "Timestamp"]) or ({}, "")
+    assert {name: found.get(name) for name in ("a", "b", "none")} == {"a": 1, "b": None, "none": None}
+    [page] = [page async for page in table.pages("PartitionKey eq @p", {"p": "p"}, size=9, select=["b"]) if page]
+    assert [(each.get("a"), each["b"]) for each in page] == [(None, 2)]
+    [whole] = await table.query("PartitionKey eq @p", {"p": "p"}, limit=9)
+    assert etag_of(whole) == etag
+
+
+@both
+async def test_what_was_read_is_the_readers_own(table: Table) -> None:
+    await table.insert(row("p", "k", a=1))
+    found, _ = await table.get("p", "k") or ({}, "")
+    assert isinstance(found, dict)
+    found["a"] = 2
+    assert (await rows(table))["k"]["a"] == 1
+
+
+@both
+async def test_a_table_that_is_not_there_is_no_conflict(storage: Storage) -> None:
+    queues, tables = storage.open()
+    async with queues, tables:
+        table = storage.table(tables.get_table_client("Nowhere"))
+        for operations in ([("create", row("p", "k"))], [("create", row("p", "k")), ("create", row("p", "l"))]):
+            with pytest.raises(HttpResponseError, match="404 TableNotFound"):
+                await table.batch(operations)  # type: ignore[arg-type]
+        assert await table.get("p", "k") is None
+        with pytest.raises(ResourceNotFoundError):
+            await rows(table)
+
+
+@pytest.fixture
+async def queue(storage: Storage) -> AsyncIterator[tuple[Queues, Any]]:
+    """A queue of the app, and the same as somebody outside sees it."""
+    queues, tables = storage.open()
+    async with queues, tables:
+        ours = storage.queues(queues)
+        await ours.create("work")
+        await ours.create("work")
+        yield ours, queues.get_queue_client("work")
+
+
+async def taken(client: Any, **more: Any) -> list[Any]:
+    return [each async for each in client.receive_messages(**more)]
+
+
+@both
+@pytest.mark.parametrize("text", ["", "plain", " <&> \r\n\t ", "ünï ☃ 😀", '{"v": 1}', "x" * 64 * 1024])
+async def test_a_message_is_read_as_it_was_put(queue: tuple[Queues, Any], text: str) -> None:
+    ours, client = queue
+    await ours.put("work", text)
+    [message] = await taken(client)
+    # XML knows one end of a line, and drops a text that is all white space.
+    assert message.content in (text, text.replace("\r\n", "\n"), text or None)
+    assert message.dequeue_count == 1
+
+
+@both
+async def test_who_takes_a_message_has_it_for_a_while_and_alone_removes_it(queue: tuple[Queues, Any]) -> None:
+    ours, client = queue
+    for text in "abc":
+        await ours.put("work", text)
+    assert [each.content for each in await client.peek_messages(2)] == ["a", "b"]
+    first = await taken(client, max_messages=2, visibility_timeout=1)
+    assert [each.content for each in first] == ["a", "b"]
+    [third] = await taken(client, visibility_timeout=60)
+    assert third.content == "c"
+    assert await client.peek_messages(9) == []
+    assert (await client.get_queue_properties()).approximate_message_count == 3
+    again: list[Any] = []
+    while len(again) < 2:
+        again += await taken(client, visibility_timeout=60)
+    assert sorted((each.content, each.dequeue_count) for each in again) == [("a", 2), ("b", 2)]
+    for stale in first:
+        with pytest.raises(HttpResponseError):
+            await client.delete_message(stale)
+    for message in (*again, third):
+        await client.delete_message(message)
+    assert (await client.get_queue_properties()).approximate_message_count == 0
+
+
+@both
+async def test_a_delay_is_in_whole_seconds_and_counts_as_a_message(queue: tuple[Queues, Any]) -> None:
+    ours, client = queue
+    await ours.put("work", "later", 0.2)
+    assert await taken(client) == []
+    assert (await client.get_queue_properties()).approximate_message_count == 1
+    while not (found := await taken(client)):
+        continue
+    assert found[0].content == "later"
+    await ours.put("work", "far", 10**9)  # as far as a queue goes
+    await client.clear_messages()
+    assert (await client.get_queue_properties()).approximate_message_count == 0
+
+
+@both
+@pytest.mark.parametrize("text", ["x" * (64 * 1024 + 1), "ü" * (32 * 1024 + 1)])
+async def test_a_message_over_64_kib_is_refused(queue: tuple[Queues, Any], text: str) -> None:
+    ours, client = queue
+    with pytest.raises(HttpResponseError):
+        await ours.put("work", text)
+    assert (await client.get_queue_properties()).approximate_message_count == 0
+
+
+@memory_only
+async def test_what_xml_has_no_place_for_is_refused(queue: tuple[Queues, Any]) -> None:
+    with pytest.raises(HttpResponseError, match="InvalidXmlDocument"):
+        await queue[0].put("work", "a\x01b")
+
+
+@both
+async def test_a_queue_that_is_not_there_is_an_error(queue: tuple[Queues, Any]) -> None:
+    with pytest.raises(ResourceNotFoundError):
+        await queue[0].put("nowhere", "x")
