@@ -6,7 +6,7 @@
     python dev.py test [--full] [...]          every check and test; further arguments are for pytest
     python dev.py bench [names] [--quick]      the benchmarks; --json FILE writes their figures, --help says more
 
-Python 3.8 or newer starts it: it makes .venv with Python 3.11 or 3.12 and installs what is needed.
+Python 3.8 or newer starts it: it makes .venv with the newest of Python 3.11 to 3.13 and installs what is needed.
 """
 
 from __future__ import annotations

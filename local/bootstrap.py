@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-#: The Pythons that azure-functions and botbuilder run on, the preferred first.
-PYTHONS = ("3.12", "3.11")
+#: The Pythons that azure-functions and botbuilder run on, the newest first.
+PYTHONS = ("3.13", "3.12", "3.11")
 #: The oldest Node that Azurite and the Playground run on.
 NODE = 20
 #: Seconds between two looks at a lock that another process holds.
@@ -117,10 +117,9 @@ class Setup:
         return self.python.exists() and version(python) in PYTHONS and _succeeds(python, "-m", "pip", "-V")
 
     def _make_venv(self) -> None:
-        running = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        command = [*find_python(running), "-m", "venv", "--clear", str(self.venv)]
-        with step("Making .venv"):
-            self._run("venv", command, self.root)
+        python = find_python(f"{sys.version_info[0]}.{sys.version_info[1]}")
+        with step(f"Making {self.venv.name} with Python {version(*python)}"):
+            self._run("venv", [*python, "-m", "venv", "--clear", str(self.venv)], self.root)
 
     def _run(self, tool: str, command: Sequence[str], folder: Path) -> None:
         log = self.local / "log" / (tool + ".log")
@@ -140,20 +139,19 @@ class Setup:
 
 
 def find_python(running: str) -> list[str]:
-    """The command of a Python that the app runs on: this one, if version `running` ("3.11") is, or one on PATH.
+    """The command of the newest Python that the app runs on: this one, of version `running` ("3.11"), or one on PATH.
 
     Raises `Missing`.
     """
-    if running in PYTHONS:
-        return [sys.executable]
-    candidates = [["py", "-" + wanted] for wanted in PYTHONS] if os.name == "nt" else []
-    candidates += [["python" + wanted] for wanted in PYTHONS] + [["python3"], ["python"]]
-    for command in candidates:
-        program = shutil.which(command[0])
-        if program and version(program, *command[1:]) in PYTHONS:
-            return [program, *command[1:]]
+    for wanted in PYTHONS:
+        if wanted == running:
+            return [sys.executable]
+        for command in (["py", "-" + wanted], ["python" + wanted], ["python3"], ["python"]):
+            program = shutil.which(command[0])
+            if program and version(program, *command[1:]) == wanted:
+                return [program, *command[1:]]
     raise Missing(
-        f"Python {' or '.join(reversed(PYTHONS))} is needed, and this is {running}: "
+        f"Python {', '.join(PYTHONS[:0:-1])} or {PYTHONS[0]} is needed, and this is {running}: "
         "install one from https://www.python.org and run this again"
     )
 

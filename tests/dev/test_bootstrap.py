@@ -17,18 +17,36 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 posix = pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
 
 
-@pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    """An empty checkout whose requirements are none."""
-    (tmp_path / "requirements.txt").write_text("# nothing\n")
-    return Setup(tmp_path)
-
-
 def script(folder: Path, name: str, text: str) -> None:
     """A program for PATH."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{text}\n")
     (folder / name).chmod(0o755)
+
+
+#: Stands for a Python with venv and pip, which take seconds; it knows one requirement that cannot be had.
+PYTHON = f"""case "$*" in
+  *"-m venv"*) shift $(($# - 1)); rm -rf "$1"; mkdir -p "$1/bin"; cp "$0" "$1/bin/python";;
+  *"-m pip install"*) shift $(($# - 1)); if grep nowhere "$1"; then echo "ERROR: ./nowhere is not there"; exit 1; fi;;
+  "-c"*) echo {RUNNING};;
+esac"""
+#: Stands for npm, and knows one package that cannot be had.
+NPM = 'if grep "gone" package.json; then echo "npm error enoent no such file, open gone.tgz"; exit 1; fi'
+
+#: Each of these tests runs once with real programs, where all tests are run.
+kinds = pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "real"])
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, real: bool) -> Setup:
+    """An empty checkout whose requirements are none."""
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    if not real:
+        script(tmp_path / "bin", "python", PYTHON)
+        script(tmp_path / "bin", "npm", NPM)
+        monkeypatch.setattr("local.bootstrap.find_python", lambda _: [str(tmp_path / "bin" / "python")])
+        monkeypatch.setattr("local.bootstrap.npm", lambda _: [str(tmp_path / "bin" / "npm")])
+    return Setup(tmp_path)
 
 
 def installed_again(setup: Setup) -> bool:
@@ -39,6 +57,7 @@ def installed_again(setup: Setup) -> bool:
     return log.exists()
 
 
+@kinds
 def test_only_a_changed_file_or_a_broken_venv_is_installed_again(setup: Setup) -> None:
     setup.ensure_python("requirements.txt")
     assert not installed_again(setup)
@@ -49,6 +68,7 @@ def test_only_a_changed_file_or_a_broken_venv_is_installed_again(setup: Setup) -
     assert setup.python.exists()
 
 
+@kinds
 def test_a_failed_install_is_one_line_and_is_done_anew(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     (setup.root / "requirements.txt").write_text("./nowhere\n")
     with pytest.raises(Missing) as caught:
@@ -60,14 +80,17 @@ def test_a_failed_install_is_one_line_and_is_done_anew(setup: Setup, capsys: pyt
 
     (setup.root / "requirements.txt").write_text("# nothing\n")
     assert installed_again(setup)
-    assert "Making .venv" in capsys.readouterr().out  # what was half installed is gone
+    assert "Making .venv with Python 3." in capsys.readouterr().out  # what was half installed is gone
     assert not installed_again(setup)
 
 
+@kinds
 def test_two_at_once_install_once(setup: Setup) -> None:
     program = (
-        "import sys; from pathlib import Path; from local.bootstrap import Setup; "
-        "Setup(Path(sys.argv[1])).ensure_python('requirements.txt')"
+        "import sys; from pathlib import Path; from local import bootstrap; root = Path(sys.argv[1]); "
+        "stub = root / 'bin' / 'python'; real = bootstrap.find_python; "
+        "bootstrap.find_python = lambda running: [str(stub)] if stub.exists() else real(running); "
+        "bootstrap.Setup(root).ensure_python('requirements.txt')"
     )
     command = [sys.executable, "-c", program, str(setup.root)]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -76,6 +99,7 @@ def test_two_at_once_install_once(setup: Setup) -> None:
     assert "".join(said).count("Installing the Python packages") == 1
 
 
+@kinds
 def test_children_see_our_environment_and_not_the_active_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/elsewhere")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
@@ -86,19 +110,20 @@ def test_children_see_our_environment_and_not_the_active_one(setup: Setup, monke
 
 
 @posix
-def test_another_python_is_found_where_the_running_one_does_not_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script(tmp_path / "bin", "python3.12", "exit 1")  # one that is there, and does not work
+def test_the_newest_python_that_works_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path / "bin", "python3.13", "exit 1")  # one that is there, and does not work
     script(tmp_path / "bin", "python3.11", "echo 3.11")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert find_python("3.14") == [str(tmp_path / "bin" / "python3.11")]
-    assert find_python(RUNNING) == [sys.executable]
+    assert find_python("3.9") == [str(tmp_path / "bin" / "python3.11")]
+    assert find_python("3.11") == find_python("3.12") == [sys.executable]
+    script(tmp_path / "bin", "python3", "echo 3.12")
+    assert find_python("3.9") == find_python("3.11") == [str(tmp_path / "bin" / "python3")]
+    assert find_python("3.13") == [sys.executable]
 
 
 def test_no_python_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Missing, match=r"^Python 3\.11 or 3\.12 is needed, and this is 3\.9: install .*$"):
+    with pytest.raises(Missing, match=r"^Python 3\.11, 3\.12 or 3\.13 is needed, and this is 3\.9: install .*$"):
         find_python("3.9")
 
 
@@ -116,6 +141,7 @@ def test_an_old_node_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatc
         node()
 
 
+@kinds
 def test_the_node_packages_are_installed_once(setup: Setup) -> None:
     source = setup.root / "local" / "node"
     source.mkdir(parents=True)
