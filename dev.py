@@ -50,13 +50,14 @@ def host(setup: Setup, arguments: list[str]) -> int:
 
 def test(setup: Setup, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dev.py test", description="Every check and test.")
-    parser.add_argument("--full", action="store_true", help="also the long ones")
+    parser.add_argument("--full", action="store_true", help="also the long ones, and --cov")
+    parser.add_argument("--cov", action="store_true", help="say which lines no test runs; takes twice the time")
     options, for_pytest = parser.parse_known_args(arguments)
     setup.ensure_python(RUNTIME, DEVELOPMENT)
     setup.ensure_node()
-    selected = [] if options.full else ["-m", "not full"]
+    selected = ["--hypothesis-profile", "full"] if options.full else ["-m", "not full"]
     workers = ["-n", str(min(os.cpu_count() or 2, TEST_WORKERS)), "--dist", "worksteal"]
-    coverage = ["--cov", "--cov-report=term:skip-covered"]
+    coverage = ["--cov", "--cov-report=term:skip-covered"] if options.full or options.cov else []
     steps = {
         "ruff": ["-m", "ruff", "check"],
         "format": ["-m", "ruff", "format", "--check", "--quiet"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from local.fake_teams.api import Behaviour
@@ -17,6 +18,12 @@ from tests.support.herald import Herald, TimedQueues, attune, opened
 from tests.support.storage import Storage
 from tests.support.tapped import tap
 from tests.support.teams import ServerThread
+
+# A quick run tries the same examples each time; where all tests are run, it is more, and others each time.
+QUICK = hypothesis.settings(deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("quick", QUICK)
+hypothesis.settings.register_profile("full", QUICK, derandomize=False, max_examples=400)
+hypothesis.settings.load_profile("quick")
 
 #: More accounts than one test process has tests.
 ACCOUNTS = 900

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from benchmarks.against import compared, figures
 from benchmarks.meters import BEAT, Lag
 from benchmarks.operations import operation
 from benchmarks.report import Report, medians, ratio
@@ -52,6 +53,19 @@ def test_a_ratio_is_that_of_runs_made_in_turns_and_not_of_medians() -> None:
     ours, theirs = [{"s": 1.0}, {"s": 2.0}, {"s": 9.0}], [{"s": 2.0}, {"s": 4.0}, {"s": 9.0}]
     assert ratio(ours, theirs, "s") == 0.5
     assert medians(ours) == {"s": 2.0}
+
+
+def test_of_what_a_benchmark_wrote_each_number_has_its_path_and_of_several_runs_the_median() -> None:
+    told = {
+        "whole": {"people": 9, "quick": True, "runs": {"all": [{"s": 1}, {"s": 5}, {"s": 2, "more": 1}], "none": []}}
+    }
+    assert dict(figures(told)) == {"whole / people": 9, "whole / all / s": 2}
+
+
+def test_two_checkouts_are_compared_by_the_ratios_of_their_pairs() -> None:
+    pairs = [({"s": 1.0, "new": 1.0}, {"s": 2.0}), ({"s": 9.0}, {"s": 9.0}), ({"s": 3.0}, {"s": 6.0})]
+    [_, _, _, row, _] = compared(pairs).text
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["s", "3.00", "6.00", "0.50", "0.50 to 1.00"]
 
 
 def test_a_table_has_a_line_a_row_and_columns_of_one_width() -> None:

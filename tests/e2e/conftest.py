@@ -7,16 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from local.fake_teams.api import Answer, Event, Growth, PersonView
+from local.fake_teams.api import Answer, Event, Growth, PersonView, Received
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
+from shared.clock import real_time
 from shared.queues import NOTIFICATIONS
 from shared.states import DeliveryState
 from shared.storage import open_storage
@@ -27,6 +29,8 @@ from tests.support.herald import user
 
 #: Seconds for which the host keeps a message to itself: short, so that one in flight at a kill is soon back.
 LEASE = "3"
+#: Real seconds for which a clock stands still until the hosts are up, and have seen to what is due then.
+STANDS = 8
 #: Seconds between two looks at the storage.
 LOOK = 0.2
 #: Transactions that write references at the same time.
@@ -35,6 +39,43 @@ AT_ONCE = 8
 NAMED = 1000
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """It shows `begun` until the real time `anchor` (both UTC), and then goes `speed` times as fast."""
+
+    begun: datetime
+    anchor: datetime
+    speed: int
+
+    @classmethod
+    def begin(cls, at: datetime, speed: int) -> Self:
+        """One that stands at `at` until the hosts are up."""
+        return cls(at, real_time() + timedelta(seconds=STANDS), speed)
+
+    @property
+    def setting(self) -> str:
+        return f"{self.begun.isoformat()}@{self.anchor.isoformat()}*{self.speed}"
+
+    def at(self, real: datetime) -> datetime:
+        """What it shows at a real time."""
+        return self.begun + max(timedelta(), real - self.anchor) * self.speed
+
+    def now(self) -> datetime:
+        return self.at(real_time())
+
+    def seconds(self, until: datetime) -> float:
+        """Real seconds from now on until it shows `until`."""
+        return (self.anchor - real_time() + (until - self.begun) / self.speed).total_seconds()
+
+    async def until(self, at: datetime) -> None:
+        """Returns when it shows `at`."""
+        await asyncio.sleep(max(0.0, self.seconds(at)))
+
+    def received(self, message: Received) -> datetime:
+        """What it showed when Teams received a message."""
+        return self.at(datetime.fromisoformat(message.received_at))
 
 
 @dataclass

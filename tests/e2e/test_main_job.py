@@ -6,10 +6,10 @@ import asyncio
 import base64
 from datetime import UTC, datetime, timedelta
 
-from shared import clock
+from shared.clock import setting
 from shared.queues import NOTIFICATIONS
 from shared.storage import open_storage
-from tests.e2e.conftest import Deployment
+from tests.e2e.conftest import Clock, Deployment
 from tests.support.herald import notification, user
 
 
@@ -70,14 +70,15 @@ async def test_a_team_and_a_group_chat_are_reached_after_the_bot_was_added(deplo
 
 
 async def test_a_one_off_schedule_goes_out_at_its_minute(deployment: Deployment) -> None:
-    deployment.start()
+    at = datetime(2027, 3, 1, 9, tzinfo=UTC)
+    clock = Clock.begin(at - timedelta(seconds=3), 1)
+    deployment.start(HERALD_CLOCK=clock.setting)
     ada, *_ = (await deployment.teams.world()).people
     await deployment.install(ada)
-    at = (datetime.now(UTC) + timedelta(seconds=61)).replace(second=0, microsecond=0)
     schedule = {"at": at.replace(tzinfo=None).isoformat(timespec="minutes"), "timeZone": "UTC"}
     await deployment.put(notification(user(ada), schedule=schedule))
-    [message] = await deployment.teams.wait(1, timeout=90)
-    assert datetime.fromisoformat(message.received_at) >= at
+    [message] = await deployment.teams.wait(1, timeout=60)
+    assert clock.received(message) >= at
 
 
 async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(deployment: Deployment) -> None:
@@ -91,7 +92,7 @@ async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(depl
         while not await deployment.rows("Due"):
             await asyncio.sleep(0.1)
     host.stop()
-    deployment.start(HERALD_CLOCK=clock.setting((at + timedelta(minutes=5)).isoformat(), 1))
+    deployment.start(HERALD_CLOCK=setting((at + timedelta(minutes=5)).isoformat(), 1))
     await deployment.teams.wait(1, timeout=30)
 
 

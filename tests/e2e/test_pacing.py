@@ -28,9 +28,6 @@ STALL = 3.0
 SETTINGS = {"HERALD_TENANT_RATE": str(RATE), "HERALD_LOCAL_VISIBILITY_SECONDS": "60"}
 #: Seconds after Teams' "wait" within which other hosts may still use the slots that they have: none is further ahead.
 UNDER_WAY = 1.0
-#: The share of its rate that a tenant keeps at least while another one has to wait. One that had to wait, too, would
-#: keep nothing; how fast the machine was before tells little about how fast it is now.
-GOES_ON = 0.35
 
 
 @pytest.mark.parametrize(
@@ -102,10 +99,8 @@ async def test_a_tenant_that_asks_to_wait_gets_nothing_from_any_host_and_another
     assert len(times) == count
     assert [at - asked for at in times if asked + UNDER_WAY < at < asked + seconds] == []
     others = _times(await teams.received(tenant=other))
-    before = [at for at in others if at <= asked]
-    during = [at for at in others if asked < at <= asked + seconds]
-    as_fast = len(before) / (asked - others[0]) * seconds
-    assert len(during) >= GOES_ON * min(as_fast, count - len(before))
+    assert len(others) == count
+    assert any(asked + UNDER_WAY < at < asked + seconds for at in others), "the other one had to wait, too"
 
 
 def _times(messages: Sequence[Received]) -> Sequence[float]:

@@ -305,7 +305,7 @@ _WHOLE = [
         max_size=3,
     ),
 )
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(suppress_health_check=list(HealthCheck))
 async def test_a_verified_body_of_any_shape_never_fails(
     opened: Endpoint, body: dict[str, Any], changed: dict[str, Any], inside: dict[tuple[str, str], Any]
 ) -> None:

@@ -14,7 +14,7 @@ from shared.states import NotificationState
 from tests.support.herald import Herald, user
 
 #: Seconds within which an urgent message passes bulk traffic.
-WITHIN = 5.0
+WITHIN = 30.0
 
 
 @pytest.mark.parametrize(("priority", "queue"), [("normal", DELIVERIES), ("urgent", DELIVERIES_URGENT)])

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.localtime import again, instant, shown, zone
@@ -30,7 +30,6 @@ def test_a_wall_time_is_one_instant(place: str, wall: str, utc: str) -> None:
     assert instant(datetime.fromisoformat(wall), zone(place)) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)),  # noqa: DTZ001 (wall times)
     st.sampled_from(ALL),
@@ -61,7 +60,6 @@ def test_around_every_change_a_skipped_time_is_the_first_instant_after_it_and_a_
             assert instant(max(old, new) + timedelta(hours=3), place) > change, name
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)),  # noqa: DTZ001 (wall times)
     st.timedeltas(timedelta(), timedelta(days=2)),

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.localtime import zone
@@ -82,7 +82,6 @@ def test_what_is_no_pause_is_refused_with_one_line(text: str, says: str, place: 
 WORDS = ["for", "until", "tomorrow", "monday", "2h", "30m", "3", "d", "14:00", "2026-12-24", "9999-12-31", "0:00", "²"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
 @given(
     st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join) | st.text(max_size=12),
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.localtime import instant, shown, zone
@@ -118,7 +118,6 @@ def quiet_hours(draw: st.DrawFn) -> QuietHours:
 INSTANTS = st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None), timezones=st.just(UTC))
 
 
-@settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS, st.booleans(), st.timedeltas(timedelta(-1), timedelta(1)))
 def test_quiet_lasts_without_a_break_until_its_end_and_spans_decide_it(
     quiet: QuietHours, name: str, at: datetime, near: bool, apart: timedelta
@@ -138,7 +137,6 @@ def test_quiet_lasts_without_a_break_until_its_end_and_spans_decide_it(
         assert quiet.until(until - timedelta(microseconds=1), place) == until
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
 @given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS)
 def test_on_days_without_a_change_of_the_clocks_the_time_they_show_decides(
     quiet: QuietHours, name: str, at: datetime

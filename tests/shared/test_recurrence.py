@@ -5,7 +5,7 @@ from itertools import islice, pairwise, takewhile
 
 import pytest
 from cronsim import CronSim
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.localtime import shown, zone
@@ -130,7 +130,6 @@ def rules(draw: st.DrawFn) -> str:
 ONLY_WITH = {"BYMONTHDAY": "DAILY MONTHLY YEARLY", "BYYEARDAY": "YEARLY", "BYSETPOS": "MONTHLY YEARLY"}
 
 
-@settings(deadline=None, derandomize=True, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rules(),
     st.datetimes(datetime(2024, 1, 1), datetime(2026, 12, 31)),  # noqa: DTZ001 (wall times)
@@ -164,7 +163,6 @@ def test_a_cron_expression_with_fixed_times_is_heard_when_cronsim_says(names: li
                 assert ours == sorted(expected)[:20], (name, rule, change)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.sampled_from(["*/15 * * * *", "* 2 * * *", "30 2 * * *", "0 0 * * *"]),
     st.sampled_from([name for name in SAMPLE if changes(name)]),
@@ -341,7 +339,6 @@ def test_a_start_and_an_end_are_wall_times_in_order(start: datetime | None, end:
         Recurrence("FREQ=DAILY", start, end)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.text(st.sampled_from("0123456789*/,-#LW ;=ABDEFIKLMNOPRQUYT"), max_size=40) | st.text(max_size=20))
 def test_any_text_is_a_rule_or_refused(text: str) -> None:
     try:

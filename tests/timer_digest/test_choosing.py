@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.digest_rule import DigestRule
@@ -72,7 +72,6 @@ RULES = ["daily 00:00", "daily 02:30", "daily 09:00", "daily 23:59", "weekdays 1
 MOMENTS = st.integers(0, 6 * 365 * 24 * 60).map(lambda minutes: at("2024-01-01") + timedelta(minutes=minutes))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     start=MOMENTS,
     looks=st.lists(
@@ -93,7 +92,6 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
     assert sent == sorted(set(sent))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(start=MOMENTS, place=st.sampled_from(ZONES))
 def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
     wants = Wants(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
