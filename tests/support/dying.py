@@ -196,11 +196,13 @@ class Host(Herald):
         """How a partition of Deliveries is counted where it is otherwise than that, or ""."""
         if partition.endswith(f";{ALONE}"):
             return ""  # nothing is counted there
-        rows = await self.rows(partition)
+        table = self.outside_tables.get_table_client("HeraldDeliveries")
+        found = table.query_entities("PartitionKey eq @partition", parameters={"partition": partition})
+        rows = [dict(row) async for row in found]
         counted = next((row for row in rows if row["RowKey"] == "~counts"), {})
         told = +Counter({name: counted.get(name, 0) for name in ("open", *DeliveryState)})
-        found = Counter(DeliveryState(row["state"]).counted for row in rows if "state" in row)
-        return "" if told == found else f"{dict(told)} is told of {dict(found)}"
+        there = Counter(DeliveryState(row["state"]).counted for row in rows if "state" in row)
+        return "" if told == there else f"{dict(told)} is told of {dict(there)}"
 
 
 async def die_at_each(

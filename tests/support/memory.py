@@ -40,6 +40,7 @@ _COMPARISONS = {
 }  # fmt: skip
 
 Test = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+Bound = tuple[Callable[[Any, Any], bool], str]
 
 
 class MemoryAccount:
@@ -116,11 +117,13 @@ class MemoryTableClient:
     def list_entities(self, *, select: Sequence[str] | None = None) -> Pages:
         return Pages(self, "", {}, select, 1000)
 
-    def sorted_rows(self, partition: str | None, after: tuple[str, str]) -> Iterator[TableEntity]:
-        """The rows of a partition, or of all, in the order of their keys, above `after`."""
-        for name in sorted(self._rows) if partition is None else [partition]:
-            rows = self._rows.get(name, {})
-            yield from (rows[key] for key in sorted(rows) if (name, key) > after)
+    def sorted_rows(self, bounds: Sequence[Bound], after: tuple[str, str]) -> Iterator[TableEntity]:
+        """The rows of the partitions within these bounds, in the order of their keys, above `after`."""
+        exact = [value for compare, value in bounds if compare is operator.eq]
+        for name in exact[:1] or sorted(self._rows):
+            if name >= after[0] and all(compare(name, value) for compare, value in bounds):
+                rows = self._rows.get(name, {})
+                yield from (rows[key] for key in sorted(rows) if (name, key) > after)
 
     async def write(self, operations: Sequence[Operation]) -> list[str]:
         """Do all of it or, with a `Refusal`, none; returns the new ETags, "" for what is removed."""
@@ -184,15 +187,15 @@ class Pages:
         self, client: MemoryTableClient, where: str, values: Mapping[str, Any], select: Sequence[str] | None, size: int
     ) -> None:
         self._client, self._values, self._select, self._size = client, values, select, size
-        self._test, name = _parse(where)
-        self._partition = None if name is None else str(values[name])
+        self._test, bounds = _parse(where)
+        self._bounds = [(compare, str(values[name])) for compare, name in bounds]
 
     async def by_page(self) -> AsyncIterator[AsyncIterator[TableEntity]]:
         after: tuple[str, str] | None = ("", "")
         while after is not None:
             await asyncio.sleep(0)
             page: list[TableEntity] = []
-            rows = self._client.sorted_rows(self._partition, after)
+            rows = self._client.sorted_rows(self._bounds, after)
             after = None
             for row in rows:
                 if self._test(row, self._values):
@@ -244,18 +247,20 @@ def _refusal(status: int, code: str) -> Refusal:
 
 
 @cache
-def _parse(where: str) -> tuple[Test, str | None]:
-    """A filter of OData as a test of a row, and the parameter that is its partition, None where it may be in any.
+def _parse(where: str) -> tuple[Test, Sequence[Bound]]:
+    """A filter of OData as a test of a row, and what its partition is compared with, each a parameter's name.
 
     As with the SDK, spaces stand around each word, also around parentheses: else it would not put the parameters in.
     """
     words = where.split()
     depths = [words[:place].count("(") - words[:place].count(")") for place in range(len(words))]
-    bound = words[:2] == ["PartitionKey", "eq"] and ("or", 0) not in zip(words, depths, strict=True)
-    partition = words[2].removeprefix("@") if bound else None
+    places = [place for place, word in enumerate(words) if word == "PartitionKey" and not depths[place]]
+    if ("or", 0) in zip(words, depths, strict=True):
+        places = []
+    bounds = [(_COMPARISONS[words[place + 1]], words[place + 2].removeprefix("@")) for place in places]
     test = _either(words) if words else lambda row, values: True
     assert not words, f"{where} is no filter"
-    return test, partition
+    return test, bounds
 
 
 def _either(words: list[str]) -> Test:
