@@ -5,6 +5,7 @@ A test process has one Azurite and one fake Teams, each started when a test firs
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -13,6 +14,7 @@ import pytest
 from local.fake_teams.api import Behaviour
 from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
+from shared.teams import tokens
 from tests.support.dying import Host
 from tests.support.herald import Herald, TimedQueues, attune, opened
 from tests.support.storage import Storage
@@ -96,8 +98,17 @@ async def tapped(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-async def host(tapped: Herald) -> AsyncIterator[Host]:
-    """What brings the messages to processes that die."""
+async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+    """What brings the messages to processes that die.
+
+    All of them have the same token, which costs most of a start; pages and digests begin with few, so that stories are
+    short.
+    """
+    monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
+    monkeypatch.setattr("notify.expansion.EARLY", 1.0)
+    monkeypatch.setattr("timer_digest.choosing.MOST_ALONE", 2)
+    token = await asyncio.to_thread(tokens._ask, tapped.services.settings)
+    monkeypatch.setattr(tokens, "_ask", lambda _: token)
     host = Host(**vars(tapped))
     await host.services.close()
     await host.start()

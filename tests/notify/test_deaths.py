@@ -19,19 +19,7 @@ from tests.support.dying import MANY, Host, die_at_each, sleep_at_each
 ENDED = (NotificationState.FINISHED, NotificationState.CANCELLED)
 
 
-all_stories = pytest.mark.parametrize(
-    "telling", [each for each, _ in STORIES], ids=[each.__name__ for each, _ in STORIES]
-)
-
-
-async def die_again_and_again(host: Host, telling: Telling, step: int) -> None:
-    """Tell the story once, with one who dies after the other, each of them so many points later."""
-    story = await begin(host, telling)
-    for point in range(1, MANY, step):
-        if await host.live(point):
-            await check(host, story)
-            return
-    raise AssertionError("there are more writes than thought")
+all_stories = pytest.mark.parametrize("telling", STORIES, ids=[each.__name__ for each in STORIES])
 
 
 async def begin(host: Host, telling: Telling) -> Story:
@@ -86,38 +74,25 @@ def _check_one(story: Story, row: dict[str, Any] | None, received: list[Received
         assert (last.activity["summary"], last.deleted_at) == (story.title, None)
 
 
-@pytest.mark.parametrize(("telling", "step"), STORIES, ids=[each.__name__ for each, _ in STORIES])
-async def test_a_process_may_die_before_or_after_a_write(host: Host, telling: Telling, step: int) -> None:
-    await die_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY, step))
-
-
-@pytest.mark.full
-@pytest.mark.timeout(1200)
 @all_stories
 async def test_a_process_may_die_before_or_after_each_write(host: Host, telling: Telling) -> None:
-    await die_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY))
+    await die_at_each(host, lambda: begin(host, telling), lambda story: check(host, story))
 
 
-async def test_processes_may_die_one_after_another(host: Host) -> None:
-    await die_again_and_again(host, to_one, 3)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(1200)
 @all_stories
-async def test_many_processes_may_die_one_after_another(host: Host, telling: Telling) -> None:
-    await die_again_and_again(host, telling, 1)
+async def test_processes_may_die_one_after_another(host: Host, telling: Telling) -> None:
+    """The story is told once; each who dies gets one point further than the one before."""
+    story = await begin(host, telling)
+    for point in range(1, MANY):
+        if await host.live(point):
+            await check(host, story)
+            return
+    raise AssertionError("there are more writes than thought")
 
 
-async def test_a_process_may_sleep_while_another_does_its_work(host: Host) -> None:
-    await sleep_at_each(host, lambda: begin(host, to_one), lambda story: check(host, story), range(1, MANY, 3))
-
-
-@pytest.mark.full
-@pytest.mark.timeout(1200)
 @all_stories
 async def test_a_process_may_sleep_before_or_after_each_write(host: Host, telling: Telling) -> None:
-    await sleep_at_each(host, lambda: begin(host, telling), lambda story: check(host, story), range(1, MANY))
+    await sleep_at_each(host, lambda: begin(host, telling), lambda story: check(host, story))
 
 
 @pytest.mark.parametrize("chances", [0, CHANCES], ids=["which_gets_a_chance", "which_is_given_up"])

@@ -336,9 +336,10 @@ class MemoryQueueClient:
     async def receive_messages(
         self, *, max_messages: int | None = None, visibility_timeout: int = 30
     ) -> AsyncIterator[Message]:
-        await asyncio.sleep(0)
         now = time.monotonic()
         visible = [each for each in self._all.values() if each.visible_at <= now]
+        if visible:
+            await asyncio.sleep(0)
         for message in visible[:max_messages]:
             message.dequeue_count += 1
             message.pop_receipt = str(next(self._numbers))
