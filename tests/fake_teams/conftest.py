@@ -18,11 +18,20 @@ from local.fake_teams.server import Options
 SCOPE = "https://api.botframework.com/.default"
 
 
+GROWTH = Growth(people=3, teams=1, chats=1)
+#: For tests of what a reset does, and of what it leaves as it is.
+own_teams = pytest.mark.parametrize("teams", [Options(growth=GROWTH)], ids=["own"], indirect=True)
+
+
 @pytest.fixture
-async def teams() -> AsyncIterator[FakeTeams]:
-    """A fake on the test's own loop: 3 people, 1 team with 2 channels, 1 chat."""
-    async with FakeTeams.serve(Options(growth=Growth(people=3, teams=1, chats=1))) as running:
-        yield running
+async def teams(request: pytest.FixtureRequest, teams: FakeTeams) -> AsyncIterator[FakeTeams]:
+    """3 people, 1 team with 2 channels, 1 chat; of a fake that all tests share or, with `own_teams`, of a new one."""
+    if options := getattr(request, "param", None):
+        async with FakeTeams.serve(options) as running:
+            yield running
+    else:
+        await teams.grow(GROWTH.model_copy(update={"tenant": teams.tenant}))
+        yield teams
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from local.fake_teams.api import Behaviour, Growth
 from local.fake_teams.client import FakeTeams
 from local.fake_teams.inbox import Inbox
-from tests.fake_teams.conftest import Bot, activities, message, open_session
+from tests.fake_teams.conftest import Bot, activities, message, open_session, own_teams
 
 
 async def test_messages_are_kept_in_order_with_their_times(teams: FakeTeams, bot: Bot) -> None:
@@ -98,6 +98,7 @@ async def test_latency_passes_before_each_answer(teams: FakeTeams, bot: Bot) -> 
     assert time.monotonic() - begin >= 0.2
 
 
+@own_teams
 async def test_a_reset_goes_back_to_the_start_but_tokens_stay_good(teams: FakeTeams, bot: Bot) -> None:
     before = await teams.world()
     await teams.grow(Growth(people=5, teams=2))

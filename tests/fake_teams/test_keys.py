@@ -9,7 +9,7 @@ import pytest
 from local.fake_teams.api import Event, Fault, Forgery
 from local.fake_teams.client import ControlError, FakeTeams
 from local.fake_teams.forgeries import FORGERIES
-from tests.fake_teams.conftest import App
+from tests.fake_teams.conftest import App, own_teams
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> Any:
@@ -76,6 +76,7 @@ async def test_a_body_can_be_replaced(teams: FakeTeams, app: App) -> None:
     assert app.bodies == [b"no JSON"]
 
 
+@own_teams
 @pytest.mark.parametrize("keep_old", [True, False])
 async def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_if_told(
     teams: FakeTeams, app: App, session: aiohttp.ClientSession, keep_old: bool
@@ -91,6 +92,7 @@ async def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_if_told(
     assert jwt.get_unverified_header(str(app.authorizations[1]).split()[1])["kid"] == old["kid"]
 
 
+@own_teams
 async def test_there_is_no_retired_key_before_a_rotation(teams: FakeTeams, app: App) -> None:
     with pytest.raises(ControlError, match="rotate first"):
         await teams.post({"type": "message"}, endpoint=app.url, forgery=Forgery(key="retired"))
