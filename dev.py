@@ -23,7 +23,7 @@ from pathlib import Path
 
 from local.bootstrap import Missing, Setup
 
-#: Processes among which the tests are spread, at most; each starts its own storage emulator.
+#: Processes among which the tests are spread: more than two cores, as tests of processes wait for these.
 TEST_WORKERS = 4
 
 ROOT = Path(__file__).resolve().parent
@@ -56,7 +56,7 @@ def test(setup: Setup, arguments: list[str]) -> int:
     setup.ensure_python(RUNTIME, DEVELOPMENT)
     setup.ensure_node()
     selected = ["--hypothesis-profile", "full"] if options.full else ["-m", "not full"]
-    workers = ["-n", str(min(os.cpu_count() or 2, TEST_WORKERS)), "--dist", "worksteal"]
+    workers = ["-n", str(TEST_WORKERS), "--dist", "worksteal"]
     coverage = ["--cov", "--cov-report=term:skip-covered"] if options.full or options.cov else []
     steps = {
         "ruff": ["-m", "ruff", "check"],

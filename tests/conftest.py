@@ -34,7 +34,7 @@ ACCOUNTS = 900
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """A storage emulator in memory, on free ports."""
-    accounts = [f"account{number}" for number in range(ACCOUNTS)]
+    accounts = [*(f"account{number}" for number in range(ACCOUNTS)), "people"]
     with Azurite(tmp_path_factory.mktemp("azurite"), accounts=accounts) as server:
         yield server
 

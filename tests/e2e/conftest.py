@@ -216,9 +216,10 @@ def audience(people: Sequence[PersonView]) -> Sequence[Row]:
 
 
 @pytest.fixture
-async def teams() -> AsyncIterator[FakeTeams]:
-    async with FakeTeams.start(people=5) as fake:
-        yield fake
+async def teams(teams: FakeTeams) -> FakeTeams:
+    """With five people, a team and a chat."""
+    await teams.grow(Growth(tenant=teams.tenant, people=5, teams=1, chats=1))
+    return teams
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ UNDER_WAY = 1.0
 @pytest.mark.parametrize(
     ("hosts", "count", "to_one"),
     [
-        (2, 300, 20),
+        (2, 200, 20),
         pytest.param(2, 1000, 70, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
         pytest.param(4, 1000, 70, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
     ],
@@ -79,7 +79,7 @@ async def _stand_still(host: FunctionHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "count"), [(4, 150), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    ("seconds", "count"), [(4, 120), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
 )
 async def test_a_tenant_that_asks_to_wait_gets_nothing_from_any_host_and_another_goes_on(
     deployment: Deployment, seconds: int, count: int

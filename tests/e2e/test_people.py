@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from playwright.async_api import Locator, Page, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
+from local.processes import Azurite
 from shared.preferences import Mode, Preferences
 from shared.queues import RESPONSES, Delivery
 from shared.services import Services, open_services
@@ -47,7 +50,10 @@ FAILED: dict[str, Any] = {
     "actions": [{"id": "retry", "title": "Retry"}],
 }
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)"),
+    pytest.mark.asyncio(loop_scope="module"),  # that of the browser, which all share
+]
 
 
 @dataclass(frozen=True)
@@ -101,38 +107,75 @@ class Screen:
                 await asyncio.sleep(LOOK)
 
     async def responses(self) -> list[dict[str, Any]]:
-        """What upstream finds on the queue `responses`."""
+        """What upstream finds on the queue `responses`, and takes from it."""
         queues, tables = open_storage(self.chat.settings)
         async with queues, tables:
-            found = queues.get_queue_client(RESPONSES).receive_messages(max_messages=32)
-            return [orjson.loads(each.content)["data"] async for each in found]
+            queue = queues.get_queue_client(RESPONSES)
+            found = [each async for each in queue.receive_messages(max_messages=32)]
+            await queue.clear_messages()
+            return [orjson.loads(each.content)["data"] for each in found]
 
 
-@pytest.fixture
-async def screen(connection: str, tmp_path: Path) -> AsyncIterator[Screen]:
-    """The page as it is once it has installed the bot, and the welcome has come."""
-    declared = tmp_path / "categories.json"
+@contextmanager
+def open_app(connection: str, folder: Path) -> Iterator[Chat]:
+    declared = folder / "categories.json"
     declared.write_bytes(orjson.dumps(CATEGORIES))
-    with open_chat(connection, tmp_path, HERALD_CATEGORIES_FILE=str(declared)) as chat:
-        services = await open_services(load(chat.settings), open_storage(chat.settings))
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=CHROMIUM,
-                args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-            )
-            # So high that every card is seen whole.
-            page = await browser.new_page(viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5)
-            page.set_default_timeout(SOON * 1000)
-            expect.set_options(timeout=SOON * 1000)
-            await page.goto(chat.url)
-            screen = Screen(chat, page, services, Path(IMAGES) if IMAGES else tmp_path)
-            await screen.card("Welcome to Herald")
+    with open_chat(connection, folder, HERALD_CATEGORIES_FILE=str(declared)) as chat:
+        yield chat
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def before(chat: Chat, browser: Browser, folder: Path) -> AsyncIterator[Screen]:
+    """The page of a chat as it is once it has installed the bot."""
+    # So high that every card is seen whole.
+    page = await browser.new_page(viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5)
+    page.set_default_timeout(SOON * 1000)
+    expect.set_options(timeout=SOON * 1000)
+    services = await open_services(load(chat.settings), open_storage(chat.settings))
+    await page.goto(chat.url)
+    yield Screen(chat, page, services, Path(IMAGES) if IMAGES else folder)
+    await page.close()
+    await services.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def first_screen(connection: str, browser: Browser, tmp_path: Path) -> AsyncIterator[Screen]:
+    """The chat of somebody who has just installed the bot."""
+    with open_app(connection, tmp_path) as chat:
+        async with before(chat, browser, tmp_path) as screen:
             yield screen
-            await browser.close()
-        await services.close()
 
 
-async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -> None:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Chat]:
+    with open_app(azurite.connection_string("people"), tmp_path_factory.mktemp("people")) as chat:
+        yield chat
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def screen(app: Chat, browser: Browser, tmp_path: Path) -> AsyncIterator[Screen]:
+    """The chat of somebody who wants what all want."""
+    async with before(app, browser, tmp_path) as screen:
+        await screen.write("help")
+        await screen.card("What you can write")
+        await screen.services.conversations.prefer(TENANT, Kind.USER, PERSON, lambda _: Preferences())
+        await screen.responses()
+        yield screen
+
+
+async def test_the_welcome_comes_with_the_install_and_leads_on(first_screen: Screen) -> None:
+    screen = first_screen
     welcome = await screen.card("I am here because you, or your organisation, installed me for you.")
     await screen.press(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample is on its way.")

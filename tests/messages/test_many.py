@@ -110,11 +110,12 @@ async def test_200_changes_of_one_persons_preferences_at_once_are_all_kept(proce
     assert await asyncio.gather(*subscribed) == [([f"u:{ADA}"], "")] * len(TOPICS)
 
 
-async def test_100_people_who_install_and_write_at_once_are_all_known_and_answered(
-    processes: Sequence[Services],
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.full)])
+async def test_people_who_install_and_write_at_once_are_all_known_and_answered(
+    processes: Sequence[Services], count: int
 ) -> None:
     """What two processes learn of a new person at the same moment is put together."""
-    people = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(100)]
+    people = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(count)]
     await tell(processes, list(chain.from_iterable(map(begun, people))))
     for each in await asyncio.gather(*(person(processes, each) for each in people)):
         assert each.conversation_id == f"a:{each.id}"
