@@ -55,9 +55,8 @@ class Setup:
         """The environment for what runs in `.venv`, as if that were activated, whichever is active now."""
         kept = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
         path = os.pathsep.join([str(self.python.parent), kept.get("PATH", os.defpath)])
-        # Compiled once, and apart from the sources: else each of the many processes would compile them anew.
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)
-        return {**kept, "VIRTUAL_ENV": str(self.venv), "PATH": path, "PYTHONPYCACHEPREFIX": str(self.local / "pycache")}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes would compile all sources anew
+        return {**kept, "VIRTUAL_ENV": str(self.venv), "PATH": path}
 
     def ensure_python(self, *names: str) -> None:
         """`.venv` with the packages of these requirements files; immediate where they have not changed.

@@ -138,8 +138,11 @@ async def browser() -> AsyncIterator[Browser]:
 @asynccontextmanager
 async def before(chat: Chat, browser: Browser, folder: Path) -> AsyncIterator[Screen]:
     """The page of a chat as it is once it has installed the bot."""
-    # So high that every card is seen whole.
-    page = await browser.new_page(viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5)
+    # So high that every card is seen whole; what moves, and what is not here, only takes time.
+    page = await browser.new_page(
+        viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5 if IMAGES else 1, reduced_motion="reduce"
+    )
+    await page.route(lambda url: not url.startswith(chat.url), lambda route: route.abort())
     page.set_default_timeout(SOON * 1000)
     expect.set_options(timeout=SOON * 1000)
     services = await open_services(load(chat.settings), open_storage(chat.settings))
