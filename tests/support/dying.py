@@ -69,6 +69,9 @@ class Life(Tap):
         self._under_way -= 1
         await self._stand_still()
 
+    def failed(self) -> None:
+        self._under_way -= 1
+
     async def _stand_still(self) -> None:
         if self.stopped.is_set():
             await self._goes_on.wait()

@@ -15,11 +15,16 @@ T = TypeVar("T")
 
 
 class Tap:
-    """Called before and after each storage operation; `written` is "table/partition" or "queue/name", else ""."""
+    """Called before and after each storage operation; `written` is "table/partition" or "queue/name", else "".
+
+    What ends otherwise than well or with a conflict is `failed`.
+    """
 
     async def before(self, written: str) -> None: ...
 
     async def after(self, written: str) -> None: ...
+
+    def failed(self) -> None: ...
 
 
 TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
@@ -38,6 +43,9 @@ async def _through(operation: Coroutine[Any, Any, T], written: str = "") -> T:
         result = await operation
     except Conflict:
         await tap.after("")
+        raise
+    except BaseException:
+        tap.failed()
         raise
     await tap.after(written)
     return result
@@ -68,11 +76,6 @@ class Tapped(Table):
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
         return await _through(super().batch(operations), self._of(operations[0][1]))
-
-    async def query(
-        self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
-    ) -> list[Row]:
-        return await _through(super().query(where, values, limit=limit, select=select))
 
     async def pages(
         self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
