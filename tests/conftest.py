@@ -5,7 +5,6 @@ A test process has one Azurite and one fake Teams, each started when a test firs
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -14,7 +13,6 @@ import pytest
 from local.fake_teams.api import Behaviour
 from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
-from shared.teams import tokens
 from tests.support.dying import Host
 from tests.support.herald import Herald, TimedQueues, attune, opened
 from tests.support.storage import Storage
@@ -65,7 +63,13 @@ def _server() -> Iterator[ServerThread]:
 
 
 @pytest.fixture
-async def teams(_server: ServerThread) -> AsyncIterator[FakeTeams]:
+def token(_server: ServerThread) -> str:
+    """An access token that is good in this test."""
+    return _server.token()
+
+
+@pytest.fixture
+async def teams(_server: ServerThread, token: str) -> AsyncIterator[FakeTeams]:
     """A Teams of nobody, which has not been asked for anything yet."""
     async with FakeTeams.connect(_server.url, _server.ca_file) as teams:
         await teams.reset()
@@ -73,25 +77,31 @@ async def teams(_server: ServerThread) -> AsyncIterator[FakeTeams]:
 
 
 @pytest.fixture
-async def herald(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
-    async with opened(storage, teams, monkeypatch) as herald:
+async def herald(
+    storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
+) -> AsyncIterator[Herald]:
+    async with opened(storage, teams, monkeypatch, token) as herald:
         yield herald
 
 
 @pytest.fixture
-async def timed(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+async def timed(
+    storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
+) -> AsyncIterator[Herald]:
     """The same, but the delays of queues and the age of what is cached go by the test's clock."""
     storage.queues = TimedQueues
-    async with opened(storage, teams, monkeypatch) as herald:
+    async with opened(storage, teams, monkeypatch, token) as herald:
         attune(herald)
         yield herald
 
 
 @pytest.fixture
-async def tapped(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+async def tapped(
+    storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
+) -> AsyncIterator[Herald]:
     """The same as `timed`, of a Teams without limits, and with storage that tells of each operation (`TAP`)."""
     tap(storage)
-    async with opened(storage, teams, monkeypatch) as herald:
+    async with opened(storage, teams, monkeypatch, token) as herald:
         attune(herald)
         await teams.behave(Behaviour(enforce_limits=False))
         yield herald
@@ -99,16 +109,10 @@ async def tapped(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
-    """What brings the messages to processes that die.
-
-    All of them have the same token, which costs most of a start; pages and digests begin with few, so that stories are
-    short.
-    """
+    """What brings the messages to processes that die. Pages and digests begin with few, so that stories are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
     monkeypatch.setattr("notify.expansion.EARLY", 1.0)
     monkeypatch.setattr("timer_digest.choosing.MOST_ALONE", 2)
-    token = await asyncio.to_thread(tokens._ask, tapped.services.settings)
-    monkeypatch.setattr(tokens, "_ask", lambda _: token)
     host = Host(**vars(tapped))
     await host.services.close()
     await host.start()

@@ -12,7 +12,7 @@ from shared.categories import Categories, Category
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
 from shared.teams.ids import channel_of
-from tests.support.herald import Herald, notification, user
+from tests.support.herald import Herald, give_token, notification, user
 
 
 async def test_a_person_gets_the_card_with_a_summary_and_the_row_says_sent(herald: Herald) -> None:
@@ -213,6 +213,7 @@ async def test_a_stored_service_url_that_is_no_host_of_teams_gets_no_request_and
 
 
 async def test_fifty_senders_that_start_cold_fetch_one_token_and_share_connections(herald: Herald) -> None:
+    give_token(herald.services, "")
     await herald.grow(people=50)
     people = await herald.people(50)
     await herald.teams.behave(Behaviour(enforce_limits=False, token_latency=0.2, latency=0.05))

@@ -19,7 +19,7 @@ from shared.settings import load
 from shared.states import DeliveryState
 from shared.store.counted import ALONE
 from shared.store.due import WATCH
-from tests.support.herald import Herald, attune
+from tests.support.herald import Herald, attune, give_token
 from tests.support.tapped import TAP, Tap
 
 S = TypeVar("S")
@@ -187,6 +187,7 @@ class Host(Herald):
         token = TAP.set(Tap())
         self.services = await open_services(load(self.environ | FAST), self.storage.open(), self.clock)
         TAP.reset(token)
+        give_token(self.services, self.token)
         object.__setattr__(self.services.settings, "tenant_rate", 1)  # pages of two
         attune(self)
 

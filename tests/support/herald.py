@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from collections import Counter
@@ -85,6 +86,8 @@ class Herald:
     #: The storage, as somebody outside sees it.
     outside_queues: QueueServiceClient
     outside_tables: TableServiceClient
+    #: The access token that a process has from its start, "" where it fetches one: that costs more than most tests.
+    token: str = ""
     #: Messages with a delay, where that goes by the test's clock (fixture `timed`): when, on which queue, what.
     kept: list[tuple[datetime, str, str]] = field(default_factory=list)
 
@@ -263,7 +266,9 @@ def user(person: PersonView) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Herald]:
+async def opened(
+    storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str = ""
+) -> AsyncIterator[Herald]:
     """The app on this storage and this Teams, as one process has it."""
     environ = teams.settings | {"AzureWebJobsStorage": storage.connection}
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
@@ -275,10 +280,17 @@ async def opened(storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("shared.teams.pacer.LEAD", SECOND // 100)
     clock = Clock()
     services = await open_services(load(environ), storage.open(), clock)
+    give_token(services, token)
     queues, tables = storage.open()
     async with queues, tables:
-        yield Herald(services, teams, clock, environ, storage, queues, tables)
+        yield Herald(services, teams, clock, environ, storage, queues, tables, token)
     await services.close()
+
+
+def give_token(services: Services, token: str) -> None:
+    """Let a process have this access token; with "" it fetches one."""
+    tokens = services.connector._tokens
+    tokens._token, tokens._until = token, math.inf if token else 0.0
 
 
 def attune(herald: Herald) -> None:

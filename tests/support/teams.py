@@ -30,6 +30,16 @@ class ServerThread:
         self._thread.join(PATIENCE)
         self._loop.close()
 
+    async def _grant(self) -> str:
+        bot = self._server.bot
+        form = {"grant_type": "client_credentials", "client_id": bot.app_id, "client_secret": bot.password}
+        form["scope"] = "https://api.botframework.com/.default"
+        return str(self._server.tokens.grant(self.url, bot.tenant, form)["access_token"])
+
+    def token(self) -> str:
+        """A new access token of the bot, without a request for it."""
+        return asyncio.run_coroutine_threadsafe(self._grant(), self._loop).result(PATIENCE)
+
     @property
     def url(self) -> str:
         return self._server.url
