@@ -56,7 +56,7 @@ def test(setup: Setup, arguments: list[str]) -> int:
     setup.ensure_python(RUNTIME, DEVELOPMENT)
     setup.ensure_node()
     selected = ["--hypothesis-profile", "full"] if options.full else ["-m", "not full"]
-    workers = ["-n", str(TEST_WORKERS), "--dist", "worksteal"]
+    workers = ["-n", str(TEST_WORKERS), "--dist", "loadgroup"]
     coverage = ["--cov", "--cov-report=term:skip-covered"] if options.full or options.cov else []
     steps = {
         "ruff": ["-m", "ruff", "check"],

@@ -53,6 +53,7 @@ FAILED: dict[str, Any] = {
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)"),
     pytest.mark.asyncio(loop_scope="module"),  # that of the browser, which all share
+    pytest.mark.xdist_group("people"),
 ]
 
 
