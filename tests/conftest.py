@@ -5,6 +5,7 @@ A test process has one Azurite and one fake Teams, each started when a test firs
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -24,6 +25,12 @@ QUICK = hypothesis.settings(deadline=None, derandomize=True, suppress_health_che
 hypothesis.settings.register_profile("quick", QUICK)
 hypothesis.settings.register_profile("full", QUICK, derandomize=False, max_examples=400)
 hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is imported by now, and stays to the end."""
+    gc.freeze()
+
 
 #: More accounts than one test process has tests.
 ACCOUNTS = 900
