@@ -24,7 +24,7 @@ from pathlib import Path
 from local.bootstrap import Missing, Setup
 
 #: Processes among which the tests are spread: more than two cores, as tests of processes wait for these.
-TEST_WORKERS = 4
+TEST_WORKERS = 3
 
 ROOT = Path(__file__).resolve().parent
 RUNTIME, DEVELOPMENT, PEERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"

@@ -50,9 +50,9 @@ class Clock:
     speed: int
 
     @classmethod
-    def begin(cls, at: datetime, speed: int) -> Self:
+    def begin(cls, at: datetime, speed: int, stands: float = STANDS) -> Self:
         """One that stands at `at` until the hosts are up."""
-        return cls(at, real_time() + timedelta(seconds=STANDS), speed)
+        return cls(at, real_time() + timedelta(seconds=stands), speed)
 
     @property
     def setting(self) -> str:
@@ -208,6 +208,13 @@ class Deployment:
             assert +counted == +states, f"the counts of {part}"
             total += states
         return total
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process have these tests, one after the other: several hosts of several tests would slow each other."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
 
 
 def audience(people: Sequence[PersonView]) -> Sequence[Row]:

@@ -35,7 +35,7 @@ async def test_what_is_urgent_passes_a_broadcast_and_one_that_is_called_off_ends
     await deployment.teams.wait(person=late.object_id, until=_urgent, timeout=60)
     passed = len(await deployment.teams.received())
     await deployment.put(json.dumps({"command": "cancel", "target": {"id": "bulk"}}))
-    rows = {row["id"]: row for row in await deployment.ended(within=60, count=2)}
+    rows = {row["id"]: row for row in await deployment.ended(within=180, count=2)}
 
     counts = Counter(orjson.loads(rows["bulk"]["counts"]))
     assert (rows["bulk"]["state"], rows["bulk"]["total"]) == ("cancelled", counts.total())

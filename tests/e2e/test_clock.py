@@ -76,7 +76,7 @@ async def test_everybody_is_told_once_and_not_before_their_nine_o_clock_or_an_ou
     for host in deployment.hosts:
         host.kill()
     back = times[0] + DOWN
-    after = Clock.begin(back, speed)
+    after = Clock.begin(back, speed, stands=20)
     deployment.start(2, HERALD_CLOCK=after.setting, **grace)
     [stored] = await deployment.ended(within=after.seconds(times[-1]) + SLOW)
 

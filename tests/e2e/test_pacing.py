@@ -26,8 +26,8 @@ ALLOWED, RATE = 50, 45
 STALL = 3.0
 #: The hosts share the rate, and keep their messages for longer than any of them stands still, as on Azure.
 SETTINGS = {"HERALD_TENANT_RATE": str(RATE), "HERALD_LOCAL_VISIBILITY_SECONDS": "60"}
-#: Seconds after Teams' "wait" within which other hosts may still use the slots that they have: none is further ahead.
-UNDER_WAY = 1.0
+#: The part of Teams' "wait" in which nothing arrives, at least: before, hosts use the slots that they have.
+SILENT = 0.5
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def _stand_still(host: FunctionHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "count"), [(4, 120), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    ("seconds", "count"), [(6, 150), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
 )
 async def test_a_tenant_that_asks_to_wait_gets_nothing_from_any_host_and_another_goes_on(
     deployment: Deployment, seconds: int, count: int
@@ -97,7 +97,7 @@ async def test_a_tenant_that_asks_to_wait_gets_nothing_from_any_host_and_another
     times, others = [_times(await teams.received(tenant=tenant)) for tenant in audiences]
     assert (len(times), len(others)) == (count, count)
     begin, end = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
-    assert end - begin >= seconds - UNDER_WAY
+    assert end - begin >= seconds * SILENT
     assert any(begin < at < end for at in others), "the other one had to wait, too"
 
 

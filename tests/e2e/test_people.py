@@ -29,7 +29,7 @@ from tests.e2e.playground import PERSON, TENANT, Chat, open_chat
 
 CHROMIUM = shutil.which("chromium")
 #: Seconds in which a message comes, or a click is answered.
-SOON = 10.0
+SOON = 30.0
 #: Seconds between two looks at a table.
 LOOK = 0.05
 #: Set to `docs/images` it makes the README's pictures anew.
@@ -53,7 +53,6 @@ FAILED: dict[str, Any] = {
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)"),
     pytest.mark.asyncio(loop_scope="module"),  # that of the browser, which all share
-    pytest.mark.xdist_group("people"),
 ]
 
 
