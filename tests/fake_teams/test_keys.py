@@ -98,6 +98,7 @@ async def test_there_is_no_retired_key_before_a_rotation(teams: FakeTeams, app: 
         await teams.post({"type": "message"}, endpoint=app.url, forgery=Forgery(key="retired"))
 
 
+@own_teams
 async def test_keys_without_the_right_endorsement_are_published_on_demand(
     teams: FakeTeams, session: aiohttp.ClientSession
 ) -> None:
