@@ -27,10 +27,10 @@ async def test_what_is_urgent_passes_a_broadcast_and_one_that_is_called_off_ends
     deployment: Deployment, count: int, reached: int
 ) -> None:
     deployment.start(2)  # one learns from the storage what the other is told
+    [late] = await deployment.people(1)
     people = await deployment.people(count)
     await deployment.put(notification(*audience(people), id="bulk", content={"title": "bulk"}))
     await deployment.teams.wait(reached, timeout=reached / 10 + 30)
-    [late] = await deployment.people(1)
     await deployment.put(notification(user(late), id="urgent", priority="urgent", content={"title": "urgent"}))
     await deployment.teams.wait(person=late.object_id, until=_urgent, timeout=60)
     passed = len(await deployment.teams.received())
