@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SOURCE = "/benchmark"
-#: People who are added to Teams at a time. 100,000 in one answer take the loop longer to read than the 5 s after which
-#: Azurite closes a connection that is idle: the next write would go into it ("Server disconnected").
+#: People who are added to Teams at a time: a large answer keeps the loop busy, and Azurite closes a connection that is
+#: idle for 5 s.
 AT_A_TIME = 5_000
 #: Seconds between two looks at what is awaited.
 LOOK = 0.25
