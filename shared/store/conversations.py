@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -29,9 +30,9 @@ from shared.store.table import Conflict, Row, Table
 from shared.teams.ids import channel_of
 
 #: How often a write is tried again when other processes change the same row at the same moment.
-TRIES = 12
-#: Seconds by which each try is later than the one before, at most.
-PAUSE = 0.02
+TRIES = 30
+#: How long one waits before it is tried again, at most: so many times as long as the try took.
+SPREAD = 3
 SHARDS = "0123456789abcdef"
 VERSION = 1
 _PREFERENCES = "preferences"
@@ -179,9 +180,8 @@ class Conversations:
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
         where = {"PartitionKey": partition, "RowKey": row_key}
         async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
-            for attempt in range(TRIES):
-                # Two processes that write one row again and again can keep in step: chance takes them out of it.
-                await asyncio.sleep(random.uniform(0, PAUSE * attempt))  # noqa: S311 (jitter)
+            for _ in range(TRIES):
+                begun = time.monotonic()
                 found = await self._table.get(partition, row_key)
                 before = _reference(tenant, kind, identifier, found[0]) if found else None
                 changed = change(before)
@@ -194,9 +194,11 @@ class Conversations:
                         await self._table.merge({**where, **changed}, found[1])
                     else:
                         await self._table.insert({**where, **changed, "v": VERSION, "id": identifier})
+                    return
                 except Conflict:
-                    continue
-                return
+                    # Two processes that write one row again and again can keep in step: chance takes them out of it.
+                    took = time.monotonic() - begun
+                    await asyncio.sleep(random.uniform(0, SPREAD) * took)  # noqa: S311 (jitter)
         raise Conflict
 
     async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:

@@ -210,11 +210,13 @@ class Deployment:
         return total
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have these tests, one after the other: several hosts of several tests would slow each other."""
+    """Let the tests of a group run one after the other: several hosts of several tests would slow each other."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
+            group = "playground" if item.path.stem in ("test_people", "test_playground") else "hosts"
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def audience(people: Sequence[PersonView]) -> Sequence[Row]:

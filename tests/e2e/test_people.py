@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ CATEGORIES = [
     {"name": "releases", "title": "Releases", "description": "What is in production since when"},
     {"name": "security", "title": "Security", "mandatory": True},
 ]
+WELCOME = "I am here because you, or your organisation, installed me for you."
 FAILED: dict[str, Any] = {
     "title": "Build 42 failed",
     "text": "Stage **test** failed: 3 of 412 tests.",
@@ -116,11 +116,12 @@ class Screen:
             return [orjson.loads(each.content)["data"] for each in found]
 
 
-@contextmanager
-def open_app(connection: str, folder: Path) -> Iterator[Chat]:
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Chat]:
+    folder = tmp_path_factory.mktemp("people")
     declared = folder / "categories.json"
     declared.write_bytes(orjson.dumps(CATEGORIES))
-    with open_chat(connection, folder, HERALD_CATEGORIES_FILE=str(declared)) as chat:
+    with open_chat(azurite.connection_string("people"), folder, HERALD_CATEGORIES_FILE=str(declared)) as chat:
         yield chat
 
 
@@ -135,9 +136,9 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@asynccontextmanager
-async def before(chat: Chat, browser: Browser, folder: Path) -> AsyncIterator[Screen]:
-    """The page of a chat as it is once it has installed the bot."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Screen]:
+    """The page that all tests share, since to load it is dear; the bot is installed by it."""
     # So high that every card is seen whole; what moves, and what is not here, only takes time.
     page = await browser.new_page(
         viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5 if IMAGES else 1, reduced_motion="reduce"
@@ -147,39 +148,23 @@ async def before(chat: Chat, browser: Browser, folder: Path) -> AsyncIterator[Sc
     expect.set_options(timeout=SOON * 1000)
     services = await open_services(load(chat.settings), open_storage(chat.settings))
     await page.goto(chat.url)
-    yield Screen(chat, page, services, Path(IMAGES) if IMAGES else folder)
+    screen = Screen(chat, page, services, Path(IMAGES) if IMAGES else tmp_path_factory.mktemp("pictures"))
+    await screen.card(WELCOME)
+    yield screen
     await page.close()
     await services.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def first_screen(connection: str, browser: Browser, tmp_path: Path) -> AsyncIterator[Screen]:
-    """The chat of somebody who has just installed the bot."""
-    with open_app(connection, tmp_path) as chat:
-        async with before(chat, browser, tmp_path) as screen:
-            yield screen
+async def screen(shown: Screen) -> Screen:
+    """The chat of somebody who wants what all want; what other tests have sent stands further up in it."""
+    await shown.services.conversations.prefer(TENANT, Kind.USER, PERSON, lambda _: Preferences())
+    await shown.responses()
+    return shown
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Chat]:
-    with open_app(azurite.connection_string("people"), tmp_path_factory.mktemp("people")) as chat:
-        yield chat
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def screen(app: Chat, browser: Browser, tmp_path: Path) -> AsyncIterator[Screen]:
-    """The chat of somebody who wants what all want."""
-    async with before(app, browser, tmp_path) as screen:
-        await screen.write("help")
-        await screen.card("What you can write")
-        await screen.services.conversations.prefer(TENANT, Kind.USER, PERSON, lambda _: Preferences())
-        await screen.responses()
-        yield screen
-
-
-async def test_the_welcome_comes_with_the_install_and_leads_on(first_screen: Screen) -> None:
-    screen = first_screen
-    welcome = await screen.card("I am here because you, or your organisation, installed me for you.")
+async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -> None:
+    welcome = await screen.card(WELCOME)
     await screen.press(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample is on its way.")
     sample = await screen.card("Triggered by you, by asking for a sample")
@@ -222,6 +207,7 @@ async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen)
 
 
 async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) -> None:
+    before = await screen.wants()
     await screen.write("preferences")
     card = await screen.card("Stop all that is not mandatory")
     await expect(card).to_contain_text("Security: always, as it is mandatory")
@@ -231,7 +217,7 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
     await screen.press(card, "Save")
     await expect(card).to_contain_text("'whenever' is no day of the week")
     await expect(card).to_contain_text("Nothing is saved yet")
-    assert await screen.wants() == Preferences()
+    assert await screen.wants() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
     await card.get_by_label("Quiet hours").fill("mon-fri 18:00-8:00; sat,sun")
@@ -247,7 +233,7 @@ async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
     await screen.services.conversations.prefer(
         TENANT, Kind.USER, PERSON, lambda old: old.with_mode("builds", Mode.DIGEST).with_mode("releases", Mode.DIGEST)
     )
-    for number in (40, 41, 42):
+    for number in (50, 51, 52):
         told = {"title": f"Build {number} failed", "result": f"Production still runs build {number - 1}"}
         last = screen.chat.send(FAILED | told, thread={"key": "main", "onRepeat": "update"})
     alone = [
@@ -260,9 +246,9 @@ async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
     await screen.kept(last, urgent, *alone)
     await screen.write("digest now")
     card = await screen.card("Digest: 11 notifications")
-    for text in ("Urgent: Disk of db-2 is full", "Build 42 failed · Production still runs build 41 · 3 updates"):
+    for text in ("Urgent: Disk of db-2 is full", "Build 52 failed · Production still runs build 51 · 3 updates"):
         await expect(card).to_contain_text(text)
-    await expect(card).not_to_contain_text("Build 41 failed")
+    await expect(card).not_to_contain_text("Build 51 failed")
     await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
     await screen.picture("digest", card)
     await screen.press(card, "and 2 more")
@@ -272,13 +258,13 @@ async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
 
 
 async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Screen) -> None:
-    screen.chat.send(FAILED)
-    card = await screen.card("Build 42 failed")
+    screen.chat.send(FAILED | {"title": "Build 43 failed"})
+    card = await screen.card("Build 43 failed")
     await screen.press(card, "Manage")
     await screen.press(card, "Stop Builds")
     await expect(card).to_contain_text("Builds is off for you from now on.")
 
-    again = screen.chat.send({"title": "Build 43 failed"})
+    again = screen.chat.send({"title": "Build 44 failed"})
     stopped = await screen.ended(again)
     assert (stopped.state, stopped.reason) == (DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     screen.chat.send({"title": "Release 7 is out"}, category="releases")
@@ -288,7 +274,7 @@ async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Scr
     await screen.press(mandatory, "Manage")
     await expect(mandatory.get_by_role("button", name="Security: in the digest")).to_be_visible()
     await expect(mandatory.get_by_role("button", name="Stop Security")).to_have_count(0)
-    await expect(screen.page.get_by_text("Build 43 failed")).to_have_count(0)
+    await expect(screen.page.get_by_text("Build 44 failed")).to_have_count(0)
 
 
 async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> None:

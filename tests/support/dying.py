@@ -43,7 +43,7 @@ class Life(Tap):
 
     def __init__(self, rows: Callable[[str], Awaitable[str]], point: int) -> None:
         self._rows, self._point = rows, point
-        self._begun = self._done = self._under_way = 0
+        self._begun = self._done = self._under_way = self.read = 0
         self.stopped, self._goes_on = asyncio.Event(), asyncio.Event()
         self.wrong: list[str] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -54,6 +54,7 @@ class Life(Tap):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._begun += bool(written)
+        self.read += not written
         if written and self._point == 2 * self._begun - 1:
             self.stopped.set()
         await self._stand_still()
@@ -114,6 +115,9 @@ class Host(Herald):
     watched: bool = False
     #: Where the messages begin, in Teams, that belong to this story.
     since: int = 0
+    #: Requests to Teams and reads of the storage of the process that stopped last.
+    asked: int = 0
+    read: int = 0
     _taken: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     async def put(self, body: bytes) -> None:
@@ -122,7 +126,7 @@ class Host(Herald):
     async def live(self, point: int = 0, work: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Let a process, which dies at `point`, do this work, or all there is; whether it lived to its end."""
         life = Life(self._miscounted, point)
-        lived = await life.lead(work or self.run)
+        lived = await self._lead(life, work or self.run)
         if not lived:
             await life.die()
             await self.services.close()
@@ -133,7 +137,7 @@ class Host(Herald):
     async def sleep(self, point: int) -> bool:
         """Let a process stop at `point`, and go on when another has done all; whether it got that far."""
         life = Life(self._miscounted, point)
-        stopped, asleep = not await life.lead(self.run), self.services
+        stopped, asleep = not await self._lead(life, self.run), self.services
         if stopped:
             await self._replace(point)
             assert await self.live()
@@ -141,6 +145,16 @@ class Host(Herald):
             await asleep.close()
         self.wrong += life.wrong
         return stopped
+
+    async def _lead(self, life: Life, work: Callable[[], Awaitable[None]]) -> bool:
+        before = await self._requests()
+        lived = await life.lead(work)
+        if not lived:
+            self.asked, self.read = await self._requests() - before, life.read
+        return lived
+
+    async def _requests(self) -> int:
+        return sum(sum(found.values()) for found in (await self.teams.stats()).requests.values())
 
     async def wait(self, seconds: float) -> None:
         self.clock.moved += timedelta(seconds=seconds)
@@ -213,29 +227,47 @@ class Host(Herald):
 
 
 async def die_at_each(host: Host, begin: Callable[[], Awaitable[S]], check: Callable[[S], Awaitable[None]]) -> None:
-    """Begin again and again, with somebody who dies at each point, as long as somebody does."""
-    for point in range(1, MANY):
+    """Begin again and again, with somebody who dies at each point, as long as somebody does.
+
+    Who dies before a write leaves what is left by who died after the one before it, unless Teams was asked meanwhile.
+    """
+
+    async def stops(point: int) -> bool:
         begun = await begin()
         host.doubtful.clear()
         lived = await host.live(point)
         if not lived:
             assert await host.live()
         await check(begun)
-        if lived:
-            assert point > 1
-            return
-    raise AssertionError("there are more writes than thought")
+        return not lived
+
+    await _at_each(stops, lambda: host.asked)
 
 
 async def sleep_at_each(host: Host, begin: Callable[[], Awaitable[S]], check: Callable[[S], Awaitable[None]]) -> None:
-    """The same with somebody who goes on, after another did what there was to do."""
-    for point in range(1, MANY):
+    """The same with somebody who goes on, after another did what there was to do: with what was read before that."""
+
+    async def stops(point: int) -> bool:
         begun = await begin()
         host.doubtful.clear()
         slept = await host.sleep(point)
         assert await host.live()
         await check(begun)
-        if not slept:
-            assert point > 1
+        return slept
+
+    await _at_each(stops, lambda: host.asked + host.read)
+
+
+async def _at_each(stops: Callable[[int], Awaitable[bool]], learnt: Callable[[], int]) -> None:
+    """Each point after a write, and that before it where something was `learnt` since the write before."""
+    before = 0
+    for point in range(2, MANY, 2):
+        stopped = await stops(point)
+        now = learnt()
+        if not stopped:
+            assert point > 2
             return
+        if now != before:
+            assert await stops(point - 1)
+        before = now
     raise AssertionError("there are more writes than thought")
