@@ -107,7 +107,9 @@ def test_once_ends_with_0_when_the_first_message_is_delivered_whatever_the_envir
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-@pytest.mark.parametrize("name", [pytest.param("SIGHUP", marks=pytest.mark.full), "SIGKILL"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(each, marks=pytest.mark.full) for each in ("SIGHUP", "SIGTERM")), "SIGKILL"]
+)
 def test_it_stays_until_a_signal_and_nothing_remains(up: Up, name: str) -> None:
     number = getattr(signal, name)
     with up.start() as process:
@@ -119,20 +121,15 @@ def test_it_stays_until_a_signal_and_nothing_remains(up: Up, name: str) -> None:
     assert eventually(up.is_over)
 
 
-async def test_the_command_that_it_prints_sends_another(up: Up, tmp_path: Path) -> None:
-    with up.start() as process:
-        said = wait_until_ready(process)
-        command = next(line for line in said.splitlines() if line.startswith("Send another:")).split(":", 1)[1]
-        await send(up, command, tmp_path, shown="Build 42 failed")
-        process.terminate()
-        assert process.wait(30) == 0
-
-
-async def test_a_night_in_which_clocks_change_passes_as_fast_as_is_said(up: Up, tmp_path: Path) -> None:
+async def test_the_command_that_it_prints_sends_another_and_a_night_of_changing_clocks_passes_as_fast_as_is_said(
+    up: Up, tmp_path: Path
+) -> None:
     with up.start("--clock", "2027-03-28T00:59Z", "--speed", "60") as process:
         said = wait_until_ready(process)
         found = re.search(r"stands at 2027-03-28T00:59Z, and goes 60 times as fast from (\d\d:\d\d:\d\d) on", said)
         assert found
+        printed = next(line for line in said.splitlines() if line.startswith("Send another:")).split(":", 1)[1]
+        await send(up, printed, tmp_path, shown="Build 42 failed")
         command = f'"{sys.executable}" "{ROOT / "local" / "send.py"}" "Night shift" --at 2027-03-28T02:30'
         command += f" --zone Europe/Berlin --queue-port {up.ports[3]}"
         await send(up, command, tmp_path, shown="Night shift")
