@@ -48,6 +48,10 @@ AZURITE_PORTS = (10000, 10001, 10002)
 HOST_PORT = 7071
 PLAYGROUND_PORT = 56150
 
+#: Seconds for which Azurite keeps a connection that nobody uses. After its own 5 it closes one into which a client, which
+#: keeps it for 15, may be writing.
+KEEP_ALIVE = 120
+
 #: The account that every Azurite has, and its key, as published in its documentation.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -180,7 +184,7 @@ class Azurite(Program):
         self.ports = ports or (free_port(), free_port(), free_port())
         command = node("azurite")
         for service, port in zip(("blob", "queue", "table"), self.ports, strict=True):
-            command += [f"--{service}Port", str(port)]
+            command += [f"--{service}Port", str(port), f"--{service}KeepAliveTimeout", str(KEEP_ALIVE)]
         # Clients newer than the emulator speak a newer version of the protocol: that of upstream's own may.
         command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
         if data:

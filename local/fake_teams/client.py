@@ -119,8 +119,9 @@ class FakeTeams:
         return Path(path) if path else None
 
     async def reset(self) -> None:
-        """Back to the state at the start; signing keys and tokens stay good."""
+        """Back to the state at the start; signing keys and tokens stay good, `settings` is refreshed."""
         await self._call("POST", "reset")
+        self.settings = await self._call("GET", "settings")
 
     async def world(self, tenant: str | None = None) -> WorldView:
         return WorldView.model_validate(await self._call("GET", "world", asked={"tenant": tenant}))
