@@ -48,8 +48,8 @@ AZURITE_PORTS = (10000, 10001, 10002)
 HOST_PORT = 7071
 PLAYGROUND_PORT = 56150
 
-#: Seconds for which Azurite keeps a connection that nobody uses. After its own 5 it closes one into which a client, which
-#: keeps it for 15, may be writing.
+#: Seconds for which Azurite keeps a connection that nobody uses. By itself it closes one after 5, into which a client
+#: may be writing that keeps it for 15.
 KEEP_ALIVE = 120
 
 #: The account that every Azurite has, and its key, as published in its documentation.
