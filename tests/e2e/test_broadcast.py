@@ -17,7 +17,7 @@ from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user
 
 #: Recipients, and how many of them were reached when something happens.
-SIZES = [(400, 30), pytest.param(10_000, 1000, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+SIZES = [(250, 30), pytest.param(10_000, 1000, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
 #: Messages of the queue that bring the same notification.
 REPEATS = 20
 
