@@ -27,8 +27,8 @@ from shared.store.conversations import Kind, Status
 from shared.store.table import BATCH
 from tests.support.herald import user
 
-#: Seconds for which the host keeps a message to itself: short, so that one in flight at a kill is soon back.
-LEASE = "3"
+#: For how many seconds a host that is to be killed keeps a message to itself: what it had is soon back.
+SHORT_LEASE = {"HERALD_LOCAL_VISIBILITY_SECONDS": "3"}
 #: Real seconds for which a clock stands still until the hosts are up, and have seen to what is due then.
 STANDS = 8
 #: Seconds between two looks at the storage.
@@ -97,8 +97,7 @@ class Deployment:
         """
         categories = self.folder / "categories.json"
         categories.write_text('[{"name": "welcome", "default": "off"}]', encoding="utf-8")
-        own = {"AzureWebJobsStorage": self.connection, "HERALD_LOCAL_VISIBILITY_SECONDS": LEASE}
-        own["HERALD_CATEGORIES_FILE"] = str(categories)
+        own = {"AzureWebJobsStorage": self.connection, "HERALD_CATEGORIES_FILE": str(categories)}
         environ = self.teams.settings | own | settings
         folders = [self.folder / f"host{len(self.hosts) + each}" for each in range(count)]
         started = [FunctionHost(folder, environ, app=app) for folder in folders]

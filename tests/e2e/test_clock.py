@@ -28,7 +28,7 @@ from shared.store.conversations import Conversations, Kind
 from shared.store.notifications import notification_key
 from shared.store.table import Table
 from shared.store.waiting import Waiting
-from tests.e2e.conftest import LOOK, Clock, Deployment, audience
+from tests.e2e.conftest import LOOK, SHORT_LEASE, Clock, Deployment, audience
 from tests.support.herald import notification
 
 #: The date on which Europe puts its clocks forward, from 02:00 to 03:00 in Berlin.
@@ -73,7 +73,7 @@ async def test_everybody_is_told_once_and_not_before_their_nine_o_clock_or_an_ou
     assert len(times) == len(zones)
     grace = {"HERALD_LATE_GRACE_MINUTES": str(GRACE // timedelta(minutes=1))}
     clock = Clock.begin(times[0] - timedelta(seconds=2), 1, stands=3)
-    deployment.start(HERALD_CLOCK=clock.setting, **grace)
+    deployment.start(HERALD_CLOCK=clock.setting, **SHORT_LEASE, **grace)
     first = [person for person, at in due.items() if at == times[0]]
     early = await deployment.teams.wait(len(first), timeout=SLOW)
     await _between_ticks(deployment)

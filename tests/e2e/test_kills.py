@@ -11,7 +11,7 @@ import pytest
 
 from shared.states import DeliveryState
 from shared.store.deliveries import CLAIM_SECONDS
-from tests.e2e.conftest import LOOK, Deployment, audience
+from tests.e2e.conftest import LOOK, SHORT_LEASE, Deployment, audience
 from tests.support.herald import notification
 
 #: Deliveries that a host works on at the same time, at most: batchSize and newBatchThreshold of host.json.
@@ -26,7 +26,7 @@ async def test_kills_lose_nobody_and_repeat_only_what_was_in_flight_and_that_is_
     deployment: Deployment, count: int, kills: int, wait: bool
 ) -> None:
     """Without `wait`, the claims of the killed are let end at once, as if nothing had run for that long."""
-    deployment.start()
+    deployment.start(**SHORT_LEASE)
     people = await deployment.people(count)
     await deployment.put(notification(*audience(people)))
     interrupted: dict[str, str] = {}
@@ -40,7 +40,7 @@ async def test_kills_lose_nobody_and_repeat_only_what_was_in_flight_and_that_is_
         await deployment.check_counts()
         if not wait:
             await _end_claims(deployment, claims.values())
-        deployment.start()
+        deployment.start(**SHORT_LEASE)
     [stored] = await deployment.ended(within=count / 10 + 40 + wait * 2 * CLAIM_SECONDS)
 
     assert (stored["state"], await deployment.check_counts()) == ("finished", {"sent": count})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from shared.clock import setting
 from shared.queues import NOTIFICATIONS
 from shared.storage import open_storage
-from tests.e2e.conftest import Deployment
+from tests.e2e.conftest import SHORT_LEASE, Deployment
 from tests.support.herald import notification, user
 
 
@@ -84,7 +84,7 @@ async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(depl
 
 
 async def test_a_host_that_is_killed_while_it_works_loses_nothing(deployment: Deployment) -> None:
-    host = deployment.start()
+    host = deployment.start(**SHORT_LEASE)
     ada, *_ = (await deployment.teams.world()).people
     await deployment.install(ada)
     await deployment.put(notification(user(ada)))

@@ -24,8 +24,7 @@ from tests.support.herald import notification, user
 ALLOWED, RATE = 50, 45
 #: Seconds for which a host stands still: long enough for its slots, and those it waits for, to be others'.
 STALL = 3.0
-#: The hosts share the rate, and keep their messages for longer than any of them stands still, as on Azure.
-SETTINGS = {"HERALD_TENANT_RATE": str(RATE), "HERALD_LOCAL_VISIBILITY_SECONDS": "60"}
+SETTINGS = {"HERALD_TENANT_RATE": str(RATE)}
 #: The part of Teams' "wait" in which nothing arrives, at least: before, hosts use the slots that they have.
 SILENT = 0.5
 
