@@ -22,7 +22,7 @@ from tests.support.teams import ServerThread
 
 # A quick run tries the same examples each time; where all tests are run, it is more, and others each time.
 QUICK = hypothesis.settings(
-    max_examples=50, deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("quick", QUICK)
 hypothesis.settings.register_profile("full", QUICK, derandomize=False, max_examples=400)

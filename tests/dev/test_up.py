@@ -107,9 +107,8 @@ def test_once_ends_with_0_when_the_first_message_is_delivered_whatever_the_envir
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(each, marks=pytest.mark.full) for each in ("SIGHUP", "SIGTERM")), "SIGKILL"]
-)
+@pytest.mark.full  # quick: SIGINT below, and that all ends with a killed parent in test_processes.py
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGKILL"])
 def test_it_stays_until_a_signal_and_nothing_remains(up: Up, name: str) -> None:
     number = getattr(signal, name)
     with up.start() as process:
