@@ -16,17 +16,17 @@ from shared.store.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user
 
-#: Recipients, and how many of them were reached when something happens.
-SIZES = [(250, 30), pytest.param(10_000, 1000, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+#: Recipients, how many are reached when something happens, and messages a second: it is not to be over by then.
+SIZES = [(300, 30, 15), pytest.param(10_000, 1000, 45, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
 #: Messages of the queue that bring the same notification.
 REPEATS = 20
 
 
-@pytest.mark.parametrize(("count", "reached"), SIZES)
+@pytest.mark.parametrize(("count", "reached", "rate"), SIZES)
 async def test_what_is_urgent_passes_a_broadcast_and_one_that_is_called_off_ends_and_its_counts_sum(
-    deployment: Deployment, count: int, reached: int
+    deployment: Deployment, count: int, reached: int, rate: int
 ) -> None:
-    deployment.start(2)  # one learns from the storage what the other is told
+    deployment.start(2, HERALD_TENANT_RATE=str(rate))  # one learns from the storage what the other is told
     [late] = await deployment.people(1)
     people = await deployment.people(count)
     await deployment.put(notification(*audience(people), id="bulk", content={"title": "bulk"}))
