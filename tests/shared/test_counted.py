@@ -35,11 +35,11 @@ class Rows(Counted):
 
         self.table.batch = noted  # type: ignore[method-assign]
 
-    async def some(self, count: int, partition: str = PARTITION) -> dict[str, str]:
+    async def some(self, count: int, partition: str = PARTITION, first: int = 0) -> dict[str, str]:
         """So many new deliveries: their ETags by their row keys."""
-        keys = [f"u:{number}" for number in range(count)]
+        keys = [f"u:{number}" for number in range(first, first + count)]
         rows = [{"PartitionKey": partition, "RowKey": key, "state": "queued"} for key in keys]
-        return dict(zip(keys, await self.add(partition, rows, fresh=True), strict=True))
+        return dict(zip(keys, await self.add(partition, rows, fresh=not first), strict=True))
 
     async def end(
         self, key: str, etag: str, state: DeliveryState = DIGESTED, *, patient: bool = True, partition: str = PARTITION
@@ -93,6 +93,15 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: Rows, monkeypat
     async with asyncio.timeout(30):
         assert sum(await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()))) == 1
     assert rows.transactions == [100, 100]
+
+
+async def test_more_than_one_transaction_takes_go_into_several(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store.counted.PATIENCE", 0)
+    there = await rows.some(99) | await rows.some(60, first=99)
+    rows.transactions.clear()
+    assert sum(await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()))) == 1
+    assert rows.transactions == [100, 61]
+    assert +(await rows.counts(PARTITION)) == Counter({"digested": 159})
 
 
 async def test_after_who_was_in_a_hurry_the_next_is_patient_again(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,6 @@ async def _at_each(stops: Callable[[int], Awaitable[bool]], learnt: Callable[[],
             assert point > 2
             return
         if now != before:
-            assert await stops(point - 1)
+            await stops(point - 1)  # which may not be reached: how many writes there are goes by who is first
         before = now
     raise AssertionError("there are more writes than thought")

@@ -120,8 +120,11 @@ async def check(host: Host, story: Held) -> None:
         told.update(texts(received))
     for asked in story.asked:
         title = asked.content.content.title if asked.content.content else ""
-        state = (await host.row(asked, recipient))["state"]
+        row = await host.row(asked, recipient)
+        state = row["state"]
         assert state in story.ends, title
+        if story.ends == ("digested",):
+            assert row.get("maybe_twice", False) == bool(host.doubtful[recipient]), title
         assert (await host.now(asked)).counts == f'{{"{state}":1}}'
         due = state in ("digested", "sent")
         # An older state of a thread is told only in a digest without the newer one.
