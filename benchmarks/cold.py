@@ -21,7 +21,7 @@ from benchmarks.report import Options, Report, Run, medians, ratio
 ROOT = Path(__file__).resolve().parents[1]
 #: Loaded only where they are used: by activities that come in, the first token, keyless storage, a card of one's own.
 LAZY = (
-    "messages.inbound.endpoint",
+    "messages.endpoint",
     "botbuilder.core",
     "botbuilder.schema",
     "jwt",

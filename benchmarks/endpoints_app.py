@@ -22,9 +22,9 @@ from botframework.connector.auth import (
 
 from benchmarks import metered
 from messages import functions
-from messages.inbound.endpoint import Endpoint
-from messages.inbound.signing_keys import SigningKeys
-from messages.inbound.token import Verifier
+from messages.auth.signing_keys import SigningKeys
+from messages.auth.token_verifier import Verifier
+from messages.endpoint import Endpoint
 from shared.clock import real_time
 from shared.settings import load
 

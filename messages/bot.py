@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
-from messages.chat.conversing import converse
-from messages.clicks.acting import act
-from messages.event import Event
-from messages.references import Change, changes
-from messages.welcoming import welcome
+from messages.activity.references import Change, changes
+from messages.activity.verified import Event
+from messages.card_actions.dispatch import act
+from messages.commands.dispatch import converse
+from messages.welcome import welcome
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.store.conversations import Kind, Reference

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import azure.functions as func
 from azure.core.exceptions import AzureError
 
-from messages.inbound.answers import Answer, refusal
+from messages.http_answer import Answer, refusal
 from shared.services import Services, services
 
 if TYPE_CHECKING:
-    from messages.inbound.endpoint import Endpoint
+    from messages.endpoint import Endpoint
 
 blueprint = func.Blueprint()
 log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ async def _endpoint() -> Endpoint:
     global _opened
     stand = await services()
     if _opened is None or _opened[0] is not stand:
-        await asyncio.to_thread(importlib.import_module, "messages.inbound.endpoint")
-        from messages.inbound.endpoint import open_endpoint
+        await asyncio.to_thread(importlib.import_module, "messages.endpoint")
+        from messages.endpoint import open_endpoint
 
         if _opened is None or _opened[0] is not stand:
             _opened = stand, open_endpoint(stand)

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from messages.inbound.signing_keys import SigningKeys
+from messages.auth.signing_keys import SigningKeys
 from shared.services import Services
 from shared.settings import Settings
 from shared.settings import load as load_settings

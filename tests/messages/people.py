@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from local.fake_teams.api import Event, PersonView
-from messages.chat.conversing import SOURCE
-from messages.inbound.endpoint import open_endpoint
+from messages.commands.dispatch import SOURCE
+from messages.endpoint import open_endpoint
 from shared.cards.check import faults
 from shared.outbox import CATEGORY
 from shared.preferences import Preferences

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Event
-from messages.clicks.copies import SNOOZES
+from messages.card_actions.snooze import SNOOZES
 from shared.cards import verbs
 from shared.cards.check import faults
 from shared.categories import Categories, Category

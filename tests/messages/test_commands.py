@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from messages.chat.commands import COMMANDS, LONGEST, Command, Order, Unknown, Verb, first_line, parse
+from messages.commands.parser import COMMANDS, LONGEST, Command, Order, Unknown, Verb, first_line, parse
 from shared.digest_rule import DigestRule
 from shared.localtime import zone
 from shared.pauses import pause_until

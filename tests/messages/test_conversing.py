@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Event
-from messages import event
-from messages.chat.commands import Verb
-from messages.chat.conversing import converse
-from messages.chat.doing import LONGEST_TOPIC, MOST_COUNTED
-from messages.inbound.incoming import Incoming
+from messages.activity import verified
+from messages.activity.schema import Incoming
+from messages.commands.dispatch import converse
+from messages.commands.handlers import LONGEST_TOPIC, MOST_COUNTED
+from messages.commands.parser import Verb
 from shared.cards.check import faults
 from shared.categories import Categories, Category
 from shared.localtime import zone
@@ -487,7 +487,7 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
     chat: Chat, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topics = [f"topic {number}" for number in range(MOST)]
-    monkeypatch.setattr("messages.inbound.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
+    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
     async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
         events = [
             Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
@@ -524,7 +524,7 @@ async def test_a_command_costs_few_operations(tapped: Herald) -> None:
             incoming = Incoming.model_validate(activity | {"id": f"counted {number}", "text": text})
             counting = Counting()
             token = TAP.set(counting)
-            await converse(tapped.services, event.Event(incoming, tapped.tenant, tapped.clock()))
+            await converse(tapped.services, verified.Event(incoming, tapped.tenant, tapped.clock()))
             TAP.reset(token)
             costs[text] = counting.operations
     assert max(costs.values()) <= MOST_OPERATIONS, costs

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from messages.inbound.adapter import SendingInTurn, TurnAdapter, read_activity
-from messages.inbound.admission import is_local_caller
-from messages.inbound.endpoint import LARGEST, Endpoint, open_endpoint
-from messages.inbound.incoming import LONGEST_ID
+from messages.activity.schema import LONGEST_ID
+from messages.auth.admission import is_local_caller
+from messages.endpoint import LARGEST, Endpoint, open_endpoint
+from messages.turn_adapter import SendingInTurn, TurnAdapter, read_activity
 from shared.store.conversations import Conversations
 from shared.store.table import Conflict
 from tests.messages.conftest import (
@@ -249,7 +249,7 @@ async def test_503_where_storage_does_not_answer_in_time(
         async def save(self, *_: object, **__: object) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("messages.inbound.endpoint.PATIENCE", 0.05)
+    monkeypatch.setattr("messages.endpoint.PATIENCE", 0.05)
     await refuses(endpoint(publisher, session, clock, Hanging()), 503, message())
 
 

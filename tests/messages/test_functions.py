@@ -11,7 +11,7 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 
 from messages import functions
-from messages.inbound.admission import is_local_caller
+from messages.auth.admission import is_local_caller
 from tests.messages.conftest import Clock, Memory, activity, settings
 
 pytestmark = pytest.mark.usefixtures("silent")
@@ -99,7 +99,7 @@ def test_a_request_has_its_header_names_in_lower_case() -> None:
 
 
 def test_a_worker_that_only_sends_never_imports_botbuilder() -> None:
-    late = ("botbuilder", "messages.inbound.endpoint")
+    late = ("botbuilder", "messages.endpoint")
     script = f"import sys, messages.functions; print([m for m in {late} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

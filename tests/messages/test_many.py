@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from messages.chat.conversing import SOURCE
-from messages.inbound.endpoint import Endpoint, open_endpoint
+from messages.commands.dispatch import SOURCE
+from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import verbs
 from shared.cards.preferences import fields
 from shared.categories import Categories, Category
@@ -43,7 +43,7 @@ async def processes(
 ) -> AsyncIterator[Sequence[Services]]:
     """What two processes stand on, each with its own clients, locks and caches."""
     # They share the loop and the core of the test, and a storage that is slower than the one of Azure.
-    monkeypatch.setattr("messages.inbound.endpoint.PATIENCE", 60)
+    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)
     configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid")
     async with AsyncExitStack() as stack:
         opened = []

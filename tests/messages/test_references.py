@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from messages.inbound.incoming import Incoming
-from messages.references import LONGEST_NAME, changes, event_time
+from messages.activity.references import LONGEST_NAME, changes, event_time
+from messages.activity.schema import Incoming
 from shared.store.conversations import Kind, Status
 from tests.messages.conftest import (
     ADA,

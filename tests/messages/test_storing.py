@@ -12,11 +12,11 @@ from unittest.mock import AsyncMock, call
 import orjson
 import pytest
 
+from messages.activity.references import event_time
+from messages.activity.schema import Incoming
+from messages.activity.verified import Event
 from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
-from messages.event import Event
-from messages.inbound.adapter import TurnAdapter, read_activity
-from messages.inbound.incoming import Incoming
-from messages.references import event_time
+from messages.turn_adapter import TurnAdapter, read_activity
 from shared.queues import Person, Task
 from shared.store.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (

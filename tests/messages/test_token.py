@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages.inbound.signing_keys import KeysUnavailable, SigningKeys, trusted
-from messages.inbound.token import TokenRefused, Verifier
+from messages.auth.signing_keys import KeysUnavailable, SigningKeys, trusted
+from messages.auth.token_verifier import TokenRefused, Verifier
 from tests.messages.conftest import (
     APP,
     ISSUER,

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from messages.clicks.saving import Wrong, applied, changed
+from messages.card_actions.preferences_form import Wrong, applied, changed
 from notify.form import check_form
 from shared.cards import answers, verbs, wording
 from shared.cards.actions import executed, without

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from messages.clicks.click import Bound
-from messages.event import Event
+from messages.activity.verified import Event
+from messages.card_actions.binding import Bound
 from shared import outbox
 from shared.cards.wording import say
 from shared.services import Services

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from messages.chat.doing import Turn
-from messages.clicks.click import Bound, Click, sent_card
-from messages.clicks.copies import origin
-from messages.event import Event
+from messages.activity.verified import Event
+from messages.card_actions.binding import Bound, Click, sent_card
+from messages.card_actions.snooze import origin
+from messages.commands.handlers import Turn
 from shared.cards import answers
 from shared.cards.actions import executed
 from shared.cards.verbs import ACKNOWLEDGE, verb_of

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from messages.chat.doing import Turn, do
-from messages.event import Event
-from messages.references import client
+from messages.activity.references import client
+from messages.activity.verified import Event
+from messages.commands.handlers import Turn, do
 from shared import outbox
 from shared.contract import ConversationRecipient, UserRecipient
 from shared.services import Services

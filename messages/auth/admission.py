@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from messages.inbound.incoming import Incoming
+from messages.activity.schema import Incoming
 from shared.settings import Settings
 from shared.teams.hosts import allowed_service_url, is_loopback
 

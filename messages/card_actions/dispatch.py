@@ -12,11 +12,11 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from messages.clicks.buttons import BUTTONS, record
-from messages.clicks.click import Malformed, bind, read
-from messages.clicks.preferring import save, saved_before
-from messages.clicks.pressing import Answer, Press, Refused, begin
-from messages.event import Event
+from messages.activity.verified import Event
+from messages.card_actions.binding import Malformed, bind, read
+from messages.card_actions.context import Answer, Press, Refused, begin
+from messages.card_actions.handlers import BUTTONS, record
+from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import answers, verbs
 from shared.cards.size import TooLarge
 from shared.cards.wording import say

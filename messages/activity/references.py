@@ -24,7 +24,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 
-from messages.inbound.incoming import Account, Incoming
+from messages.activity.schema import Account, Incoming
 from shared.store.conversations import Kind, Status
 from shared.zonenames import find
 

@@ -6,7 +6,7 @@ import re
 
 import jwt
 
-from messages.inbound.signing_keys import SigningKeys
+from messages.auth.signing_keys import SigningKeys
 
 #: Seconds by which Teams' clock and ours may differ.
 LEEWAY = 300

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from messages.event import Event
-from messages.references import is_install, person_of, scope
+from messages.activity.references import is_install, person_of, scope
+from messages.activity.verified import Event
 from shared import outbox
 from shared.acceptance import accept, shards
 from shared.cards.welcome import welcome_card

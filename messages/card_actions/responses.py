@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
-from messages.clicks.click import Bound
-from messages.clicks.copies import SAMPLES, origin
-from messages.event import Event
+from messages.activity.verified import Event
+from messages.card_actions.binding import Bound
+from messages.card_actions.snooze import SAMPLES, origin
 from shared.queues import RESPONSES
 from shared.services import Services
 from shared.store.keys import digest

@@ -16,15 +16,15 @@ from azure.core.exceptions import AzureError
 from botbuilder.schema import Activity
 from pydantic import ValidationError
 
+from messages.activity.references import event_time
+from messages.activity.schema import Incoming
+from messages.activity.verified import Event
+from messages.auth.admission import Refused, is_local_caller, tenant_of
+from messages.auth.signing_keys import KeysUnavailable, SigningKeys
+from messages.auth.token_verifier import TokenRefused, Verifier
 from messages.bot import EVENT, HeraldBot
-from messages.event import Event
-from messages.inbound.adapter import NotAnActivity, TurnAdapter, read_activity
-from messages.inbound.admission import Refused, is_local_caller, tenant_of
-from messages.inbound.answers import Answer, refusal
-from messages.inbound.incoming import Incoming
-from messages.inbound.signing_keys import KeysUnavailable, SigningKeys
-from messages.inbound.token import TokenRefused, Verifier
-from messages.references import event_time
+from messages.http_answer import Answer, refusal
+from messages.turn_adapter import NotAnActivity, TurnAdapter, read_activity
 from shared.services import Services
 from shared.settings import Settings
 from shared.store.table import Conflict

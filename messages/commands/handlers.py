@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from messages.chat.commands import COMMANDS, Command, Unknown, Verb, parse
+from messages.commands.parser import COMMANDS, Command, Unknown, Verb, parse
 from shared import early
 from shared.cards import replies
 from shared.cards.preferences import preferences_card

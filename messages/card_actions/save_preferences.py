@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from messages.chat.doing import Turn, card_of
-from messages.clicks.pressing import Answer, Press
-from messages.clicks.saving import Wrong, applied, changed, left
+from messages.card_actions.context import Answer, Press
+from messages.card_actions.preferences_form import Wrong, applied, changed, left
+from messages.commands.handlers import Turn, card_of
 from shared.cards.wording import language, say
 from shared.preferences import Preferences
 from shared.store.conversations import Kind

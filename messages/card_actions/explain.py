@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from messages.clicks.click import Bound
+from messages.card_actions.binding import Bound
 from shared.cards.wording import say
 from shared.categories import Category
 from shared.contract import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from messages.inbound.incoming import Incoming
-from messages.references import scope
+from messages.activity.references import scope
+from messages.activity.schema import Incoming
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from messages.event import Event
+from messages.activity.verified import Event
 from shared.cards.actions import executed
 from shared.cards.verbs import SHOW, verb_of
 from shared.queues import Delivery

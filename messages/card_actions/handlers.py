@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import orjson
 
-from messages.chat.doing import card_of
-from messages.clicks.click import Bound
-from messages.clicks.copies import TooLate, sample, snooze
-from messages.clicks.pressing import Answer, Press, Refused
-from messages.clicks.reasons import why, wishes_of
-from messages.clicks.responding import TooLong, respond
+from messages.card_actions.binding import Bound
+from messages.card_actions.context import Answer, Press, Refused
+from messages.card_actions.explain import why, wishes_of
+from messages.card_actions.responses import TooLong, respond
+from messages.card_actions.snooze import TooLate, sample, snooze
+from messages.commands.handlers import card_of
 from shared import outbox
 from shared.cards import answers, verbs
 from shared.pauses import pause_until
