@@ -13,11 +13,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 from notify import policy, threads
-from notify.amending import amend
-from notify.planning import in_zone
+from notify.edit_recall import amend
 from notify.policy import Case, Decision, Step, Target
+from notify.recipients import Addressee, find
+from notify.scheduling import in_zone
 from notify.sending import Sending
-from notify.targets import Addressee, find
 from shared import telling
 from shared.cards.size import TooLarge
 from shared.queues import Delivery, Person, Task

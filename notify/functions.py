@@ -6,9 +6,9 @@ import azure.functions as func
 
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.intake import take_in
+from notify.ingest import take_in
 from notify.poison import rescue
-from notify.sweeping import go_through
+from notify.sweep import go_through
 from shared import queues
 from shared.services import services
 from shared.triggers import internal, on

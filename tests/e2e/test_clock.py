@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.intake import take_in
+from notify.ingest import take_in
 from shared.contract import DEFAULT_SOURCE
 from shared.preferences import Mode, Preferences
 from shared.services import open_services

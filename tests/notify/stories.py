@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from local.fake_teams.api import Fault, PersonView
-from notify.intake import take_in
+from notify.ingest import take_in
 from shared.queues import DELIVERIES
 from shared.store.notifications import notification_key
 from tests.support.dying import Host

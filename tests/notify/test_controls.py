@@ -11,9 +11,9 @@ import pytest
 from local.fake_teams.api import Behaviour, Fault, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.intake import take_in
+from notify.ingest import take_in
 from notify.progress import WATCH_AFTER, finish
-from notify.redriving import reopen
+from notify.redrive import reopen
 from shared.queues import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Received
-from notify.intake import take_in
+from notify.ingest import take_in
 from notify.poison import CHANCES, rescue
 from shared.queues import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState

@@ -11,8 +11,8 @@ import pytest
 
 from notify.expansion import expand
 from notify.functions import send_one
-from notify.intake import allowed_tenant, take_in
-from notify.planning import Plan, planned
+from notify.ingest import allowed_tenant, take_in
+from notify.scheduling import Plan, planned
 from shared.contract import Refused, Schedule
 from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
 from shared.settings import load

@@ -9,7 +9,7 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.delivery import deliver
-from notify.intake import take_in
+from notify.ingest import take_in
 from notify.poison import CHANCES, PAUSE, rescue
 from shared import outbox
 from shared.preferences import FOREVER

@@ -14,7 +14,7 @@ from local.fake_teams.api import Fault, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
-from notify.redriving import reopen
+from notify.redrive import reopen
 from shared import outbox
 from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
 from shared.services import open_services

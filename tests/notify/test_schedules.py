@@ -14,8 +14,8 @@ import pytest
 from local.fake_teams.api import Behaviour, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.intake import take_in
-from notify.planning import Plan, in_zone
+from notify.ingest import take_in
+from notify.scheduling import Plan, in_zone
 from shared.contract import Schedule
 from shared.localtime import zone
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task

@@ -13,7 +13,7 @@ import pytest
 from local.fake_teams.api import Behaviour, ChannelView, Fault, PersonView, Received
 from notify import threads
 from notify.delivery import deliver
-from notify.intake import take_in
+from notify.ingest import take_in
 from shared.queues import DELIVERIES
 from shared.store.conversations import Kind, Status
 from shared.store.notifications import Notification

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.control import SETTLED
+from notify.command_dispatch import SETTLED
 from shared.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind

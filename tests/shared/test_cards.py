@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from messages.card_actions.preferences_form import Wrong, applied, changed
-from notify.form import check_form
+from notify.validation import check_form
 from shared.cards import answers, verbs, wording
 from shared.cards.actions import executed, without
 from shared.cards.check import faults

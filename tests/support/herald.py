@@ -22,8 +22,8 @@ from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
 from notify.delivery import deliver
 from notify.expansion import LISTED, expand
-from notify.intake import take_in
-from notify.sweeping import go_through
+from notify.ingest import take_in
+from notify.sweep import go_through
 from shared.contract import Request, read
 from shared.pacing import SECOND
 from shared.queues import (

@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from local.fake_teams.api import Fault, PersonView
-from notify.intake import take_in
+from notify.ingest import take_in
 from notify.poison import CHANCES, rescue
 from shared.preferences import FOREVER, Mode
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task

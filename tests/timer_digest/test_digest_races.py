@@ -14,7 +14,7 @@ import pytest
 
 from local.fake_teams.api import Fault, PersonView
 from notify.delivery import deliver
-from notify.redriving import reopen
+from notify.redrive import reopen
 from shared import telling
 from shared.preferences import FOREVER
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task

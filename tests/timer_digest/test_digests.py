@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Fault
-from notify.control import SETTLED
+from notify.command_dispatch import SETTLED
 from shared.preferences import FOREVER, Mode
 from shared.queues import Task
 from shared.store.conversations import Kind, Status

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.intake import take_in
+from notify.ingest import take_in
 from shared.announcing import MOST, SOURCE
 from shared.localtime import zone
 from shared.states import NotificationState, ScheduleState

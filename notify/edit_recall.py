@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from notify import policy, threads
 from notify.progress import watch
-from notify.targets import find
+from notify.recipients import find
 from shared.queues import Delivery, Task
 from shared.rendering import rendered
 from shared.services import Services

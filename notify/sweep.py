@@ -11,7 +11,7 @@ from datetime import timedelta
 from notify import policy
 from notify.policy import Step
 from notify.progress import look_after
-from notify.redriving import reopen
+from notify.redrive import reopen
 from shared.queues import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import orjson
 
-from notify.arranging import arrange
-from notify.form import check_form
-from notify.planning import check_expiry, planned
 from notify.progress import finish, sweep, watch
-from notify.redriving import list_again, reopen
+from notify.redrive import list_again, reopen
+from notify.schedule_commands import arrange
+from notify.scheduling import check_expiry, planned
+from notify.validation import check_form
 from shared.contract import (
     DEFAULT_SOURCE,
     Command,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from notify.form import check_form
+from notify.validation import check_form
 from shared.announcing import announce, move_on, wake
 from shared.contract import Announcement, Command, Fault, Refused, canonical
 from shared.recurring import following, place_of

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
-from notify.control import control
+from notify.command_dispatch import control
 from notify.expansion import expand
-from notify.form import check_form
-from notify.planning import check_expiry, planned
+from notify.scheduling import check_expiry, planned
+from notify.validation import check_form
 from shared.acceptance import accept, shards
 from shared.contract import Command, Fault, Refused, Request, inside, read
 from shared.queues import NOTIFICATIONS, Expansion
