@@ -121,7 +121,7 @@ async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """What brings the messages to processes that die. Pages and digests begin with few, so that stories are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
     monkeypatch.setattr("notify.expansion.EARLY", 1.0)
-    monkeypatch.setattr("timer_digest.choosing.MOST_ALONE", 2)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_ALONE", 2)
     host = Host(**vars(tapped))
     await host.services.close()
     await host.start()

@@ -10,7 +10,7 @@ import azure.functions as func
 from shared import queues
 from shared.services import Services, services
 from shared.triggers import internal, on
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 from timer_digest.tick import tick
 
 #: When the tick comes, as Functions writes a timer: each minute, or each second where a developer moves the time.

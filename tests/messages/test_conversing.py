@@ -29,7 +29,7 @@ from shared.store.waiting import Item
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user
 from tests.support.tapped import TAP, Tap
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 
 BERLIN = zone("Europe/Berlin")
 CATEGORIES = Categories(

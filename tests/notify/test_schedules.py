@@ -25,7 +25,7 @@ from shared.store.conversations import Kind
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
 from tests.support.herald import Herald, notification, user
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 
 #: Places in the order in which they get there, with what their clocks are ahead of UTC on the day of these tests.
 PLACES = {

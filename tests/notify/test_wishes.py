@@ -15,7 +15,7 @@ from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind
 from shared.store.waiting import Item
 from tests.support.herald import Herald, user
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 
 
 async def one(herald: Herald) -> PersonView:

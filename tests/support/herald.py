@@ -47,7 +47,7 @@ from shared.store.conversations import Kind, Status
 from shared.store.deliveries import State, shard_of
 from shared.store.notifications import Notification, notification_key
 from tests.support.storage import Storage
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 from timer_digest.tick import tick
 
 

@@ -17,8 +17,8 @@ from shared.preferences import Preferences
 from shared.queues import Delivery
 from shared.states import NotificationState
 from shared.store.notifications import Notification
-from timer_digest.choosing import Wants, newest_slot, times
-from timer_digest.stories import Case, stories
+from timer_digest.digest_plan import Wants, newest_slot, times
+from timer_digest.thread_groups import Case, stories
 
 BERLIN = zone("Europe/Berlin")
 DAILY = DigestRule.parse("daily 09:00")

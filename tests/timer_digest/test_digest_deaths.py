@@ -19,7 +19,7 @@ from shared.queues import Person, Task
 from shared.store.notifications import Notification
 from tests.support.digests import ask, came, prefer, texts
 from tests.support.dying import MANY, Host, Life, die_at_each, sleep_at_each
-from timer_digest.releasing import release
+from timer_digest.release_held import release
 
 
 @dataclass(frozen=True, kw_only=True)

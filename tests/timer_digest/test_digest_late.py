@@ -17,8 +17,8 @@ from shared.preferences import FOREVER, Mode
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald
-from timer_digest import digesting
-from timer_digest.releasing import release
+from timer_digest import digest_sender
+from timer_digest.release_held import release
 
 #: When the digest of nine in Berlin is put off by Teams for a minute, and when it can be sent.
 PUT_OFF, LATER = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
@@ -176,7 +176,7 @@ async def test_who_dies_before_it_is_posted_leaves_it_as_late_as_it_is(
     asked, person = await ask(timed, ada), Person(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     with monkeypatch.context() as dying:
-        dying.setattr(digesting, "_post", AsyncMock(side_effect=RuntimeError))
+        dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, person)
     await prefer(timed, ada, stopped=True)

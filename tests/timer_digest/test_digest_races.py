@@ -26,10 +26,10 @@ from shared.store.table import Conflict
 from shared.store.waiting import Item
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
-from timer_digest import digesting
-from timer_digest.choosing import MOST_ALONE, choose, wants_of
-from timer_digest.releasing import release
-from timer_digest.stories import Case
+from timer_digest import digest_sender
+from timer_digest.digest_plan import MOST_ALONE, choose, wants_of
+from timer_digest.release_held import release
+from timer_digest.thread_groups import Case
 
 
 async def card_on_its_way(timed: Herald) -> Delivery:
@@ -162,17 +162,17 @@ async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
-    keep = digesting._keep
+    keep = digest_sender._keep
 
     async def lose(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
         if item.delivery.notification == asked[1].key:  # just now somebody else lets it go
             known = await services.deliveries.get(item.delivery)
             assert known
-            await digesting.free(services, item.delivery, known)
+            await digest_sender.free(services, item.delivery, known)
         return await keep(services, person, number, item, case)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(digesting, "_keep", lose)
+        meanwhile.setattr(digest_sender, "_keep", lose)
         timed.clock.moved += timedelta(hours=22, seconds=30)
         await timed.tick()
         await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
@@ -237,7 +237,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
         items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), 100)
         wants = await wants_of(services, person)
         chosen = await choose(services, person, wants, state.last, items)
-        return lambda: digesting.send(services, person, state, chosen, wants)
+        return lambda: digest_sender.send(services, person, state, chosen, wants)
 
     await ask(timed, ada, "Build 1")
     first = await plan()
@@ -271,7 +271,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
 
 async def die_before_it_is_posted(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as dying:
-        dying.setattr(digesting, "_post", AsyncMock(side_effect=RuntimeError))
+        dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(herald.services, Person(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
@@ -325,7 +325,7 @@ async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_dige
 async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 2)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 2)
     ada = await one(timed, "2026-11-25T10:00")
     await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"}, priority="urgent")
     await go_to(timed, "2026-11-26T20:01")
@@ -343,7 +343,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
 async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 1)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 1)
     ada = await one(timed, "2026-11-23T10:00")
     older = await ask(timed, ada, "Older")
     timed.clock.moved += timedelta(minutes=1)

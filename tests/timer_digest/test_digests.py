@@ -15,7 +15,7 @@ from shared.queues import Task
 from shared.store.conversations import Kind, Status
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
-from timer_digest.choosing import MOST_ALONE, MOST_TOLD
+from timer_digest.digest_plan import MOST_ALONE, MOST_TOLD
 
 
 async def test_what_waits_goes_out_in_one_card_at_the_local_time(timed: Herald) -> None:
@@ -313,7 +313,7 @@ async def test_what_is_told_too_late_is_for_the_date_of_its_slot(timed: Herald) 
 async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", most)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", most)
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(most + 3)]
     await timed.send()
@@ -394,7 +394,7 @@ async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed
 async def test_what_waits_for_something_else_does_not_stand_behind_much_that_waits_for_a_digest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.releasing.MOST", 3)
+    monkeypatch.setattr("timer_digest.release_held.MOST", 3)
     ada = await one(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
     for number in range(4):
         await ask(timed, ada, f"Build {number}")
@@ -461,7 +461,7 @@ async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called
 async def test_what_one_digest_cannot_tell_when_a_pause_is_called_off_comes_after_it(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 7)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 7)
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
     asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(9)]
     await prefer(timed, ada, paused_until=None)
@@ -499,7 +499,7 @@ async def test_what_was_scheduled_during_a_pause_waits_for_the_first_slot_after_
 async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_first(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 4)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 4)
     ada = await one(timed, "2026-11-23T10:00")
     told = ["Build 0", "Build 1", "State 0", "State 1", "State 2", "Fire"]
     for number, title in enumerate(told):
@@ -517,7 +517,7 @@ async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_
 async def test_a_thread_of_more_states_than_a_digest_tells_shows_the_newest_and_no_other_later(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.choosing.MOST_TOLD", 3)
+    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 3)
     ada = await one(timed, "2026-11-23T10:00")
     asked = []
     for number in range(5):

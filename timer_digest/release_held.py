@@ -16,8 +16,8 @@ from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.telling import MOST
 from shared.together import together
-from timer_digest import digesting
-from timer_digest.choosing import Parting, Plan, Wants, choose, wants_of
+from timer_digest import digest_sender
+from timer_digest.digest_plan import Parting, Plan, Wants, choose, wants_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -56,7 +56,7 @@ async def _reconsider(services: Services, person: Person) -> None:
         anew = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
         await together(anew, lambda each: services.waiting.wait_until(person.tenant, *each))
         if plan.tell and not told:
-            await digesting.send(services, person, state, plan, wants)
+            await digest_sender.send(services, person, state, plan, wants)
         if free:
             await services.queues.wake(replace(person, task=Task.RELEASE, after="", chances=0))
     if len(items) == MOST:
@@ -76,7 +76,7 @@ async def _see_to(services: Services, person: Person) -> None:
     on_its_way = False
     if state.told:
         told = {delivery.identity for delivery in state.told}
-        settled = await digesting.settle(services, person, state, held)
+        settled = await digest_sender.settle(services, person, state, held)
         on_its_way = settled is None
         state, held = settled or state, [item for item in held if item.delivery.identity not in told]
     if held or asked:
@@ -88,7 +88,7 @@ async def _see_to(services: Services, person: Person) -> None:
         gone += len(plan.go)
         state = await let_go(services, person, state, plan.go)
         if plan.tell and not on_its_way:  # else it is seen to when that digest has ended
-            await digesting.send(services, person, state, plan, wants)
+            await digest_sender.send(services, person, state, plan, wants)
             return
     if gone and len(items) >= MOST:  # there may be more
         await services.queues.wake(replace(person, chances=0))
@@ -123,7 +123,7 @@ async def _let_go(services: Services, parting: Parting, known: State | None) -> 
     delivery = parting.item.delivery
     if known is None or known.state is not DeliveryState.QUEUED:
         return
-    etag = await digesting.free(services, delivery, known)
+    etag = await digest_sender.free(services, delivery, known)
     if parting.state is None:
         await services.queues.deliver(delivery, urgent=parting.item.urgent)
     else:

@@ -17,7 +17,7 @@ from shared.states import DeliveryState, Reason, Rule
 from shared.store.waiting import Item
 from shared.together import together
 from shared.wishes import digest_rule, quiet_until, rule_of
-from timer_digest.stories import Case, Story, limited, stories
+from timer_digest.thread_groups import Case, Story, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5

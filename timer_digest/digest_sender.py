@@ -30,8 +30,8 @@ from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.telling import KEPT, kept_for
 from shared.together import together
-from timer_digest.choosing import Plan, Wants, wants_of
-from timer_digest.stories import Case, Story, by_thread, compose, stories
+from timer_digest.digest_plan import Plan, Wants, wants_of
+from timer_digest.thread_groups import Case, Story, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
 LOOK_AGAIN = timedelta(days=1)
