@@ -19,9 +19,9 @@ from benchmarks.operations import NOTHING_THERE
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage, wait
 from shared import queues
-from shared.clock import setting
 from shared.states import NotificationState
 from shared.store.notifications import notification_key
+from shared.time.clock import setting
 
 PEOPLE, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.

@@ -25,8 +25,8 @@ from messages import functions
 from messages.auth.signing_keys import SigningKeys
 from messages.auth.token_verifier import Verifier
 from messages.endpoint import Endpoint
-from shared.clock import real_time
 from shared.settings import load
+from shared.time.clock import real_time
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 app.register_functions(metered.blueprint)

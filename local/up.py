@@ -28,8 +28,8 @@ from local.processes import (
     is_taken,
 )
 from local.send import use_no_proxy
-from shared import clock
 from shared.storage import CONNECTION
+from shared.time import clock
 
 #: Seconds between two looks whether all programs still run.
 WATCH = 0.5

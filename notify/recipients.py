@@ -7,11 +7,11 @@ from zoneinfo import ZoneInfo
 
 from notify import policy
 from notify.policy import Target
-from shared.localtime import zone
 from shared.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason
 from shared.store.conversations import Kind
+from shared.time.localtime import zone
 
 
 @dataclass(frozen=True, slots=True)

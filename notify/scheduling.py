@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Fault, Refused, Schedule
-from shared.localtime import AHEAD, instant, zone
+from shared.time.localtime import AHEAD, instant, zone
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from shared.holidays import Holidays
-from shared.localtime import zone
-from shared.recurrence import Recurrence, check_span
+from shared.time.holidays import Holidays
+from shared.time.localtime import zone
+from shared.time.recurrence import Recurrence, check_span
 
 #: The source of a notification that names none.
 DEFAULT_SOURCE = "/queues/notifications"

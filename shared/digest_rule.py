@@ -7,8 +7,8 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from shared.daytimes import DAYS, EVERY_DAY, WORKDAYS, clock, weekday
-from shared.localtime import instant, shown
+from shared.time.localtime import instant, shown
+from shared.time.times_of_day import DAYS, EVERY_DAY, WORKDAYS, clock, weekday
 
 #: How a digest is ordered, as a refusal says it.
 FORMS = "daily 09:00, weekdays 17:00, weekly mon 09:00, or off"

@@ -6,8 +6,8 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.daytimes import clock, weekday
-from shared.localtime import again, instant, shown
+from shared.time.localtime import again, instant, shown
+from shared.time.times_of_day import clock, weekday
 
 #: When a pause ends that names a day and no time of it: nobody wants at midnight what was held.
 MORNING = time(9)

@@ -9,8 +9,8 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from shared.daytimes import EVERY_DAY, clock, format_weekdays, weekdays
-from shared.localtime import instant, shown
+from shared.time.localtime import instant, shown
+from shared.time.times_of_day import EVERY_DAY, clock, format_weekdays, weekdays
 
 #: Most spans that one person's quiet hours have.
 MOST_SPANS = 14

@@ -8,9 +8,9 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from shared.contract import RECIPIENT, Announcement
-from shared.holidays import Holidays
-from shared.localtime import FIRST_PLACE, shown, zone
-from shared.recurrence import Occurrence, Recurrence
+from shared.time.holidays import Holidays
+from shared.time.localtime import FIRST_PLACE, shown, zone
+from shared.time.recurrence import Occurrence, Recurrence
 
 
 def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:

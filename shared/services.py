@@ -15,7 +15,6 @@ import aiohttp
 from shared import queues, settings
 from shared.categories import Categories
 from shared.categories import load as load_categories
-from shared.clock import moved, real_time
 from shared.storage import open_storage
 from shared.store.conversations import Conversations
 from shared.store.dead_letters import DeadLetters
@@ -34,6 +33,7 @@ from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
 from shared.teams.pacer import Pacer
 from shared.teams.tokens import Tokens
+from shared.time.clock import moved, real_time
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
@@ -51,7 +51,7 @@ CONNECTIONS = 100
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """What the functions stand on. `clock` gives the time in UTC by which people go, `real_time` that of machines
-    (`shared.clock`)."""
+    (`shared.time.clock`)."""
 
     settings: settings.Settings
     queues: queues.Queues

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from shared.clock import moved
 from shared.digest_rule import DigestRule
-from shared.localtime import zone
+from shared.time.clock import moved
+from shared.time.localtime import zone
 
 #: Where Teams publishes the keys that sign its tokens, and the issuer it names in them (Bot Connector
 #: authentication, "Authenticate requests from the Bot Connector service to your bot").

@@ -22,13 +22,13 @@ import orjson
 from azure.core.exceptions import AzureError
 
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
-from shared.localtime import shown, zone
-from shared.recurrence import YEARS, Occurrence
 from shared.recurring import coming, for_each_own
 from shared.settings import Settings, SettingsError, load
 from shared.storage import open_storage
 from shared.store.conversations import Conversations, Kind, Reference
 from shared.store.table import Table
+from shared.time.localtime import shown, zone
+from shared.time.recurrence import YEARS, Occurrence
 
 #: Most times that are printed for each zone.
 MOST = 1000

@@ -26,7 +26,7 @@ from itertools import chain
 
 from messages.activity.schema import Account, Incoming
 from shared.store.conversations import Kind, Status
-from shared.zonenames import find
+from shared.time.zone_names import find
 
 #: Longest name that is kept, in characters.
 LONGEST_NAME = 200

@@ -11,10 +11,10 @@ from shared.cards.preferences import CATEGORY, DECLARED, KEEP, LONGEST, NONE, ON
 from shared.cards.wording import LANGUAGES
 from shared.categories import Categories
 from shared.digest_rule import DigestRule
-from shared.localtime import zone
 from shared.pauses import pause_until
 from shared.preferences import Mode, Preferences
 from shared.quiet import QuietHours
+from shared.time.localtime import zone
 
 #: What turns the text of a field into preferences; raises `ValueError` with one line.
 Read = Callable[[Preferences, str], Preferences]

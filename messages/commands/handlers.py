@@ -18,13 +18,13 @@ from shared.cards import replies
 from shared.cards.preferences import preferences_card
 from shared.cards.replies import Line, Reply, echo, moment
 from shared.digest_rule import DigestRule
-from shared.localtime import zone
 from shared.pauses import pause_until
 from shared.preferences import FOREVER, Preferences, TooMany
 from shared.queues import Person, Task
 from shared.quiet import QuietHours
 from shared.services import Services
 from shared.store.conversations import Kind
+from shared.time.localtime import zone
 from shared.wishes import next_digest
 
 #: Longest topic, in characters: all of one's topics are kept in one row.

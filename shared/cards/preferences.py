@@ -15,8 +15,8 @@ from shared.cards.parts import card, done, heading, line
 from shared.cards.verbs import SAVE, SHOW, execute
 from shared.cards.wording import LANGUAGES, language, moment, say
 from shared.categories import Categories
-from shared.localtime import zone as zone_of
 from shared.preferences import FOREVER, Mode, Preferences
+from shared.time.localtime import zone as zone_of
 
 #: Most categories and topics on the card, which has to fit into a message; commands reach all of them.
 MOST = 40

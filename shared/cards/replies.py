@@ -13,8 +13,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.categories import DEFAULT, Categories
-from shared.localtime import shown
 from shared.preferences import FOREVER, Mode, Preferences
+from shared.time.localtime import shown
 
 #: Longest text in one line, in characters, and longest piece of it that a person wrote.
 LONGEST_LINE = 1000

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared.localtime import shown
+from shared.time.localtime import shown
 
 #: What is spoken where nobody says which language, or has one without a file.
 FALLBACK = "en"

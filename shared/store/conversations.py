@@ -23,11 +23,11 @@ from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from shared import preferences
-from shared.localtime import zone
 from shared.preferences import Preferences
 from shared.store import keys
 from shared.store.table import Conflict, Row, Table
 from shared.teams.ids import channel_of
+from shared.time.localtime import zone
 
 #: How often a write is tried again when other processes change the same row at the same moment.
 TRIES = 30

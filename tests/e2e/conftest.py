@@ -18,13 +18,13 @@ from azure.storage.queue.aio import QueueServiceClient
 from local.fake_teams.api import Answer, Event, Growth, PersonView, Received
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
-from shared.clock import real_time
 from shared.queues import NOTIFICATIONS
 from shared.states import DeliveryState
 from shared.storage import open_storage
 from shared.store import keys
 from shared.store.conversations import Kind, Status
 from shared.store.table import BATCH
+from shared.time.clock import real_time
 from tests.support.herald import user
 
 #: For how many seconds a host that is to be killed keeps a message to itself: what it had is soon back.

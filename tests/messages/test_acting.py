@@ -16,11 +16,11 @@ from messages.card_actions.snooze import SNOOZES
 from shared.cards import verbs
 from shared.cards.check import faults
 from shared.categories import Categories, Category
-from shared.localtime import shown, zone
 from shared.preferences import Mode, Preferences, mute_key
 from shared.queues import PEOPLE, RESPONSES, Person, Task
 from shared.settings import load
 from shared.store.conversations import Kind
+from shared.time.localtime import shown, zone
 from tests.messages.people import (
     CARD,
     CONTENT,

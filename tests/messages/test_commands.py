@@ -11,9 +11,9 @@ import pytest
 
 from messages.commands.parser import COMMANDS, LONGEST, Command, Order, Unknown, Verb, first_line, parse
 from shared.digest_rule import DigestRule
-from shared.localtime import zone
 from shared.pauses import pause_until
 from shared.quiet import QuietHours
+from shared.time.localtime import zone
 
 ARGUMENTS = {
     Verb.SUBSCRIBE: "Release notes",

@@ -20,12 +20,12 @@ from messages.commands.handlers import LONGEST_TOPIC, MOST_COUNTED
 from messages.commands.parser import Verb
 from shared.cards.check import faults
 from shared.categories import Categories, Category
-from shared.localtime import zone
 from shared.preferences import FOREVER, MOST, Mode, Preferences
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.conversations import Kind
 from shared.store.waiting import Item
+from shared.time.localtime import zone
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user
 from tests.support.tapped import TAP, Tap

@@ -10,10 +10,10 @@ import pytest
 
 from notify.policy import Case, Decision, Target, decide
 from shared.categories import Category
-from shared.localtime import zone
 from shared.preferences import FOREVER, Mode, Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind
+from shared.time.localtime import zone
 
 #: A Monday, 12:00 in Berlin.
 NOW = datetime(2026, 11, 23, 11, tzinfo=UTC)

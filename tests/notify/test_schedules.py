@@ -17,13 +17,13 @@ from notify.expansion import expand
 from notify.ingest import take_in
 from notify.scheduling import Plan, in_zone
 from shared.contract import Schedule
-from shared.localtime import zone
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
 from shared.states import NotificationState
 from shared.store import due
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification
 from shared.store.waiting import Item
+from shared.time.localtime import zone
 from tests.support.herald import Herald, notification, user
 from timer_digest.release_held import release
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from shared.localtime import zone
+from shared.time.localtime import zone
 
 FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 

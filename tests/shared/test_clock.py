@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared import clock
 from shared.settings import SettingsError, load
+from shared.time import clock
 
 START = datetime(2027, 3, 28, 0, 55, tzinfo=UTC)
 DEVELOPMENT = {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.daytimes import clock, format_weekdays, weekday, weekdays
+from shared.time.times_of_day import clock, format_weekdays, weekday, weekdays
 
 
 @pytest.mark.parametrize(

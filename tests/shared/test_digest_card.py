@@ -13,7 +13,7 @@ from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONG
 from shared.cards.notification import activity
 from shared.cards.replies import one_line
 from shared.contract import Notification
-from shared.localtime import zone
+from shared.time.localtime import zone
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BERLIN = zone("Europe/Berlin")

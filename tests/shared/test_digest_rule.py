@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.digest_rule import DigestRule
-from shared.localtime import instant, shown, zone
+from shared.time.localtime import instant, shown, zone
 from tests.shared.clockchanges import ALL, FIRST, LAST, SAMPLE, ZONES, changes
 
 

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from shared.holidays import Holidays
+from shared.time.holidays import Holidays
 from tests.shared.effort import calls
 
 NEW_YEAR = date(2026, 1, 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.localtime import again, instant, shown, zone
+from shared.time.localtime import again, instant, shown, zone
 from tests.shared.clockchanges import ALL, SAMPLE, ZONES, changes
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.localtime import zone
 from shared.pauses import LONGEST, pause_until
+from shared.time.localtime import zone
 from tests.shared.clockchanges import ALL
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.localtime import instant, shown, zone
 from shared.quiet import QuietHours
+from shared.time.localtime import instant, shown, zone
 from tests.shared.clockchanges import FIRST, LAST, SAMPLE, changes
 
 

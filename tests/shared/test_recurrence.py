@@ -8,8 +8,8 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.localtime import shown, zone
-from shared.recurrence import Recurrence
+from shared.time.localtime import shown, zone
+from shared.time.recurrence import Recurrence
 from tests.shared.clockchanges import SAMPLE, ZONES, changes
 from tests.shared.effort import calls
 from tests.shared.naive_rrule import WEEKDAYS, naive

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.contract import RECIPIENT, Announcement
-from shared.localtime import AHEAD, FIRST_PLACE, zone
 from shared.recurring import coming, following, place_of
+from shared.time.localtime import AHEAD, FIRST_PLACE, zone
 from tests.shared.clockchanges import ALL, ZONES
 from tests.shared.effort import calls
 

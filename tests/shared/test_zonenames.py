@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tzlocal.windows_tz import win_tz
 
-from shared.localtime import zone
-from shared.zonenames import LEGACY, UnknownZone, load
+from shared.time.localtime import zone
+from shared.time.zone_names import LEGACY, UnknownZone, load
 from tests.shared.clockchanges import ALL
 
 

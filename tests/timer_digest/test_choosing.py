@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.digest_rule import DigestRule
-from shared.localtime import shown, zone
 from shared.preferences import Preferences
 from shared.queues import Delivery
 from shared.states import NotificationState
 from shared.store.notifications import Notification
+from shared.time.localtime import shown, zone
 from timer_digest.digest_plan import Wants, newest_slot, times
 from timer_digest.thread_groups import Case, stories
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from heapq import merge
 
-from shared.localtime import FIRST_PLACE, shown, zone
-from shared.recurrence import Recurrence
+from shared.time.localtime import FIRST_PLACE, shown, zone
+from shared.time.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
 MOST_DAYS = 366
@@ -154,7 +154,7 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
 
 def _last_date(until: str, name: str) -> str:
     """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all places."""
-    from shared.zonenames import find
+    from shared.time.zone_names import find
 
     try:
         return f"{shown(datetime.fromisoformat(until), zone(find(name) or FIRST_PLACE)):%Y%m%d}"

@@ -15,9 +15,9 @@ FIRST_PLACE = "Etc/GMT-14"
 def zone(name: str) -> ZoneInfo:
     """The zone of an IANA name, such as Europe/Berlin, or a Windows one, such as W. Europe Standard Time, in any case.
 
-    Raises `shared.zonenames.UnknownZone`, a `ValueError` whose text says what may be meant.
+    Raises `shared.time.zone_names.UnknownZone`, a `ValueError` whose text says what may be meant.
     """
-    from shared.zonenames import find, load, unknown
+    from shared.time.zone_names import find, load, unknown
 
     if (found := find(name)) is None:
         raise unknown(name)

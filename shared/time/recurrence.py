@@ -15,7 +15,7 @@ from datetime import date, datetime, time, timedelta
 from itertools import dropwhile, islice, takewhile
 from zoneinfo import ZoneInfo
 
-from shared.localtime import again, instant, shown
+from shared.time.localtime import again, instant, shown
 
 #: Longest rule, in characters.
 LONGEST = 500
