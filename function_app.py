@@ -5,7 +5,8 @@ import azure.functions as func
 import messages.functions
 import notify.functions
 import timer_digest.functions
-from shared import categories, settings
+from shared import settings
+from shared.preferences import categories
 
 # A missing or contradictory setting stops the start, and says which.
 categories.load(settings.load().categories_file)

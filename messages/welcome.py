@@ -18,7 +18,7 @@ from shared.acceptance import accept, shards
 from shared.cards.welcome import welcome_card
 from shared.cards.wording import language, say
 from shared.contract import stored
-from shared.preferences import Mode
+from shared.preferences.preferences import Mode
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose

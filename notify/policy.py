@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from enum import Enum
 from zoneinfo import ZoneInfo
 
-from shared.categories import Category
-from shared.preferences import Preferences
+from shared.preferences.categories import Category
+from shared.preferences.delivery_rules import wish
+from shared.preferences.preferences import Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind, Reference, Status
 from shared.store.deliveries import State
 from shared.teams.outcome import Outcome, Verdict
-from shared.wishes import wish
 
 #: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
 #: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from notify import policy
 from notify.policy import Target
-from shared.preferences import Preferences
+from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason
 from shared.store.conversations import Kind

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
-from shared.preferences import Preferences
+from shared.preferences.delivery_rules import rule_of
+from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason, Rule
 from shared.store.waiting import Item
 from shared.together import together
-from shared.wishes import rule_of
 
 #: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)

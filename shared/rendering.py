@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from shared.cards.controls import CONTROLLED, Controls
 from shared.cards.notification import activity
-from shared.categories import Category
 from shared.contract import stored
+from shared.preferences.categories import Category
 from shared.services import Services
 from shared.store.notifications import Notification
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from shared import queues, settings
-from shared.categories import Categories
-from shared.categories import load as load_categories
+from shared.preferences.categories import Categories
+from shared.preferences.categories import load as load_categories
 from shared.storage import open_storage
 from shared.store.conversations import Conversations
 from shared.store.dead_letters import DeadLetters

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from shared.digest_rule import DigestRule
+from shared.preferences.digest_schedule import DigestRule
 from shared.time.clock import moved
 from shared.time.localtime import zone
 

@@ -11,7 +11,8 @@ from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from shared import early
-from shared.preferences import Preferences
+from shared.preferences.delivery_rules import quiet_until, rule_of
+from shared.preferences.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
@@ -20,7 +21,6 @@ from shared.store.notifications import Notification, notification_key
 from shared.store.table import Conflict
 from shared.store.waiting import DigestState, Item
 from shared.together import together
-from shared.wishes import quiet_until, rule_of
 
 #: The source of digests.
 SOURCE = "/herald/digests"

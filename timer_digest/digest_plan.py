@@ -8,15 +8,15 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.cards.wording import language
-from shared.digest_rule import DigestRule, Slot
 from shared.early import unheld
-from shared.preferences import Preferences
+from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
+from shared.preferences.digest_schedule import DigestRule, Slot
+from shared.preferences.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.waiting import Item
 from shared.together import together
-from shared.wishes import digest_rule, quiet_until, rule_of
 from timer_digest.thread_groups import Case, Story, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shared import outbox, telling
-from shared.preferences import FOREVER
+from shared.preferences.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason

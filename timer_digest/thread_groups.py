@@ -15,7 +15,7 @@ from shared import contract, outbox
 from shared.cards.digest import Line, draw
 from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
-from shared.categories import Categories
+from shared.preferences.categories import Categories
 from shared.queues import Delivery
 from shared.store.notifications import Notification
 

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from benchmarks.contenders.world import Chat, Send, World
-from shared.categories import Category
+from shared.preferences.categories import Category
 from shared.rendering import drawn
 from shared.services import CONNECTIONS
 from shared.settings import load

@@ -16,7 +16,7 @@ from shared.cards import answers
 from shared.cards.actions import executed
 from shared.cards.verbs import ACKNOWLEDGE, verb_of
 from shared.cards.wording import language, moment, say
-from shared.preferences import FOREVER, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification

@@ -20,7 +20,7 @@ from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import answers, verbs
 from shared.cards.size import TooLarge
 from shared.cards.wording import say
-from shared.preferences import TooMany
+from shared.preferences.preferences import TooMany
 from shared.services import Services
 from shared.store.marks import clicks
 

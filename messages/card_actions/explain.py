@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from messages.card_actions.binding import Bound
 from shared.cards.wording import say
-from shared.categories import Category
 from shared.contract import (
     AllRecipient,
     ChannelRecipient,
@@ -15,7 +14,8 @@ from shared.contract import (
     TopicRecipient,
     UserRecipient,
 )
-from shared.preferences import Preferences
+from shared.preferences.categories import Category
+from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose
 from shared.store.conversations import Kind

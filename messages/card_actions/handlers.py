@@ -16,13 +16,13 @@ from messages.card_actions.snooze import TooLate, sample, snooze
 from messages.commands.handlers import card_of
 from shared import outbox
 from shared.cards import answers, verbs
-from shared.pauses import pause_until
-from shared.preferences import Mode, Preferences
+from shared.preferences.pause import pause_until
+from shared.preferences.preferences import Mode, Preferences
 from shared.states import Purpose
 
 #: How long a thread is muted.
 MUTED_FOR = timedelta(days=7)
-#: When what is snoozed comes again, by the button (`shared.pauses`).
+#: When what is snoozed comes again, by the button (`shared.preferences.pause`).
 SNOOZES = {verbs.SNOOZE_HOUR: "1h", verbs.SNOOZE_TOMORROW: "tomorrow"}
 #: Until when the welcome's button pauses.
 PAUSE = "tomorrow"

@@ -9,11 +9,11 @@ from functools import partial
 
 from shared.cards.preferences import CATEGORY, DECLARED, KEEP, LONGEST, NONE, ON, PAUSED, PAUSES, TOPIC, fields
 from shared.cards.wording import LANGUAGES
-from shared.categories import Categories
-from shared.digest_rule import DigestRule
-from shared.pauses import pause_until
-from shared.preferences import Mode, Preferences
-from shared.quiet import QuietHours
+from shared.preferences.categories import Categories
+from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.pause import pause_until
+from shared.preferences.preferences import Mode, Preferences
+from shared.preferences.quiet_hours import QuietHours
 from shared.time.localtime import zone
 
 #: What turns the text of a field into preferences; raises `ValueError` with one line.

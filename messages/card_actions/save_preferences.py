@@ -9,7 +9,7 @@ from messages.card_actions.context import Answer, Press
 from messages.card_actions.preferences_form import Wrong, applied, changed, left
 from messages.commands.handlers import Turn, card_of
 from shared.cards.wording import language, say
-from shared.preferences import Preferences
+from shared.preferences.preferences import Preferences
 from shared.store.conversations import Kind
 from shared.teams.ids import channel_of
 

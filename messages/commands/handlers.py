@@ -17,15 +17,15 @@ from shared import early
 from shared.cards import replies
 from shared.cards.preferences import preferences_card
 from shared.cards.replies import Line, Reply, echo, moment
-from shared.digest_rule import DigestRule
-from shared.pauses import pause_until
-from shared.preferences import FOREVER, Preferences, TooMany
+from shared.preferences.delivery_rules import next_digest
+from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.pause import pause_until
+from shared.preferences.preferences import FOREVER, Preferences, TooMany
+from shared.preferences.quiet_hours import QuietHours
 from shared.queues import Person, Task
-from shared.quiet import QuietHours
 from shared.services import Services
 from shared.store.conversations import Kind
 from shared.time.localtime import zone
-from shared.wishes import next_digest
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
 LONGEST_TOPIC = 100

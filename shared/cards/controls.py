@@ -24,8 +24,8 @@ from shared.cards.verbs import (
     execute,
 )
 from shared.cards.wording import language, say
-from shared.categories import Category
 from shared.contract import Notification
+from shared.preferences.categories import Category
 from shared.states import Purpose
 
 #: What carries controls; an answer has none.

@@ -14,8 +14,8 @@ from typing import Any
 from shared.cards.parts import card, done, heading, line
 from shared.cards.verbs import SAVE, SHOW, execute
 from shared.cards.wording import LANGUAGES, language, moment, say
-from shared.categories import Categories
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.categories import Categories
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.time.localtime import zone as zone_of
 
 #: Most categories and topics on the card, which has to fit into a message; commands reach all of them.
@@ -27,7 +27,7 @@ LONGEST = 300
 DECLARED = "declared"
 #: The values of the field `pause` that leave the pause as it is, and end it.
 KEEP, NONE = "keep", "none"
-#: What it offers besides, as `shared.pauses` reads it.
+#: What it offers besides, as `shared.preferences.pause` reads it.
 PAUSES: Mapping[str, str] = {"1h": "1h", "tomorrow": "tomorrow", "monday": "until monday"}
 #: No field, but a value that the card remembers: until when there was a pause.
 PAUSED = "paused"

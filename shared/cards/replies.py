@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from shared.categories import DEFAULT, Categories
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.categories import DEFAULT, Categories
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.time.localtime import shown
 
 #: Longest text in one line, in characters, and longest piece of it that a person wrote.

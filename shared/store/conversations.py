@@ -22,8 +22,8 @@ from enum import StrEnum
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
-from shared import preferences
-from shared.preferences import Preferences
+from shared.preferences import preferences
+from shared.preferences.preferences import Preferences
 from shared.store import keys
 from shared.store.table import Conflict, Row, Table
 from shared.teams.ids import channel_of

@@ -25,7 +25,7 @@ from local.first_message import PERSON, TENANT, first_message
 from local.processes import ROOT, Failed, FunctionHost, Playground, free_port, is_taken
 from local.send import event
 from shared import contract
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.services import open_services
 from shared.settings import load
 from shared.storage import open_storage

@@ -19,7 +19,7 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.ingest import take_in
 from shared.contract import DEFAULT_SOURCE
-from shared.preferences import Mode, Preferences
+from shared.preferences.preferences import Mode, Preferences
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState

@@ -16,7 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from local.processes import Azurite
-from shared.preferences import Mode, Preferences
+from shared.preferences.preferences import Mode, Preferences
 from shared.queues import RESPONSES, Delivery
 from shared.services import Services, open_services
 from shared.settings import load

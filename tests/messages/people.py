@@ -15,7 +15,7 @@ from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
 from shared.cards.check import faults
 from shared.outbox import CATEGORY
-from shared.preferences import Preferences
+from shared.preferences.preferences import Preferences
 from shared.queues import RESPONSES
 from shared.states import Purpose
 from shared.store.conversations import Kind

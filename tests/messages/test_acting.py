@@ -15,8 +15,8 @@ from local.fake_teams.api import Event
 from messages.card_actions.snooze import SNOOZES
 from shared.cards import verbs
 from shared.cards.check import faults
-from shared.categories import Categories, Category
-from shared.preferences import Mode, Preferences, mute_key
+from shared.preferences.categories import Categories, Category
+from shared.preferences.preferences import Mode, Preferences, mute_key
 from shared.queues import PEOPLE, RESPONSES, Person, Task
 from shared.settings import load
 from shared.store.conversations import Kind

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from messages.commands.parser import COMMANDS, LONGEST, Command, Order, Unknown, Verb, first_line, parse
-from shared.digest_rule import DigestRule
-from shared.pauses import pause_until
-from shared.quiet import QuietHours
+from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.pause import pause_until
+from shared.preferences.quiet_hours import QuietHours
 from shared.time.localtime import zone
 
 ARGUMENTS = {

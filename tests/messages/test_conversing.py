@@ -19,8 +19,8 @@ from messages.commands.dispatch import converse
 from messages.commands.handlers import LONGEST_TOPIC, MOST_COUNTED
 from messages.commands.parser import Verb
 from shared.cards.check import faults
-from shared.categories import Categories, Category
-from shared.preferences import FOREVER, MOST, Mode, Preferences
+from shared.preferences.categories import Categories, Category
+from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.states import DeliveryState, Reason, Rule
 from shared.store.conversations import Kind

@@ -16,8 +16,8 @@ from messages.commands.dispatch import SOURCE
 from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import verbs
 from shared.cards.preferences import fields
-from shared.categories import Categories, Category
-from shared.preferences import MOST, Mode, Preferences
+from shared.preferences.categories import Categories, Category
+from shared.preferences.preferences import MOST, Mode, Preferences
 from shared.services import Services, open_services
 from shared.storage import open_storage
 from shared.store.conversations import Kind, Reference

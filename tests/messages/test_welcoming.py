@@ -14,8 +14,8 @@ import pytest
 from local.fake_teams.api import Event, PersonView
 from shared.cards import verbs
 from shared.cards.check import faults
-from shared.categories import Categories, Category
-from shared.preferences import Mode
+from shared.preferences.categories import Categories, Category
+from shared.preferences.preferences import Mode
 from shared.store.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import Desk, endpoint, has, lines, responses, text

@@ -11,7 +11,7 @@ import pytest
 from local.fake_teams.api import Fault
 from notify.delivery import deliver
 from notify.policy import TRY_FOR
-from shared.categories import Categories, Category
+from shared.preferences.categories import Categories, Category
 from shared.queues import DELIVERIES
 from shared.store.conversations import Kind, Status
 from shared.store.deliveries import CLAIM_SECONDS

@@ -12,7 +12,7 @@ from notify.delivery import deliver
 from notify.ingest import take_in
 from notify.poison import CHANCES, PAUSE, rescue
 from shared import outbox
-from shared.preferences import FOREVER
+from shared.preferences.preferences import FOREVER
 from shared.queues import (
     ALL,
     DELIVERIES,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from notify.policy import Case, Decision, Target, decide
-from shared.categories import Category
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.categories import Category
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.store.conversations import Kind
 from shared.time.localtime import zone

@@ -8,7 +8,7 @@ import json
 
 from local.fake_teams.api import Behaviour, Fault
 from shared.cards.controls import FOOTER
-from shared.categories import Categories, Category
+from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState
 from shared.store.conversations import Kind, Status
 from shared.teams.ids import channel_of

@@ -10,7 +10,7 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
 from shared.store.conversations import Kind
 from shared.store.waiting import Item

@@ -21,9 +21,9 @@ from shared.cards.preferences import KEEP, fields, preferences_card
 from shared.cards.size import utf16_bytes
 from shared.cards.welcome import welcome_card
 from shared.cards.wording import LANGUAGES, language, plain, say
-from shared.categories import Categories, Category
 from shared.contract import Content, Notification, Refused
-from shared.preferences import FOREVER, Mode, Preferences
+from shared.preferences.categories import Categories, Category
+from shared.preferences.preferences import FOREVER, Mode, Preferences
 
 KEY = "ab" * 32
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.categories import load
+from shared.preferences.categories import load
 from shared.settings import SettingsError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.digest_rule import DigestRule
+from shared.preferences.digest_schedule import DigestRule
 from shared.time.localtime import instant, shown, zone
 from tests.shared.clockchanges import ALL, FIRST, LAST, SAMPLE, ZONES, changes
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.pauses import LONGEST, pause_until
+from shared.preferences.pause import LONGEST, pause_until
 from shared.time.localtime import zone
 from tests.shared.clockchanges import ALL
 

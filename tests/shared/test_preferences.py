@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.preferences import FOREVER, MOST, Mode, Preferences, TooMany, decode
+from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences, TooMany, decode
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 ALL = Preferences(

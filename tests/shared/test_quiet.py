@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.quiet import QuietHours
+from shared.preferences.quiet_hours import QuietHours
 from shared.time.localtime import instant, shown, zone
 from tests.shared.clockchanges import FIRST, LAST, SAMPLE, changes
 

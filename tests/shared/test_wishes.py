@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from notify.policy import Decision, decide
-from shared.preferences import FOREVER, Preferences
+from shared.preferences.delivery_rules import next_digest, wish
+from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Rule
 from shared.time.localtime import zone
-from shared.wishes import next_digest, wish
 from tests.notify.test_policy import CASE, CASES
 
 #: The rules that wishes make.

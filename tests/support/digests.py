@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from local.fake_teams.api import PersonView, Received
-from shared.preferences import Mode
+from shared.preferences.preferences import Mode
 from shared.queues import Person, Task
 from shared.store.conversations import Kind
 from shared.store.notifications import Notification

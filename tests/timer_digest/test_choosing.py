@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.digest_rule import DigestRule
-from shared.preferences import Preferences
+from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.preferences import Preferences
 from shared.queues import Delivery
 from shared.states import NotificationState
 from shared.store.notifications import Notification

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER, Mode
 from shared.queues import Task
 from shared.store.conversations import Kind, Status
 from tests.support.digests import go_to, see_to, texts

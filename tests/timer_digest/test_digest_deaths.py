@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Fault, PersonView
-from shared.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER, Mode
 from shared.queues import Person, Task
 from shared.store.notifications import Notification
 from tests.support.digests import ask, came, prefer, texts

@@ -16,7 +16,7 @@ from local.fake_teams.api import Fault, PersonView
 from notify.delivery import deliver
 from notify.redrive import reopen
 from shared import telling
-from shared.preferences import FOREVER
+from shared.preferences.preferences import FOREVER
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from shared.categories import Category
-from shared.digest_rule import DigestRule
-from shared.preferences import FOREVER, Mode, Preferences
-from shared.quiet import QuietHours
+from shared.preferences.categories import Category
+from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.quiet_hours import QuietHours
 from shared.states import Rule
 
 if TYPE_CHECKING:

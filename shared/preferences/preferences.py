@@ -17,7 +17,7 @@ import orjson
 from shared.store.keys import digest
 
 if TYPE_CHECKING:
-    from shared.categories import Category
+    from shared.preferences.categories import Category
 
 T = TypeVar("T")
 
@@ -45,10 +45,10 @@ class TooMany(ValueError):
 class Preferences:
     """`time_zone` is an IANA name and `locale` a language tag, "" where the person chose none.
 
-    `categories` maps names to modes, `default` goes for those it does not name (None: as declared); `stopped` is
-    off for all, and keeps the rest for a later start. `quiet` is quiet hours and `digest` the times of digests, as
-    `shared.quiet` and `shared.digest_rule` write them ("" for none, and for the app's default). `mutes` maps
-    hashes of thread keys to when each ends. `own_actions` asks for what one set off oneself. `version` counts changes.
+    `categories` maps names to modes; `default` is the mode of those that it does not name (None: as declared). `stopped`
+    turns all off and keeps the rest for a later start. `quiet` holds quiet hours (`quiet_hours.QuietHours`) and `digest`
+    a digest schedule (`digest_schedule.DigestRule`), "" for none, and for the app's default. `mutes` maps hashes of
+    thread keys to the end of each mute. `own_actions` asks also for what the person triggered. `version` counts changes.
     """
 
     time_zone: str = ""
