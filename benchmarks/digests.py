@@ -20,7 +20,7 @@ from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage, wait
 from shared import queues
 from shared.states import NotificationState
-from shared.store.notifications import notification_key
+from shared.storage.notifications import notification_key
 from shared.time.clock import setting
 
 PEOPLE, QUICK_PEOPLE = 10_000, 200

@@ -19,7 +19,7 @@ from benchmarks.stage import Stage, stage
 from local.fake_teams.api import Event, Growth
 from local.processes import FunctionHost
 from shared.queues import ALL
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
 #: New people of each contender in each run.

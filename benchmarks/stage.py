@@ -20,15 +20,14 @@ from benchmarks.cores import pinned
 from local.fake_teams.api import Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
-from shared import queues
+from shared import keys, queues
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import NotificationState
-from shared.storage import open_storage
-from shared.store import keys
-from shared.store.conversations import SHARDS, VERSION, Kind
-from shared.store.notifications import Notification, notification_key
-from shared.store.table import BATCH, Table
+from shared.storage.clients import open_storage
+from shared.storage.conversations import SHARDS, VERSION, Kind
+from shared.storage.notifications import Notification, notification_key
+from shared.storage.table import BATCH, Table
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient

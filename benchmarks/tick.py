@@ -24,10 +24,11 @@ from azure.core.pipeline.transport import AioHttpTransport
 from benchmarks.operations import operation
 from benchmarks.report import Options, Report
 from benchmarks.stage import Stage, stage
-from shared.store import due, keys
-from shared.store.conversations import VERSION, Kind
-from shared.store.due import Due
-from shared.store.table import BATCH, Row, Table
+from shared import keys
+from shared.storage import timers
+from shared.storage.conversations import VERSION, Kind
+from shared.storage.table import BATCH, Row, Table
+from shared.storage.timers import Due
 from timer_digest.tick import tick
 
 DUE = 100
@@ -100,7 +101,7 @@ async def _populate(on: Stage, numbers: range, *, whole: bool) -> Counter[str]:
     nine = datetime.combine(services.clock() + timedelta(days=2), time(9), UTC)
     for number in numbers:
         who = str(UUID(int=number))
-        await writing.put(nine - timedelta(hours=number % ZONES), due.DIGEST, f"{on.teams.tenant};u:{who}")
+        await writing.put(nine - timedelta(hours=number % ZONES), timers.DIGEST, f"{on.teams.tenant};u:{who}")
         partition = f"{on.teams.tenant};{Kind.USER};{keys.shard(who)}"
         await people.put({"PartitionKey": partition, "RowKey": who, "v": VERSION, "id": who, "status": "active"})
     for name, kept in (("Due", digests), ("Conversations", people)):
@@ -114,7 +115,7 @@ async def _measure(on: Stage, waiting: Counter[str]) -> Mapping[str, int]:
     now = services.clock()
     for number in range(DUE):
         minute = now - timedelta(minutes=1 + number % 7)
-        await services.due.put(minute, due.DIGEST, f"{on.teams.tenant};u:{UUID(int=number)}")
+        await services.due.put(minute, timers.DIGEST, f"{on.teams.tenant};u:{UUID(int=number)}")
     with _listening(services.settings.table_prefix) as asked:
         woken = await tick(services)
     assert woken == DUE, f"{woken} of {DUE}"

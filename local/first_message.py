@@ -15,10 +15,10 @@ from shared import settings
 from shared.queues import Delivery
 from shared.services import Services, open_services
 from shared.states import DeliveryState, Reason
-from shared.storage import CONNECTION, open_storage
-from shared.store.conversations import Kind
-from shared.store.deliveries import State
-from shared.store.notifications import notification_key
+from shared.storage.clients import CONNECTION, open_storage
+from shared.storage.conversations import Kind
+from shared.storage.deliveries import State
+from shared.storage.notifications import notification_key
 
 #: Seconds in which it must have been delivered.
 DEADLINE = 60.0

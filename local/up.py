@@ -28,7 +28,7 @@ from local.processes import (
     is_taken,
 )
 from local.send import use_no_proxy
-from shared.storage import CONNECTION
+from shared.storage.clients import CONNECTION
 from shared.time import clock
 
 #: Seconds between two looks whether all programs still run.

@@ -14,7 +14,7 @@ from messages.commands.dispatch import converse
 from messages.welcome import welcome
 from shared.queues import Person, Task
 from shared.services import Services
-from shared.store.conversations import Kind, Reference
+from shared.storage.conversations import Kind, Reference
 from shared.together import together
 
 #: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.

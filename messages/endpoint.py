@@ -27,7 +27,7 @@ from messages.http_answer import Answer, refusal
 from messages.turn_adapter import NotAnActivity, TurnAdapter, read_activity
 from shared.services import Services
 from shared.settings import Settings
-from shared.store.table import Conflict
+from shared.storage.table import Conflict
 
 #: Largest body that is looked at, in bytes.
 LARGEST = 256 * 1024

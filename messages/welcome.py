@@ -1,7 +1,7 @@
-"""Whoever gets to know Herald is welcomed, once: by an install of their own, or as a member of a team or group chat.
+"""Welcome each person once: after an install of their own, or as a member of a team or group chat.
 
-Teams tells of an install several times. Each telling of a minute is the same notification, and of the
-notifications that welcome a person only one is sent, whatever they are members of (`welcomed` in `shared.store.marks`).
+Teams reports an install several times. All reports within a minute make the same notification. Of the notifications
+that welcome a person only one is sent, whatever they are a member of (`welcomed` in `shared.storage.markers`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shared.preferences.preferences import Mode
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification, notification_key
+from shared.storage.conversations import Kind
+from shared.storage.notifications import Notification, notification_key
 
 #: The source of welcomes, and their category: declared with `off` it switches them off, and only where it is declared
 #: otherwise are the members of teams and group chats welcomed.

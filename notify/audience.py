@@ -25,7 +25,7 @@ from shared.contract import (
 )
 from shared.services import Services
 from shared.states import Reason
-from shared.store.conversations import Kind, Reference, Status
+from shared.storage.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
 from shared.teams.outcome import Verdict

@@ -30,10 +30,10 @@ from shared.contract import (
 from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
-from shared.store import due
-from shared.store.marks import cancellation, snoozes
-from shared.store.notifications import MAX_AGE, Notification, notification_key
-from shared.store.table import Conflict
+from shared.storage import timers
+from shared.storage.markers import cancellation, snoozes
+from shared.storage.notifications import MAX_AGE, Notification, notification_key
+from shared.storage.table import Conflict
 
 #: Seconds until all processes have seen what became of a notification, with what they had begun to send.
 SETTLED = 2 * MAX_AGE
@@ -141,7 +141,7 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
     notification = await _change(services, notification, moved)
     # After the row: what wakes at the time that it had before finds that it is too early, or that it has begun.
     if notification.state is NotificationState.SCHEDULED and notification.due:
-        await services.due.put(notification.due, due.NOTIFICATION, notification.key)
+        await services.due.put(notification.due, timers.NOTIFICATION, notification.key)
     elif notification.state is NotificationState.ACCEPTED:
         await services.queues.expand(Expansion(notification.key, notification.page))
 

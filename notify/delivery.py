@@ -24,10 +24,10 @@ from shared.queues import Delivery, Person, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
-from shared.store.conversations import Kind, Status
-from shared.store.deliveries import CLAIM_SECONDS, State
-from shared.store.marks import welcomed
-from shared.store.table import Conflict
+from shared.storage.conversations import Kind, Status
+from shared.storage.deliveries import CLAIM_SECONDS, State
+from shared.storage.markers import welcomed
+from shared.storage.table import Conflict
 from shared.teams.connector import TIMEOUT, Route
 from shared.teams.ids import channel_of
 from shared.teams.outcome import Outcome, Verdict

@@ -13,9 +13,9 @@ from shared.queues import Delivery, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, Reason
-from shared.store.deliveries import State
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
+from shared.storage.deliveries import State
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
 

@@ -18,10 +18,10 @@ from shared.contract import RECIPIENT
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
-from shared.store import due
-from shared.store.deliveries import shard_of
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
+from shared.storage import timers
+from shared.storage.deliveries import shard_of
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 from shared.together import together
 
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
@@ -87,7 +87,7 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
             if early < SKEW:  # clocks differ a little
                 await services.queues.expand(message, early)
             else:  # or much; or what woke it is a time that it had before it was rescheduled
-                await services.due.put(found.due, due.NOTIFICATION, found.key)
+                await services.due.put(found.due, timers.NOTIFICATION, found.key)
             return None
         missed = _is_missed(services, found, now)
         try:

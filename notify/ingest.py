@@ -20,8 +20,8 @@ from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
-from shared.store import due
-from shared.store.notifications import Notification, notification_key
+from shared.storage import timers
+from shared.storage.notifications import Notification, notification_key
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
     if stored.content_hash != new.content_hash:
         raise Refused("reused", _REUSED)
     if stored.state is NotificationState.SCHEDULED and stored.due:
-        await services.due.put(stored.due, due.NOTIFICATION, stored.key)
+        await services.due.put(stored.due, timers.NOTIFICATION, stored.key)
     else:
         # Also where its first page is listed: who did that may have died before it announced the next.
         await expand(services, Expansion(stored.key, 0))

@@ -13,8 +13,8 @@ from shared.contract import Fault, Refused
 from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
-from shared.store.marks import welcomed
-from shared.store.table import Conflict
+from shared.storage.markers import welcomed
+from shared.storage.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
 CHANCES = 2

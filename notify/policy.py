@@ -11,8 +11,8 @@ from shared.preferences.categories import Category
 from shared.preferences.delivery_rules import wish
 from shared.preferences.preferences import Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
-from shared.store.conversations import Kind, Reference, Status
-from shared.store.deliveries import State
+from shared.storage.conversations import Kind, Reference, Status
+from shared.storage.deliveries import State
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first

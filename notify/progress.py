@@ -12,10 +12,10 @@ import orjson
 from shared.queues import Expansion, Sweep, Task
 from shared.services import Services
 from shared.states import OPEN, DeliveryState, NotificationState
-from shared.store import due
-from shared.store.deliveries import shard_names
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
+from shared.storage import timers
+from shared.storage.deliveries import shard_names
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 
 #: When a notification that is under way is looked at for the first time, and how rarely at least after that: each look
 #: adds copies of messages that may only wait, so the next one comes after half the time since it was to be sent.
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) -> None:
     """Have the notification looked at in a while, and again until it is finished."""
-    await services.due.put(services.clock() + after, due.WATCH, key)
+    await services.due.put(services.clock() + after, timers.WATCH, key)
 
 
 async def finish(services: Services, key: str) -> bool:

@@ -10,7 +10,7 @@ from notify.policy import Target
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.time.localtime import zone
 
 

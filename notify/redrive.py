@@ -8,8 +8,8 @@ from notify.progress import unfinish
 from shared.queues import Delivery, Expansion
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
-from shared.store.deliveries import State
-from shared.store.table import Conflict
+from shared.storage.deliveries import State
+from shared.storage.table import Conflict
 from shared.together import together
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)

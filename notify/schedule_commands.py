@@ -10,8 +10,8 @@ from shared.contract import Announcement, Command, Fault, Refused, canonical
 from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import ScheduleState
-from shared.store.schedules import Schedule
-from shared.store.table import Conflict
+from shared.storage.schedules import Schedule
+from shared.storage.table import Conflict
 
 log = logging.getLogger(__name__)
 

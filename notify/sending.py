@@ -11,12 +11,12 @@ from shared.preferences.preferences import FOREVER
 from shared.queues import Delivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
-from shared.store import due
-from shared.store.counted import ALONE
-from shared.store.deliveries import State
-from shared.store.marks import welcomed
-from shared.store.notifications import Notification
-from shared.store.waiting import Item
+from shared.storage import timers
+from shared.storage.deliveries import State
+from shared.storage.delivery_counts import ALONE
+from shared.storage.held_deliveries import Item
+from shared.storage.markers import welcomed
+from shared.storage.notifications import Notification
 from shared.teams.ids import channel_of
 
 #: States in which it was seen by the recipient, or may have been.
@@ -122,7 +122,7 @@ class Sending:
         )
         await services.waiting.put(tenant, item)
         if until < FOREVER:
-            kind = due.DIGEST if reason is Reason.DIGEST else due.RELEASE
+            kind = timers.DIGEST if reason is Reason.DIGEST else timers.RELEASE
             await services.due.put(until, kind, tenant, channel_of(recipient))
 
     async def forget(self) -> None:

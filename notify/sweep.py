@@ -12,12 +12,12 @@ from notify import policy
 from notify.policy import Step
 from notify.progress import look_after
 from notify.redrive import reopen
+from shared import keys
 from shared.queues import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
-from shared.store import keys
-from shared.store.deliveries import State, shard_names
-from shared.store.notifications import Notification
+from shared.storage.deliveries import State, shard_names
+from shared.storage.notifications import Notification
 from shared.together import together
 
 #: Deliveries of one page.

@@ -7,10 +7,10 @@ from dataclasses import replace
 from notify.policy import Target
 from shared.rendering import rendered
 from shared.services import Services
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
-from shared.store.threads import Thread
+from shared.storage.conversations import Kind
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
+from shared.storage.threads import Thread
 from shared.teams.connector import Route
 from shared.teams.ids import channel_of
 from shared.teams.outcome import Outcome, Verdict

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from shared.contract import AllRecipient, Recipient, TeamRecipient, TopicRecipient
 from shared.services import Services
-from shared.store.deliveries import SHARDED_FROM
-from shared.store.marks import cancellation
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
+from shared.storage.deliveries import SHARDED_FROM
+from shared.storage.markers import cancellation
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 
 
 async def accept(services: Services, new: Notification) -> Notification:

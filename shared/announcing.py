@@ -18,10 +18,10 @@ from shared.queues import Expansion
 from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
-from shared.store import due
-from shared.store.notifications import Notification, notification_key
-from shared.store.schedules import Schedule
-from shared.store.table import Conflict
+from shared.storage import timers
+from shared.storage.notifications import Notification, notification_key
+from shared.storage.schedules import Schedule
+from shared.storage.table import Conflict
 
 #: What the source of its notifications begins with; its name follows.
 SOURCE = "/herald/schedules/"
@@ -66,7 +66,7 @@ async def move_on(services: Services, schedule: Schedule, after: datetime) -> Sc
 async def wake(services: Services, schedule: Schedule) -> None:
     """Have the next occurrence wake, where there is one."""
     if schedule.state is ScheduleState.ACTIVE:
-        await services.due.put(schedule.next, due.OCCURRENCE, schedule.tenant, schedule.name)
+        await services.due.put(schedule.next, timers.OCCURRENCE, schedule.tenant, schedule.name)
 
 
 def _missed_before(services: Services, schedule: Schedule, now: datetime) -> datetime:

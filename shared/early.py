@@ -9,7 +9,7 @@ from shared.preferences.delivery_rules import rule_of
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason, Rule
-from shared.store.waiting import Item
+from shared.storage.held_deliveries import Item
 from shared.together import together
 
 #: Why a delivery waits that it may bring.

@@ -12,10 +12,10 @@ from datetime import datetime
 from shared.contract import stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
-from shared.store import due
-from shared.store.counted import ALONE
-from shared.store.notifications import Notification, notification_key
-from shared.store.table import Conflict
+from shared.storage import timers
+from shared.storage.delivery_counts import ALONE
+from shared.storage.notifications import Notification, notification_key
+from shared.storage.table import Conflict
 
 #: The category of what Herald says on its own: nobody can opt out of the answer to what they asked.
 CATEGORY = "herald"
@@ -61,7 +61,7 @@ async def post(
         if found is None or found.state is NotificationState.FINISHED:
             return new.key
     if at:
-        await services.due.put(at, due.NOTIFICATION, new.key)
+        await services.due.put(at, timers.NOTIFICATION, new.key)
         return new.key
     urgent = stored(data).priority == "urgent"
     for message in await services.deliveries.add(new.key, ALONE, {recipient: 0}, now, fresh=fresh):

@@ -9,7 +9,7 @@ from shared.cards.notification import activity
 from shared.contract import stored
 from shared.preferences.categories import Category
 from shared.services import Services
-from shared.store.notifications import Notification
+from shared.storage.notifications import Notification
 
 #: Notifications whose activity is kept ready in memory.
 RENDERED = 128

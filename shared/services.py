@@ -15,20 +15,20 @@ import aiohttp
 from shared import queues, settings
 from shared.preferences.categories import Categories
 from shared.preferences.categories import load as load_categories
-from shared.storage import open_storage
-from shared.store.conversations import Conversations
-from shared.store.dead_letters import DeadLetters
-from shared.store.deliveries import Deliveries
-from shared.store.due import Due
-from shared.store.lanes import Lanes
-from shared.store.marks import Marks
-from shared.store.notifications import Notifications
-from shared.store.responses import Responses
-from shared.store.schedules import Schedules
-from shared.store.table import Table
-from shared.store.threads import Threads
-from shared.store.topics import Topics
-from shared.store.waiting import Waiting
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Conversations
+from shared.storage.dead_letters import DeadLetters
+from shared.storage.deliveries import Deliveries
+from shared.storage.held_deliveries import Waiting
+from shared.storage.markers import Marks
+from shared.storage.notifications import Notifications
+from shared.storage.rate_lanes import Lanes
+from shared.storage.responses import Responses
+from shared.storage.schedules import Schedules
+from shared.storage.table import Table
+from shared.storage.threads import Threads
+from shared.storage.timers import Due
+from shared.storage.topics import Topics
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
 from shared.teams.pacer import Pacer

@@ -16,10 +16,10 @@ from shared.preferences.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.store.deliveries import State
-from shared.store.notifications import Notification, notification_key
-from shared.store.table import Conflict
-from shared.store.waiting import DigestState, Item
+from shared.storage.deliveries import State
+from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.notifications import Notification, notification_key
+from shared.storage.table import Conflict
 from shared.together import together
 
 #: The source of digests.

@@ -15,7 +15,7 @@ import azure.functions as func
 from shared import queues
 from shared.contract import Fault, Refused
 from shared.services import Services, services
-from shared.storage import CONNECTION
+from shared.storage.clients import CONNECTION
 
 log = logging.getLogger(__name__)
 

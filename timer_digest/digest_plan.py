@@ -15,7 +15,7 @@ from shared.preferences.preferences import Preferences
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.store.waiting import Item
+from shared.storage.held_deliveries import Item
 from shared.together import together
 from timer_digest.thread_groups import Case, Story, limited, stories
 

@@ -23,11 +23,11 @@ from shared.preferences.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
-from shared.store import due
-from shared.store.counted import ALONE
-from shared.store.deliveries import State
-from shared.store.table import Conflict
-from shared.store.waiting import DigestState, Item
+from shared.storage import timers
+from shared.storage.deliveries import State
+from shared.storage.delivery_counts import ALONE
+from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.table import Conflict
 from shared.telling import KEPT, kept_for
 from shared.together import together
 from timer_digest.digest_plan import Plan, Wants, wants_of
@@ -44,7 +44,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     number = state.number + 1
     # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
     whose = (person.tenant, person.recipient)
-    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, due.DIGEST, *whose)
+    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, timers.DIGEST, *whose)
     planned = stories(case for _, case in plan.tell)
     count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
@@ -54,7 +54,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     if told and len(found) < len(keep):
         count, left, data = _compose(services, person, wants, told, left)
     if not told:  # another process took all of it: the next minute shows what it left
-        await services.due.put(services.clock(), due.DIGEST, *whose)
+        await services.due.put(services.clock(), timers.DIGEST, *whose)
         return
     made = replace(
         state,

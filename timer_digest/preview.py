@@ -24,9 +24,9 @@ from azure.core.exceptions import AzureError
 from shared.contract import RECIPIENT, Announcement, Command, Refused, decode, read
 from shared.recurring import coming, for_each_own
 from shared.settings import Settings, SettingsError, load
-from shared.storage import open_storage
-from shared.store.conversations import Conversations, Kind, Reference
-from shared.store.table import Table
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Conversations, Kind, Reference
+from shared.storage.table import Table
 from shared.time.localtime import shown, zone
 from shared.time.recurrence import YEARS, Occurrence
 

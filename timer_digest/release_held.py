@@ -10,10 +10,10 @@ from shared import early, telling
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
-from shared.store import due
-from shared.store.deliveries import State
-from shared.store.table import Conflict
-from shared.store.waiting import DigestState, Item
+from shared.storage import timers
+from shared.storage.deliveries import State
+from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.table import Conflict
 from shared.telling import MOST
 from shared.together import together
 from timer_digest import digest_sender
@@ -98,7 +98,7 @@ async def _planned(services: Services, person: Person, wants: Wants, state: Dige
     """What to do now with these items; what waits for a later digest is made due then."""
     plan = await choose(services, person, wants, state.last, items)
     if plan.wait and plan.next_at:
-        await services.due.put(plan.next_at, due.DIGEST, person.tenant, person.recipient)
+        await services.due.put(plan.next_at, timers.DIGEST, person.tenant, person.recipient)
     return plan
 
 

@@ -17,7 +17,7 @@ from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
 from shared.preferences.categories import Categories
 from shared.queues import Delivery
-from shared.store.notifications import Notification
+from shared.storage.notifications import Notification
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from itertools import groupby
 from shared.announcing import announce
 from shared.queues import Expansion, Person, Sweep, Task
 from shared.services import Services
-from shared.store import due
-from shared.store.due import Waking
+from shared.storage import timers
+from shared.storage.timers import Waking
 
 #: Wakings that are read in one go; those of one minute are seen to at the same time.
 BATCH = 100
@@ -66,16 +66,16 @@ async def _try(services: Services, waking: Waking, turns: Counter[str]) -> bool:
 async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:
     """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
     queues = services.queues
-    if waking.kind == due.NOTIFICATION:
+    if waking.kind == timers.NOTIFICATION:
         await queues.expand(Expansion(waking.named[0], 0))
-    elif waking.kind == due.WATCH:
+    elif waking.kind == timers.WATCH:
         await queues.sweep(Sweep(waking.named[0], Task.WATCH, ""))
-    elif waking.kind == due.OCCURRENCE:
+    elif waking.kind == timers.OCCURRENCE:
         await announce(services, *waking.named)
-    elif waking.kind in (due.RELEASE, due.DIGEST):
+    elif waking.kind in (timers.RELEASE, timers.DIGEST):
         tenant, recipient = waking.named
         delay = 0
-        if waking.kind == due.DIGEST:
+        if waking.kind == timers.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate
             turns[tenant] += 1
         await queues.wake(Person(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()), delay)

@@ -25,7 +25,7 @@ from functools import lru_cache
 from itertools import chain
 
 from messages.activity.schema import Account, Incoming
-from shared.store.conversations import Kind, Status
+from shared.storage.conversations import Kind, Status
 from shared.time.zone_names import find
 
 #: Longest name that is kept, in characters.

@@ -21,8 +21,8 @@ from shared.queues import Delivery
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState
-from shared.store.deliveries import State, shard_of
-from shared.store.notifications import Notification
+from shared.storage.deliveries import State, shard_of
+from shared.storage.notifications import Notification
 from shared.teams.ids import channel_of
 
 _KEY = re.compile(r"[0-9a-f]{64}")

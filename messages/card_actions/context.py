@@ -18,9 +18,9 @@ from shared.cards.verbs import ACKNOWLEDGE, verb_of
 from shared.cards.wording import language, moment, say
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification
-from shared.store.responses import Response
+from shared.storage.conversations import Kind
+from shared.storage.notifications import Notification
+from shared.storage.responses import Response
 
 Card = Mapping[str, Any]
 #: The card that is to be shown, or a line.

@@ -22,7 +22,7 @@ from shared.cards.size import TooLarge
 from shared.cards.wording import say
 from shared.preferences.preferences import TooMany
 from shared.services import Services
-from shared.store.marks import clicks
+from shared.storage.markers import clicks
 
 #: The kinds of answers to an Action.Execute.
 CARD = "application/vnd.microsoft.card.adaptive"

@@ -18,7 +18,7 @@ from shared.preferences.categories import Category
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 
 
 async def why(services: Services, bound: Bound, wants: Preferences, tongue: str) -> Sequence[str]:

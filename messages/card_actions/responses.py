@@ -13,11 +13,11 @@ from datetime import datetime
 from messages.activity.verified import Event
 from messages.card_actions.binding import Bound
 from messages.card_actions.snooze import SAMPLES, origin
+from shared.keys import digest
 from shared.queues import RESPONSES
 from shared.services import Services
-from shared.store.keys import digest
-from shared.store.notifications import Notification
-from shared.store.responses import Response
+from shared.storage.notifications import Notification
+from shared.storage.responses import Response
 
 #: The type and source of the CloudEvents that tell of it.
 TYPE, SOURCE = "herald.response.v1", "/herald"

@@ -10,7 +10,7 @@ from messages.card_actions.preferences_form import Wrong, applied, changed, left
 from messages.commands.handlers import Turn, card_of
 from shared.cards.wording import language, say
 from shared.preferences.preferences import Preferences
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.teams.ids import channel_of
 
 

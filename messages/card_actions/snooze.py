@@ -13,8 +13,8 @@ from shared import outbox
 from shared.cards.wording import say
 from shared.services import Services
 from shared.states import Purpose
-from shared.store.marks import snoozes
-from shared.store.notifications import Notification, notification_key
+from shared.storage.markers import snoozes
+from shared.storage.notifications import Notification, notification_key
 
 #: The sources of what is posted here. The id of a snooze begins with the key of what upstream sent.
 SNOOZES, SAMPLES = "/herald/snoozes", "/herald/samples"

@@ -21,8 +21,8 @@ from shared import outbox
 from shared.contract import ConversationRecipient, UserRecipient
 from shared.services import Services
 from shared.states import Purpose
-from shared.store.conversations import Kind
-from shared.store.notifications import notification_key
+from shared.storage.conversations import Kind
+from shared.storage.notifications import notification_key
 from shared.teams.ids import channel_of
 
 #: The source of the answers: with the activity that it answers each is one notification.

@@ -24,7 +24,7 @@ from shared.preferences.preferences import FOREVER, Preferences, TooMany
 from shared.preferences.quiet_hours import QuietHours
 from shared.queues import Person, Task
 from shared.services import Services
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.time.localtime import zone
 
 #: Longest topic, in characters: all of one's topics are kept in one row.

@@ -15,7 +15,7 @@ from shared.states import Rule
 
 if TYPE_CHECKING:
     from shared.services import Services
-    from shared.store.notifications import Notification
+    from shared.storage.notifications import Notification
 
 digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
 _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)

@@ -1,6 +1,6 @@
 """What somebody wants to be told, when, and how: a person, or the people of a group chat or channel together.
 
-Plain values: reading and writing them is `shared.store.conversations`', deciding by them `notify.policy`'s.
+Plain values: reading and writing them is `shared.storage.conversations`', deciding by them `notify.policy`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
-from shared.store.keys import digest
+from shared.keys import digest
 
 if TYPE_CHECKING:
     from shared.preferences.categories import Category
@@ -45,10 +45,10 @@ class TooMany(ValueError):
 class Preferences:
     """`time_zone` is an IANA name and `locale` a language tag, "" where the person chose none.
 
-    `categories` maps names to modes; `default` is the mode of those that it does not name (None: as declared). `stopped`
-    turns all off and keeps the rest for a later start. `quiet` holds quiet hours (`quiet_hours.QuietHours`) and `digest`
-    a digest schedule (`digest_schedule.DigestRule`), "" for none, and for the app's default. `mutes` maps hashes of
-    thread keys to the end of each mute. `own_actions` asks also for what the person triggered. `version` counts changes.
+    `categories` maps names to modes; `default` is the mode of all others (None: as declared). `stopped` turns all off
+    and keeps the rest for a later start. `quiet` holds quiet hours (`quiet_hours.QuietHours`) and `digest` a digest
+    schedule (`digest_schedule.DigestRule`), "" for none, and for the app's default. `mutes` maps hashes of thread keys
+    to the end of each mute. `own_actions` asks also for what the person triggered. `version` counts changes.
     """
 
     time_zone: str = ""

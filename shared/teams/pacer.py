@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import count
 
 from shared.pacing import AHEAD, SECOND, VOID, Sends, grant
-from shared.store.lanes import Lanes
-from shared.store.table import Conflict
+from shared.storage.rate_lanes import Lanes
+from shared.storage.table import Conflict
 
 #: Seconds for which a request waits for its turn in the process; what would wait longer goes back to its queue.
 PATIENCE = 5.0

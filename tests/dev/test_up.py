@@ -28,8 +28,8 @@ from shared import contract
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.services import open_services
 from shared.settings import load
-from shared.storage import open_storage
-from shared.store.conversations import Kind
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Kind
 from tests.e2e.playground import open_chat
 
 REFUSES = """

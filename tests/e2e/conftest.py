@@ -18,12 +18,12 @@ from azure.storage.queue.aio import QueueServiceClient
 from local.fake_teams.api import Answer, Event, Growth, PersonView, Received
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
+from shared import keys
 from shared.queues import NOTIFICATIONS
 from shared.states import DeliveryState
-from shared.storage import open_storage
-from shared.store import keys
-from shared.store.conversations import Kind, Status
-from shared.store.table import BATCH
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Kind, Status
+from shared.storage.table import BATCH
 from shared.time.clock import real_time
 from tests.support.herald import user
 

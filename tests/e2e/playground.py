@@ -10,8 +10,8 @@ from typing import Any
 
 from local.processes import FunctionHost, Playground, free_port
 from local.send import PLAYGROUND, event, put
-from shared.storage import CONNECTION
-from shared.store.notifications import notification_key
+from shared.storage.clients import CONNECTION
+from shared.storage.notifications import notification_key
 
 TENANT: str = PLAYGROUND["tenantId"]
 PERSON: str = PLAYGROUND["currentUser"]["aadObjectId"]

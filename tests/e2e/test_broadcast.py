@@ -12,7 +12,7 @@ import pytest
 
 from local.fake_teams.api import Received
 from shared.queues import ALL, NOTIFICATIONS
-from shared.store.deliveries import CLAIM_SECONDS
+from shared.storage.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user
 

@@ -23,11 +23,11 @@ from shared.preferences.preferences import Mode, Preferences
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.storage import open_storage
-from shared.store.conversations import Conversations, Kind
-from shared.store.notifications import notification_key
-from shared.store.table import Table
-from shared.store.waiting import Waiting
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Conversations, Kind
+from shared.storage.held_deliveries import Waiting
+from shared.storage.notifications import notification_key
+from shared.storage.table import Table
 from tests.e2e.conftest import LOOK, SHORT_LEASE, Clock, Deployment, audience
 from tests.support.herald import notification
 

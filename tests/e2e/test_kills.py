@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.states import DeliveryState
-from shared.store.deliveries import CLAIM_SECONDS
+from shared.storage.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import LOOK, SHORT_LEASE, Deployment, audience
 from tests.support.herald import notification
 

@@ -7,7 +7,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 from shared.queues import NOTIFICATIONS
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 from shared.time.clock import setting
 from tests.e2e.conftest import SHORT_LEASE, Deployment
 from tests.support.herald import notification, user

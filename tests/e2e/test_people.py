@@ -21,9 +21,9 @@ from shared.queues import RESPONSES, Delivery
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import DeliveryState, Reason
-from shared.storage import open_storage
-from shared.store.conversations import Kind
-from shared.store.deliveries import State
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Kind
+from shared.storage.deliveries import State
 from tests.e2e.playground import PERSON, TENANT, Chat, open_chat
 
 CHROMIUM = shutil.which("chromium")

@@ -15,7 +15,7 @@ from pathlib import Path
 import azure.functions as func
 
 from shared.pacing import AHEAD, grant
-from shared.store.lanes import Lanes
+from shared.storage.rate_lanes import Lanes
 from shared.teams import pacer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from azure.storage.queue.aio import QueueClient
 from local.host.config import HostConfig
 from local.host.functions import index
 from local.host.host import Host, reserve
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 
 
 @dataclass

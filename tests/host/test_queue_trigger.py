@@ -16,7 +16,7 @@ import pytest
 from local.host import host as host_module
 from local.host.config import StartError
 from local.processes import Azurite, connection_string, free_port
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 from tests.host.conftest import Queue, Run, eventually
 
 Work = Callable[[func.QueueMessage], Awaitable[None]]

@@ -15,7 +15,7 @@ from local.host.config import StartError
 from local.host.ncrontab import parse_schedule
 from local.host.timer_store import NEVER, TABLE, Taken, TimerRecord, TimerStore, host_id
 from local.host.timer_trigger import start_status, timer_info, wake_time
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 from tests.host.conftest import Run, eventually, never
 
 HOURLY = "0 0 * * * *"

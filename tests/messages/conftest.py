@@ -22,8 +22,8 @@ from messages.auth.signing_keys import SigningKeys
 from shared.services import Services
 from shared.settings import Settings
 from shared.settings import load as load_settings
-from shared.store.conversations import Conversations
-from shared.store.table import Row
+from shared.storage.conversations import Conversations
+from shared.storage.table import Row
 from tests.support.memory import MemoryAccount, MemoryTable
 
 APP = "8f14c2a0-6d1f-4f0b-9a57-3a1f3f0f9b11"

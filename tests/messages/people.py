@@ -18,8 +18,8 @@ from shared.outbox import CATEGORY
 from shared.preferences.preferences import Preferences
 from shared.queues import RESPONSES
 from shared.states import Purpose
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification, notification_key
+from shared.storage.conversations import Kind
+from shared.storage.notifications import Notification, notification_key
 from tests.support.herald import Herald, user
 
 CONTENT = {"title": "Build 42 failed", "actions": [{"id": "retry", "title": "Retry"}]}

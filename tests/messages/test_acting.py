@@ -19,7 +19,7 @@ from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode, Preferences, mute_key
 from shared.queues import PEOPLE, RESPONSES, Person, Task
 from shared.settings import load
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import (
     CARD,

@@ -23,8 +23,8 @@ from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.states import DeliveryState, Reason, Rule
-from shared.store.conversations import Kind
-from shared.store.waiting import Item
+from shared.storage.conversations import Kind
+from shared.storage.held_deliveries import Item
 from shared.time.localtime import zone
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user

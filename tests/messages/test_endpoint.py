@@ -18,8 +18,8 @@ from messages.activity.schema import LONGEST_ID
 from messages.auth.admission import is_local_caller
 from messages.endpoint import LARGEST, Endpoint, open_endpoint
 from messages.turn_adapter import SendingInTurn, TurnAdapter, read_activity
-from shared.store.conversations import Conversations
-from shared.store.table import Conflict
+from shared.storage.conversations import Conversations
+from shared.storage.table import Conflict
 from tests.messages.conftest import (
     ADA,
     BOT,

@@ -19,9 +19,9 @@ from shared.cards.preferences import fields
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import MOST, Mode, Preferences
 from shared.services import Services, open_services
-from shared.storage import open_storage
-from shared.store.conversations import Kind, Reference
-from shared.store.notifications import notification_key
+from shared.storage.clients import open_storage
+from shared.storage.conversations import Kind, Reference
+from shared.storage.notifications import notification_key
 from tests.messages.conftest import ADA, PERSONAL, TENANT, Publisher, activity, bearer, message, settings
 
 PROCESSES = 2

@@ -8,7 +8,7 @@ import pytest
 
 from messages.activity.references import LONGEST_NAME, changes, event_time
 from messages.activity.schema import Incoming
-from shared.store.conversations import Kind, Status
+from shared.storage.conversations import Kind, Status
 from tests.messages.conftest import (
     ADA,
     BEN,

@@ -18,7 +18,7 @@ from messages.activity.verified import Event
 from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
 from messages.turn_adapter import TurnAdapter, read_activity
 from shared.queues import Person, Task
-from shared.store.conversations import Conversations, Kind, Reference, Status
+from shared.storage.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (
     ADA,
     BEN,

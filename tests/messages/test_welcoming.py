@@ -16,7 +16,7 @@ from shared.cards import verbs
 from shared.cards.check import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import Desk, endpoint, has, lines, responses, text
 from tests.support.herald import Herald

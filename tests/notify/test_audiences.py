@@ -8,8 +8,8 @@ import pytest
 
 from local.fake_teams.api import Behaviour, Fault, TeamView
 from shared.states import NotificationState
-from shared.store import deliveries
-from shared.store.conversations import Kind, Status
+from shared.storage import deliveries
+from shared.storage.conversations import Kind, Status
 from tests.support.herald import Herald, user
 
 

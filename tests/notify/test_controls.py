@@ -16,9 +16,9 @@ from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
 from shared.queues import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState
-from shared.store.conversations import Kind, Status
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
+from shared.storage.conversations import Kind, Status
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 from tests.support.herald import Herald, notification, user
 
 NEW = {"title": "Build 42 is mended"}

@@ -13,8 +13,8 @@ from notify.delivery import deliver
 from notify.policy import TRY_FOR
 from shared.preferences.categories import Categories, Category
 from shared.queues import DELIVERIES
-from shared.store.conversations import Kind, Status
-from shared.store.deliveries import CLAIM_SECONDS
+from shared.storage.conversations import Kind, Status
+from shared.storage.deliveries import CLAIM_SECONDS
 from tests.support.herald import Herald, give_token, user
 
 

@@ -36,8 +36,8 @@ from shared.queues import (
     Task,
     Unreadable,
 )
-from shared.store.dead_letters import DeadLetters
-from shared.store.notifications import Notification
+from shared.storage.dead_letters import DeadLetters
+from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user
 
 #: The same messages in every run.

@@ -17,7 +17,7 @@ from shared.contract import Refused, Schedule
 from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
 from shared.settings import load
 from shared.states import NotificationState
-from shared.store.notifications import Notification
+from shared.storage.notifications import Notification
 from tests.shared.test_settings import BOT, TENANT
 from tests.support.herald import Herald, notification, user
 
@@ -125,7 +125,7 @@ async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_
 
 def _as_stored(herald: Herald, body: bytes) -> Notification:
     from shared.contract import Request, read
-    from shared.store.notifications import notification_key
+    from shared.storage.notifications import notification_key
 
     request = read(body)
     assert isinstance(request, Request)

@@ -28,10 +28,10 @@ from shared.queues import (
     Task,
 )
 from shared.states import DeliveryState, NotificationState, Purpose
-from shared.store.conversations import Kind
-from shared.store.counted import ALONE
-from shared.store.marks import welcomed
-from shared.store.notifications import Notification
+from shared.storage.conversations import Kind
+from shared.storage.delivery_counts import ALONE
+from shared.storage.markers import welcomed
+from shared.storage.notifications import Notification
 from tests.support.herald import Herald, notification, user
 
 

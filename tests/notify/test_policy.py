@@ -12,7 +12,7 @@ from notify.policy import Case, Decision, Target, decide
 from shared.preferences.categories import Category
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
-from shared.store.conversations import Kind
+from shared.storage.conversations import Kind
 from shared.time.localtime import zone
 
 #: A Monday, 12:00 in Berlin.

@@ -20,9 +20,9 @@ from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, T
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState, NotificationState, Purpose
-from shared.store import due
-from shared.store.deliveries import CLAIM_SECONDS, shard_of
-from shared.store.notifications import Notification
+from shared.storage import timers
+from shared.storage.deliveries import CLAIM_SECONDS, shard_of
+from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
@@ -252,7 +252,7 @@ async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch
 async def test_the_watch_of_what_is_finished_or_gone_ends(timed: Herald) -> None:
     _, asked = await one(timed)
     await timed.send()
-    await timed.services.due.put(timed.clock(), due.WATCH, "0" * 64)
+    await timed.services.due.put(timed.clock(), timers.WATCH, "0" * 64)
     await timed.run()
     assert [each async for each in timed._due()] == []
     assert await timed.waiting(SWEEPS) == 0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shared.states import NotificationState
-from shared.store.notifications import MAX_AGE, Notification, Notifications
-from shared.store.table import Row, Table
+from shared.storage.notifications import MAX_AGE, Notification, Notifications
+from shared.storage.table import Row, Table
 from tests.support.herald import Herald
 
 

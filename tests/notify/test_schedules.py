@@ -19,10 +19,10 @@ from notify.scheduling import Plan, in_zone
 from shared.contract import Schedule
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
 from shared.states import NotificationState
-from shared.store import due
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification
-from shared.store.waiting import Item
+from shared.storage import timers
+from shared.storage.conversations import Kind
+from shared.storage.held_deliveries import Item
+from shared.storage.notifications import Notification
 from shared.time.localtime import zone
 from tests.support.herald import Herald, notification, user
 from timer_digest.release_held import release
@@ -452,7 +452,7 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
     after = await timed.now(asked)
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(told)}
     left = [waking.kind async for page in timed.services.due.until(at_nine(-48), 100) for waking in page]
-    assert set(left) <= {due.WATCH}
+    assert set(left) <= {timers.WATCH}
 
 
 @pytest.mark.parametrize(

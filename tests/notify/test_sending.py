@@ -10,7 +10,7 @@ from local.fake_teams.api import Behaviour, Fault
 from shared.cards.controls import FOOTER
 from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState
-from shared.store.conversations import Kind, Status
+from shared.storage.conversations import Kind, Status
 from shared.teams.ids import channel_of
 from tests.support.herald import Herald, give_token, notification, user
 

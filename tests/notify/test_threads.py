@@ -15,8 +15,8 @@ from notify import threads
 from notify.delivery import deliver
 from notify.ingest import take_in
 from shared.queues import DELIVERIES
-from shared.store.conversations import Kind, Status
-from shared.store.notifications import Notification
+from shared.storage.conversations import Kind, Status
+from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user
 
 

@@ -12,8 +12,8 @@ from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.queues import DELIVERIES, Person, Task
-from shared.store.conversations import Kind
-from shared.store.waiting import Item
+from shared.storage.conversations import Kind
+from shared.storage.held_deliveries import Item
 from tests.support.herald import Herald, user
 from timer_digest.release_held import release
 

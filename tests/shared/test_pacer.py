@@ -10,9 +10,9 @@ from itertools import chain
 import pytest
 
 from shared.pacing import SECOND
-from shared.storage import open_storage
-from shared.store.lanes import Lanes
-from shared.store.table import Table
+from shared.storage.clients import open_storage
+from shared.storage.rate_lanes import Lanes
+from shared.storage.table import Table
 from shared.teams.pacer import Later, Pacer
 from tests.shared.test_pacing import most_within
 

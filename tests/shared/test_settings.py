@@ -8,7 +8,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 
 from shared.settings import Settings, SettingsError, load
-from shared.storage import open_storage
+from shared.storage.clients import open_storage
 
 TENANT = "11111111-1111-1111-1111-111111111111"
 BOT = {

@@ -12,9 +12,9 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 from azure.data.tables.aio import TableClient
 
-from shared.storage import open_storage
-from shared.store.table import Operation, Row, Table
-from shared.store.writes import write
+from shared.storage.clients import open_storage
+from shared.storage.entity_writes import write
+from shared.storage.table import Operation, Row, Table
 from tests.shared.test_storage import KEYS, TEXTS, TYPES, row
 
 
@@ -102,7 +102,7 @@ async def answered() -> AsyncIterator[Answered]:
 async def test_what_storage_was_too_busy_for_is_tried_again(
     answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.store.writes.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("shared.storage.entity_writes.PAUSES", (0.0, 0.0))
     client = await answered(BUSY, BUSY, BOTH)
     assert await write(client, TWO) == ["W/1", "W/1"]
 
@@ -113,7 +113,7 @@ async def test_what_storage_was_too_busy_for_is_tried_again(
 async def test_what_was_not_done_in_the_end_is_never_taken_for_done(
     answered: Answered, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.store.writes.PAUSES", (0.0,))
+    monkeypatch.setattr("shared.storage.entity_writes.PAUSES", (0.0,))
     client = await answered(answer)
     with pytest.raises(HttpResponseError) as refused:
         await write(client, TWO)

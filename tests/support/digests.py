@@ -10,8 +10,8 @@ from typing import Any
 from local.fake_teams.api import PersonView, Received
 from shared.preferences.preferences import Mode
 from shared.queues import Person, Task
-from shared.store.conversations import Kind
-from shared.store.notifications import Notification
+from shared.storage.conversations import Kind
+from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user
 
 #: What a person wants in these tests, where nothing else is said: builds in the digest, at 9 in Berlin.

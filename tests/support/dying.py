@@ -17,8 +17,8 @@ from shared.queues import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.store.counted import ALONE
-from shared.store.due import WATCH
+from shared.storage.delivery_counts import ALONE
+from shared.storage.timers import WATCH
 from tests.support.herald import Herald, attune, give_token
 from tests.support.tapped import TAP, Tap
 

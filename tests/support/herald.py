@@ -43,9 +43,9 @@ from shared.queues import (
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.store.conversations import Kind, Status
-from shared.store.deliveries import State, shard_of
-from shared.store.notifications import Notification, notification_key
+from shared.storage.conversations import Kind, Status
+from shared.storage.deliveries import State, shard_of
+from shared.storage.notifications import Notification, notification_key
 from tests.support.storage import Storage
 from timer_digest.release_held import release
 from timer_digest.tick import tick
@@ -275,7 +275,7 @@ async def opened(
         monkeypatch.setenv(name, environ[name])
     monkeypatch.setattr("shared.services.Table", storage.table)
     monkeypatch.setattr("shared.queues.Queues", storage.queues)
-    monkeypatch.setattr("shared.store.counted.PATIENCE", 0)
+    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0)
     if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
         monkeypatch.setattr("shared.teams.pacer.LEAD", SECOND // 100)
     clock = Clock()

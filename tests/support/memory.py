@@ -23,8 +23,8 @@ from typing import Any, Self
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
-from shared.store.table import BATCH, COLUMN_BYTES, Operation, Row, Table
-from shared.store.writes import Refusal
+from shared.storage.entity_writes import Refusal
+from shared.storage.table import BATCH, COLUMN_BYTES, Operation, Row, Table
 
 #: Bytes of a row and of a transaction, and of a message.
 MAX_ROW_BYTES = 1024 * 1024

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.queues import Queues
-from shared.storage import open_storage
-from shared.store.table import Table
+from shared.storage.clients import open_storage
+from shared.storage.table import Table
 from tests.support.memory import MemoryAccount, MemoryTable
 
 
@@ -28,7 +28,7 @@ class Storage:
             self.table = Table
 
     def open(self) -> tuple[Any, Any]:
-        """The clients of one process, as `shared.storage.open_storage` returns them."""
+        """The clients of one process, as `shared.storage.clients.open_storage` returns them."""
         if self.connection:
             return open_storage({"AzureWebJobsStorage": self.connection})
         return self._account, self._account

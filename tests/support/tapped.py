@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from shared.store.table import Conflict, Operation, Row, Table
+from shared.storage.table import Conflict, Operation, Row, Table
 from tests.support.herald import TimedQueues
 from tests.support.memory import MemoryTable
 from tests.support.storage import Storage

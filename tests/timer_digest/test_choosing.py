@@ -15,7 +15,7 @@ from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.preferences import Preferences
 from shared.queues import Delivery
 from shared.states import NotificationState
-from shared.store.notifications import Notification
+from shared.storage.notifications import Notification
 from shared.time.localtime import shown, zone
 from timer_digest.digest_plan import Wants, newest_slot, times
 from timer_digest.thread_groups import Case, stories

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.preferences.preferences import FOREVER, Mode
 from shared.queues import Task
-from shared.store.conversations import Kind, Status
+from shared.storage.conversations import Kind, Status
 from tests.support.digests import go_to, see_to, texts
 from tests.support.herald import Herald
 

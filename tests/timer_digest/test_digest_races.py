@@ -20,10 +20,10 @@ from shared.preferences.preferences import FOREVER
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState
-from shared.store import due
-from shared.store.notifications import Notification
-from shared.store.table import Conflict
-from shared.store.waiting import Item
+from shared.storage import timers
+from shared.storage.held_deliveries import Item
+from shared.storage.notifications import Notification
+from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
@@ -214,7 +214,7 @@ async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotte
     timed.clock.moved += timedelta(seconds=30)
     late = asyncio.Event()
     monkeypatch.setattr(timed.services.queues, "sweep", lambda *_: late.wait())  # of a waking of the same minute
-    await timed.services.due.put(timed.clock(), due.WATCH, "f" * 64)
+    await timed.services.due.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
     while not await timed._drain(PEOPLE, lambda body: release(behind, Person.decode(body))):

@@ -15,8 +15,8 @@ from local.fake_teams.api import PersonView
 from notify.ingest import take_in
 from shared.announcing import MOST, SOURCE
 from shared.states import NotificationState, ScheduleState
-from shared.store.notifications import Notification, notification_key
-from shared.store.schedules import Schedule
+from shared.storage.notifications import Notification, notification_key
+from shared.storage.schedules import Schedule
 from shared.time.localtime import zone
 from tests.notify.test_schedules import set_clock, sleep_until
 from tests.support.herald import Herald, user

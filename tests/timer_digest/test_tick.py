@@ -10,11 +10,11 @@ from datetime import timedelta
 import pytest
 from azure.core.exceptions import HttpResponseError
 
+from shared import keys as store_keys
 from shared.queues import EXPANSIONS, Expansion
 from shared.states import NotificationState
-from shared.store import keys as store_keys
-from shared.store.conversations import Kind
-from shared.store.table import Operation, Table
+from shared.storage.conversations import Kind
+from shared.storage.table import Operation, Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 

@@ -9,8 +9,8 @@ import pytest
 
 from shared.queues import Delivery
 from shared.states import Reason
-from shared.store.table import BATCH, Conflict
-from shared.store.waiting import DigestState, Item
+from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.table import BATCH, Conflict
 from tests.support.herald import Herald
 
 ADA = "u:ada"

@@ -22,10 +22,10 @@ from enum import StrEnum
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
+from shared import keys
 from shared.preferences import preferences
 from shared.preferences.preferences import Preferences
-from shared.store import keys
-from shared.store.table import Conflict, Row, Table
+from shared.storage.table import Conflict, Row, Table
 from shared.teams.ids import channel_of
 from shared.time.localtime import zone
 

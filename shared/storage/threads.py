@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.store import keys
-from shared.store.table import Table
+from shared import keys
+from shared.storage.table import Table
 
 VERSION = 1
 

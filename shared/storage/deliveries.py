@@ -1,7 +1,7 @@
 """Table Deliveries: one row for each recipient of a notification, and in each partition a row that counts them.
 
-The states of a notification always sum to the recipients listed so far (`shared.store.counted`). What Herald itself
-says has one recipient: its partition (`ALONE`) is one row, and nothing is counted there.
+The counts of all states always sum to the recipients listed so far (`shared.storage.delivery_counts`). Herald's own
+messages have one recipient each: their partition (`ALONE`) holds one row and no counts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from shared import keys
 from shared.queues import Delivery
 from shared.states import DeliveryState, Reason
-from shared.store import keys
-from shared.store.counted import ALONE, COUNTS, Counted
-from shared.store.table import BATCH, Conflict, Row, Table, etag_of
+from shared.storage.delivery_counts import ALONE, COUNTS, Counted
+from shared.storage.table import BATCH, Conflict, Row, Table, etag_of
 from shared.together import together
 
 VERSION = 1

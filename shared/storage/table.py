@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
-from shared.store.writes import Refusal, write
+from shared.storage.entity_writes import Refusal, write
 from shared.together import together
 
 if TYPE_CHECKING:

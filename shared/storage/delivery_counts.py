@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shared.states import OPEN, DeliveryState
-from shared.store.table import BATCH, Conflict, Operation, Row, Table
+from shared.storage.table import BATCH, Conflict, Operation, Row, Table
 
 VERSION = 1
 #: The row that counts.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import orjson
 
+from shared import keys
 from shared.pacing import Sends
-from shared.store import keys
-from shared.store.table import Table
+from shared.storage.table import Table
 
 VERSION = 1
 _TENANT, _CONVERSATION = "tenant", "conversation"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
+from shared import keys
 from shared.contract import Announcement
 from shared.states import ScheduleState
-from shared.store import keys
-from shared.store.table import Row, Table
+from shared.storage.table import Row, Table
 
 VERSION = 1
 

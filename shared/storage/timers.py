@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from shared.store import keys
-from shared.store.table import Row, Table, etag_of
+from shared import keys
+from shared.storage.table import Row, Table, etag_of
 
 VERSION = 1
 #: Kinds of what wakes, and what they name.

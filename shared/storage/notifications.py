@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from shared import contract
+from shared import contract, keys
 from shared.states import NotificationState, Purpose
-from shared.store import keys
-from shared.store.table import Row, Table
+from shared.storage.table import Row, Table
 
 VERSION = 1
 #: How old, in seconds, a notification's state may be when a delivery relies on it.

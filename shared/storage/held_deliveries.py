@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
 
+from shared import keys
 from shared.queues import Delivery
 from shared.states import Reason
-from shared.store import keys
-from shared.store.table import BATCH, Conflict, Row, Table, etag_of, removal
+from shared.storage.table import BATCH, Conflict, Row, Table, etag_of, removal
 from shared.teams.ids import THREAD, channel_of
 
 VERSION = 1

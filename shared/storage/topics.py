@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.store import keys
-from shared.store.table import Table
+from shared import keys
+from shared.storage.table import Table
 
 VERSION = 1
 

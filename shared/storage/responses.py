@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakValueDictionary
 
-from shared.store import keys
-from shared.store.table import Conflict, Row, Table, etag_of
+from shared import keys
+from shared.storage.table import Conflict, Row, Table, etag_of
 
 VERSION = 1
 #: Most actions of one person on one card that are read.

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import orjson
 
+from shared import keys
 from shared.contract import Fault
-from shared.store import keys
-from shared.store.table import COLUMN_BYTES, Row, Table
+from shared.storage.table import COLUMN_BYTES, Row, Table
 
 VERSION = 1
 #: Faults that are kept of one message, at most, and fewer where they fill a column.

@@ -23,7 +23,7 @@ from azure.core.rest import HttpRequest
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
 
-    from shared.store.table import Operation, Row
+    from shared.storage.table import Operation, Row
 
 #: Seconds before each further try where storage was too busy for a transaction, which it says within its answer: the
 #: client, who tries again what fails as a whole, does not see that.
