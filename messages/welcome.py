@@ -15,8 +15,8 @@ from messages.activity.references import is_install, person_of, scope
 from messages.activity.verified import Event
 from shared import outbox
 from shared.acceptance import accept, shards
+from shared.cards.texts import language, say
 from shared.cards.welcome import welcome_card
-from shared.cards.wording import language, say
 from shared.contract import stored
 from shared.preferences.preferences import Mode
 from shared.queues import Expansion

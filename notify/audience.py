@@ -27,7 +27,7 @@ from shared.services import Services
 from shared.states import Reason
 from shared.storage.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Verdict
 from shared.together import together
 

@@ -29,7 +29,7 @@ from shared.storage.deliveries import CLAIM_SECONDS, State
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 from shared.teams.connector import TIMEOUT, Route
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds over which those come back, by chance, whom a lane that is held sent away.

@@ -17,7 +17,7 @@ from shared.storage.delivery_counts import ALONE
 from shared.storage.held_deliveries import Item
 from shared.storage.markers import welcomed
 from shared.storage.notifications import Notification
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 
 #: States in which it was seen by the recipient, or may have been.
 _ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)

@@ -12,7 +12,7 @@ from shared.storage.notifications import Notification
 from shared.storage.table import Conflict
 from shared.storage.threads import Thread
 from shared.teams.connector import Route
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 

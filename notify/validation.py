@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from shared.cards.controls import Controls
+from shared.cards.action_verbs import OWN
+from shared.cards.footer import Controls
 from shared.cards.notification import activity
 from shared.cards.schema import pointer
 from shared.cards.size import TooLarge
-from shared.cards.verbs import OWN
-from shared.cards.wording import language
+from shared.cards.texts import language
 from shared.contract import Fault, Notification, Refused
 
 #: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
@@ -39,7 +39,7 @@ def _faults(notification: Notification) -> Iterator[Fault]:
         ids = (action.id for action in notification.content.actions)
         yield from (Fault(f"/actions/{at}/id", _RESERVED) for at, each in enumerate(ids) if each.startswith(OWN))
     if notification.card is not None:
-        from shared.cards.check import faults  # costly, and only for cards of one's own
+        from shared.cards.validation import faults  # costly, and only for cards of one's own
 
         if found := faults(notification.card):
             yield from found  # maybe nested so deep that nothing else can go through it

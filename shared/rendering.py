@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from shared.cards.controls import CONTROLLED, Controls
+from shared.cards.footer import CONTROLLED, Controls
 from shared.cards.notification import activity
 from shared.contract import stored
 from shared.preferences.categories import Category

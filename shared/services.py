@@ -31,7 +31,7 @@ from shared.storage.timers import Due
 from shared.storage.topics import Topics
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
-from shared.teams.pacer import Pacer
+from shared.teams.rate_limiter import Pacer
 from shared.teams.tokens import Tokens
 from shared.time.clock import moved, real_time
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.cards.wording import language
+from shared.cards.texts import language
 from shared.early import unheld
 from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
 from shared.preferences.digest_schedule import DigestRule, Slot

@@ -12,10 +12,10 @@ from messages.activity.verified import Event
 from messages.card_actions.binding import Bound, Click, sent_card
 from messages.card_actions.snooze import origin
 from messages.commands.handlers import Turn
-from shared.cards import answers
+from shared.cards import refreshed
+from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import executed
-from shared.cards.verbs import ACKNOWLEDGE, verb_of
-from shared.cards.wording import language, moment, say
+from shared.cards.texts import language, moment, say
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.storage.conversations import Kind
@@ -64,7 +64,7 @@ class Press:
         card = bound.card if now is bound.notification else sent_card(self.services, now)
         titles = {verb_of(button): str(button.get("title")) for button in executed(card)}
         lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]
-        return answers.refreshed(card, [*lines, *([note] if note else [])], frozenset(each.action for each in done))
+        return refreshed.refreshed(card, [*lines, *([note] if note else [])], frozenset(each.action for each in done))
 
     def recorded(self, title: str, response: Response) -> str:
         at = self.moment(response.at)

@@ -17,9 +17,9 @@ from messages.card_actions.binding import Malformed, bind, read
 from messages.card_actions.context import Answer, Press, Refused, begin
 from messages.card_actions.handlers import BUTTONS, record
 from messages.card_actions.save_preferences import save, saved_before
-from shared.cards import answers, verbs
+from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
-from shared.cards.wording import say
+from shared.cards.texts import say
 from shared.preferences.preferences import TooMany
 from shared.services import Services
 from shared.storage.markers import clicks
@@ -30,7 +30,7 @@ MESSAGE = "application/vnd.microsoft.activity.message"
 ERROR = "application/vnd.microsoft.error"
 
 #: Buttons that change what somebody wants. All others do the same thing once by themselves.
-_CHANGES = (verbs.SAVE, verbs.MUTE, verbs.TO_DIGEST, verbs.STOP, verbs.PAUSE)
+_CHANGES = (action_verbs.SAVE, action_verbs.MUTE, action_verbs.TO_DIGEST, action_verbs.STOP, action_verbs.PAUSE)
 _PERSON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -47,7 +47,7 @@ async def act(services: Services, event: Event) -> tuple[int, dict[str, Any] | N
         answer = await _done(press)
     except Refused as refused:
         told = say(press.tongue, refused.key, **refused.values)
-        answer = answers.only(told) if event.personal else told
+        answer = refreshed.only(told) if event.personal else told
     return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
 
 
@@ -80,7 +80,7 @@ def _click(press: Press) -> str:
 async def _pressed(press: Press, *, repeat: bool) -> Answer:
     """Do what was clicked, but for a repeat, which only shows how things are."""
     try:
-        if press.click.verb == verbs.SAVE:
+        if press.click.verb == action_verbs.SAVE:
             return await (saved_before(press) if repeat else save(press))
         bound = await bind(press.services, press.event, press.click)
         if bound is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from messages.card_actions.binding import Bound
-from shared.cards.wording import say
+from shared.cards.texts import say
 from shared.contract import (
     AllRecipient,
     ChannelRecipient,

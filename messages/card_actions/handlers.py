@@ -15,7 +15,7 @@ from messages.card_actions.responses import TooLong, respond
 from messages.card_actions.snooze import TooLate, sample, snooze
 from messages.commands.handlers import card_of
 from shared import outbox
-from shared.cards import answers, verbs
+from shared.cards import action_verbs, refreshed
 from shared.preferences.pause import pause_until
 from shared.preferences.preferences import Mode, Preferences
 from shared.states import Purpose
@@ -23,7 +23,7 @@ from shared.states import Purpose
 #: How long a thread is muted.
 MUTED_FOR = timedelta(days=7)
 #: When what is snoozed comes again, by the button (`shared.preferences.pause`).
-SNOOZES = {verbs.SNOOZE_HOUR: "1h", verbs.SNOOZE_TOMORROW: "tomorrow"}
+SNOOZES = {action_verbs.SNOOZE_HOUR: "1h", action_verbs.SNOOZE_TOMORROW: "tomorrow"}
 #: Until when the welcome's button pauses.
 PAUSE = "tomorrow"
 #: The source of preferences cards that are sent to somebody who asked for theirs elsewhere.
@@ -50,7 +50,7 @@ async def _why(press: Press, bound: Bound) -> Answer:
     wishes = await wishes_of(press.services, bound, press.event.person, press.wants)
     lines = await why(press.services, bound, wishes, press.tongue)
     if press.event.personal:
-        return answers.reasons(press.tongue, lines, bound.notification.key)
+        return refreshed.reasons(press.tongue, lines, bound.notification.key)
     return " ".join(lines)
 
 
@@ -130,14 +130,14 @@ async def _preferences(press: Press, bound: Bound) -> Answer:
 
 #: By verb; what is not here is a caller's own.
 BUTTONS: Mapping[str, Callable[[Press, Bound], Awaitable[Answer]]] = {
-    verbs.SHOW: _show,
-    verbs.WHY: _why,
-    verbs.MUTE: _mute,
-    verbs.TO_DIGEST: _to_digest,
-    verbs.STOP: _stop,
-    verbs.SNOOZE_HOUR: _snooze,
-    verbs.SNOOZE_TOMORROW: _snooze,
-    verbs.PREFERENCES: _preferences,
-    verbs.SAMPLE: _sample,
-    verbs.PAUSE: _pause,
+    action_verbs.SHOW: _show,
+    action_verbs.WHY: _why,
+    action_verbs.MUTE: _mute,
+    action_verbs.TO_DIGEST: _to_digest,
+    action_verbs.STOP: _stop,
+    action_verbs.SNOOZE_HOUR: _snooze,
+    action_verbs.SNOOZE_TOMORROW: _snooze,
+    action_verbs.PREFERENCES: _preferences,
+    action_verbs.SAMPLE: _sample,
+    action_verbs.PAUSE: _pause,
 }

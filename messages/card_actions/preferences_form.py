@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from shared.cards.preferences import CATEGORY, DECLARED, KEEP, LONGEST, NONE, ON, PAUSED, PAUSES, TOPIC, fields
-from shared.cards.wording import LANGUAGES
+from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until

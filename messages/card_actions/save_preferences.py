@@ -8,10 +8,10 @@ from dataclasses import replace
 from messages.card_actions.context import Answer, Press
 from messages.card_actions.preferences_form import Wrong, applied, changed, left
 from messages.commands.handlers import Turn, card_of
-from shared.cards.wording import language, say
+from shared.cards.texts import language, say
 from shared.preferences.preferences import Preferences
 from shared.storage.conversations import Kind
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 
 
 async def save(press: Press) -> Answer:

@@ -10,7 +10,7 @@ import orjson
 from messages.activity.verified import Event
 from messages.card_actions.binding import Bound
 from shared import outbox
-from shared.cards.wording import say
+from shared.cards.texts import say
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.markers import snoozes

@@ -23,7 +23,7 @@ from shared.services import Services
 from shared.states import Purpose
 from shared.storage.conversations import Kind
 from shared.storage.notifications import notification_key
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 
 #: The source of the answers: with the activity that it answers each is one notification.
 SOURCE = "/herald/commands"

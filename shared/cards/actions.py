@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shared.cards.verbs import verb_of
+from shared.cards.action_verbs import verb_of
 
 #: Properties whose values are the bot's, not the card's.
 OPAQUE = frozenset({"data", "metadata", "msteams", "requires"})

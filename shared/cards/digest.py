@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from shared.cards.parts import block, card, heading
+from shared.cards.elements import block, card, heading
 from shared.cards.replies import one_line
-from shared.cards.wording import moment, plain, say, unmarked
+from shared.cards.texts import moment, plain, say, unmarked
 
 #: Lines of a category that are shown at once.
 SHOWN = 5

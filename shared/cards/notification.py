@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from shared.cards.controls import Controls
-from shared.cards.parts import block, buttons, card, heading
+from shared.cards.elements import block, buttons, card, heading
+from shared.cards.footer import Controls
 from shared.cards.size import fit, within
-from shared.cards.wording import FALLBACK, say
+from shared.cards.texts import FALLBACK, say
 from shared.contract import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"

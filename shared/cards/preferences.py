@@ -11,9 +11,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from shared.cards.parts import card, done, heading, line
-from shared.cards.verbs import SAVE, SHOW, execute
-from shared.cards.wording import LANGUAGES, language, moment, say
+from shared.cards.action_verbs import SAVE, SHOW, execute
+from shared.cards.elements import card, done, heading, line
+from shared.cards.texts import LANGUAGES, language, moment, say
 from shared.preferences.categories import Categories
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.time.localtime import zone as zone_of

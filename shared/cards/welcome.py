@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.cards.parts import block, card, heading, line
-from shared.cards.verbs import PAUSE, PREFERENCES, SAMPLE, execute
-from shared.cards.wording import say
+from shared.cards.action_verbs import PAUSE, PREFERENCES, SAMPLE, execute
+from shared.cards.elements import block, card, heading, line
+from shared.cards.texts import say
 
 
 def welcome_card(tongue: str, key: str, *, place: str = "", adder: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from shared import keys
 from shared.queues import Delivery
 from shared.states import Reason
 from shared.storage.table import BATCH, Conflict, Row, Table, etag_of, removal
-from shared.teams.ids import THREAD, channel_of
+from shared.teams.conversation_ids import THREAD, channel_of
 
 VERSION = 1
 _DIGEST = "~digest"

@@ -20,9 +20,9 @@ import orjson
 from yarl import URL
 
 from shared.states import Reason
-from shared.teams.ids import channel_of
+from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict, classify
-from shared.teams.pacer import Later, Pacer
+from shared.teams.rate_limiter import Later, Pacer
 from shared.teams.tokens import NoToken, Tokens
 
 #: Seconds that a request to Teams may take in all, and to connect.

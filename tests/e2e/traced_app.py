@@ -16,7 +16,7 @@ import azure.functions as func
 
 from shared.pacing import AHEAD, grant
 from shared.storage.rate_lanes import Lanes
-from shared.teams import pacer
+from shared.teams import rate_limiter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def _write_down(tenant: str, slots: Sequence[int]) -> None:
         file.write("".join(json.dumps([tenant, slot]) + "\n" for slot in slots))
 
 
-pacer.grant = _asked_for  # type: ignore[attr-defined]
+rate_limiter.grant = _asked_for  # type: ignore[attr-defined]
 Lanes.move_tenant = _moved  # type: ignore[method-assign]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]

@@ -13,7 +13,7 @@ from aiohttp import web
 from local.fake_teams.api import Event, PersonView
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
-from shared.cards.check import faults
+from shared.cards.validation import faults
 from shared.outbox import CATEGORY
 from shared.preferences.preferences import Preferences
 from shared.queues import RESPONSES

@@ -13,8 +13,8 @@ import pytest
 
 from local.fake_teams.api import Event
 from messages.card_actions.snooze import SNOOZES
-from shared.cards import verbs
-from shared.cards.check import faults
+from shared.cards import action_verbs
+from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode, Preferences, mute_key
 from shared.queues import PEOPLE, RESPONSES, Person, Task
@@ -91,33 +91,33 @@ async def test_the_card_has_all_that_people_act_by(ada: Desk) -> None:
     assert faults(card) == []
     assert [each["title"] for each in buttons(card)][:2] == ["Retry", "Acknowledge"]
     for verb in (
-        verbs.WHY,
-        verbs.MUTE,
-        verbs.TO_DIGEST,
-        verbs.STOP,
-        verbs.SNOOZE_HOUR,
-        verbs.SNOOZE_TOMORROW,
-        verbs.PREFERENCES,
+        action_verbs.WHY,
+        action_verbs.MUTE,
+        action_verbs.TO_DIGEST,
+        action_verbs.STOP,
+        action_verbs.SNOOZE_HOUR,
+        action_verbs.SNOOZE_TOMORROW,
+        action_verbs.PREFERENCES,
     ):
         assert has(card, verb)
 
 
 async def test_what_is_mandatory_or_has_no_thread_has_no_button_for_it(ada: Desk) -> None:
     _, card = await ada.get(category="builds")
-    assert not has(card, verbs.MUTE)
+    assert not has(card, action_verbs.MUTE)
     _, card = await ada.get(category="security", thread={"key": "x"})
-    assert not has(card, verbs.STOP)
-    assert not has(card, verbs.MUTE)
+    assert not has(card, action_verbs.STOP)
+    assert not has(card, action_verbs.MUTE)
     assert "Security · mandatory" in text(card)
 
 
 async def test_an_acknowledgement_is_recorded_and_put_on_the_queue_once(ada: Desk) -> None:
     asked, card = await ada.get()
-    after = await ada.click(card, verbs.ACKNOWLEDGE)
+    after = await ada.click(card, action_verbs.ACKNOWLEDGE)
     assert "Acknowledged, " in text(after)
-    assert not has(after, verbs.ACKNOWLEDGE)
+    assert not has(after, action_verbs.ACKNOWLEDGE)
     assert has(after, "retry")
-    again = await ada.click(card, verbs.ACKNOWLEDGE)
+    again = await ada.click(card, action_verbs.ACKNOWLEDGE)
     assert "This was recorded before: " in text(again)
     [event] = await responses(ada.herald)
     assert event["specversion"] == "1.0"
@@ -125,13 +125,13 @@ async def test_an_acknowledgement_is_recorded_and_put_on_the_queue_once(ada: Des
     assert event["data"] == {
         "tenant": ada.herald.tenant,
         "notification": {"source": asked.source, "id": asked.id},
-        "action": verbs.ACKNOWLEDGE,
+        "action": action_verbs.ACKNOWLEDGE,
         "user": {"id": ada.person.object_id},
         "conversation": {"id": ada.person.conversation},
         "inputs": {},
     }
     [row] = await rows(ada.herald, "Responses")
-    assert (row["person"], row["action"], row["told"]) == (ada.person.object_id, verbs.ACKNOWLEDGE, True)
+    assert (row["person"], row["action"], row["told"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
     assert event["time"] == row["at"].isoformat()
 
 
@@ -192,16 +192,16 @@ async def test_what_is_too_long_for_the_queue_is_refused(ada: Desk) -> None:
 async def test_a_thread_is_muted_for_a_week_and_a_second_click_does_not_move_that(ada: Desk) -> None:
     _, card = await ada.get(thread={"key": "build/42"})
     before = ada.herald.clock()
-    after = await ada.click(card, verbs.MUTE)
+    after = await ada.click(card, action_verbs.MUTE)
     assert "This thread is muted until" in text(after)
     until = (await ada.wants()).mutes[mute_key("build/42")]
     assert timedelta(days=7) <= until - before <= timedelta(days=7, minutes=1)
-    await asyncio.gather(*(ada.click(card, verbs.MUTE) for _ in range(3)))
+    await asyncio.gather(*(ada.click(card, action_verbs.MUTE) for _ in range(3)))
     assert (await ada.wants()).mutes == {mute_key("build/42"): until}
     assert {each.task for each in await tasks(ada.herald)} == {Task.RECONSIDER}
 
 
-@pytest.mark.parametrize(("verb", "mode"), [(verbs.TO_DIGEST, Mode.DIGEST), (verbs.STOP, Mode.OFF)])
+@pytest.mark.parametrize(("verb", "mode"), [(action_verbs.TO_DIGEST, Mode.DIGEST), (action_verbs.STOP, Mode.OFF)])
 async def test_a_button_stops_the_category_and_no_other(ada: Desk, verb: str, mode: Mode) -> None:
     _, card = await ada.get(category="builds")
     await ada.click(card, verb)
@@ -215,7 +215,9 @@ async def test_a_button_stops_the_category_and_no_other(ada: Desk, verb: str, mo
     assert (await ada.herald.row(other, f"u:{ada.person.object_id}"))["state"] == "sent"
 
 
-@pytest.mark.parametrize(("verb", "after"), [(verbs.SNOOZE_HOUR, timedelta(hours=1)), (verbs.SNOOZE_TOMORROW, None)])
+@pytest.mark.parametrize(
+    ("verb", "after"), [(action_verbs.SNOOZE_HOUR, timedelta(hours=1)), (action_verbs.SNOOZE_TOMORROW, None)]
+)
 async def test_a_snoozed_message_comes_again_once_with_all_its_controls(
     ada: Desk, verb: str, after: timedelta | None
 ) -> None:
@@ -237,24 +239,24 @@ async def test_a_snoozed_message_comes_again_once_with_all_its_controls(
     await ada.herald.send()
     first, second = await ada.cards()
     assert lines({"body": second["body"][:1]}) == ["Build 42 failed"]
-    await ada.click(second, verbs.ACKNOWLEDGE)
+    await ada.click(second, action_verbs.ACKNOWLEDGE)
     [event] = await responses(ada.herald)
     assert event["data"]["notification"] == {"source": asked.source, "id": asked.id}
-    assert "Acknowledged, " in text(await ada.click(first, verbs.ACKNOWLEDGE))
+    assert "Acknowledged, " in text(await ada.click(first, action_verbs.ACKNOWLEDGE))
     assert len(await responses(ada.herald)) == 1
 
 
 async def test_what_expires_before_it_would_come_again_is_not_snoozed(ada: Desk) -> None:
     soon = (ada.herald.clock() + timedelta(minutes=30)).isoformat()
     _, card = await ada.get(expiresAt=soon)
-    answer = await ada.click(card, verbs.SNOOZE_HOUR)
+    answer = await ada.click(card, action_verbs.SNOOZE_HOUR)
     assert lines(answer) == ["This message expires before that. Nothing was changed."]
 
 
 @pytest.mark.parametrize("command", ["cancel", "recall"])
 async def test_what_was_snoozed_is_called_off_with_what_upstream_sent(ada: Desk, command: str) -> None:
     asked, card = await ada.get()
-    await ada.click(card, verbs.SNOOZE_HOUR)
+    await ada.click(card, action_verbs.SNOOZE_HOUR)
     await ada.herald.command(command, asked)
     [posted] = [each for each in await rows(ada.herald, "Notifications") if each["source"] == SNOOZES]
     assert posted["state"] == "cancelled"
@@ -262,7 +264,7 @@ async def test_what_was_snoozed_is_called_off_with_what_upstream_sent(ada: Desk,
 
 async def test_what_was_snoozed_comes_as_upstream_has_edited_it(ada: Desk) -> None:
     asked, card = await ada.get()
-    await ada.click(card, verbs.SNOOZE_HOUR)
+    await ada.click(card, action_verbs.SNOOZE_HOUR)
     await ada.herald.command("edit", asked, content={"title": "Build 42 is green"})
     ada.herald.clock.moved += timedelta(hours=1, minutes=1)
     await ada.herald.tick()
@@ -275,7 +277,7 @@ async def test_why_names_the_rule_and_leads_back(ada: Desk) -> None:
     await ada.herald.services.conversations.prefer(
         ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
     )
-    answer = await ada.click(card, verbs.WHY)
+    answer = await ada.click(card, action_verbs.WHY)
     assert lines(answer) == [
         "Why did I get this?",
         "You were named as a recipient.",
@@ -283,7 +285,7 @@ async def test_why_names_the_rule_and_leads_back(ada: Desk) -> None:
         "Builds: What CI does",
         "To change it: Manage below the message, or write “preferences” to me.",
     ]
-    back = await ada.click(answer, verbs.SHOW)
+    back = await ada.click(answer, action_verbs.SHOW)
     assert back == card
 
 
@@ -304,7 +306,7 @@ async def test_why_says_where_the_setting_comes_from(ada: Desk) -> None:
     for prefer, category, setting in SETTINGS:
         _, card = await ada.get(category=category)
         await ada.herald.services.conversations.prefer(tenant, Kind.USER, person, prefer)
-        assert setting in lines(await ada.click(card, verbs.WHY))
+        assert setting in lines(await ada.click(card, action_verbs.WHY))
         await ada.herald.services.conversations.prefer(tenant, Kind.USER, person, lambda old: Preferences())
 
 
@@ -321,12 +323,12 @@ async def test_why_names_the_topic_and_the_team(ada: Desk) -> None:
     ):
         await ada.herald.expand(await ada.herald.ask(recipient, content=CONTENT))
         await ada.herald.send()
-        assert line in lines(await ada.click((await ada.cards())[-1], verbs.WHY))
+        assert line in lines(await ada.click((await ada.cards())[-1], action_verbs.WHY))
 
 
 async def test_a_refresh_by_teams_answers_the_card_and_records_nothing(ada: Desk) -> None:
     _, card = await ada.get()
-    await ada.click(card, verbs.ACKNOWLEDGE)
+    await ada.click(card, action_verbs.ACKNOWLEDGE)
     changes = {"value": {"trigger": "automatic"}}
     body = await ada.invoke("retry", button(card, "retry")["data"], changes=changes)
     assert "Acknowledged, " in text(body["value"])
@@ -338,7 +340,7 @@ async def test_an_updated_thread_is_answered_with_what_is_newest(ada: Desk) -> N
     _, card = await ada.get(thread=thread)
     await ada.herald.ask(user(ada.person), content={"title": "Build 42 is green"}, thread=thread)
     await ada.herald.send()
-    answer = await ada.click(card, verbs.MUTE)
+    answer = await ada.click(card, action_verbs.MUTE)
     assert lines({"body": answer["body"][:1]}) == ["Build 42 is green"]
 
 
@@ -359,7 +361,15 @@ class World:
         return [found, people, await responses(self.desk.herald), await tasks(self.desk.herald)]
 
 
-FORGED = [verbs.ACKNOWLEDGE, "approve", verbs.STOP, verbs.SNOOZE_HOUR, verbs.WHY, verbs.SHOW, verbs.PREFERENCES]
+FORGED = [
+    action_verbs.ACKNOWLEDGE,
+    "approve",
+    action_verbs.STOP,
+    action_verbs.SNOOZE_HOUR,
+    action_verbs.WHY,
+    action_verbs.SHOW,
+    action_verbs.PREFERENCES,
+]
 
 
 async def refused(world: World, by: Desk, verb: str, data: dict[str, Any], **more: Any) -> None:
@@ -382,7 +392,7 @@ async def world(desk: Desk) -> World:
 async def test_another_persons_delivery_changes_nothing(ada: Desk, ben: Desk) -> None:
     await ben.herald.know(ben.person, time_zone=ben.person.time_zone)
     of = await world(ada)
-    data = button(of.card, verbs.WHY)["data"] | {"request": 7}
+    data = button(of.card, action_verbs.WHY)["data"] | {"request": 7}
     for verb in FORGED:
         await refused(of, ben, verb, data)
 
@@ -398,7 +408,7 @@ async def test_a_delivery_in_another_tenant_changes_nothing(ada: Desk) -> None:
     herald = replace(ada.herald, services=replace(ada.herald.services, settings=settings))
     async with endpoint(herald) as url:
         changes = {"conversation": {"tenantId": elsewhere}, "channelData": {"tenant": {"id": elsewhere}}, **NOWHERE}
-        data = button(of.card, verbs.WHY)["data"] | {"request": 7}
+        data = button(of.card, action_verbs.WHY)["data"] | {"request": 7}
         for verb in FORGED:
             await refused(of, replace(ada, endpoint=url), verb, data, changes=changes)
 
@@ -412,12 +422,12 @@ async def test_changed_data_and_actions_that_the_card_has_not_change_nothing(ada
         ("approveAll", {"request": 7}),
         ("", {"request": 7}),
         ("herald.unheardOf", {}),
-        (verbs.MUTE, {}),
-        (verbs.PAUSE, {}),
-        (verbs.SAMPLE, {}),
+        (action_verbs.MUTE, {}),
+        (action_verbs.PAUSE, {}),
+        (action_verbs.SAMPLE, {}),
     )
     for verb, data in forged:
-        await refused(of, ada, verb, data | {"herald": button(of.card, verbs.WHY)["data"]["herald"]})
+        await refused(of, ada, verb, data | {"herald": button(of.card, action_verbs.WHY)["data"]["herald"]})
 
 
 async def test_a_click_on_no_notification_changes_nothing(ada: Desk) -> None:
@@ -452,7 +462,7 @@ async def test_somebody_without_an_object_id_changes_nothing(ada: Desk) -> None:
     data = button(of.card, "approve")["data"]
     for changes in ({"from": {"aadObjectId": None}}, {"from": {"aadObjectId": "x"}, **NOWHERE}):
         await refused(of, ada, "approve", data, changes=changes)
-        await refused(of, ada, verbs.SAVE, {"stopped": "true", "herald": {"was": {}}}, changes=changes)
+        await refused(of, ada, action_verbs.SAVE, {"stopped": "true", "herald": {"was": {}}}, changes=changes)
 
 
 MALFORMED: Sequence[Any] = (
@@ -510,7 +520,7 @@ async def in_channel(desk: Desk, **data: Any) -> tuple[dict[str, Any], Desk]:
 
 async def test_in_a_channel_wishes_are_those_of_who_clicked_and_the_card_stays(channel: Desk, ben: Desk) -> None:
     card, ada = await in_channel(channel, category="builds", thread={"key": "x"})
-    for verb in (verbs.STOP, verbs.MUTE, verbs.SNOOZE_HOUR):
+    for verb in (action_verbs.STOP, action_verbs.MUTE, action_verbs.SNOOZE_HOUR):
         body = await ada.invoke(verb, button(card, verb)["data"])
         assert body["type"] == MESSAGE
         assert "personally" in body["value"]
@@ -539,18 +549,18 @@ async def test_in_a_channel_each_person_answers_for_themselves(channel: Desk, be
 
 async def test_in_a_channel_why_tells_the_channels_setting(channel: Desk) -> None:
     card, ada = await in_channel(channel, category="builds")
-    body = await ada.invoke(verbs.WHY, button(card, verbs.WHY)["data"])
+    body = await ada.invoke(action_verbs.WHY, button(card, action_verbs.WHY)["data"])
     assert body["type"] == MESSAGE
     assert body["value"].startswith("This conversation was named as a recipient. Category Builds: At once")
 
 
 async def test_in_a_channel_preferences_come_to_the_persons_own_chat(channel: Desk) -> None:
     card, ada = await in_channel(channel)
-    body = await ada.invoke(verbs.PREFERENCES, button(card, verbs.PREFERENCES)["data"], repeat=3)
+    body = await ada.invoke(action_verbs.PREFERENCES, button(card, action_verbs.PREFERENCES)["data"], repeat=3)
     assert body == {"statusCode": 200, "type": MESSAGE, "value": "Your preferences are in your chat with me."}
     await ada.herald.send()
     [sent] = await ada.cards()
-    assert has(sent, verbs.SAVE)
+    assert has(sent, action_verbs.SAVE)
 
 
 async def test_a_card_of_a_channel_cannot_be_clicked_elsewhere(channel: Desk) -> None:
@@ -564,14 +574,14 @@ async def test_a_card_of_a_channel_cannot_be_clicked_elsewhere(channel: Desk) ->
 async def form(desk: Desk) -> dict[str, Any]:
     """The preferences card, opened from a notification."""
     _, card = await desk.get()
-    return await desk.click(card, verbs.PREFERENCES)
+    return await desk.click(card, action_verbs.PREFERENCES)
 
 
 async def save(desk: Desk, card: dict[str, Any], **typed: str) -> dict[str, Any]:
     """Save the card with these fields typed, and the others as they are."""
     shown = {each["id"]: each["value"] for each in card["body"] if str(each["type"]).startswith("Input.")}
     return await desk.click(
-        card, verbs.SAVE, typed=shown | {name.replace("__", "."): each for name, each in typed.items()}
+        card, action_verbs.SAVE, typed=shown | {name.replace("__", "."): each for name, each in typed.items()}
     )
 
 
@@ -616,7 +626,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
     assert await herald.services.topics.subscribers(herald.tenant, "releases", "", 10) == ([], "")
     assert lines({"body": after["body"][1]["items"]}) == ["✓ Gespeichert."]
     assert Person(herald.tenant, f"u:{ada.person.object_id}", Task.RECONSIDER) in await tasks(herald)
-    assert has(await ada.click(after, verbs.SHOW), "retry")
+    assert has(await ada.click(after, action_verbs.SHOW), "retry")
 
 
 async def test_saving_twice_and_at_once_changes_nothing_twice(ada: Desk) -> None:
@@ -632,29 +642,29 @@ async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> N
     """As Teams repeats it, or somebody who kept it."""
     first = {"changes": {"id": "the-first"}}
     _, card = await ada.get()
-    stopped = await ada.click(card, verbs.STOP, **first)
+    stopped = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.wants()).categories == {"builds": Mode.OFF}
     await ada.herald.services.conversations.prefer(
         ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
-    again = await ada.click(card, verbs.STOP, **first)
+    again = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.wants()).categories == {"builds": Mode.IMMEDIATE}
     assert "was done before" in text(again)
     assert "was done before" not in text(stopped)
-    await ada.click(card, verbs.STOP, changes={"id": "another"})
+    await ada.click(card, action_verbs.STOP, changes={"id": "another"})
     assert (await ada.wants()).categories == {"builds": Mode.OFF}
 
 
 async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_newer(ada: Desk) -> None:
     _, card = await ada.get()
-    settings = await ada.click(card, verbs.PREFERENCES)
+    settings = await ada.click(card, action_verbs.PREFERENCES)
     saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
-    await ada.click(settings, verbs.SAVE, **saved)
+    await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.wants()).quiet == "18:00-08:00"
     await ada.herald.services.conversations.prefer(
         ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
-    again = await ada.click(settings, verbs.SAVE, **saved)
+    again = await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.wants()).quiet == ""
     assert "was done before" in text(again)
 
@@ -695,13 +705,13 @@ async def test_a_mandatory_category_cannot_be_switched_off_by_a_forged_field(ada
 
 async def test_a_field_that_no_card_sends_changes_nothing(ada: Desk) -> None:
     for data in ({"default": "loud"}, {"stopped": 7}, {"pause": "x" * 400}, {"quiet": "x" * 400}, {"version": "9"}):
-        await ada.invoke(verbs.SAVE, {"herald": {"was": "x"}, **data})
+        await ada.invoke(action_verbs.SAVE, {"herald": {"was": "x"}, **data})
     assert await ada.wants() == Preferences()
 
 
 async def test_in_a_channel_the_card_is_about_the_channel(channel: Desk) -> None:
     data = {"herald": {"was": {"quiet": ""}}, "quiet": "sat,sun"}
-    body = await channel.invoke(verbs.SAVE, data)
+    body = await channel.invoke(action_verbs.SAVE, data)
     assert body["type"] == CARD
     there = await channel.herald.services.conversations.get(
         channel.herald.tenant, Kind.CONVERSATION, channel.place["channel"]

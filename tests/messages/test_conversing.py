@@ -18,7 +18,7 @@ from messages.activity.schema import Incoming
 from messages.commands.dispatch import converse
 from messages.commands.handlers import LONGEST_TOPIC, MOST_COUNTED
 from messages.commands.parser import Verb
-from shared.cards.check import faults
+from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
 from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task

@@ -14,7 +14,7 @@ import pytest
 
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import Endpoint, open_endpoint
-from shared.cards import verbs
+from shared.cards import action_verbs
 from shared.cards.preferences import fields
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import MOST, Mode, Preferences
@@ -70,7 +70,7 @@ def saved(number: int, category: str, mode: Mode) -> dict[str, Any]:
     """A click on Save of a preferences card on which one category was changed."""
     was = fields(Preferences(), CATEGORIES)
     data = was | {f"category.{category}": str(mode), "herald": {"was": was}}
-    action = {"type": "Action.Execute", "verb": verbs.SAVE, "data": data}
+    action = {"type": "Action.Execute", "verb": action_verbs.SAVE, "data": data}
     value = {"action": action, "trigger": "manual"}
     return activity("invoke", id=f"f:{number}", name="adaptiveCard/action", value=value)
 

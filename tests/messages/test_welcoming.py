@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Event, PersonView
-from shared.cards import verbs
-from shared.cards.check import faults
+from shared.cards import action_verbs
+from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode
 from shared.storage.conversations import Kind
@@ -81,7 +81,11 @@ async def test_an_install_in_a_personal_chat_is_welcomed(plain: Front, people: S
         "Welcome to Herald",
         "I am here because you, or your organisation, installed me for you.",
     ]
-    assert [each["verb"] for each in card["actions"]] == [verbs.PREFERENCES, verbs.SAMPLE, verbs.PAUSE]
+    assert [each["verb"] for each in card["actions"]] == [
+        action_verbs.PREFERENCES,
+        action_verbs.SAMPLE,
+        action_verbs.PAUSE,
+    ]
 
 
 async def test_nobody_is_welcomed_twice(plain: Front, people: Sequence[PersonView]) -> None:
@@ -167,7 +171,7 @@ async def test_each_member_of_a_team_is_welcomed_once_and_told_who_added_the_bot
         assert lines(card)[1] in (told, "I am here because you, or your organisation, installed me for you.")
     [card] = await declared.welcomed(people[2])
     assert lines(card)[1] == told
-    assert has(await declared.desk(people[2]).click(card, verbs.PREFERENCES), verbs.SAVE)
+    assert has(await declared.desk(people[2]).click(card, action_verbs.PREFERENCES), action_verbs.SAVE)
 
 
 async def test_the_channel_that_was_chosen_is_named(declared: Front, people: Sequence[PersonView]) -> None:
@@ -208,14 +212,14 @@ async def test_the_sample_comes_once_and_troubles_nobody_upstream(plain: Front, 
     desk = plain.desk(ada)
     await plain.tell("install", person=ada.object_id)
     [card] = await plain.welcomed(ada)
-    answers = await asyncio.gather(*(desk.click(card, verbs.SAMPLE) for _ in range(3)))
+    answers = await asyncio.gather(*(desk.click(card, action_verbs.SAMPLE) for _ in range(3)))
     assert all("A sample is on its way." in text(answer) for answer in answers)
     _, sample = await plain.welcomed(ada)
     assert faults(sample) == []
-    for verb in (verbs.MUTE, verbs.SNOOZE_HOUR, verbs.TO_DIGEST):
+    for verb in (action_verbs.MUTE, action_verbs.SNOOZE_HOUR, action_verbs.TO_DIGEST):
         await desk.click(sample, verb)
-    assert "Acknowledged, " in text(await desk.click(sample, verbs.ACKNOWLEDGE))
-    assert "You asked for it." in lines(await desk.click(sample, verbs.WHY))
+    assert "Acknowledged, " in text(await desk.click(sample, action_verbs.ACKNOWLEDGE))
+    assert "You asked for it." in lines(await desk.click(sample, action_verbs.WHY))
     assert await responses(plain.herald) == []
 
 
@@ -227,7 +231,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     await plain.tell("install", person=ada.object_id)
     [card] = await plain.welcomed(ada)
     desk, now = plain.desk(ada), plain.herald.clock()
-    await desk.click(card, verbs.PAUSE)
+    await desk.click(card, action_verbs.PAUSE)
     until = (await desk.wants()).paused_until
     assert until
     wall = shown(until, zone("Europe/Berlin"))
@@ -237,5 +241,5 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     await plain.herald.services.conversations.prefer(
         plain.herald.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
-    await desk.click(card, verbs.PAUSE)
+    await desk.click(card, action_verbs.PAUSE)
     assert (await desk.wants()).paused_until == longer

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.cards import notification
-from shared.cards.check import DEEPEST, MOST_FAULTS, MOST_VALUES, faults
+from shared.cards.validation import DEEPEST, MOST_FAULTS, MOST_VALUES, faults
 from shared.contract import Action, Actor, Content, Fact, Fault, Image, Link
 
 TEXT: dict[str, Any] = {"type": "TextBlock", "text": "Build 42 failed", "wrap": True}

@@ -12,15 +12,15 @@ import pytest
 
 from messages.card_actions.preferences_form import Wrong, applied, changed
 from notify.validation import check_form
-from shared.cards import answers, verbs, wording
+from shared.cards import action_verbs, refreshed, texts
 from shared.cards.actions import executed, without
-from shared.cards.check import faults
-from shared.cards.controls import FOOTER, Controls
+from shared.cards.footer import FOOTER, Controls
 from shared.cards.notification import activity
 from shared.cards.preferences import KEEP, fields, preferences_card
 from shared.cards.size import utf16_bytes
+from shared.cards.texts import LANGUAGES, language, plain, say
+from shared.cards.validation import faults
 from shared.cards.welcome import welcome_card
-from shared.cards.wording import LANGUAGES, language, plain, say
 from shared.contract import Content, Notification, Refused
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, Mode, Preferences
@@ -41,7 +41,7 @@ EVERYTHING = Preferences(
     topics=("releases", "*bold* <at>x</at>"),
     own_actions=True,
 )
-FOLDER = Path(wording.__file__).with_name("texts")
+FOLDER = Path(texts.__file__).with_name("texts")
 TEXTS = {tongue: orjson.loads((FOLDER / f"{tongue}.json").read_bytes()) for tongue in LANGUAGES}
 
 
@@ -73,7 +73,7 @@ def test_the_first_language_that_is_known_is_spoken(locales: tuple[str, ...], sp
 
 def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TEXTS, "de", {})
-    monkeypatch.setattr("shared.cards.wording._texts", TEXTS.__getitem__)
+    monkeypatch.setattr("shared.cards.texts._texts", TEXTS.__getitem__)
     assert say("de", "why") == "Why did I get this?"
 
 
@@ -93,7 +93,7 @@ def test_teams_renders_every_card(tongue: str) -> None:
             assert faults(card) == []
     assert faults(welcome_card(tongue, KEY)) == []
     assert faults(welcome_card(tongue, KEY, place="<at>x</at>", adder="[x](y)")) == []
-    assert faults(answers.reasons(tongue, ["<at>x</at>"], KEY)) == []
+    assert faults(refreshed.reasons(tongue, ["<at>x</at>"], KEY)) == []
     drawn(notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=tongue))
 
 
@@ -133,7 +133,7 @@ def test_no_set_of_buttons_has_more_than_teams_shows() -> None:
     card = drawn(notification(content={"title": "T", "link": link, "actions": actions}))
     sets = [len(each["actions"]) for each in card["body"] if each["type"] == "ActionSet"]
     assert sets == [6, 2]
-    assert {each["verb"] for each in executed(card)} >= {*(each["id"] for each in actions), verbs.ACKNOWLEDGE}
+    assert {each["verb"] for each in executed(card)} >= {*(each["id"] for each in actions), action_verbs.ACKNOWLEDGE}
 
 
 def test_a_card_with_controls_fits_the_limit() -> None:
@@ -249,8 +249,8 @@ def test_a_mandatory_category_is_no_field() -> None:
 
 
 def test_the_verbs_of_the_cards_are_ours() -> None:
-    named = [value for name, value in vars(verbs).items() if name.isupper() and name != "OWN"]
-    assert all(value.startswith(verbs.OWN) for value in named)
+    named = [value for name, value in vars(action_verbs).items() if name.isupper() and name != "OWN"]
+    assert all(value.startswith(action_verbs.OWN) for value in named)
     assert len(set(named)) == len(named)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.cards.check import faults
 from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONGEST_TITLE, SHOWN, Line, draw
 from shared.cards.notification import activity
 from shared.cards.replies import one_line
+from shared.cards.validation import faults
 from shared.contract import Notification
 from shared.time.localtime import zone
 

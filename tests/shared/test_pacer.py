@@ -13,7 +13,7 @@ from shared.pacing import SECOND
 from shared.storage.clients import open_storage
 from shared.storage.rate_lanes import Lanes
 from shared.storage.table import Table
-from shared.teams.pacer import Later, Pacer
+from shared.teams.rate_limiter import Later, Pacer
 from tests.shared.test_pacing import most_within
 
 

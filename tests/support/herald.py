@@ -277,7 +277,7 @@ async def opened(
     monkeypatch.setattr("shared.queues.Queues", storage.queues)
     monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0)
     if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
-        monkeypatch.setattr("shared.teams.pacer.LEAD", SECOND // 100)
+        monkeypatch.setattr("shared.teams.rate_limiter.LEAD", SECOND // 100)
     clock = Clock()
     services = await open_services(load(environ), storage.open(), clock)
     give_token(services, token)

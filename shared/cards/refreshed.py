@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.cards import parts
+from shared.cards import elements
+from shared.cards.action_verbs import SHOW, execute
 from shared.cards.actions import without
-from shared.cards.controls import FOOTER
-from shared.cards.parts import card, heading, line
-from shared.cards.verbs import SHOW, execute
-from shared.cards.wording import say
+from shared.cards.elements import card, heading, line
+from shared.cards.footer import FOOTER
+from shared.cards.texts import say
 
 
 def refreshed(shown: Mapping[str, Any], done: Sequence[str], gone: frozenset[str]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def refreshed(shown: Mapping[str, Any], done: Sequence[str], gone: frozenset[str
     left: dict[str, Any] = without(dict(shown), gone)
     body: list[dict[str, Any]] = left.get("body", [])
     at = len(body) - (bool(body) and body[-1].get("id") == FOOTER)
-    return left | {"body": [*body[:at], *([parts.done(done)] if done else []), *body[at:]]}
+    return left | {"body": [*body[:at], *([elements.done(done)] if done else []), *body[at:]]}
 
 
 def only(text: str) -> dict[str, Any]:

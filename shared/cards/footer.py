@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.cards.actions import bound
-from shared.cards.parts import VERSION, buttons, line
-from shared.cards.verbs import (
+from shared.cards.action_verbs import (
     ACKNOWLEDGE,
     MUTE,
     PREFERENCES,
@@ -23,7 +21,9 @@ from shared.cards.verbs import (
     WHY,
     execute,
 )
-from shared.cards.wording import language, say
+from shared.cards.actions import bound
+from shared.cards.elements import VERSION, buttons, line
+from shared.cards.texts import language, say
 from shared.contract import Notification
 from shared.preferences.categories import Category
 from shared.states import Purpose
@@ -39,7 +39,7 @@ FOOTER, MANAGE = "herald.footer", "herald.manage"
 class Controls:
     """The controls of the notification of this key: of its category, and of its thread where it has one.
 
-    `language` is what they are written in, one of `shared.cards.wording.LANGUAGES`.
+    `language` is what they are written in, one of `shared.cards.texts.LANGUAGES`.
     """
 
     key: str
