@@ -12,10 +12,10 @@ from messages.activity.verified import Event
 from messages.card_actions.dispatch import act
 from messages.commands.dispatch import converse
 from messages.welcome import welcome
+from shared.concurrency import together
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.storage.conversations import Kind, Reference
-from shared.together import together
 
 #: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.
 SOON = 5

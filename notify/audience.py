@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from shared.concurrency import together
 from shared.contract import (
     AllRecipient,
     ChannelId,
@@ -29,7 +30,6 @@ from shared.storage.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
 from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Verdict
-from shared.together import together
 
 #: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
 FEWEST_MEMBERS, MOST_MEMBERS = 50, 500

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
+from shared.concurrency import together
 from shared.contract import RECIPIENT
 from shared.queues import Expansion
 from shared.services import Services
@@ -22,7 +23,6 @@ from shared.storage import timers
 from shared.storage.deliveries import shard_of
 from shared.storage.notifications import Notification
 from shared.storage.table import Conflict
-from shared.together import together
 
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
 PAGE_SECONDS = 5

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from notify.progress import unfinish
+from shared.concurrency import together
 from shared.queues import Delivery, Expansion
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.storage.deliveries import State
 from shared.storage.table import Conflict
-from shared.together import together
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
 _UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)

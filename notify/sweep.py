@@ -13,12 +13,12 @@ from notify.policy import Step
 from notify.progress import look_after
 from notify.redrive import reopen
 from shared import keys
+from shared.concurrency import together
 from shared.queues import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import State, shard_names
 from shared.storage.notifications import Notification
-from shared.together import together
 
 #: Deliveries of one page.
 PAGE = 200

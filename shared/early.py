@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
+from shared.concurrency import together
 from shared.preferences.delivery_rules import rule_of
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason, Rule
 from shared.storage.held_deliveries import Item
-from shared.together import together
 
 #: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)

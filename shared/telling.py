@@ -11,6 +11,7 @@ from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from shared import early
+from shared.concurrency import together
 from shared.preferences.delivery_rules import quiet_until, rule_of
 from shared.preferences.preferences import Preferences
 from shared.queues import Delivery, Person, Task
@@ -20,7 +21,6 @@ from shared.storage.deliveries import State
 from shared.storage.held_deliveries import DigestState, Item
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.table import Conflict
-from shared.together import together
 
 #: The source of digests.
 SOURCE = "/herald/digests"

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.cards.texts import language
+from shared.concurrency import together
 from shared.early import unheld
 from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
 from shared.preferences.digest_schedule import DigestRule, Slot
@@ -16,7 +17,6 @@ from shared.queues import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.held_deliveries import Item
-from shared.together import together
 from timer_digest.thread_groups import Case, Story, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.

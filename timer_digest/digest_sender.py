@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shared import outbox, telling
+from shared.concurrency import together
 from shared.preferences.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
 from shared.services import Services
@@ -29,7 +30,6 @@ from shared.storage.delivery_counts import ALONE
 from shared.storage.held_deliveries import DigestState, Item
 from shared.storage.table import Conflict
 from shared.telling import KEPT, kept_for
-from shared.together import together
 from timer_digest.digest_plan import Plan, Wants, wants_of
 from timer_digest.thread_groups import Case, Story, by_thread, compose, stories
 

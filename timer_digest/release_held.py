@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from shared import early, telling
+from shared.concurrency import together
 from shared.queues import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
@@ -15,7 +16,6 @@ from shared.storage.deliveries import State
 from shared.storage.held_deliveries import DigestState, Item
 from shared.storage.table import Conflict
 from shared.telling import MOST
-from shared.together import together
 from timer_digest import digest_sender
 from timer_digest.digest_plan import Parting, Plan, Wants, choose, wants_of
 

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from shared import keys
+from shared.concurrency import together
 from shared.queues import Delivery
 from shared.states import DeliveryState, Reason
 from shared.storage.delivery_counts import ALONE, COUNTS, Counted
 from shared.storage.table import BATCH, Conflict, Row, Table, etag_of
-from shared.together import together
 
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import orjson
 
 from shared import keys
-from shared.pacing import Sends
+from shared.rate_windows import Sends
 from shared.storage.table import Table
 
 VERSION = 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
+from shared.concurrency import together
 from shared.storage.entity_writes import Refusal, write
-from shared.together import together
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient

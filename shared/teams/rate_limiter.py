@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-from shared.pacing import AHEAD, SECOND, VOID, Sends, grant
+from shared.rate_windows import AHEAD, SECOND, VOID, Sends, grant
 from shared.storage.rate_lanes import Lanes
 from shared.storage.table import Conflict
 

@@ -16,7 +16,7 @@ import pytest
 
 from local.fake_teams.api import Fault, Growth, Received
 from local.processes import ROOT, FunctionHost
-from shared.pacing import SECOND
+from shared.rate_windows import SECOND
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user
 

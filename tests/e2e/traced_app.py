@@ -14,7 +14,7 @@ from pathlib import Path
 
 import azure.functions as func
 
-from shared.pacing import AHEAD, grant
+from shared.rate_windows import AHEAD, grant
 from shared.storage.rate_lanes import Lanes
 from shared.teams import rate_limiter
 

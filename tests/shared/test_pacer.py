@@ -9,7 +9,7 @@ from itertools import chain
 
 import pytest
 
-from shared.pacing import SECOND
+from shared.rate_windows import SECOND
 from shared.storage.clients import open_storage
 from shared.storage.rate_lanes import Lanes
 from shared.storage.table import Table

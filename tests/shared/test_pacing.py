@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.pacing import AHEAD, BLOCK, MARGIN, PART, SECOND, WINDOWS, Sends, grant
+from shared.rate_windows import AHEAD, BLOCK, MARGIN, PART, SECOND, WINDOWS, Sends, grant
 
 
 def most_within(times: Sequence[int], length: int) -> int:

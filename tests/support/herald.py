@@ -25,7 +25,6 @@ from notify.expansion import LISTED, expand
 from notify.ingest import take_in
 from notify.sweep import go_through
 from shared.contract import Request, read
-from shared.pacing import SECOND
 from shared.queues import (
     ALL,
     DELIVERIES,
@@ -40,6 +39,7 @@ from shared.queues import (
     Queues,
     Sweep,
 )
+from shared.rate_windows import SECOND
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import DeliveryState
