@@ -35,8 +35,8 @@ MODELS = ("Notification", "CloudEvent", "CommandEvent", "BareNotification", "Bar
 KINDS = {
     "azure.functions": "import azure.functions",
     "function_app": "import function_app",
-    "what only sends": "import function_app, msal, shared.contract as c; c.Notification.model_rebuild()",
-    "everything": f"import function_app, {', '.join(LAZY)}, shared.contract as c; "
+    "what only sends": "import function_app, msal, shared.contract.models as c; c.Notification.model_rebuild()",
+    "everything": f"import function_app, {', '.join(LAZY)}, shared.contract.models as c; "
     + "; ".join(f"c.{name}.model_rebuild()" for name in MODELS),
 }
 #: How many of the costliest packages are shown.

@@ -27,7 +27,7 @@ from benchmarks.cores import pinned
 from benchmarks.report import Options, Report, Run, medians, ratio
 from local.fake_teams.client import FakeTeams
 from shared.cards.notification import activity
-from shared.contract import stored
+from shared.contract.parsing import stored
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

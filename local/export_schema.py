@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from shared.contract import schema
+from shared.contract.models import schema
 
 TARGET = Path(__file__).parents[1] / "docs" / "contract.schema.json"
 

@@ -17,7 +17,7 @@ from shared import outbox
 from shared.acceptance import accept, shards
 from shared.cards.texts import language, say
 from shared.cards.welcome import welcome_card
-from shared.contract import stored
+from shared.contract.parsing import stored
 from shared.preferences.preferences import Mode
 from shared.queues import Expansion
 from shared.services import Services

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 
 from shared.concurrency import together
-from shared.contract import (
+from shared.contract.models import (
     AllRecipient,
     ChannelId,
     ChannelRecipient,

@@ -16,17 +16,9 @@ from notify.redrive import list_again, reopen
 from notify.schedule_commands import arrange
 from notify.scheduling import check_expiry, planned
 from notify.validation import check_form
-from shared.contract import (
-    DEFAULT_SOURCE,
-    Command,
-    DeadLetters,
-    Fault,
-    Refused,
-    Schedule,
-    Target,
-    canonical,
-    stored,
-)
+from shared.contract.faults import Fault, Refused
+from shared.contract.models import Command, DeadLetters, Schedule, Target
+from shared.contract.parsing import DEFAULT_SOURCE, canonical, stored
 from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState

@@ -15,7 +15,7 @@ from datetime import datetime
 from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
 from shared.concurrency import together
-from shared.contract import RECIPIENT
+from shared.contract.models import RECIPIENT
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose

@@ -15,7 +15,9 @@ from notify.expansion import expand
 from notify.scheduling import check_expiry, planned
 from notify.validation import check_form
 from shared.acceptance import accept, shards
-from shared.contract import Command, Fault, Refused, Request, inside, read
+from shared.contract.faults import Fault, Refused
+from shared.contract.models import Command
+from shared.contract.parsing import Request, inside, read
 from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings

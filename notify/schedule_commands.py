@@ -6,7 +6,9 @@ import logging
 
 from notify.validation import check_form
 from shared.announcing import announce, move_on, wake
-from shared.contract import Announcement, Command, Fault, Refused, canonical
+from shared.contract.faults import Fault, Refused
+from shared.contract.models import Announcement, Command
+from shared.contract.parsing import canonical
 from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import ScheduleState

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.contract import RECIPIENT, Fault, Refused, Schedule
+from shared.contract.faults import Fault, Refused
+from shared.contract.models import RECIPIENT, Schedule
 from shared.time.localtime import AHEAD, instant, zone
 
 

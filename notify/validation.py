@@ -11,7 +11,8 @@ from shared.cards.notification import activity
 from shared.cards.schema import pointer
 from shared.cards.size import TooLarge
 from shared.cards.texts import language
-from shared.contract import Fault, Notification, Refused
+from shared.contract.faults import Fault, Refused
+from shared.contract.models import Notification
 
 #: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
 #: with that the size of its controls.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.contract import AllRecipient, Recipient, TeamRecipient, TopicRecipient
+from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
 from shared.services import Services
 from shared.storage.deliveries import SHARDED_FROM
 from shared.storage.markers import cancellation

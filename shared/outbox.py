@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from shared.contract import stored
+from shared.contract.parsing import stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from azure.core.exceptions import ResourceExistsError
 
-from shared.contract import decode
+from shared.contract.parsing import decode
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient, QueueServiceClient

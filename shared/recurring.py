@@ -7,7 +7,7 @@ from datetime import date, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from shared.contract import RECIPIENT, Announcement
+from shared.contract.models import RECIPIENT, Announcement
 from shared.time.holidays import Holidays
 from shared.time.localtime import FIRST_PLACE, shown, zone
 from shared.time.recurrence import Occurrence, Recurrence

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from shared.cards.footer import CONTROLLED, Controls
 from shared.cards.notification import activity
-from shared.contract import stored
+from shared.contract.parsing import stored
 from shared.preferences.categories import Category
 from shared.services import Services
 from shared.storage.notifications import Notification

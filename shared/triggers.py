@@ -13,7 +13,7 @@ from typing import TypeVar
 import azure.functions as func
 
 from shared import queues
-from shared.contract import Fault, Refused
+from shared.contract.faults import Fault, Refused
 from shared.services import Services, services
 from shared.storage.clients import CONNECTION
 

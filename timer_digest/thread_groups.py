@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared import contract, outbox
+from shared import outbox
 from shared.cards.digest import Line, draw
 from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
+from shared.contract import models, parsing
 from shared.preferences.categories import Categories
 from shared.queues import Delivery
 from shared.storage.notifications import Notification
@@ -97,10 +98,10 @@ def compose(
     def too_large(count: int) -> bool:
         drawn = data(count)
         try:
-            activity(contract.stored(drawn), limit)
+            activity(parsing.stored(drawn), limit)
         except TooLarge:
             return True
-        return len(drawn) > contract.LONGEST_DATA
+        return len(drawn) > parsing.LONGEST_DATA
 
     # The first alone takes 8 KB at most.
     count = len(told)
@@ -116,7 +117,7 @@ def _urgent(story: Story) -> bool:
 def _line(story: Story, categories: Categories) -> Line:
     newest = story[0]
     content = newest.notification.content
-    told, own = content.content, content.schedule and content.schedule.time_zone == contract.RECIPIENT
+    told, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
     return Line(
         category=categories.of(content.category).label,
         title=told.title if told else said(content.card or {}) or content.category,

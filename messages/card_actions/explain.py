@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from messages.card_actions.binding import Bound
 from shared.cards.texts import say
-from shared.contract import (
+from shared.contract.models import (
     AllRecipient,
     ChannelRecipient,
     Recipient,

@@ -18,7 +18,7 @@ from messages.activity.references import client
 from messages.activity.verified import Event
 from messages.commands.handlers import Turn, do
 from shared import outbox
-from shared.contract import ConversationRecipient, UserRecipient
+from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.conversations import Kind

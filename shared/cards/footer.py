@@ -24,7 +24,7 @@ from shared.cards.action_verbs import (
 from shared.cards.actions import bound
 from shared.cards.elements import VERSION, buttons, line
 from shared.cards.texts import language, say
-from shared.contract import Notification
+from shared.contract.models import Notification
 from shared.preferences.categories import Category
 from shared.states import Purpose
 

@@ -15,7 +15,7 @@ from shared.cards.elements import block, buttons, card, heading
 from shared.cards.footer import Controls
 from shared.cards.size import fit, within
 from shared.cards.texts import FALLBACK, say
-from shared.contract import Content, Notification
+from shared.contract.models import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
 #: Longest text of a toast, in characters; Teams cuts it anyway.

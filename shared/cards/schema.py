@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from shared.contract import Fault
+from shared.contract.faults import Fault
 
 SCHEMA = Path(__file__).with_name("adaptive-card-1.5.schema.json")
 

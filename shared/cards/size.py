@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import orjson
 
-from shared.contract import Content
+from shared.contract.models import Content
 
 #: What follows a shortened text.
 NOTE = "… (shortened)"

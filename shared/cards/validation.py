@@ -22,7 +22,7 @@ from typing import Any
 from shared.cards import schema
 from shared.cards.actions import OPAQUE
 from shared.cards.schema import pointer
-from shared.contract import Fault
+from shared.contract.faults import Fault
 
 #: Most faults told of one card.
 MOST_FAULTS = 50

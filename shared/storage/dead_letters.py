@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from shared import keys
-from shared.contract import Fault
+from shared.contract.faults import Fault
 from shared.storage.table import COLUMN_BYTES, Row, Table
 
 VERSION = 1

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from shared import contract, keys
+from shared import keys
+from shared.contract import models, parsing
 from shared.states import NotificationState, Purpose
 from shared.storage.table import Row, Table
 
@@ -22,7 +23,7 @@ CACHED = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Notification:
-    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (contract.Notification).
+    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (models.Notification).
 
     `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many partitions
     its deliveries lie (`deliveries.shard_names`). `total` is how many recipients it has, None until all are listed.
@@ -54,8 +55,8 @@ class Notification:
     etag: str = ""
 
     @cached_property
-    def content(self) -> contract.Notification:
-        return contract.stored(self.data)
+    def content(self) -> models.Notification:
+        return parsing.stored(self.data)
 
     @property
     def told(self) -> datetime:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from shared import keys
-from shared.contract import Announcement
+from shared.contract.models import Announcement
 from shared.states import ScheduleState
 from shared.storage.table import Row, Table
 

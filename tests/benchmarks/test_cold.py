@@ -13,7 +13,7 @@ from benchmarks.cold import LAZY, MODELS, ROOT, SETTINGS
 
 def after_start(expression: str) -> Any:
     """The value of `expression` in a process that has imported the app."""
-    script = f"import function_app, json, sys, shared.contract as contract; print(json.dumps({expression}))"
+    script = f"import function_app, json, sys, shared.contract.models as contract; print(json.dumps({expression}))"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,

@@ -24,7 +24,7 @@ import pytest
 from local.first_message import PERSON, TENANT, first_message
 from local.processes import ROOT, Failed, FunctionHost, Playground, free_port, is_taken
 from local.send import event
-from shared import contract
+from shared.contract import parsing
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.services import open_services
 from shared.settings import load
@@ -223,7 +223,7 @@ async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(conne
 
 
 def test_what_send_puts_on_the_queue_fits_the_contract() -> None:
-    request = contract.read(json.dumps(event({"title": "Hello"})).encode())
-    assert isinstance(request, contract.Request)
+    request = parsing.read(json.dumps(event({"title": "Hello"})).encode())
+    assert isinstance(request, parsing.Request)
     assert [recipient.model_dump() for recipient in request.notification.recipients] == [{"user": PERSON}]
     assert request.id

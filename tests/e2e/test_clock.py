@@ -18,7 +18,7 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.ingest import take_in
-from shared.contract import DEFAULT_SOURCE
+from shared.contract.parsing import DEFAULT_SOURCE
 from shared.preferences.preferences import Mode, Preferences
 from shared.services import open_services
 from shared.settings import load

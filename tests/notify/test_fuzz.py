@@ -18,7 +18,8 @@ from azure.functions.decorators.queue import QueueTrigger
 
 import notify.functions
 import timer_digest.functions
-from shared.contract import Refused, read
+from shared.contract.faults import Refused
+from shared.contract.parsing import read
 from shared.queues import (
     ALL,
     DELIVERIES,

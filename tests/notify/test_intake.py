@@ -13,7 +13,8 @@ from notify.expansion import expand
 from notify.functions import send_one
 from notify.ingest import allowed_tenant, take_in
 from notify.scheduling import Plan, planned
-from shared.contract import Refused, Schedule
+from shared.contract.faults import Refused
+from shared.contract.models import Schedule
 from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
 from shared.settings import load
 from shared.states import NotificationState
@@ -124,7 +125,7 @@ async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_
 
 
 def _as_stored(herald: Herald, body: bytes) -> Notification:
-    from shared.contract import Request, read
+    from shared.contract.parsing import Request, read
     from shared.storage.notifications import notification_key
 
     request = read(body)

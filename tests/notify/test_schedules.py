@@ -16,7 +16,7 @@ from notify.delivery import deliver
 from notify.expansion import expand
 from notify.ingest import take_in
 from notify.scheduling import Plan, in_zone
-from shared.contract import Schedule
+from shared.contract.models import Schedule
 from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
 from shared.states import NotificationState
 from shared.storage import timers

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from shared.cards import notification
 from shared.cards.validation import DEEPEST, MOST_FAULTS, MOST_VALUES, faults
-from shared.contract import Action, Actor, Content, Fact, Fault, Image, Link
+from shared.contract.faults import Fault
+from shared.contract.models import Action, Actor, Content, Fact, Image, Link
 
 TEXT: dict[str, Any] = {"type": "TextBlock", "text": "Build 42 failed", "wrap": True}
 JSON = st.recursive(

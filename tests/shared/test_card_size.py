@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.cards import notification, size
 from shared.cards.size import NOTE, TooLarge, fit, shortened, utf16_bytes, within
-from shared.contract import Actor, Content, Fact
+from shared.contract.models import Actor, Content, Fact
 
 LIMIT = 80 * 1024
 PIECES = ["word ", "[a link](https://example.com/a)", "e\u0301", "👩‍👩‍👧", "👍🏽", "🇩🇪", '"', "\n", "\x00", "漢"]

@@ -21,7 +21,8 @@ from shared.cards.size import utf16_bytes
 from shared.cards.texts import LANGUAGES, language, plain, say
 from shared.cards.validation import faults
 from shared.cards.welcome import welcome_card
-from shared.contract import Content, Notification, Refused
+from shared.contract.faults import Refused
+from shared.contract.models import Content, Notification
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 

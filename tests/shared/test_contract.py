@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import contract
-from shared.contract import Command, Refused, Request, read
+from shared.contract import models, parsing
+from shared.contract.faults import Refused
+from shared.contract.models import Command
+from shared.contract.parsing import Request, read
 from shared.states import DeliveryState, NotificationState, Reason, Rule
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
@@ -51,7 +53,7 @@ def faults(value: object) -> dict[str, str]:
 def test_an_event_and_its_bare_data_are_the_same_notification() -> None:
     event, bare = taken(body(EVENT)), taken(body(DATA | {"id": "build-42", "source": "/ci"}))
     assert (event.source, event.id, event.content_hash) == (bare.source, bare.id, bare.content_hash)
-    assert event.notification == contract.stored(bare.data)
+    assert event.notification == parsing.stored(bare.data)
 
 
 def test_base64_is_read_like_raw() -> None:
@@ -78,7 +80,7 @@ def test_the_order_of_keys_and_white_space_do_not_make_another_notification() ->
 
 def test_without_identity_the_source_is_the_queue_and_the_id_is_left_open() -> None:
     bare = taken(body(DATA))
-    assert (bare.source, bare.id) == (contract.DEFAULT_SOURCE, None)
+    assert (bare.source, bare.id) == (parsing.DEFAULT_SOURCE, None)
 
 
 def test_the_earlier_expiry_counts() -> None:
@@ -300,8 +302,8 @@ def test_any_bytes_are_either_taken_or_refused(bytes_: bytes) -> None:
 
 
 def test_the_exported_schema_is_the_models() -> None:
-    exported = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
-    assert exported == contract.schema(), "write it anew: python -m local.export_schema"
+    exported = json.loads(Path("docs/models.schema.json").read_text(encoding="utf-8"))
+    assert exported == models.schema(), "write it anew: python -m local.export_schema"
 
 
 @pytest.mark.parametrize(
@@ -319,5 +321,5 @@ def test_the_exported_schema_is_the_models() -> None:
     ],
 )
 def test_the_exported_schema_takes_and_refuses_what_the_models_do(value: dict[str, Any], valid: bool) -> None:
-    schema = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(Path("docs/models.schema.json").read_text(encoding="utf-8"))
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid

@@ -12,7 +12,7 @@ from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONG
 from shared.cards.notification import activity
 from shared.cards.replies import one_line
 from shared.cards.validation import faults
-from shared.contract import Notification
+from shared.contract.models import Notification
 from shared.time.localtime import zone
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

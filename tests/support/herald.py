@@ -24,7 +24,7 @@ from notify.delivery import deliver
 from notify.expansion import LISTED, expand
 from notify.ingest import take_in
 from notify.sweep import go_through
-from shared.contract import Request, read
+from shared.contract.parsing import Request, read
 from shared.queues import (
     ALL,
     DELIVERIES,

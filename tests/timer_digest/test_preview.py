@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.client import FakeTeams
-from shared.contract import Announcement
+from shared.contract.models import Announcement
 from tests.support.digests import prefer
 from tests.support.herald import Herald
 from timer_digest.preview import main, preview
