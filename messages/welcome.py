@@ -13,12 +13,12 @@ import orjson
 
 from messages.activity.references import is_install, person_of, scope
 from messages.activity.verified import Event
-from shared import outbox
-from shared.acceptance import accept, shards
+from shared import publishing
 from shared.cards.texts import language, say
 from shared.cards.welcome import welcome_card
 from shared.contract.parsing import stored
 from shared.preferences.preferences import Mode
+from shared.publishing import accept, shards
 from shared.queues import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
@@ -52,7 +52,7 @@ async def _welcome_person(services: Services, event: Event) -> None:
     tongue = language(known.preferences.locale, known.locale) if known else language(event.incoming.locale)
     identifier = _identifier(event, person)
     card = welcome_card(tongue, notification_key(event.tenant, SOURCE, identifier))
-    await outbox.post(
+    await publishing.post(
         services,
         tenant=event.tenant,
         recipient=f"u:{person}",

@@ -14,10 +14,10 @@ from notify.command_dispatch import control
 from notify.expansion import expand
 from notify.scheduling import check_expiry, planned
 from notify.validation import check_form
-from shared.acceptance import accept, shards
 from shared.contract.faults import Fault, Refused
 from shared.contract.models import Command
 from shared.contract.parsing import Request, inside, read
+from shared.publishing import accept, shards
 from shared.queues import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings

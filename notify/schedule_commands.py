@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 
 from notify.validation import check_form
-from shared.announcing import announce, move_on, wake
+from shared.announcements import announce, following, move_on, place_of, wake
 from shared.contract.faults import Fault, Refused
 from shared.contract.models import Announcement, Command
 from shared.contract.parsing import canonical
-from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import ScheduleState
 from shared.storage.schedules import Schedule

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shared import outbox, telling
+from shared import publishing, telling
 from shared.concurrency import together
 from shared.preferences.preferences import FOREVER
 from shared.queues import Delivery, Person, Task
@@ -170,7 +170,7 @@ def _deliveries(told: Sequence[Story]) -> list[Delivery]:
 
 
 async def _post(services: Services, person: Person, state: DigestState, data: bytes) -> None:
-    await outbox.post(
+    await publishing.post(
         services,
         tenant=person.tenant,
         recipient=person.recipient,

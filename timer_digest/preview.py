@@ -21,10 +21,10 @@ from zoneinfo import ZoneInfo
 import orjson
 from azure.core.exceptions import AzureError
 
+from shared.announcements import coming, for_each_own
 from shared.contract.faults import Refused
 from shared.contract.models import RECIPIENT, Announcement, Command
 from shared.contract.parsing import decode, read
-from shared.recurring import coming, for_each_own
 from shared.settings import Settings, SettingsError, load
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind, Reference

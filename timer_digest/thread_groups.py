@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared import outbox
+from shared import publishing
 from shared.cards.digest import Line, draw
 from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
@@ -90,7 +90,7 @@ def compose(
         who = {"user": recipient[2:]} if recipient.startswith("u:") else {"conversation": recipient[2:]}
         whole = {
             "recipients": [who],
-            "category": outbox.CATEGORY,
+            "category": publishing.CATEGORY,
             "card": draw(lines[:count], place, tongue, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from itertools import groupby
 
-from shared.announcing import announce
+from shared.announcements import announce
 from shared.queues import Expansion, Person, Sweep, Task
 from shared.services import Services
 from shared.storage import timers

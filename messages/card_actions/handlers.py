@@ -14,7 +14,7 @@ from messages.card_actions.explain import why, wishes_of
 from messages.card_actions.responses import TooLong, respond
 from messages.card_actions.snooze import TooLate, sample, snooze
 from messages.commands.handlers import card_of
-from shared import outbox
+from shared import publishing
 from shared.cards import action_verbs, refreshed
 from shared.preferences.pause import pause_until
 from shared.preferences.preferences import Mode, Preferences
@@ -113,10 +113,10 @@ async def _preferences(press: Press, bound: Bound) -> Answer:
     incoming, person = press.event.incoming, press.event.person
     data = {
         "recipients": [{"user": person}],
-        "category": outbox.CATEGORY,
+        "category": publishing.CATEGORY,
         "card": card_of(press.turn, press.wants),
     }
-    await outbox.post(
+    await publishing.post(
         press.services,
         tenant=press.event.tenant,
         recipient=f"u:{person}",

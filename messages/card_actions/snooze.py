@@ -9,7 +9,7 @@ import orjson
 
 from messages.activity.verified import Event
 from messages.card_actions.binding import Bound
-from shared import outbox
+from shared import publishing
 from shared.cards.texts import say
 from shared.services import Services
 from shared.states import Purpose
@@ -73,7 +73,7 @@ async def _post(
     services: Services, event: Event, source: str, identifier: str, data: dict[str, Any], at: datetime | None = None
 ) -> str:
     whole = data | {"recipients": [{"user": event.person}]}
-    return await outbox.post(
+    return await publishing.post(
         services,
         tenant=event.tenant,
         recipient=f"u:{event.person}",

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from messages.activity.references import client
 from messages.activity.verified import Event
 from messages.commands.handlers import Turn, do
-from shared import outbox
+from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.services import Services
 from shared.states import Purpose
@@ -42,8 +42,8 @@ async def converse(services: Services, event: Event) -> None:
     told = await services.notifications.get(notification_key(event.tenant, SOURCE, identifier))
     if told is None:
         turn = await _of_person(services, event) if event.personal else _of_conversation(services, event)
-        whole = {"recipients": [named], "category": outbox.CATEGORY, "card": await do(turn, incoming.text)}
-    await outbox.post(
+        whole = {"recipients": [named], "category": publishing.CATEGORY, "card": await do(turn, incoming.text)}
+    await publishing.post(
         services,
         tenant=event.tenant,
         recipient=recipient,

@@ -14,8 +14,8 @@ from local.fake_teams.api import Event, PersonView
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
 from shared.cards.validation import faults
-from shared.outbox import CATEGORY
 from shared.preferences.preferences import Preferences
+from shared.publishing import CATEGORY
 from shared.queues import RESPONSES
 from shared.states import Purpose
 from shared.storage.conversations import Kind

@@ -11,7 +11,7 @@ from local.fake_teams.api import PersonView
 from notify.delivery import deliver
 from notify.ingest import take_in
 from notify.poison import CHANCES, PAUSE, rescue
-from shared import outbox
+from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queues import (
     ALL,
@@ -107,7 +107,7 @@ async def of_our_own(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
     await herald.lose(DELIVERIES)
     recipient = f"u:{ada.object_id}"
     data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
-    key = await outbox.post(
+    key = await publishing.post(
         herald.services,
         tenant=herald.tenant,
         recipient=recipient,

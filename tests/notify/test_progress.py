@@ -15,7 +15,7 @@ from notify.delivery import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
-from shared import outbox
+from shared import publishing
 from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
 from shared.services import open_services
 from shared.settings import load
@@ -51,7 +51,7 @@ async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_fini
     await timed.know(ada)
     data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
     await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
-    key = await outbox.post(
+    key = await publishing.post(
         timed.services,
         tenant=timed.tenant,
         recipient=f"u:{ada.object_id}",

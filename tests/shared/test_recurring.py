@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from shared.announcements import coming, following, place_of
 from shared.contract.models import RECIPIENT, Announcement
-from shared.recurring import coming, following, place_of
 from shared.time.localtime import AHEAD, FIRST_PLACE, zone
 from tests.shared.clockchanges import ALL, ZONES
 from tests.shared.effort import calls

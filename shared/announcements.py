@@ -1,27 +1,33 @@
-"""Recurring announcements: each occurrence that is due becomes a notification, and the next one is computed.
+"""Recurring announcements: turn each due occurrence into a notification, and compute the next occurrence.
 
-The order of an occurrence is: its notification, which its name identifies, the message that lists its recipients, the
-schedule's next occurrence, what wakes that. So whoever does it again, or at the same time, doubles nothing; and what
-woke it is forgotten only after all of that.
+The order of the writes makes it safe to repeat, and safe when two workers do it at once: first the notification, which
+is identified by the occurrence's name, then the message that expands it, the schedule's next occurrence, and the timer
+for that. The timer that fired is removed after all of these.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared.acceptance import accept, shards
+from shared.contract.models import RECIPIENT, Announcement
+from shared.publishing import accept, shards
 from shared.queues import Expansion
-from shared.recurring import following, place_of
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
 from shared.storage import timers
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.schedules import Schedule
 from shared.storage.table import Conflict
+from shared.time.holidays import Holidays
+from shared.time.localtime import FIRST_PLACE, shown, zone
+from shared.time.recurrence import Occurrence, Recurrence
 
 #: What the source of its notifications begins with; its name follows.
 SOURCE = "/herald/schedules/"
@@ -96,3 +102,42 @@ async def _announce(services: Services, schedule: Schedule, now: datetime) -> No
     stored = await accept(services, new)
     if stored.state is NotificationState.SCHEDULED:
         await services.queues.expand(Expansion(stored.key, 0))
+
+
+def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:
+    """The zone by whose clocks its occurrences come due: its own, or the first of all where each has their own."""
+    own = announcement.time_zone or default_zone
+    return zone(FIRST_PLACE if own == RECIPIENT else own)
+
+
+def following(announcement: Announcement, after: datetime, place: ZoneInfo) -> Occurrence | None:
+    """The first occurrence in `place` strictly after an instant; None where there is no more."""
+    return next(coming(announcement, after, place), None)
+
+
+def coming(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
+    """All occurrences in `place` strictly after an instant, in order; often without end."""
+    return _recurrence(announcement, shown(after, place)).coming(after, place)
+
+
+def for_each_own(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
+    """When those come, strictly after an instant, to who lives in `place`, of which each has their own time.
+
+    Each wall time is a notification of its own, as no clock of `FIRST_PLACE` skips one: several that clocks skip
+    elsewhere come together there, at the end of the gap.
+    """
+    return _recurrence(announcement, shown(after, place)).each_wall(after, place)
+
+
+def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:
+    """Its rule, without the dates that it leaves out from a wall time on."""
+    start, end = (datetime.fromisoformat(at) if at else None for at in (announcement.start, announcement.end))
+    dates, calendar = frozenset(map(date.fromisoformat, announcement.skip)), announcement.holidays
+    skip = _left_out(calendar, after.year, dates) if calendar else dates
+    return Recurrence(announcement.rule, start, end, skip)
+
+
+@lru_cache(maxsize=32)
+def _left_out(calendar: str, year: int, dates: frozenset[date]) -> Holidays:
+    """The holidays of a calendar from a year on, and `dates`; not read anew for each occurrence."""
+    return Holidays(calendar, date(year, 1, 1), dates)

@@ -1,19 +1,23 @@
-"""What Herald itself has to tell one recipient: an answer, a digest, a message that was snoozed.
+"""Store a notification once under its identity, and publish Herald's own messages to one recipient.
 
-It is a notification like those of upstream, and goes the same way from its delivery on; only nobody has to validate it
-or to list its recipients.
+An answer, a digest, a welcome or a snoozed message is a notification like those of upstream systems, and takes the same
+way from its delivery on. Only validation and expansion are skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 
+from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
 from shared.contract.parsing import stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
+from shared.storage.deliveries import SHARDED_FROM
 from shared.storage.delivery_counts import ALONE
+from shared.storage.markers import cancellation
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.table import Conflict
 
@@ -67,3 +71,24 @@ async def post(
     for message in await services.deliveries.add(new.key, ALONE, {recipient: 0}, now, fresh=fresh):
         await services.queues.deliver(message, urgent=urgent)
     return new.key
+
+
+async def accept(services: Services, new: Notification) -> Notification:
+    """Store it, and return it as it is then; the one that has its identity, where there is one."""
+    if new.content.cancellation_key:
+        # Before the row: what is accepted can be called off.
+        await services.marks.put(cancellation(new.tenant, new.content.cancellation_key), new.key)
+    try:
+        return await services.notifications.insert(new)
+    except Conflict:
+        found = await services.notifications.get(new.key)
+        if found is None:
+            raise  # removed between the two: it comes again
+        return found
+
+
+def shards(recipients: Sequence[Recipient]) -> int:
+    """In how many partitions the deliveries lie: several where the audience is, or may be, large."""
+    large = (AllRecipient, TeamRecipient, TopicRecipient)
+    many = len(recipients) >= SHARDED_FROM or any(isinstance(each, large) for each in recipients)
+    return 16 if many else 1
