@@ -18,7 +18,7 @@ import orjson
 from benchmarks.operations import NOTHING_THERE
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage, wait
-from shared import queues
+from shared import queue_messages
 from shared.states import NotificationState
 from shared.storage.notifications import notification_key
 from shared.time.clock import setting
@@ -114,7 +114,7 @@ async def _put(on: Stage, tenant: str) -> str:
         "category": CATEGORY,
         "content": {"title": identifier, "text": "Measured"},
     }
-    await on.services.queues.put(queues.NOTIFICATIONS, orjson.dumps(body).decode())
+    await on.services.queues.put(queue_messages.NOTIFICATIONS, orjson.dumps(body).decode())
     return notification_key(tenant, SOURCE, identifier)
 
 

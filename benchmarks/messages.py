@@ -18,7 +18,7 @@ from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage
 from local.fake_teams.api import Event, Growth
 from local.processes import FunctionHost
-from shared.queues import ALL
+from shared.queue_messages import ALL
 from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20

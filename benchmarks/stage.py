@@ -20,7 +20,7 @@ from benchmarks.cores import pinned
 from local.fake_teams.api import Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
-from shared import keys, queues
+from shared import keys, queue_messages
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import NotificationState
@@ -115,7 +115,7 @@ class Stage:
         """Put a notification for these recipients on its queue; returns its key."""
         said = {"category": "benchmark", "content": {"title": identifier, "text": "Measured"}}
         body = {"id": identifier, "source": SOURCE, "tenant": tenant, "recipients": recipients, **said}
-        await self.services.queues.put(queues.NOTIFICATIONS, orjson.dumps(body).decode())
+        await self.services.queues.put(queue_messages.NOTIFICATIONS, orjson.dumps(body).decode())
         return notification_key(tenant, SOURCE, identifier)
 
     async def finished(self, key: str, seconds: float) -> Notification:

@@ -12,7 +12,7 @@ import aiohttp
 from local.processes import Failed, Program
 from local.send import PLAYGROUND, QUEUE, event, put
 from shared import settings
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.services import Services, open_services
 from shared.states import DeliveryState, Reason
 from shared.storage.clients import CONNECTION, open_storage

@@ -13,7 +13,7 @@ from messages.card_actions.dispatch import act
 from messages.commands.dispatch import converse
 from messages.welcome import welcome
 from shared.concurrency import together
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.services import Services
 from shared.storage.conversations import Kind, Reference
 

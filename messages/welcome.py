@@ -19,7 +19,7 @@ from shared.cards.welcome import welcome_card
 from shared.contract.parsing import stored
 from shared.preferences.preferences import Mode
 from shared.publishing import accept, shards
-from shared.queues import Expansion
+from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage.conversations import Kind

@@ -19,7 +19,7 @@ from notify.validation import check_form
 from shared.contract.faults import Fault, Refused
 from shared.contract.models import Command, DeadLetters, Schedule, Target
 from shared.contract.parsing import DEFAULT_SOURCE, canonical, stored
-from shared.queues import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
+from shared.queue_messages import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers

@@ -20,7 +20,7 @@ from notify.scheduling import in_zone
 from notify.sending import Sending
 from shared import telling
 from shared.cards.size import TooLarge
-from shared.queues import Delivery, Person, Task
+from shared.queue_messages import Delivery, Person, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule

@@ -9,7 +9,7 @@ from dataclasses import replace
 from notify import policy, threads
 from notify.progress import watch
 from notify.recipients import find
-from shared.queues import Delivery, Task
+from shared.queue_messages import Delivery, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, Reason

@@ -16,7 +16,7 @@ from notify.audience import NotNow, Page, page
 from notify.progress import finish, watch
 from shared.concurrency import together
 from shared.contract.models import RECIPIENT
-from shared.queues import Expansion
+from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers

@@ -9,36 +9,36 @@ from notify.expansion import expand
 from notify.ingest import take_in
 from notify.poison import rescue
 from notify.sweep import go_through
-from shared import queues
+from shared import queue_messages
 from shared.services import services
 from shared.triggers import internal, on
 
 blueprint = func.Blueprint()
 
 
-@on(blueprint, queues.NOTIFICATIONS)
+@on(blueprint, queue_messages.NOTIFICATIONS)
 async def take_notification(message: func.QueueMessage) -> None:
     await take_in(await services(), message.get_body(), str(message.id))
 
 
-@on(blueprint, queues.EXPANSIONS)
+@on(blueprint, queue_messages.EXPANSIONS)
 async def expand_page(message: func.QueueMessage) -> None:
-    await internal(message, queues.EXPANSIONS, queues.Expansion, expand)
+    await internal(message, queue_messages.EXPANSIONS, queue_messages.Expansion, expand)
 
 
-@on(blueprint, queues.DELIVERIES)
+@on(blueprint, queue_messages.DELIVERIES)
 async def send_one(message: func.QueueMessage) -> None:
-    await internal(message, queues.DELIVERIES, queues.Delivery, deliver)
+    await internal(message, queue_messages.DELIVERIES, queue_messages.Delivery, deliver)
 
 
-@on(blueprint, queues.DELIVERIES_URGENT)
+@on(blueprint, queue_messages.DELIVERIES_URGENT)
 async def send_one_urgent(message: func.QueueMessage) -> None:
-    await internal(message, queues.DELIVERIES_URGENT, queues.Delivery, deliver)
+    await internal(message, queue_messages.DELIVERIES_URGENT, queue_messages.Delivery, deliver)
 
 
-@on(blueprint, queues.SWEEPS)
+@on(blueprint, queue_messages.SWEEPS)
 async def sweep_page(message: func.QueueMessage) -> None:
-    await internal(message, queues.SWEEPS, queues.Sweep, go_through)
+    await internal(message, queue_messages.SWEEPS, queue_messages.Sweep, go_through)
 
 
 def _rescue_from(queue: str) -> None:
@@ -49,5 +49,5 @@ def _rescue_from(queue: str) -> None:
     on(blueprint, f"{queue}-poison")(rescue_poison)
 
 
-for _queue in queues.ALL:
+for _queue in queue_messages.ALL:
     _rescue_from(_queue)

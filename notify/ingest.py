@@ -18,7 +18,7 @@ from shared.contract.faults import Fault, Refused
 from shared.contract.models import Command
 from shared.contract.parsing import Request, inside, read
 from shared.publishing import accept, shards
-from shared.queues import NOTIFICATIONS, Expansion
+from shared.queue_messages import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState

@@ -10,7 +10,7 @@ from datetime import timedelta
 from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract.faults import Fault, Refused
-from shared.queues import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
+from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
 from shared.storage.markers import welcomed

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import orjson
 
-from shared.queues import Expansion, Sweep, Task
+from shared.queue_messages import Expansion, Sweep, Task
 from shared.services import Services
 from shared.states import OPEN, DeliveryState, NotificationState
 from shared.storage import timers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from notify.progress import unfinish
 from shared.concurrency import together
-from shared.queues import Delivery, Expansion
+from shared.queue_messages import Delivery, Expansion
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.storage.deliveries import State

@@ -8,7 +8,7 @@ from datetime import datetime
 from notify.progress import finish, finish_only
 from shared import telling
 from shared.preferences.preferences import FOREVER
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.storage import timers

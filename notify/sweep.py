@@ -14,7 +14,7 @@ from notify.progress import look_after
 from notify.redrive import reopen
 from shared import keys
 from shared.concurrency import together
-from shared.queues import Delivery, Sweep, Task
+from shared.queue_messages import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import State, shard_names

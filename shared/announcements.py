@@ -18,7 +18,7 @@ import orjson
 
 from shared.contract.models import RECIPIENT, Announcement
 from shared.publishing import accept, shards
-from shared.queues import Expansion
+from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
 from shared.storage import timers

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from shared import queues, settings
+from shared import queue_messages, queues, settings
 from shared.preferences.categories import Categories
 from shared.preferences.categories import load as load_categories
 from shared.storage.clients import open_storage
@@ -90,7 +90,7 @@ async def open_services(
 
     tables = {name: table(name) for name in TABLES}
     all_queues = queues.Queues(queue_service)
-    names = (*queues.ALL, queues.RESPONSES)
+    names = (*queue_messages.ALL, queue_messages.RESPONSES)
     await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(name) for name in names))
 
     # Made here, not by aiohttp at its import, so that it trusts what SSL_CERT_FILE names by now.

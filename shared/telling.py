@@ -14,7 +14,7 @@ from shared import early
 from shared.concurrency import together
 from shared.preferences.delivery_rules import quiet_until, rule_of
 from shared.preferences.preferences import Preferences
-from shared.queues import Delivery, Person, Task
+from shared.queue_messages import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.deliveries import State

@@ -12,14 +12,14 @@ from typing import TypeVar
 
 import azure.functions as func
 
-from shared import queues
+from shared import queue_messages
 from shared.contract.faults import Fault, Refused
 from shared.services import Services, services
 from shared.storage.clients import CONNECTION
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M", queues.Expansion, queues.Delivery, queues.Sweep, queues.Person)
+M = TypeVar("M", queue_messages.Expansion, queue_messages.Delivery, queue_messages.Sweep, queue_messages.Person)
 Trigger = Callable[[func.QueueMessage], Awaitable[None]]
 
 
@@ -37,10 +37,10 @@ async def internal(
     stand, body = await services(), message.get_body()
     try:
         decoded = kind.decode(body)
-    except queues.Newer:
-        await stand.queues.put(queue, body.decode(), queues.NEWER_VERSION_DELAY)
+    except queue_messages.Newer:
+        await stand.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY)
         return
-    except (queues.Unreadable, Refused):
+    except (queue_messages.Unreadable, Refused):
         fault = Fault("", f"is no message of the queue {queue}")
         row = await stand.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], stand.clock())
         log.warning("A message on %s is none of ours: see DeadLetters %s", queue, row)

@@ -13,7 +13,7 @@ from shared.early import unheld
 from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
 from shared.preferences.digest_schedule import DigestRule, Slot
 from shared.preferences.preferences import Preferences
-from shared.queues import Delivery, Person, Task
+from shared.queue_messages import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.held_deliveries import Item

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from shared import publishing, telling
 from shared.concurrency import together
 from shared.preferences.preferences import FOREVER
-from shared.queues import Delivery, Person, Task
+from shared.queue_messages import Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers

@@ -7,7 +7,7 @@ import os
 
 import azure.functions as func
 
-from shared import queues
+from shared import queue_messages
 from shared.services import Services, services
 from shared.triggers import internal, on
 from timer_digest.release_held import release
@@ -32,12 +32,12 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await services())
 
 
-@on(blueprint, queues.PEOPLE)
+@on(blueprint, queue_messages.PEOPLE)
 async def see_to_person(message: func.QueueMessage) -> None:
-    await internal(message, queues.PEOPLE, queues.Person, in_turn)
+    await internal(message, queue_messages.PEOPLE, queue_messages.Person, in_turn)
 
 
-async def in_turn(stand: Services, person: queues.Person) -> None:
+async def in_turn(stand: Services, person: queue_messages.Person) -> None:
     """Do what the message of a person asks for, when it is its turn in this process."""
     async with _gate:
         await release(stand, person)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from shared import early, telling
 from shared.concurrency import together
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage import timers

@@ -17,7 +17,7 @@ from shared.cards.notification import activity, said
 from shared.cards.size import TooLarge
 from shared.contract import models, parsing
 from shared.preferences.categories import Categories
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.storage.notifications import Notification
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from itertools import groupby
 
 from shared.announcements import announce
-from shared.queues import Expansion, Person, Sweep, Task
+from shared.queue_messages import Expansion, Person, Sweep, Task
 from shared.services import Services
 from shared.storage import timers
 from shared.storage.timers import Waking

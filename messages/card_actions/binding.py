@@ -17,7 +17,7 @@ import orjson
 from messages.activity.verified import Event
 from shared.cards.action_verbs import SHOW, verb_of
 from shared.cards.actions import executed
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState

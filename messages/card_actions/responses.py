@@ -14,7 +14,7 @@ from messages.activity.verified import Event
 from messages.card_actions.binding import Bound
 from messages.card_actions.snooze import SAMPLES, origin
 from shared.keys import digest
-from shared.queues import RESPONSES
+from shared.queue_messages import RESPONSES
 from shared.services import Services
 from shared.storage.notifications import Notification
 from shared.storage.responses import Response

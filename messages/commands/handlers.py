@@ -22,7 +22,7 @@ from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
 from shared.preferences.preferences import FOREVER, Preferences, TooMany
 from shared.preferences.quiet_hours import QuietHours
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.services import Services
 from shared.storage.conversations import Kind
 from shared.time.localtime import zone

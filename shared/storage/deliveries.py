@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from shared import keys
 from shared.concurrency import together
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.states import DeliveryState, Reason
 from shared.storage.delivery_counts import ALONE, COUNTS, Counted
 from shared.storage.table import BATCH, Conflict, Row, Table, etag_of

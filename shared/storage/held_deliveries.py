@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
 
 from shared import keys
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.states import Reason
 from shared.storage.table import BATCH, Conflict, Row, Table, etag_of, removal
 from shared.teams.conversation_ids import THREAD, channel_of

@@ -19,7 +19,7 @@ from local.fake_teams.api import Answer, Event, Growth, PersonView, Received
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
 from shared import keys
-from shared.queues import NOTIFICATIONS
+from shared.queue_messages import NOTIFICATIONS
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind, Status

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from local.fake_teams.api import Received
-from shared.queues import ALL, NOTIFICATIONS
+from shared.queue_messages import ALL, NOTIFICATIONS
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user

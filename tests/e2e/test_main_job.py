@@ -6,7 +6,7 @@ import asyncio
 import base64
 from datetime import UTC, datetime, timedelta
 
-from shared.queues import NOTIFICATIONS
+from shared.queue_messages import NOTIFICATIONS
 from shared.storage.clients import open_storage
 from shared.time.clock import setting
 from tests.e2e.conftest import SHORT_LEASE, Deployment

@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Locator, Page, async_playwright, expec
 
 from local.processes import Azurite
 from shared.preferences.preferences import Mode, Preferences
-from shared.queues import RESPONSES, Delivery
+from shared.queue_messages import RESPONSES, Delivery
 from shared.services import Services, open_services
 from shared.settings import load
 from shared.states import DeliveryState, Reason

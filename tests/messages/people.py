@@ -16,7 +16,7 @@ from messages.endpoint import open_endpoint
 from shared.cards.validation import faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
-from shared.queues import RESPONSES
+from shared.queue_messages import RESPONSES
 from shared.states import Purpose
 from shared.storage.conversations import Kind
 from shared.storage.notifications import Notification, notification_key

@@ -17,7 +17,7 @@ from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode, Preferences, mute_key
-from shared.queues import PEOPLE, RESPONSES, Person, Task
+from shared.queue_messages import PEOPLE, RESPONSES, Person, Task
 from shared.settings import load
 from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone

@@ -21,7 +21,7 @@ from messages.commands.parser import Verb
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
-from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.conversations import Kind
 from shared.storage.held_deliveries import Item

@@ -17,7 +17,7 @@ from messages.activity.schema import Incoming
 from messages.activity.verified import Event
 from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
 from messages.turn_adapter import TurnAdapter, read_activity
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.storage.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (
     ADA,

@@ -12,7 +12,7 @@ from typing import Any
 
 from local.fake_teams.api import Fault, PersonView
 from notify.ingest import take_in
-from shared.queues import DELIVERIES
+from shared.queue_messages import DELIVERIES
 from shared.storage.notifications import notification_key
 from tests.support.dying import Host
 from tests.support.herald import notification, user

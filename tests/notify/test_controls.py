@@ -14,7 +14,7 @@ from notify.expansion import expand
 from notify.ingest import take_in
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
-from shared.queues import DELIVERIES, NOTIFICATIONS, Expansion
+from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState
 from shared.storage.conversations import Kind, Status
 from shared.storage.notifications import Notification

@@ -11,7 +11,7 @@ import pytest
 from local.fake_teams.api import Received
 from notify.ingest import take_in
 from notify.poison import CHANCES, rescue
-from shared.queues import DELIVERIES, EXPANSIONS, Delivery, Expansion
+from shared.queue_messages import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
 from tests.notify.stories import STORIES, Story, Telling, that_waits_for_its_time, to_one
 from tests.support.dying import MANY, Host, die_at_each, sleep_at_each

@@ -12,7 +12,7 @@ from local.fake_teams.api import Fault
 from notify.delivery import deliver
 from notify.policy import TRY_FOR
 from shared.preferences.categories import Categories, Category
-from shared.queues import DELIVERIES
+from shared.queue_messages import DELIVERIES
 from shared.storage.conversations import Kind, Status
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.support.herald import Herald, give_token, user

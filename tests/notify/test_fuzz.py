@@ -20,7 +20,7 @@ import notify.functions
 import timer_digest.functions
 from shared.contract.faults import Refused
 from shared.contract.parsing import read
-from shared.queues import (
+from shared.queue_messages import (
     ALL,
     DELIVERIES,
     DELIVERIES_URGENT,

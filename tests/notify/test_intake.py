@@ -15,7 +15,7 @@ from notify.ingest import allowed_tenant, take_in
 from notify.scheduling import Plan, planned
 from shared.contract.faults import Refused
 from shared.contract.models import Schedule
-from shared.queues import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
+from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
 from shared.settings import load
 from shared.states import NotificationState
 from shared.storage.notifications import Notification

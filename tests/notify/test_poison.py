@@ -13,7 +13,7 @@ from notify.ingest import take_in
 from notify.poison import CHANCES, PAUSE, rescue
 from shared import publishing
 from shared.preferences.preferences import FOREVER
-from shared.queues import (
+from shared.queue_messages import (
     ALL,
     DELIVERIES,
     DELIVERIES_URGENT,

@@ -16,7 +16,7 @@ from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
 from shared import publishing
-from shared.queues import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
+from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState, NotificationState, Purpose

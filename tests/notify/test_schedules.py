@@ -17,7 +17,7 @@ from notify.expansion import expand
 from notify.ingest import take_in
 from notify.scheduling import Plan, in_zone
 from shared.contract.models import Schedule
-from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.conversations import Kind

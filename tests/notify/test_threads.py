@@ -14,7 +14,7 @@ from local.fake_teams.api import Behaviour, ChannelView, Fault, PersonView, Rece
 from notify import threads
 from notify.delivery import deliver
 from notify.ingest import take_in
-from shared.queues import DELIVERIES
+from shared.queue_messages import DELIVERIES
 from shared.storage.conversations import Kind, Status
 from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user

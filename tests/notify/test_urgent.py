@@ -9,7 +9,7 @@ import pytest
 from local.fake_teams.api import Behaviour, Fault
 from notify.delivery import deliver
 from notify.functions import send_one, send_one_urgent
-from shared.queues import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
 from shared.states import NotificationState
 from tests.support.herald import Herald, user
 

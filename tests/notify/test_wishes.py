@@ -11,7 +11,7 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER, Mode, Preferences
-from shared.queues import DELIVERIES, Person, Task
+from shared.queue_messages import DELIVERIES, Person, Task
 from shared.storage.conversations import Kind
 from shared.storage.held_deliveries import Item
 from tests.support.herald import Herald, user

@@ -9,7 +9,7 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, Received
 from shared.preferences.preferences import Mode
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.storage.conversations import Kind
 from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from shared.queues import NOTIFICATIONS
+from shared.queue_messages import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState

@@ -25,7 +25,7 @@ from notify.expansion import LISTED, expand
 from notify.ingest import take_in
 from notify.sweep import go_through
 from shared.contract.parsing import Request, read
-from shared.queues import (
+from shared.queue_messages import (
     ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
@@ -36,9 +36,9 @@ from shared.queues import (
     Delivery,
     Expansion,
     Person,
-    Queues,
     Sweep,
 )
+from shared.queues import Queues
 from shared.rate_windows import SECOND
 from shared.services import Services, open_services
 from shared.settings import load

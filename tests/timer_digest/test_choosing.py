@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.preferences import Preferences
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.states import NotificationState
 from shared.storage.notifications import Notification
 from shared.time.localtime import shown, zone

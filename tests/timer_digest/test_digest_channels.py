@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.preferences.preferences import FOREVER, Mode
-from shared.queues import Task
+from shared.queue_messages import Task
 from shared.storage.conversations import Kind, Status
 from tests.support.digests import go_to, see_to, texts
 from tests.support.herald import Herald

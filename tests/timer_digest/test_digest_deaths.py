@@ -15,7 +15,7 @@ import pytest
 
 from local.fake_teams.api import Fault, PersonView
 from shared.preferences.preferences import FOREVER, Mode
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from shared.storage.notifications import Notification
 from tests.support.digests import ask, came, prefer, texts
 from tests.support.dying import MANY, Host, Life, die_at_each, sleep_at_each

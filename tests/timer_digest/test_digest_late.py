@@ -14,7 +14,7 @@ from local.fake_teams.api import Fault, PersonView
 from notify.ingest import take_in
 from notify.poison import CHANCES, rescue
 from shared.preferences.preferences import FOREVER, Mode
-from shared.queues import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald
 from timer_digest import digest_sender

@@ -17,7 +17,7 @@ from notify.delivery import deliver
 from notify.redrive import reopen
 from shared import telling
 from shared.preferences.preferences import FOREVER
-from shared.queues import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, PEOPLE, Delivery, Person, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage import timers

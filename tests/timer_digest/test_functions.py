@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.queues import Person, Task
+from shared.queue_messages import Person, Task
 from timer_digest import functions
 
 

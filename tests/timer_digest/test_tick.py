@@ -11,7 +11,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 
 from shared import keys as store_keys
-from shared.queues import EXPANSIONS, Expansion
+from shared.queue_messages import EXPANSIONS, Expansion
 from shared.states import NotificationState
 from shared.storage.conversations import Kind
 from shared.storage.table import Operation, Table

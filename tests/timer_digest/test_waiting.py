@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.queues import Delivery
+from shared.queue_messages import Delivery
 from shared.states import Reason
 from shared.storage.held_deliveries import DigestState, Item
 from shared.storage.table import BATCH, Conflict
