@@ -23,7 +23,7 @@ from shared.states import NotificationState
 from shared.storage.notifications import notification_key
 from shared.time.clock import setting
 
-PEOPLE, QUICK_PEOPLE = 10_000, 200
+RECIPIENTS, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.
 ITEMS = 3
 #: Requests a second that the tenant may have: what one host and this storage carry easily, and what Teams takes.
@@ -52,7 +52,7 @@ class Moved(Stage):
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else PEOPLE
+    people = QUICK_PEOPLE if options.quick else RECIPIENTS
     runs: dict[int, list[Run]] = {rate: [] for rate in RATES}
     counted: Counter[str] = Counter()
     for rate in RATES:
@@ -125,12 +125,12 @@ async def _all_wait(on: Stage, keys: Sequence[str]) -> bool | None:
         return None
     table = on.tables.get_table_client(f"{on.services.settings.table_prefix}Deliveries")
     for key in keys:
-        untold = table.query_entities(
+        unlisted_reason = table.query_entities(
             "PartitionKey ge @first and PartitionKey lt @last and state eq 'queued' and not (rule eq 'digest')",
             parameters={"first": key, "last": key + "~"},
             select=["RowKey"],
         )
-        if [row async for row in untold]:
+        if [row async for row in unlisted_reason]:
             return None
     return True
 

@@ -23,7 +23,7 @@ from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
 #: New people of each contender in each run.
-PEOPLE, QUICK_PEOPLE = 300, 100
+RECIPIENTS, QUICK_PEOPLE = 300, 100
 #: Requests a second that Teams is sent, and seconds before each of its answers.
 RATE, LATENCY = 45, 0.08
 #: Milliseconds in which Herald is to answer.
@@ -45,7 +45,7 @@ Runs = Mapping[str, Mapping[str, list[Run]]]
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else PEOPLE
+    people = QUICK_PEOPLE if options.quick else RECIPIENTS
     runs: Runs = {kind: {name: [] for name in (WHOLE, *ROUTES)} for kind in (INSTALL, MESSAGE)}
 
     async def measure(name: str, hosts: Sequence[FunctionHost]) -> None:

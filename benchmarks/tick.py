@@ -28,7 +28,7 @@ from shared import keys
 from shared.storage import timers
 from shared.storage.conversations import VERSION, Kind
 from shared.storage.table import BATCH, Row, Table
-from shared.storage.timers import Due
+from shared.storage.timers import Timers
 from timer_digest.tick import tick
 
 DUE = 100
@@ -97,7 +97,7 @@ async def _populate(on: Stage, numbers: range, *, whole: bool) -> Counter[str]:
     """Store these people and when they are due; the number of rows in each partition of Due."""
     services = on.services
     digests, people = Kept(whole), Kept(whole)
-    writing = Due(cast("Table", digests))
+    writing = Timers(cast("Table", digests))
     nine = datetime.combine(services.clock() + timedelta(days=2), time(9), UTC)
     for number in numbers:
         who = str(UUID(int=number))

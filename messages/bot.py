@@ -12,8 +12,8 @@ from messages.activity.verified import Event
 from messages.card_actions.dispatch import act
 from messages.commands.dispatch import converse
 from messages.welcome import welcome
-from shared.concurrency import together
-from shared.queue_messages import Person, Task
+from shared.concurrency import gather_limited
+from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.storage.conversations import Kind, Reference
 
@@ -37,7 +37,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
     async def on_turn(self, turn_context: TurnContext) -> None:
         event: Event = turn_context.turn_state[EVENT]
         found = changes(event.incoming, event.tenant)
-        await together(found, lambda change: self._save(event, change))
+        await gather_limited(found, lambda change: self._save(event, change))
         await super().on_turn(turn_context)
 
     async def on_message_activity(self, turn_context: TurnContext) -> None:
@@ -67,7 +67,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             place, default = changed.get("time_zone"), self._services.settings.default_time_zone
             if place and place != ((known and known.time_zone) or default):
                 # What waits for a time of their own, as that of their digest, goes by the new one.
-                await self._services.queues.wake(Person(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON)
+                await self._services.queues.wake(RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON)
 
         await self._services.conversations.save(
             event.tenant,

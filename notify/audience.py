@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.contract.models import (
     AllRecipient,
     ChannelId,
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _MANY = (TeamRecipient, TopicRecipient, AllRecipient)
 
 
-class NotNow(Exception):
+class RetryLater(Exception):
     """Teams cannot be asked at the moment; `seconds` until it may be."""
 
     def __init__(self, seconds: float) -> None:
@@ -60,14 +60,14 @@ class Page:
 async def page(services: Services, tenant: str, audience: Sequence[Recipient], cursor: str, limit: int) -> Page:
     """The recipients from `cursor` ("" at first) on, about `limit` at most; maybe none, before the end too.
 
-    Those that are named one by one come first. Raises `NotNow` where Teams has to be asked and does not answer.
+    Those that are named one by one come first. Raises `RetryLater` where Teams has to be asked and does not answer.
     """
     many = [(place, each) for place, each in enumerate(audience) if isinstance(each, _MANY)]
     named = [(place, each) for place, each in enumerate(audience) if not isinstance(each, _MANY)]
     start, after = orjson.loads(cursor) if cursor else (0, "")
     if start < len(named):
         part = named[start : start + limit]
-        found: Sequence[str] = await together(part, lambda pair: _named(services, tenant, pair[1]))
+        found: Sequence[str] = await gather_limited(part, lambda pair: _named(services, tenant, pair[1]))
         places = [place for place, _ in part]
         start, after = start + len(part), ""
     else:
@@ -102,7 +102,7 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
     size = min(max(limit, FEWEST_MEMBERS), MOST_MEMBERS)
     outcome = await services.connector.members(route, team.id, size, after)
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
-        raise NotNow(outcome.retry_after or PAUSE)
+        raise RetryLater(outcome.retry_after or PAUSE)
     if outcome.verdict is not Verdict.DONE:
         log.warning("Teams does not tell the members of a team: %s", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:

@@ -14,13 +14,13 @@ from datetime import timedelta
 
 from notify import policy, threads
 from notify.edit_recall import amend
-from notify.policy import Case, Decision, Step, Target
-from notify.recipients import Addressee, find
+from notify.policy import Decision, PolicyInput, Step, Target
+from notify.recipients import ResolvedRecipient, find
 from notify.scheduling import in_zone
 from notify.sending import Sending
 from shared import telling
 from shared.cards.size import TooLarge
-from shared.queue_messages import Delivery, Person, Task
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
@@ -148,7 +148,7 @@ async def _send(sending: Sending) -> None:
     await _conclude(sending, outcome, conversation)
 
 
-async def _case(sending: Sending, addressee: Addressee) -> Case:
+async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
     services, notification, content = sending.services, sending.notification, sending.notification.content
     recipient, told = sending.message.recipient, content.content
     once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
@@ -160,7 +160,7 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
         # What was called in time, and stood behind others since, is not missed.
         late = (called if called >= due else now.timestamp()) - due
         missed = late > category.late_grace(services.settings.late_grace).total_seconds()
-    return Case(
+    return PolicyInput(
         now=now,
         target=addressee.target,
         category=category,
@@ -179,7 +179,7 @@ async def _case(sending: Sending, addressee: Addressee) -> Case:
     )
 
 
-async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee) -> None:
+async def _set_aside(sending: Sending, decision: Decision, addressee: ResolvedRecipient) -> None:
     """Do what a decision says that is not to send."""
     if decision.until and decision.reason:
         services, notification, recipient = sending.services, sending.notification, sending.message.recipient
@@ -189,7 +189,7 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: Addressee)
         found = await find(services, notification.tenant, recipient)
         if (found.preferences, found.zone) != (addressee.preferences, addressee.zone):
             # All that waits was looked at when they changed, and this one maybe was not there yet.
-            await services.queues.wake(Person(notification.tenant, channel_of(recipient), Task.RECONSIDER))
+            await services.queues.wake(RecipientTask(notification.tenant, channel_of(recipient), Task.RECONSIDER))
     elif decision.rule is Rule.UNREACHABLE:
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:

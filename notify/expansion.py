@@ -12,9 +12,9 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 
-from notify.audience import NotNow, Page, page
+from notify.audience import Page, RetryLater, page
 from notify.progress import finish, watch
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
 from shared.queue_messages import Expansion
 from shared.services import Services
@@ -58,7 +58,7 @@ async def expand(services: Services, message: Expansion) -> None:
             return
         try:
             found = await _put_page(services, notification)
-        except NotNow as later:
+        except RetryLater as later:
             await services.queues.expand(message, later.seconds)
             return
         notification = await _move_on(services, notification, found.cursor)
@@ -128,7 +128,7 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
         calls = [replace(message, called=called) for message in messages]
-        await together(calls, lambda message: services.queues.deliver(message, urgent=notification.urgent))
+        await gather_limited(calls, lambda message: services.queues.deliver(message, urgent=notification.urgent))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The triggers of the queues: what upstream asks for, pages of recipients, single deliveries, sweeps, and poison."""
+"""Queue triggers: ingest messages of upstream systems, expand audiences, send deliveries, sweep, and retry poison."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import azure.functions as func
 
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.ingest import take_in
-from notify.poison import rescue
-from notify.sweep import go_through
+from notify.ingest import ingest
+from notify.poison import retry_poison
+from notify.sweep import sweep_page
 from shared import queue_messages
 from shared.services import services
 from shared.triggers import internal, on
@@ -17,37 +17,37 @@ blueprint = func.Blueprint()
 
 
 @on(blueprint, queue_messages.NOTIFICATIONS)
-async def take_notification(message: func.QueueMessage) -> None:
-    await take_in(await services(), message.get_body(), str(message.id))
+async def ingest_message(message: func.QueueMessage) -> None:
+    await ingest(await services(), message.get_body(), str(message.id))
 
 
 @on(blueprint, queue_messages.EXPANSIONS)
-async def expand_page(message: func.QueueMessage) -> None:
+async def expand_audience(message: func.QueueMessage) -> None:
     await internal(message, queue_messages.EXPANSIONS, queue_messages.Expansion, expand)
 
 
 @on(blueprint, queue_messages.DELIVERIES)
-async def send_one(message: func.QueueMessage) -> None:
+async def send_delivery(message: func.QueueMessage) -> None:
     await internal(message, queue_messages.DELIVERIES, queue_messages.Delivery, deliver)
 
 
 @on(blueprint, queue_messages.DELIVERIES_URGENT)
-async def send_one_urgent(message: func.QueueMessage) -> None:
+async def send_urgent_delivery(message: func.QueueMessage) -> None:
     await internal(message, queue_messages.DELIVERIES_URGENT, queue_messages.Delivery, deliver)
 
 
 @on(blueprint, queue_messages.SWEEPS)
-async def sweep_page(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.SWEEPS, queue_messages.Sweep, go_through)
+async def sweep_deliveries(message: func.QueueMessage) -> None:
+    await internal(message, queue_messages.SWEEPS, queue_messages.Sweep, sweep_page)
 
 
-def _rescue_from(queue: str) -> None:
-    async def rescue_poison(message: func.QueueMessage) -> None:
-        await rescue(await services(), queue, message.get_body(), str(message.id))
+def _retry_poison_of(queue: str) -> None:
+    async def trigger(message: func.QueueMessage) -> None:
+        await retry_poison(await services(), queue, message.get_body(), str(message.id))
 
-    rescue_poison.__name__ = f"rescue_{queue.replace('-', '_')}"
-    on(blueprint, f"{queue}-poison")(rescue_poison)
+    trigger.__name__ = f"retry_poison_{queue.replace('-', '_')}"
+    on(blueprint, f"{queue}-poison")(trigger)
 
 
 for _queue in queue_messages.ALL:
-    _rescue_from(_queue)
+    _retry_poison_of(_queue)

@@ -28,7 +28,7 @@ from shared.storage.notifications import Notification, notification_key
 log = logging.getLogger(__name__)
 
 
-async def take_in(services: Services, body: bytes, message_id: str) -> None:
+async def ingest(services: Services, body: bytes, message_id: str) -> None:
     """Take in one message of the queue `notifications`; what cannot be taken becomes a dead letter."""
     now = services.clock()
     try:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract.faults import Fault, Refused
-from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, Person, Task, Unreadable
+from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, RecipientTask, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
 from shared.storage.markers import welcomed
@@ -25,7 +25,7 @@ LOOK_AGAIN = timedelta(days=1)
 log = logging.getLogger(__name__)
 
 
-async def rescue(services: Services, queue: str, body: bytes, message_id: str) -> None:
+async def retry_poison(services: Services, queue: str, body: bytes, message_id: str) -> None:
     """See to a message of the poison queue of `queue`."""
     if queue == NOTIFICATIONS:
         await _rescue_upstream(services, body, message_id)
@@ -44,7 +44,7 @@ async def rescue(services: Services, queue: str, body: bytes, message_id: str) -
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
-    elif isinstance(message, Person):  # what waits for them is not given up
+    elif isinstance(message, RecipientTask):  # what waits for them is not given up
         await services.queues.wake(replace(message, chances=0), LOOK_AGAIN.total_seconds())
 
 
@@ -89,7 +89,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     if notification is None:
         return
     if notification.purpose is Purpose.DIGEST:
-        await services.queues.wake(Person(notification.tenant, message.recipient, Task.RELEASE))
+        await services.queues.wake(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
         await services.marks.drop(welcomed(notification.tenant), message.recipient, notification.key)
 

@@ -72,7 +72,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class PolicyInput:
     """All by which it is decided whether a notification is sent to a recipient at `now`.
 
     `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
@@ -108,7 +108,7 @@ class Decision:
     until: datetime | None = None
 
 
-def decide(case: Case) -> Decision:
+def decide(case: PolicyInput) -> Decision:
     """What to do with a delivery at the moment of sending: the first rule that has something to say."""
     now, wants = case.now, case.preferences
     if case.cancelled:
@@ -157,7 +157,7 @@ def conversation(identifier: str, reference: Reference, team: Reference | None) 
     return Target(of.kind, of.id, reference.service_url, identifier)
 
 
-def untold(team: Reference | None) -> Reason:
+def unlisted_reason(team: Reference | None) -> Reason:
     """Why the members of a team were not told, by what is known of it."""
     if team is None:
         return Reason.NOT_INSTALLED

@@ -86,7 +86,7 @@ async def unfinish(services: Services, key: str) -> None:
         return
 
 
-async def look_after(services: Services, key: str) -> None:
+async def resume_stalled(services: Services, key: str) -> None:
     """Resume a notification that may stand still: whatever is repeated changes nothing where it does not."""
     notification = await services.notifications.get(key)
     if notification is None:

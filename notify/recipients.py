@@ -15,7 +15,7 @@ from shared.time.localtime import zone
 
 
 @dataclass(frozen=True, slots=True)
-class Addressee:
+class ResolvedRecipient:
     """A recipient: where they are reached, or why not; what they want; and the zone in which they live."""
 
     target: Target | Reason
@@ -23,12 +23,12 @@ class Addressee:
     preferences: Preferences = field(default_factory=Preferences)
 
 
-async def find(services: Services, tenant: str, recipient: str) -> Addressee:
+async def find(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
     """All that is known of a recipient (`notify.audience`)."""
     conversations, identifier = services.conversations, recipient[2:]
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, Kind.TEAM, identifier)
-        return Addressee(policy.untold(team), zone(services.settings.default_time_zone))
+        return ResolvedRecipient(policy.unlisted_reason(team), zone(services.settings.default_time_zone))
     reference, default = await conversations.of(tenant, recipient), services.settings.default_time_zone
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, Kind.TENANT, tenant)
@@ -36,4 +36,4 @@ async def find(services: Services, tenant: str, recipient: str) -> Addressee:
     else:
         team = await conversations.get(tenant, Kind.TEAM, reference.team) if reference.team else None
         target = policy.conversation(identifier, reference, team)
-    return Addressee(target, reference.place(default), reference.preferences)
+    return ResolvedRecipient(target, reference.place(default), reference.preferences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from notify.progress import unfinish
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Expansion
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
@@ -28,7 +28,7 @@ async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, S
         except Conflict:
             return  # somebody else was faster
 
-    await together([pair for pair in found if pair[1].state in _FAILED], one)
+    await gather_limited([pair for pair in found if pair[1].state in _FAILED], one)
     todo = [delivery for delivery, state in found if state.state in _FAILED or not state.state.final]
     if todo:
         await unfinish(services, key)

@@ -13,8 +13,8 @@ from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.storage import timers
 from shared.storage.deliveries import State
-from shared.storage.delivery_counts import ALONE
-from shared.storage.held_deliveries import Item
+from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.markers import welcomed
 from shared.storage.notifications import Notification
 from shared.teams.conversation_ids import channel_of
@@ -78,13 +78,13 @@ class Sending:
     async def ended(self, state: DeliveryState, reason: Reason | None, *, last: bool) -> None:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
-        if last and self.message.shard == ALONE:
+        if last and self.message.shard == SINGLE_SHARD:
             await finish_only(self.services, notification, state)
         elif last:
             await finish(self.services, notification.key)
         if notification.purpose is Purpose.DIGEST:
             recipient = self.message.recipient
-            how = telling.Ended(state, reason, self.known.maybe_twice)
+            how = telling.DeliveryResult(state, reason, self.known.maybe_twice)
             await telling.over(self.services, notification.tenant, recipient, notification.key, how)
 
     async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
@@ -111,7 +111,7 @@ class Sending:
             now=self.now,
             rule=str(self.rule or ""),
         )
-        item = Item(
+        item = HeldDelivery(
             delivery=replace(self.message, etag="", attempts=0),
             reason=reason,
             until=until,

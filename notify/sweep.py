@@ -10,10 +10,10 @@ from datetime import timedelta
 
 from notify import policy
 from notify.policy import Step
-from notify.progress import look_after
+from notify.progress import resume_stalled
 from notify.redrive import reopen
 from shared import keys
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
@@ -29,17 +29,17 @@ OVERDUE = timedelta(days=1)
 log = logging.getLogger(__name__)
 
 
-async def go_through(services: Services, message: Sweep) -> None:
+async def sweep_page(services: Services, message: Sweep) -> None:
     """See to one page of deliveries, then put the next page on the queue, for when about its turn comes."""
     if message.task is Task.WATCH and not message.shard:
-        await look_after(services, message.notification)
+        await resume_stalled(services, message.notification)
         return
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
     found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE)
     todo = await _todo(services, message, notification, found)
-    await together(todo, lambda delivery: services.queues.deliver(delivery, urgent=notification.urgent))
+    await gather_limited(todo, lambda delivery: services.queues.deliver(delivery, urgent=notification.urgent))
     following = _following(message, notification, found)
     if following:
         await services.queues.sweep(following, len(todo) / services.settings.tenant_rate)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def together(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
+async def gather_limited(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
     """What `work` returns for each of `values`, in their order, `AT_ONCE` of them at the same time.
 
     Raises what the first of them raised, when all have ended: none goes on behind the back of who tries again.

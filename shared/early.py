@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.preferences.delivery_rules import rule_of
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason, Rule
-from shared.storage.held_deliveries import Item
+from shared.storage.held_deliveries import HeldDelivery
 
 #: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
@@ -18,29 +18,29 @@ REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
 PAGE, MOST = 25, 1000
 
 
-def unheld(wants: Preferences) -> Preferences:
+def without_holds(wants: Preferences) -> Preferences:
     """The wishes without pause and quiet hours."""
     return replace(wants, quiet="", paused_until=None)
 
 
-async def brought(
+async def digest_now_items(
     services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int, *, over: bool
-) -> list[Item]:
+) -> list[HeldDelivery]:
     """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, among
     the first `MOST` that wait; with `over`, also what has expired or was called off.
     """
-    now, free = services.clock(), unheld(wants)
-    found: list[Item] = []
+    now, free = services.clock(), without_holds(wants)
+    found: list[HeldDelivery] = []
     looked_at = 0
 
-    async def meant(item: Item) -> bool:
+    async def meant(item: HeldDelivery) -> bool:
         notification = await services.notifications.recent(item.delivery.notification)
-        if notification is None or not notification.stands(now):
+        if notification is None or not notification.is_current(now):
             return over
         return rule_of(services, free, place, now, notification) is Rule.DIGEST
 
     async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
-        found += [item for item, is_meant in zip(items, await together(items, meant), strict=True) if is_meant]
+        found += [item for item, is_meant in zip(items, await gather_limited(items, meant), strict=True) if is_meant]
         looked_at += len(items)
         if len(found) >= most or looked_at >= MOST:
             break

@@ -16,7 +16,7 @@ from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import SHARDED_FROM
-from shared.storage.delivery_counts import ALONE
+from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import cancellation
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.table import Conflict
@@ -68,7 +68,7 @@ async def post(
         await services.due.put(at, timers.NOTIFICATION, new.key)
         return new.key
     urgent = stored(data).priority == "urgent"
-    for message in await services.deliveries.add(new.key, ALONE, {recipient: 0}, now, fresh=fresh):
+    for message in await services.deliveries.add(new.key, SINGLE_SHARD, {recipient: 0}, now, fresh=fresh):
         await services.queues.deliver(message, urgent=urgent)
     return new.key
 

@@ -20,9 +20,9 @@ EXPANSIONS = "expansions"
 DELIVERIES = "deliveries"
 DELIVERIES_URGENT = "deliveries-urgent"
 SWEEPS = "sweeps"
-PEOPLE = "people"
+RECIPIENTS = "people"
 #: Those from which we take.
-ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, PEOPLE)
+ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, RECIPIENTS)
 #: What people answered, for upstream to take.
 RESPONSES = "responses"
 
@@ -150,7 +150,7 @@ class Sweep(_Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Person(_Message):
+class RecipientTask(_Message):
     """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`.
 
     `called` is when the tick called it, in seconds since 1970, 0 where something else did.
@@ -165,10 +165,10 @@ class Person(_Message):
 
 
 #: What the messages of our own queues are.
-MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep | Person]] = {
+MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep | RecipientTask]] = {
     EXPANSIONS: Expansion,
     DELIVERIES: Delivery,
     DELIVERIES_URGENT: Delivery,
     SWEEPS: Sweep,
-    PEOPLE: Person,
+    RECIPIENTS: RecipientTask,
 }

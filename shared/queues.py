@@ -13,11 +13,11 @@ from shared.queue_messages import (
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
-    PEOPLE,
+    RECIPIENTS,
     SWEEPS,
     Delivery,
     Expansion,
-    Person,
+    RecipientTask,
     Sweep,
 )
 
@@ -54,5 +54,5 @@ class Queues:
     async def sweep(self, message: Sweep, delay: float = 0) -> None:
         await self.put(SWEEPS, message.encode(), delay)
 
-    async def wake(self, message: Person, delay: float = 0) -> None:
-        await self.put(PEOPLE, message.encode(), delay)
+    async def wake(self, message: RecipientTask, delay: float = 0) -> None:
+        await self.put(RECIPIENTS, message.encode(), delay)

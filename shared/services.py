@@ -19,15 +19,15 @@ from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries
-from shared.storage.held_deliveries import Waiting
-from shared.storage.markers import Marks
+from shared.storage.held_deliveries import HeldDeliveries
+from shared.storage.markers import Markers
 from shared.storage.notifications import Notifications
-from shared.storage.rate_lanes import Lanes
+from shared.storage.rate_lanes import RateLanes
 from shared.storage.responses import Responses
 from shared.storage.schedules import Schedules
 from shared.storage.table import Table
 from shared.storage.threads import Threads
-from shared.storage.timers import Due
+from shared.storage.timers import Timers
 from shared.storage.topics import Topics
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
@@ -58,13 +58,13 @@ class Services:
     conversations: Conversations
     notifications: Notifications
     deliveries: Deliveries
-    due: Due
+    due: Timers
     dead_letters: DeadLetters
-    marks: Marks
+    marks: Markers
     responses: Responses
     topics: Topics
     threads: Threads
-    waiting: Waiting
+    waiting: HeldDeliveries
     schedules: Schedules
     http: aiohttp.ClientSession
     pacer: Pacer
@@ -102,7 +102,7 @@ async def open_services(
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
 
-    pacer = Pacer(Lanes(tables["Lanes"]), configured.tenant_rate)
+    pacer = Pacer(RateLanes(tables["Lanes"]), configured.tenant_rate)
 
     async def close() -> None:
         await asyncio.gather(http.close(), queue_service.close(), table_service.close())
@@ -113,13 +113,13 @@ async def open_services(
         conversations=Conversations(tables["Conversations"]),
         notifications=Notifications(tables["Notifications"], time.monotonic),
         deliveries=Deliveries(tables["Deliveries"]),
-        due=Due(tables["Due"]),
+        due=Timers(tables["Due"]),
         dead_letters=DeadLetters(tables["DeadLetters"]),
-        marks=Marks(tables["Marks"]),
+        marks=Markers(tables["Marks"]),
         responses=Responses(tables["Responses"]),
         topics=Topics(tables["Topics"]),
         threads=Threads(tables["Threads"]),
-        waiting=Waiting(tables["Waiting"]),
+        waiting=HeldDeliveries(tables["Waiting"]),
         schedules=Schedules(tables["Schedules"]),
         http=http,
         pacer=pacer,

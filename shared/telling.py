@@ -11,14 +11,14 @@ from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from shared import early
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.preferences.delivery_rules import quiet_until, rule_of
 from shared.preferences.preferences import Preferences
-from shared.queue_messages import Delivery, Person, Task
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.deliveries import State
-from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.table import Conflict
 
@@ -33,11 +33,11 @@ LATE = timedelta(seconds=15)
 SOON = 5
 
 #: With its number this is the rule of a delivery that is kept for a digest.
-KEPT = f"{Rule.DIGEST} "
+RESERVED = f"{Rule.DIGEST} "
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class DeliveryResult:
     """How the digest's own delivery ended; `maybe_twice` says that one more request of it may have arrived."""
 
     state: DeliveryState
@@ -60,10 +60,10 @@ def key_of(tenant: str, recipient: str, state: DigestState) -> str:
     return notification_key(tenant, SOURCE, identity(recipient, state))
 
 
-def kept_for(known: State) -> int:
+def reserved_for(known: State) -> int:
     """The number of the digest for which a delivery is kept, or was; 0 for none."""
-    kept = known.state is DeliveryState.QUEUED and known.rule.startswith(KEPT)
-    return int(known.rule.removeprefix(KEPT)) if kept else 0
+    kept = known.state is DeliveryState.QUEUED and known.rule.startswith(RESERVED)
+    return int(known.rule.removeprefix(RESERVED)) if kept else 0
 
 
 async def is_unwanted(
@@ -78,13 +78,15 @@ async def is_unwanted(
         return True
     if now - (digests.made or digest.created) < LATE:
         return False
-    wants = early.unheld(wants) if digests.asked else wants
+    wants = early.without_holds(wants) if digests.asked else wants
     good = {Rule.SEND} if quiet_until(wants, now, place) else {Rule.SEND, Rule.DIGEST}
-    found = await together(digests.told, lambda delivery: services.notifications.recent(delivery.notification))
-    return not all(each and each.stands(now) and rule_of(services, wants, place, now, each) in good for each in found)
+    found = await gather_limited(digests.told, lambda delivery: services.notifications.recent(delivery.notification))
+    return not all(
+        each and each.is_current(now) and rule_of(services, wants, place, now, each) in good for each in found
+    )
 
 
-async def over(services: Services, tenant: str, recipient: str, key: str, ended: Ended) -> None:
+async def over(services: Services, tenant: str, recipient: str, key: str, ended: DeliveryResult) -> None:
     """See to what follows from the end of the digest with this key; to do that again changes nothing."""
     items, digests = await services.waiting.ready(tenant, recipient, services.clock(), MOST)
     more = bool(items)
@@ -96,11 +98,16 @@ async def over(services: Services, tenant: str, recipient: str, key: str, ended:
         except Conflict:  # somebody else sees to it, or it was we, and the answer was lost
             more = True
     if more:  # it may have been put off until this end
-        await services.queues.wake(Person(tenant, recipient, Task.RELEASE))
+        await services.queues.wake(RecipientTask(tenant, recipient, Task.RELEASE))
 
 
 async def settle(
-    services: Services, tenant: str, recipient: str, digests: DigestState, items: Sequence[Item], ended: Ended
+    services: Services,
+    tenant: str,
+    recipient: str,
+    digests: DigestState,
+    items: Sequence[HeldDelivery],
+    ended: DeliveryResult,
 ) -> DigestState:
     """End what the last digest told, as that did, and forget those of `items`; returns the state of digests after that,
     or raises `Conflict` where another changed it meanwhile.
@@ -111,7 +118,7 @@ async def settle(
         return await _call_off(services, tenant, recipient, digests, ended)
     arrived = ended.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
     told = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
-    are_over = await together(digests.told, lambda delivery: end(services, delivery, told, digests.number))
+    are_over = await gather_limited(digests.told, lambda delivery: end(services, delivery, told, digests.number))
     # One that was tried again since, by hand, waits anew.
     over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
@@ -122,12 +129,14 @@ async def settle(
     return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, list(gone.values())))
 
 
-async def _call_off(services: Services, tenant: str, recipient: str, digests: DigestState, ended: Ended) -> DigestState:
+async def _call_off(
+    services: Services, tenant: str, recipient: str, digests: DigestState, ended: DeliveryResult
+) -> DigestState:
     """Let all that a digest was to tell wait as before, and have it decided anew."""
 
     async def free(delivery: Delivery) -> None:
         plain, known = replace(delivery, etag=""), await services.deliveries.get(delivery)
-        if known and kept_for(known) == digests.number:
+        if known and reserved_for(known) == digests.number:
             await services.deliveries.put_off(
                 plain,
                 known.etag,
@@ -138,10 +147,10 @@ async def _call_off(services: Services, tenant: str, recipient: str, digests: Di
                 rule=str(Rule.DIGEST),
             )
 
-    await together(digests.told, free)
+    await gather_limited(digests.told, free)
     # Before the row is changed, in case that this ends here, and late enough for it. What was asked for comes early
     # again, as far as it still can; after that the rest is seen to.
-    whose, again = Person(tenant, recipient, Task.RECONSIDER), SOON
+    whose, again = RecipientTask(tenant, recipient, Task.RECONSIDER), SOON
     if digests.asked:
         await services.queues.wake(replace(whose, task=Task.DIGEST_NOW), SOON)
         again += SOON
@@ -150,7 +159,7 @@ async def _call_off(services: Services, tenant: str, recipient: str, digests: Di
     return replace(freed, etag=await services.waiting.move_digest(tenant, recipient, freed))
 
 
-async def end(services: Services, delivery: Delivery, ended: Ended, number: int = 0) -> bool:
+async def end(services: Services, delivery: Delivery, ended: DeliveryResult, number: int = 0) -> bool:
     """Write the final state of a delivery whose row still is that of its ETag, or kept for the digest of `number`.
 
     Returns whether it has ended, by whomever.
@@ -171,7 +180,7 @@ async def end(services: Services, delivery: Delivery, ended: Ended, number: int 
             )
         except Conflict:
             known = await services.deliveries.get(plain)
-            if known and number and kept_for(known) == number:
+            if known and number and reserved_for(known) == number:
                 etag = known.etag
                 continue
             if known is None or not known.state.final:

@@ -19,7 +19,7 @@ from shared.storage.clients import CONNECTION
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M", queue_messages.Expansion, queue_messages.Delivery, queue_messages.Sweep, queue_messages.Person)
+M = TypeVar("M", queue_messages.Expansion, queue_messages.Delivery, queue_messages.Sweep, queue_messages.RecipientTask)
 Trigger = Callable[[func.QueueMessage], Awaitable[None]]
 
 

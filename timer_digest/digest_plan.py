@@ -8,16 +8,16 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.cards.texts import language
-from shared.concurrency import together
-from shared.early import unheld
+from shared.concurrency import gather_limited
+from shared.early import without_holds
 from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
 from shared.preferences.digest_schedule import DigestRule, Slot
 from shared.preferences.preferences import Preferences
-from shared.queue_messages import Delivery, Person, Task
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.storage.held_deliveries import Item
-from timer_digest.thread_groups import Case, Story, limited, stories
+from shared.storage.held_deliveries import HeldDelivery
+from timer_digest.thread_groups import DigestEntry, ThreadGroup, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
 MOST_ALONE = 5
@@ -28,10 +28,10 @@ LOOK_BACK = timedelta(days=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
+class ReleasedItem:
     """An item that waits no longer; `state` is its delivery's final one, None where policy is to decide again."""
 
-    item: Item
+    item: HeldDelivery
     state: DeliveryState | None = None
 
 
@@ -43,9 +43,9 @@ class Plan:
     this is, None for one out of turn, and `next_at` is when the next comes, if one does.
     """
 
-    go: Sequence[Parting]
-    wait: Sequence[Item] = ()
-    tell: Sequence[tuple[Item, Case]] = ()
+    go: Sequence[ReleasedItem]
+    wait: Sequence[HeldDelivery] = ()
+    tell: Sequence[tuple[HeldDelivery, DigestEntry]] = ()
     more: int | None = 0
     slot: Slot | None = None
     next_at: datetime | None = None
@@ -65,8 +65,8 @@ class Wants:
 class _Decided:
     """An item of which there is something to tell, and the wish that decides about it now."""
 
-    item: Item
-    case: Case
+    item: HeldDelivery
+    case: DigestEntry
     rule: Rule
 
     @property
@@ -75,7 +75,9 @@ class _Decided:
         return self.rule is Rule.SEND and self.item.reason is not Reason.DIGEST
 
 
-async def choose(services: Services, person: Person, wants: Wants, last: date | None, items: Sequence[Item]) -> Plan:
+async def choose(
+    services: Services, person: RecipientTask, wants: Wants, last: date | None, items: Sequence[HeldDelivery]
+) -> Plan:
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
     `last` is the local date of the last regular digest. Where it is too early for the next one, what waits for it goes
@@ -98,7 +100,7 @@ async def choose(services: Services, person: Person, wants: Wants, last: date | 
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
     told, fit, ended = await _told(services, person, [each.case for each in chosen])
     stay = {item.delivery for item in wait} | {case.delivery for story in told for case in story}
-    go = [Parting(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
+    go = [ReleasedItem(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
     items_of = {each.case.delivery: each.item for each in chosen}
     tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
     return Plan(go, wait, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
@@ -126,30 +128,30 @@ def newest_slot(rule: DigestRule, since: datetime, now: datetime, place: ZoneInf
     return newest
 
 
-async def wants_of(services: Services, person: Person) -> Wants:
+async def wants_of(services: Services, person: RecipientTask) -> Wants:
     """What the recipient of `person` wants now."""
     settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
     preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:
-        preferences = unheld(preferences)
+        preferences = without_holds(preferences)
     tongue = language(preferences.locale, reference.locale)
     return Wants(preferences, reference.place(settings.default_time_zone), tongue, rule)
 
 
-async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[Item]) -> list[_Decided]:
-    found = await together(items, lambda item: services.notifications.recent(item.delivery.notification))
+async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[HeldDelivery]) -> list[_Decided]:
+    found = await gather_limited(items, lambda item: services.notifications.recent(item.delivery.notification))
     wishes = (services, wants.preferences, wants.place, now)
     return [
-        _Decided(item, Case(item.delivery, notification, item.since), rule_of(*wishes, notification))
+        _Decided(item, DigestEntry(item.delivery, notification, item.since), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
-        if notification and notification.stands(now)
+        if notification and notification.is_current(now)
     ]
 
 
 async def _told(
-    services: Services, person: Person, cases: Sequence[Case]
-) -> tuple[list[Story], int, dict[Delivery, DeliveryState]]:
+    services: Services, person: RecipientTask, cases: Sequence[DigestEntry]
+) -> tuple[list[ThreadGroup], int, dict[Delivery, DeliveryState]]:
     """The stories of these cases, how many of the first one digest tells, and how those end that none tells."""
     ended = await _ended(services, person, cases)
     whole = stories(case for case in cases if case.delivery not in ended)
@@ -158,13 +160,15 @@ async def _told(
     return told, fit, ended | dict.fromkeys(older, DeliveryState.SUPERSEDED)
 
 
-async def _ended(services: Services, person: Person, cases: Sequence[Case]) -> dict[Delivery, DeliveryState]:
+async def _ended(
+    services: Services, person: RecipientTask, cases: Sequence[DigestEntry]
+) -> dict[Delivery, DeliveryState]:
     """The final states of those that no digest tells."""
     threads = sorted({(case.delivery.recipient, case.thread) for case in cases if case.thread})
-    seen = await together(threads, lambda thread: services.threads.get(person.tenant, *thread))
+    seen = await gather_limited(threads, lambda thread: services.threads.get(person.tenant, *thread))
     newest = {thread: shown.newest for thread, shown in zip(threads, seen, strict=True) if shown}
 
-    def state(case: Case) -> DeliveryState | None:
+    def state(case: DigestEntry) -> DeliveryState | None:
         content = case.notification.content
         if content.simulate or services.categories.of(content.category).simulate:
             return DeliveryState.SIMULATED

@@ -19,19 +19,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shared import publishing, telling
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.preferences.preferences import FOREVER
-from shared.queue_messages import Delivery, Person, Task
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
 from shared.storage.deliveries import State
-from shared.storage.delivery_counts import ALONE
-from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
-from shared.telling import KEPT, kept_for
+from shared.telling import RESERVED, reserved_for
 from timer_digest.digest_plan import Plan, Wants, wants_of
-from timer_digest.thread_groups import Case, Story, by_thread, compose, stories
+from timer_digest.thread_groups import DigestEntry, ThreadGroup, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
 LOOK_AGAIN = timedelta(days=1)
@@ -39,7 +39,7 @@ LOOK_AGAIN = timedelta(days=1)
 OVERDUE = timedelta(minutes=2)
 
 
-async def send(services: Services, person: Person, state: DigestState, plan: Plan, wants: Wants) -> None:
+async def send(services: Services, person: RecipientTask, state: DigestState, plan: Plan, wants: Wants) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
     # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
@@ -49,7 +49,7 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
     keep = [pair for pair in plan.tell if pair[1].delivery in fit]
-    found = [case for case in await together(keep, lambda pair: _keep(services, person, number, *pair)) if case]
+    found = [case for case in await gather_limited(keep, lambda pair: _keep(services, person, number, *pair)) if case]
     told = stories(found)
     if told and len(found) < len(keep):
         count, left, data = _compose(services, person, wants, told, left)
@@ -70,18 +70,20 @@ async def send(services: Services, person: Person, state: DigestState, plan: Pla
     await _post(services, person, made, data)
 
 
-async def settle(services: Services, person: Person, state: DigestState, items: Sequence[Item]) -> DigestState | None:
+async def settle(
+    services: Services, person: RecipientTask, state: DigestState, items: Sequence[HeldDelivery]
+) -> DigestState | None:
     """End what the last digest told, as that did, and forget those of `items`; returns the state after that.
 
     None where the digest has not ended: whoever was to post it may have died before.
     """
     key = telling.key_of(person.tenant, person.recipient, state)
-    known = await services.deliveries.get(Delivery(key, ALONE, person.recipient, "", 0))
+    known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, person.recipient, "", 0))
     if known is None or not known.state.final:
         if known is None or not _is_tried(known, services.real_time()):
             await _post_again(services, person, state)
         return None
-    ended = telling.Ended(known.state, Reason(known.reason) if known.reason else None, known.maybe_twice)
+    ended = telling.DeliveryResult(known.state, Reason(known.reason) if known.reason else None, known.maybe_twice)
     return await telling.settle(services, person.tenant, person.recipient, state, items, ended)
 
 
@@ -98,20 +100,22 @@ async def free(services: Services, delivery: Delivery, known: State) -> str:
     """
     if not known.rule:
         return known.etag
-    reason, until = Reason.DIGEST if kept_for(known) else Reason(known.reason), services.clock()
+    reason, until = Reason.DIGEST if reserved_for(known) else Reason(known.reason), services.clock()
     if reason is Reason.LOCAL_TIME and known.not_before:
         until = known.not_before  # by which it is told whether it is missed
     return await _hold(services, delivery, known.etag, reason, until, "")
 
 
-async def _keep(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
+async def _keep(
+    services: Services, person: RecipientTask, number: int, item: HeldDelivery, case: DigestEntry
+) -> DigestEntry | None:
     """Keep a delivery for the digest of this number; None where that is not to tell it."""
     delivery, etag = case.delivery, item.delivery_etag  # the row has seldom changed since, and need not be read then
     while True:
         with suppress(Conflict):
             if etag:
                 # Without a reason, whoever meets a message of it only puts that back.
-                etag = await _hold(services, delivery, etag, None, FOREVER, f"{KEPT}{number}")
+                etag = await _hold(services, delivery, etag, None, FOREVER, f"{RESERVED}{number}")
                 break
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
@@ -121,10 +125,10 @@ async def _keep(services: Services, person: Person, number: int, item: Item, cas
             return None
         if known.state is DeliveryState.SENDING:
             return None
-        if kept_for(known) > number:
+        if reserved_for(known) > number:
             raise Conflict  # others are at the digest after this one
         etag = known.etag
-        if kept_for(known) == number:
+        if reserved_for(known) == number:
             break
     return replace(case, delivery=replace(delivery, etag=etag))
 
@@ -137,23 +141,23 @@ async def _hold(
 
 
 def _compose(
-    services: Services, person: Person, wants: Wants, told: Sequence[Story], more: int | None
+    services: Services, person: RecipientTask, wants: Wants, told: Sequence[ThreadGroup], more: int | None
 ) -> tuple[int, int | None, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
     place, tongue, held = wants.place, wants.tongue, not wants.rule.days
     return compose(told, recipient, place, tongue, more, held=held, categories=services.categories, limit=limit)
 
 
-async def _post_again(services: Services, person: Person, state: DigestState) -> None:
+async def _post_again(services: Services, person: RecipientTask, state: DigestState) -> None:
     key = telling.key_of(person.tenant, person.recipient, state)
     if stored := await services.notifications.get(key):  # only its delivery may be missing
         await _post(services, person, state, stored.data)
         return
-    found = await together(state.told, lambda delivery: services.notifications.recent(delivery.notification))
+    found = await gather_limited(state.told, lambda delivery: services.notifications.recent(delivery.notification))
     items = await services.waiting.of(person.tenant, person.recipient, telling.MOST)
     since = {item.delivery.identity: item.since for item in items}
     told = by_thread(
-        Case(delivery, notification, since.get(delivery.identity))
+        DigestEntry(delivery, notification, since.get(delivery.identity))
         for delivery, notification in zip(state.told, found, strict=True)
         if notification
     )
@@ -165,11 +169,11 @@ async def _post_again(services: Services, person: Person, state: DigestState) ->
     await _post(services, person, state, data)
 
 
-def _deliveries(told: Sequence[Story]) -> list[Delivery]:
+def _deliveries(told: Sequence[ThreadGroup]) -> list[Delivery]:
     return [case.delivery for story in told for case in story]
 
 
-async def _post(services: Services, person: Person, state: DigestState, data: bytes) -> None:
+async def _post(services: Services, person: RecipientTask, state: DigestState, data: bytes) -> None:
     await publishing.post(
         services,
         tenant=person.tenant,

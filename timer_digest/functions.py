@@ -1,4 +1,4 @@
-"""The triggers of the clock, and of the queue of those for whom something waits."""
+"""Triggers: the timer that ticks each minute, and the queue of recipients for whom held deliveries are released."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from shared.triggers import internal, on
 from timer_digest.release_held import release
 from timer_digest.tick import tick
 
-#: When the tick comes, as Functions writes a timer: each minute, or each second where a developer moves the time.
+#: When the timer ticks (NCRONTAB): each minute, or each second where a developer moves the clock.
 TICKS = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * *"
 
-#: People whom a process sees to at the same time. A digest takes as much to make as to send, and the host takes as many
-#: messages of the one queue as of the other: without this, much would be made, and would wait to be sent.
-AT_ONCE = 8
+#: Recipients whose held deliveries one process releases at the same time. To make a digest costs as much as to send it,
+#: and the host takes as many messages from one queue as from the other: without a limit, digests would be made faster
+#: than they are sent, and would be old when they are.
+MAX_CONCURRENT_RELEASES = 8
 
-_gate = asyncio.Semaphore(AT_ONCE)
+_gate = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
 
 blueprint = func.Blueprint()
 
 
-# Also at the start of the host: what came due while the app was down goes out then, and the queues and tables are
-# there before anyone looks for them.
+# It also runs at the start of the host: it sends what became due while the app was down, and creates the queues and
+# tables before anyone looks for them.
 @blueprint.timer_trigger(arg_name="timer", schedule=TICKS, run_on_startup=True)
 async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await services())
 
 
-@on(blueprint, queue_messages.PEOPLE)
-async def see_to_person(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.PEOPLE, queue_messages.Person, in_turn)
+@on(blueprint, queue_messages.RECIPIENTS)
+async def release_recipient(message: func.QueueMessage) -> None:
+    await internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 
-async def in_turn(stand: Services, person: queue_messages.Person) -> None:
-    """Do what the message of a person asks for, when it is its turn in this process."""
+async def _release(services: Services, task: queue_messages.RecipientTask) -> None:
     async with _gate:
-        await release(stand, person)
+        await release(services, task)

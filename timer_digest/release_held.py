@@ -7,17 +7,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 from shared import early, telling
-from shared.concurrency import together
-from shared.queue_messages import Person, Task
+from shared.concurrency import gather_limited
+from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage import timers
 from shared.storage.deliveries import State
-from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import MOST
 from timer_digest import digest_sender
-from timer_digest.digest_plan import Parting, Plan, Wants, choose, wants_of
+from timer_digest.digest_plan import Plan, ReleasedItem, Wants, choose, wants_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -26,7 +26,7 @@ SKEW = timedelta(seconds=5)
 TRIES = 8
 
 
-async def release(services: Services, person: Person) -> None:
+async def release(services: Services, person: RecipientTask) -> None:
     """Do with what waits for `person` what it is time for; raises `Conflict` where others do so each time."""
     for _ in range(TRIES):
         try:
@@ -37,24 +37,24 @@ async def release(services: Services, person: Person) -> None:
     raise Conflict
 
 
-async def _reconsider(services: Services, person: Person) -> None:
+async def _reconsider(services: Services, person: RecipientTask) -> None:
     """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
     state = await services.waiting.digest(person.tenant, person.recipient)
     items = await services.waiting.of(person.tenant, person.recipient, MOST, person.after)
-    timed = [Parting(item) for item in items if item.reason is Reason.LOCAL_TIME]
-    state = await let_go(services, person, state, timed)
+    timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
+    state = await release_items(services, person, state, timed)
     told = {delivery.identity for delivery in state.told}
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in told]
     if held:
         wants = await wants_of(services, person)
         plan = await _planned(services, person, wants, state, held)
-        state = await let_go(services, person, state, plan.go)
+        state = await release_items(services, person, state, plan.go)
         now = services.clock() - SKEW
         seen_to = {item.key for item in plan.wait} | {parting.item.key for parting in plan.go}
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
         free = [item for item in held if item.key not in seen_to and item.until > now]
         anew = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
-        await together(anew, lambda each: services.waiting.wait_until(person.tenant, *each))
+        await gather_limited(anew, lambda each: services.waiting.wait_until(person.tenant, *each))
         if plan.tell and not told:
             await digest_sender.send(services, person, state, plan, wants)
         if free:
@@ -63,13 +63,13 @@ async def _reconsider(services: Services, person: Person) -> None:
         await services.queues.wake(replace(person, after=items[-1].key, chances=0))
 
 
-async def _see_to(services: Services, person: Person) -> None:
+async def _see_to(services: Services, person: RecipientTask) -> None:
     now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
     items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     called = person.called or services.clock().timestamp()
     calls = [(replace(item.delivery, called=called), item.urgent) for item in timed]
-    await together(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
+    await gather_limited(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
     await services.waiting.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
@@ -83,10 +83,10 @@ async def _see_to(services: Services, person: Person) -> None:
         wants = await wants_of(services, person)
         if asked:
             whose = (person.tenant, person.recipient, wants.preferences, wants.place)
-            held = await early.brought(services, *whose, MOST, over=True)
+            held = await early.digest_now_items(services, *whose, MOST, over=True)
         plan = await _planned(services, person, wants, state, held)
         gone += len(plan.go)
-        state = await let_go(services, person, state, plan.go)
+        state = await release_items(services, person, state, plan.go)
         if plan.tell and not on_its_way:  # else it is seen to when that digest has ended
             await digest_sender.send(services, person, state, plan, wants)
             return
@@ -94,7 +94,9 @@ async def _see_to(services: Services, person: Person) -> None:
         await services.queues.wake(replace(person, chances=0))
 
 
-async def _planned(services: Services, person: Person, wants: Wants, state: DigestState, items: Sequence[Item]) -> Plan:
+async def _planned(
+    services: Services, person: RecipientTask, wants: Wants, state: DigestState, items: Sequence[HeldDelivery]
+) -> Plan:
     """What to do now with these items; what waits for a later digest is made due then."""
     plan = await choose(services, person, wants, state.last, items)
     if plan.wait and plan.next_at:
@@ -102,24 +104,26 @@ async def _planned(services: Services, person: Person, wants: Wants, state: Dige
     return plan
 
 
-async def let_go(services: Services, person: Person, state: DigestState, going: Sequence[Parting]) -> DigestState:
+async def release_items(
+    services: Services, person: RecipientTask, state: DigestState, going: Sequence[ReleasedItem]
+) -> DigestState:
     """Put deliveries back on their queue, where policy decides again, and forget their items after that.
 
     Those that the last digest tells stay. Returns the state of digests after that, or raises `Conflict`.
     """
-    rows = await together(going, lambda each: services.deliveries.get(each.item.delivery))
-    if any(row and telling.kept_for(row) > state.number for row in rows):
+    rows = await gather_limited(going, lambda each: services.deliveries.get(each.item.delivery))
+    if any(row and telling.reserved_for(row) > state.number for row in rows):
         # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
         state = replace(state, number=state.number + 1)
         state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
     told = {delivery.identity for delivery in state.told}
     pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in told]
-    await together(pairs, lambda pair: _let_go(services, *pair))
+    await gather_limited(pairs, lambda pair: _release_item(services, *pair))
     await services.waiting.done(person.tenant, person.recipient, [parting.item for parting, _ in pairs])
     return state
 
 
-async def _let_go(services: Services, parting: Parting, known: State | None) -> None:
+async def _release_item(services: Services, parting: ReleasedItem, known: State | None) -> None:
     delivery = parting.item.delivery
     if known is None or known.state is not DeliveryState.QUEUED:
         return
@@ -127,4 +131,4 @@ async def _let_go(services: Services, parting: Parting, known: State | None) -> 
     if parting.state is None:
         await services.queues.deliver(delivery, urgent=parting.item.urgent)
     else:
-        await telling.end(services, replace(delivery, etag=etag), telling.Ended(parting.state))
+        await telling.end(services, replace(delivery, etag=etag), telling.DeliveryResult(parting.state))

@@ -22,7 +22,7 @@ from shared.storage.notifications import Notification
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class DigestEntry:
     """A delivery that a digest tells, or may tell, its notification, and when its recipient's turn came, if known."""
 
     delivery: Delivery
@@ -40,32 +40,32 @@ class Case:
         return self.notification.thread
 
 
-Story = Sequence[Case]
+ThreadGroup = Sequence[DigestEntry]
 
 
-def stories(cases: Iterable[Case]) -> list[Story]:
+def stories(cases: Iterable[DigestEntry]) -> list[ThreadGroup]:
     """The cases by thread, the newest first in each; urgent threads first, then those with the newest."""
     found = by_thread(sorted(cases, key=lambda each: (each.at, each.notification.created), reverse=True))
     return sorted(found, key=lambda story: not _urgent(story))
 
 
-def by_thread(cases: Iterable[Case]) -> list[Story]:
+def by_thread(cases: Iterable[DigestEntry]) -> list[ThreadGroup]:
     """The cases by thread, in their order."""
-    threads: dict[tuple[str, str, str], list[Case]] = {}
+    threads: dict[tuple[str, str, str], list[DigestEntry]] = {}
     for case in cases:
         alone = "" if case.thread else case.notification.key
         threads.setdefault((case.delivery.recipient, case.thread, alone), []).append(case)
     return list(threads.values())
 
 
-def limited(told: Iterable[Story], most: int) -> tuple[list[Story], int]:
+def limited(told: Iterable[ThreadGroup], most: int) -> tuple[list[ThreadGroup], int]:
     """The `most` newest of each story, and how many of the first stories are at most so many together."""
     cut = [story[:most] for story in told]
     return cut, sum(so_far <= most for so_far in accumulate(map(len, cut)))
 
 
 def compose(
-    told: Sequence[Story],
+    told: Sequence[ThreadGroup],
     recipient: str,
     place: ZoneInfo,
     tongue: str,
@@ -110,11 +110,11 @@ def compose(
     return count, left(count), data(count)
 
 
-def _urgent(story: Story) -> bool:
+def _urgent(story: ThreadGroup) -> bool:
     return any(case.notification.urgent for case in story)
 
 
-def _line(story: Story, categories: Categories) -> Line:
+def _line(story: ThreadGroup, categories: Categories) -> Line:
     newest = story[0]
     content = newest.notification.content
     told, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT

@@ -13,10 +13,10 @@ from collections import Counter
 from itertools import groupby
 
 from shared.announcements import announce
-from shared.queue_messages import Expansion, Person, Sweep, Task
+from shared.queue_messages import Expansion, RecipientTask, Sweep, Task
 from shared.services import Services
 from shared.storage import timers
-from shared.storage.timers import Waking
+from shared.storage.timers import DueTimer
 
 #: Wakings that are read in one go; those of one minute are seen to at the same time.
 BATCH = 100
@@ -55,7 +55,7 @@ async def tick(services: Services) -> int:
     return woken
 
 
-async def _try(services: Services, waking: Waking, turns: Counter[str]) -> bool:
+async def _try(services: Services, waking: DueTimer, turns: Counter[str]) -> bool:
     try:
         return await _wake(services, waking, turns)
     except Exception:
@@ -63,7 +63,7 @@ async def _try(services: Services, waking: Waking, turns: Counter[str]) -> bool:
         return False
 
 
-async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool:
+async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bool:
     """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
     queues = services.queues
     if waking.kind == timers.NOTIFICATION:
@@ -78,7 +78,7 @@ async def _wake(services: Services, waking: Waking, turns: Counter[str]) -> bool
         if waking.kind == timers.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate
             turns[tenant] += 1
-        await queues.wake(Person(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()), delay)
+        await queues.wake(RecipientTask(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()), delay)
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

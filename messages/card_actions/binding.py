@@ -34,7 +34,7 @@ class Malformed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Click:
+class CardAction:
     """What a click says: `data` is all that came with it, `herald` what is ours of that.
 
     `automatic` says that nobody clicked: Teams refreshes a card.
@@ -53,7 +53,7 @@ class Click:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class BoundAction:
     """A click on a card that was delivered where it comes from: `recipient` got it, and `card` has the button.
 
     `title` is what the button says, `inputs` what its data and the inputs of the card say.
@@ -67,7 +67,7 @@ class Bound:
     inputs: Mapping[str, Any]
 
 
-def read(value: object) -> Click:
+def read(value: object) -> CardAction:
     """The click of an invoke's value; raises `Malformed`."""
     action = value.get("action") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(action, dict) or action.get("type") != "Action.Execute":
@@ -77,7 +77,7 @@ def read(value: object) -> Click:
     if not isinstance(data, dict) or not isinstance(action.get("verb") or "", str):
         raise Malformed
     own = data.get("herald")
-    return Click(
+    return CardAction(
         verb=verb,
         data={name: part for name, part in data.items() if name != "herald"},
         herald=own if isinstance(own, dict) else {},
@@ -85,7 +85,7 @@ def read(value: object) -> Click:
     )
 
 
-async def bind(services: Services, event: Event, click: Click) -> Bound | None:
+async def bind(services: Services, event: Event, click: CardAction) -> BoundAction | None:
     """The delivery and the button that a click belongs to, or None where there is none."""
     notification = await services.notifications.get(click.key) if click.key and event.person else None
     if notification is None or notification.tenant != event.tenant or notification.recalled:
@@ -96,12 +96,14 @@ async def bind(services: Services, event: Event, click: Click) -> Bound | None:
     recipient, known = found
     card = sent_card(services, notification)
     if click.verb == SHOW or click.automatic:
-        return Bound(notification=notification, recipient=recipient, known=known, card=card, inputs={})
+        return BoundAction(notification=notification, recipient=recipient, known=known, card=card, inputs={})
     pressed = _pressed(card, click)
     if pressed is None:
         return None
     title, inputs = pressed
-    return Bound(notification=notification, recipient=recipient, known=known, card=card, title=title, inputs=inputs)
+    return BoundAction(
+        notification=notification, recipient=recipient, known=known, card=card, title=title, inputs=inputs
+    )
 
 
 def sent_card(services: Services, notification: Notification) -> Mapping[str, Any]:
@@ -130,7 +132,7 @@ def _was_seen(known: State) -> bool:
     return known.state in _SEEN or (known.state is DeliveryState.QUEUED and known.maybe_twice)
 
 
-def _pressed(card: Mapping[str, Any], click: Click) -> tuple[str, Mapping[str, Any]] | None:
+def _pressed(card: Mapping[str, Any], click: CardAction) -> tuple[str, Mapping[str, Any]] | None:
     """The title of the button that was clicked, and what the click brought of its data and of the card's inputs.
 
     None where no button of the card has that verb and those data.
@@ -140,8 +142,8 @@ def _pressed(card: Mapping[str, Any], click: Click) -> tuple[str, Mapping[str, A
         given = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
         fixed = {name: part for name, part in given.items() if name not in fields}
         if verb_of(button) == click.verb and all(click.data.get(name) == part for name, part in fixed.items()):
-            brought = {name: part for name, part in click.data.items() if name in given or name in fields}
-            return str(button.get("title") or click.verb), brought
+            digest_now_items = {name: part for name, part in click.data.items() if name in given or name in fields}
+            return str(button.get("title") or click.verb), digest_now_items
     return None
 
 

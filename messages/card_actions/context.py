@@ -9,9 +9,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from messages.activity.verified import Event
-from messages.card_actions.binding import Bound, Click, sent_card
+from messages.card_actions.binding import BoundAction, CardAction, sent_card
 from messages.card_actions.snooze import origin
-from messages.commands.handlers import Turn
+from messages.commands.handlers import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import executed
@@ -36,13 +36,13 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Press:
+class ActionContext:
     """A click under way: `turn` and `wants` are of the person who clicked, `tongue` is the language they read."""
 
     services: Services
     event: Event
-    click: Click
-    turn: Turn
+    click: CardAction
+    turn: PreferenceSubject
     wants: Preferences
     tongue: str
 
@@ -56,7 +56,7 @@ class Press:
     def moment(self, at: datetime) -> str:
         return self.say("preferences.forever") if at >= FOREVER else moment(at, self.place)
 
-    async def shown(self, bound: Bound, note: str = "") -> Card:
+    async def shown(self, bound: BoundAction, note: str = "") -> Card:
         """The card as it is for the person now, with what they did on it, and maybe a note."""
         now = await _newest(self.services, bound)
         of = await origin(self.services, now)
@@ -71,14 +71,14 @@ class Press:
         acknowledged = response.action == ACKNOWLEDGE
         return self.say("done.acknowledge", at=at) if acknowledged else self.say("done.action", action=title, at=at)
 
-    async def told(self, bound: Bound, text: str) -> Answer:
+    async def told(self, bound: BoundAction, text: str) -> Answer:
         """The answer to what was done for the person alone."""
         if self.event.personal:
             return await self.shown(bound, text)
         return f"{text} {self.say('done.elsewhere')}"
 
 
-async def _newest(services: Services, bound: Bound) -> Notification:
+async def _newest(services: Services, bound: BoundAction) -> Notification:
     """What the card shows: the notification, or something newer of its thread that has taken its place since."""
     content, activity = bound.notification.content, bound.known.activity_id
     if content.thread is None or not activity:
@@ -92,11 +92,13 @@ async def _newest(services: Services, bound: Bound) -> Notification:
     return newer if newer and is_update else bound.notification
 
 
-async def begin(services: Services, event: Event, click: Click) -> Press:
+async def begin(services: Services, event: Event, click: CardAction) -> ActionContext:
     """A click as the start of what it leads to."""
     known = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
     wants = known.preferences if known else Preferences()
     seen = known.time_zone if known else ""
     spoken = event.incoming.locale or (known.locale if known else "")
-    turn = Turn(services=services, tenant=event.tenant, kind=Kind.USER, id=event.person, seen_zone=seen, locale=spoken)
-    return Press(services, event, click, turn, wants, language(wants.locale, spoken))
+    turn = PreferenceSubject(
+        services=services, tenant=event.tenant, kind=Kind.USER, id=event.person, seen_zone=seen, locale=spoken
+    )
+    return ActionContext(services, event, click, turn, wants, language(wants.locale, spoken))

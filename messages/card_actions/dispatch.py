@@ -14,7 +14,7 @@ from typing import Any
 
 from messages.activity.verified import Event
 from messages.card_actions.binding import Malformed, bind, read
-from messages.card_actions.context import Answer, Press, Refused, begin
+from messages.card_actions.context import ActionContext, Answer, Refused, begin
 from messages.card_actions.handlers import BUTTONS, record
 from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import action_verbs, refreshed
@@ -55,7 +55,7 @@ def _answered(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[in
     return HTTPStatus.OK, {"statusCode": int(status), "type": kind, "value": value}
 
 
-async def _done(press: Press) -> Answer:
+async def _done(press: ActionContext) -> Answer:
     """Do what was clicked; raises `Refused`."""
     if not _PERSON.fullmatch(press.event.person):
         raise Refused("refused")
@@ -67,17 +67,17 @@ async def _done(press: Press) -> Answer:
     return answer
 
 
-async def _is_repeat(press: Press) -> bool:
+async def _is_repeat(press: ActionContext) -> bool:
     """Whether this very activity was answered before: to do it again could undo something newer."""
     of, id_ = clicks(press.event.tenant, press.event.person), press.event.incoming.id
     return bool(id_) and await press.services.marks.has(of, _click(press))
 
 
-def _click(press: Press) -> str:
+def _click(press: ActionContext) -> str:
     return f"{press.event.incoming.conversation.id};{press.event.incoming.id}"
 
 
-async def _pressed(press: Press, *, repeat: bool) -> Answer:
+async def _pressed(press: ActionContext, *, repeat: bool) -> Answer:
     """Do what was clicked, but for a repeat, which only shows how things are."""
     try:
         if press.click.verb == action_verbs.SAVE:

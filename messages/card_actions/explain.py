@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from messages.card_actions.binding import Bound
+from messages.card_actions.binding import BoundAction
 from shared.cards.texts import say
 from shared.contract.models import (
     AllRecipient,
@@ -21,7 +21,7 @@ from shared.states import Purpose
 from shared.storage.conversations import Kind
 
 
-async def why(services: Services, bound: Bound, wants: Preferences, tongue: str) -> Sequence[str]:
+async def why(services: Services, bound: BoundAction, wants: Preferences, tongue: str) -> Sequence[str]:
     """Lines that say why a message came, and what changes that.
 
     `wants` are the wishes of whoever it was delivered to: a person, or a group chat or channel.
@@ -33,14 +33,14 @@ async def why(services: Services, bound: Bound, wants: Preferences, tongue: str)
     return [*lines, say(tongue, "because.change")]
 
 
-async def wishes_of(services: Services, bound: Bound, person: str, own: Preferences) -> Preferences:
+async def wishes_of(services: Services, bound: BoundAction, person: str, own: Preferences) -> Preferences:
     """The wishes of whoever the message was delivered to, where `own` are those of the person who asks."""
     if bound.recipient == f"u:{person}":
         return own
     return (await services.conversations.of(bound.notification.tenant, bound.recipient)).preferences
 
 
-async def _led(services: Services, bound: Bound, tongue: str) -> str:
+async def _led(services: Services, bound: BoundAction, tongue: str) -> str:
     """What led to this recipient."""
     notification, here = bound.notification, not bound.recipient.startswith("u:")
     if notification.purpose is Purpose.SNOOZE:

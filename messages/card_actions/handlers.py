@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import orjson
 
-from messages.card_actions.binding import Bound
-from messages.card_actions.context import Answer, Press, Refused
+from messages.card_actions.binding import BoundAction
+from messages.card_actions.context import ActionContext, Answer, Refused
 from messages.card_actions.explain import why, wishes_of
 from messages.card_actions.responses import TooLong, respond
 from messages.card_actions.snooze import TooLate, sample, snooze
@@ -30,7 +30,7 @@ PAUSE = "tomorrow"
 SOURCE = "/herald/preferences"
 
 
-async def record(press: Press, bound: Bound) -> Answer:
+async def record(press: ActionContext, bound: BoundAction) -> Answer:
     """What a caller's own button does, and Acknowledge: it is recorded, and upstream is told."""
     try:
         response, before = await respond(press.services, press.event, bound, press.click.verb)
@@ -42,11 +42,11 @@ async def record(press: Press, bound: Bound) -> Answer:
     return await press.shown(bound) if press.event.personal else press.recorded(bound.title, response)
 
 
-async def _show(press: Press, bound: Bound) -> Answer:
+async def _show(press: ActionContext, bound: BoundAction) -> Answer:
     return await press.shown(bound)
 
 
-async def _why(press: Press, bound: Bound) -> Answer:
+async def _why(press: ActionContext, bound: BoundAction) -> Answer:
     wishes = await wishes_of(press.services, bound, press.event.person, press.wants)
     lines = await why(press.services, bound, wishes, press.tongue)
     if press.event.personal:
@@ -54,7 +54,7 @@ async def _why(press: Press, bound: Bound) -> Answer:
     return " ".join(lines)
 
 
-async def _mute(press: Press, bound: Bound) -> Answer:
+async def _mute(press: ActionContext, bound: BoundAction) -> Answer:
     thread, now = bound.notification.content.thread, press.services.clock()
     assert thread  # or the card has no such button
     key = thread.key
@@ -68,21 +68,21 @@ async def _mute(press: Press, bound: Bound) -> Answer:
     return await press.told(bound, press.say("done.mute", until=press.moment(until or now + MUTED_FOR)))
 
 
-async def _choose(press: Press, bound: Bound, mode: Mode, done: str) -> Answer:
+async def _choose(press: ActionContext, bound: BoundAction, mode: Mode, done: str) -> Answer:
     category = press.services.categories.of(bound.notification.content.category)
     await press.turn.prefer(lambda wants: wants.with_mode(category.name, mode))
     return await press.told(bound, press.say(done, category=category.label))
 
 
-async def _to_digest(press: Press, bound: Bound) -> Answer:
+async def _to_digest(press: ActionContext, bound: BoundAction) -> Answer:
     return await _choose(press, bound, Mode.DIGEST, "done.toDigest")
 
 
-async def _stop(press: Press, bound: Bound) -> Answer:
+async def _stop(press: ActionContext, bound: BoundAction) -> Answer:
     return await _choose(press, bound, Mode.OFF, "done.stop")
 
 
-async def _snooze(press: Press, bound: Bound) -> Answer:
+async def _snooze(press: ActionContext, bound: BoundAction) -> Answer:
     at = pause_until(SNOOZES[press.click.verb], press.services.clock(), press.place)
     try:
         comes = await snooze(press.services, press.event, bound, press.click.verb, at)
@@ -91,12 +91,12 @@ async def _snooze(press: Press, bound: Bound) -> Answer:
     return await press.told(bound, press.say("done.snooze", at=press.moment(comes)))
 
 
-async def _sample(press: Press, bound: Bound) -> Answer:
+async def _sample(press: ActionContext, bound: BoundAction) -> Answer:
     await sample(press.services, press.event, bound, press.tongue)
     return await press.told(bound, press.say("done.sample"))
 
 
-async def _pause(press: Press, bound: Bound) -> Answer:
+async def _pause(press: ActionContext, bound: BoundAction) -> Answer:
     until = pause_until(PAUSE, press.services.clock(), press.place)
 
     def paused(wants: Preferences) -> Preferences:
@@ -107,7 +107,7 @@ async def _pause(press: Press, bound: Bound) -> Answer:
     return await press.told(bound, press.say("done.pause", until=press.moment(wants.paused_until or until)))
 
 
-async def _preferences(press: Press, bound: Bound) -> Answer:
+async def _preferences(press: ActionContext, bound: BoundAction) -> Answer:
     if press.event.personal:
         return card_of(press.turn, press.wants, key=bound.notification.key)
     incoming, person = press.event.incoming, press.event.person
@@ -129,7 +129,7 @@ async def _preferences(press: Press, bound: Bound) -> Answer:
 
 
 #: By verb; what is not here is a caller's own.
-BUTTONS: Mapping[str, Callable[[Press, Bound], Awaitable[Answer]]] = {
+BUTTONS: Mapping[str, Callable[[ActionContext, BoundAction], Awaitable[Answer]]] = {
     action_verbs.SHOW: _show,
     action_verbs.WHY: _why,
     action_verbs.MUTE: _mute,

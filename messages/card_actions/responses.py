@@ -11,7 +11,7 @@ import json
 from datetime import datetime
 
 from messages.activity.verified import Event
-from messages.card_actions.binding import Bound
+from messages.card_actions.binding import BoundAction
 from messages.card_actions.snooze import SAMPLES, origin
 from shared.keys import digest
 from shared.queue_messages import RESPONSES
@@ -29,7 +29,7 @@ class TooLong(Exception):
     """What somebody typed does not fit into a message."""
 
 
-async def respond(services: Services, event: Event, bound: Bound, action: str) -> tuple[Response, bool]:
+async def respond(services: Services, event: Event, bound: BoundAction, action: str) -> tuple[Response, bool]:
     """Record an action, and tell upstream; returns what is recorded, and whether it was before.
 
     Raises `TooLong`.
@@ -46,7 +46,7 @@ async def respond(services: Services, event: Event, bound: Bound, action: str) -
     return response, False
 
 
-def encoded(of: Notification, event: Event, bound: Bound, action: str, at: datetime) -> str:
+def encoded(of: Notification, event: Event, bound: BoundAction, action: str, at: datetime) -> str:
     """The CloudEvent (JSON in ASCII) of an action of `event.person`; raises `TooLong`."""
     whole = {
         "specversion": "1.0",

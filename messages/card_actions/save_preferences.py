@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from messages.card_actions.context import Answer, Press
+from messages.card_actions.context import ActionContext, Answer
 from messages.card_actions.preferences_form import Wrong, applied, changed, left
-from messages.commands.handlers import Turn, card_of
+from messages.commands.handlers import PreferenceSubject, card_of
 from shared.cards.texts import language, say
 from shared.preferences.preferences import Preferences
 from shared.storage.conversations import Kind
 from shared.teams.conversation_ids import channel_of
 
 
-async def save(press: Press) -> Answer:
+async def save(press: ActionContext) -> Answer:
     """Apply what was changed on a preferences card to the person, or, outside of their chat, to the conversation."""
     services, turn, click = press.services, _turn(press), press.click
     named = click.herald.get("was")
@@ -40,7 +40,7 @@ async def save(press: Press) -> Answer:
     return card_of(turn, wants, key=click.key, note=note)
 
 
-async def saved_before(press: Press) -> Answer:
+async def saved_before(press: ActionContext) -> Answer:
     """The card as it is now, for a click that was answered before."""
     turn = _turn(press)
     wants = await turn.wants()
@@ -48,7 +48,7 @@ async def saved_before(press: Press) -> Answer:
     return card_of(turn, wants, key=press.click.key, note=note)
 
 
-def _turn(press: Press) -> Turn:
+def _turn(press: ActionContext) -> PreferenceSubject:
     """Whose preferences the card is about: the person's, or outside of their chat the conversation's."""
     if press.event.personal:
         return press.turn

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from messages.activity.verified import Event
-from messages.card_actions.binding import Bound
+from messages.card_actions.binding import BoundAction
 from shared import publishing
 from shared.cards.texts import say
 from shared.services import Services
@@ -36,7 +36,7 @@ async def origin(services: Services, notification: Notification) -> Notification
     return await services.notifications.get(notification.id.partition(";")[0]) or notification
 
 
-async def snooze(services: Services, event: Event, bound: Bound, verb: str, at: datetime) -> datetime:
+async def snooze(services: Services, event: Event, bound: BoundAction, verb: str, at: datetime) -> datetime:
     """Have the message come to the person again at `at`; returns when it comes, or came.
 
     `verb` is the button: by each, a card that was delivered comes again once. Raises `TooLate`.
@@ -53,7 +53,7 @@ async def snooze(services: Services, event: Event, bound: Bound, verb: str, at: 
     return posted.due if posted and posted.due else at
 
 
-async def sample(services: Services, event: Event, bound: Bound, tongue: str) -> None:
+async def sample(services: Services, event: Event, bound: BoundAction, tongue: str) -> None:
     """Send the person a notification to try things out on; once for the card on which they asked."""
     data = {
         "category": SAMPLE,

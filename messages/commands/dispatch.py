@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from messages.activity.references import client
 from messages.activity.verified import Event
-from messages.commands.handlers import Turn, do
+from messages.commands.handlers import PreferenceSubject, do
 from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.services import Services
@@ -64,11 +64,11 @@ def _named(recipient: str) -> Mapping[str, Any] | None:
     return named.model_dump()
 
 
-async def _of_person(services: Services, event: Event) -> Turn:
+async def _of_person(services: Services, event: Event) -> PreferenceSubject:
     seen = client(event.incoming)
     if not seen["time_zone"] and (known := await services.conversations.get(event.tenant, Kind.USER, event.person)):
         seen["time_zone"] = known.time_zone
-    return Turn(
+    return PreferenceSubject(
         services=services,
         tenant=event.tenant,
         kind=Kind.USER,
@@ -78,7 +78,7 @@ async def _of_person(services: Services, event: Event) -> Turn:
     )
 
 
-def _of_conversation(services: Services, event: Event) -> Turn:
+def _of_conversation(services: Services, event: Event) -> PreferenceSubject:
     # The zone and the language of who wrote are not those of the others there.
     place = channel_of(event.incoming.conversation.id)
-    return Turn(services=services, tenant=event.tenant, kind=Kind.CONVERSATION, id=place)
+    return PreferenceSubject(services=services, tenant=event.tenant, kind=Kind.CONVERSATION, id=place)

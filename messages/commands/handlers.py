@@ -22,7 +22,7 @@ from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
 from shared.preferences.preferences import FOREVER, Preferences, TooMany
 from shared.preferences.quiet_hours import QuietHours
-from shared.queue_messages import Person, Task
+from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.storage.conversations import Kind
 from shared.time.localtime import zone
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class PreferenceSubject:
     """A command under way: `kind` and `id` say whose wishes it is about, `argument` is what follows its name.
 
     `seen_zone` and `locale` are those of the person's Teams client, "" where it is not known or there is no one person.
@@ -77,11 +77,11 @@ class Turn:
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
         wants = await self.change(change)
-        await self.services.queues.wake(Person(self.tenant, self.recipient, Task.RECONSIDER))
+        await self.services.queues.wake(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
         return wants
 
 
-async def do(turn: Turn, text: str) -> dict[str, Any]:
+async def do(turn: PreferenceSubject, text: str) -> dict[str, Any]:
     """Do the command in a text; the card that answers it."""
     order = parse(text)
     if isinstance(order, Unknown):
@@ -95,12 +95,12 @@ async def do(turn: Turn, text: str) -> dict[str, Any]:
     return replies.draw(reply)
 
 
-def _unknown(turn: Turn, unknown: Unknown) -> Reply:
+def _unknown(turn: PreferenceSubject, unknown: Unknown) -> Reply:
     meant = f" Did you mean {echo(unknown.meant)}?" if unknown.meant else ""
     return Reply("There is no such command", [("", f"You wrote {echo(unknown.line)}.{meant}"), *_help_lines(turn)])
 
 
-def _help_lines(turn: Turn) -> Sequence[Line]:
+def _help_lines(turn: PreferenceSubject) -> Sequence[Line]:
     here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
     return [*map(_help_line, COMMANDS), *([here] if turn.kind is Kind.CONVERSATION else ())]
 
@@ -109,11 +109,11 @@ def _help_line(command: Command) -> Line:
     return command.usage, command.does
 
 
-async def _help(turn: Turn) -> Reply:
+async def _help(turn: PreferenceSubject) -> Reply:
     return Reply("What you can write", _help_lines(turn))
 
 
-def card_of(turn: Turn, wants: Preferences, **more: Any) -> dict[str, Any]:
+def card_of(turn: PreferenceSubject, wants: Preferences, **more: Any) -> dict[str, Any]:
     """The preferences card of whoever `turn` is about; `more` is what `preferences_card` takes beside that."""
     services = turn.services
     return preferences_card(
@@ -128,7 +128,7 @@ def card_of(turn: Turn, wants: Preferences, **more: Any) -> dict[str, Any]:
     )
 
 
-async def _status(turn: Turn) -> Reply:
+async def _status(turn: PreferenceSubject) -> Reply:
     services, wants = turn.services, await turn.wants()
     items = await services.waiting.of(turn.tenant, turn.recipient, MOST_COUNTED)
     standing = replies.Standing(
@@ -144,7 +144,7 @@ async def _status(turn: Turn) -> Reply:
     return replies.status(standing, services.categories)
 
 
-async def _subscribe(turn: Turn) -> Reply:
+async def _subscribe(turn: PreferenceSubject) -> Reply:
     topic = _topic(turn)
     await turn.services.topics.subscribe(turn.tenant, topic, turn.recipient)
     try:
@@ -155,7 +155,7 @@ async def _subscribe(turn: Turn) -> Reply:
     return Reply("Subscribed", [("Topic", topic)])
 
 
-async def _unsubscribe(turn: Turn) -> Reply:
+async def _unsubscribe(turn: PreferenceSubject) -> Reply:
     topic, dropped = _topic(turn), False
 
     def without(old: Preferences) -> Preferences:
@@ -170,7 +170,7 @@ async def _unsubscribe(turn: Turn) -> Reply:
     return Reply("Not subscribed any more", [("Topic", topic)])
 
 
-def _topic(turn: Turn) -> str:
+def _topic(turn: PreferenceSubject) -> str:
     if not turn.argument:
         raise Refused("Which topic?")
     if len(turn.argument) > LONGEST_TOPIC:
@@ -183,14 +183,14 @@ def _like(wants: Preferences, topic: str) -> list[str]:
     return [each for each in wants.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(turn: Turn) -> Reply:
+async def _topics(turn: PreferenceSubject) -> Reply:
     wants = await turn.wants()
     if not wants.topics:
         return Reply("No topics", [("", "“subscribe TOPIC” adds one.")])
     return Reply(f"Topics: {len(wants.topics)}", [("", topic) for topic in wants.topics])
 
 
-async def _pause(turn: Turn) -> Reply:
+async def _pause(turn: PreferenceSubject) -> Reply:
     now, ends = turn.services.clock(), FOREVER
 
     def pause(old: Preferences) -> Preferences:
@@ -203,12 +203,12 @@ async def _pause(turn: Turn) -> Reply:
     return replies.paused(ends, turn.zone_of(wants))
 
 
-async def _resume(turn: Turn) -> Reply:
+async def _resume(turn: PreferenceSubject) -> Reply:
     wants = await turn.prefer(lambda old: replace(old, paused_until=None))
     return Reply("Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * wants.stopped)
 
 
-async def _quiet(turn: Turn) -> Reply:
+async def _quiet(turn: PreferenceSubject) -> Reply:
     if turn.argument:
         hours = _read(QuietHours.parse, turn.argument)
         wants = await turn.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
@@ -217,7 +217,7 @@ async def _quiet(turn: Turn) -> Reply:
     return Reply(f"Quiet hours: {wants.quiet or 'none'}", [_place(turn, wants)])
 
 
-async def _timezone(turn: Turn) -> Reply:
+async def _timezone(turn: PreferenceSubject) -> Reply:
     if turn.argument:
         # Off the loop: the first name that is no zone loads the tables by which it is explained.
         auto = turn.argument.casefold() == "auto"
@@ -230,7 +230,7 @@ async def _timezone(turn: Turn) -> Reply:
     return Reply(f"Time zone: {place.key}", [("", f"It is {there}; this zone is {turn.zone_from(wants)}.")])
 
 
-async def _digest(turn: Turn) -> Reply:
+async def _digest(turn: PreferenceSubject) -> Reply:
     if turn.argument.casefold() == "now":
         return await _digest_now(turn)
     if turn.argument:
@@ -249,35 +249,35 @@ async def _digest(turn: Turn) -> Reply:
     return Reply(f"Digest: {rule}", [*following, _place(turn, wants)])
 
 
-async def _next_digest(turn: Turn, wants: Preferences) -> datetime | None:
+async def _next_digest(turn: PreferenceSubject, wants: Preferences) -> datetime | None:
     services, place = turn.services, turn.zone_of(wants)
     last = (await services.waiting.digest(turn.tenant, turn.recipient)).last
     return next_digest(wants, services.settings.default_digest, services.clock(), place, last)
 
 
-async def _digest_now(turn: Turn) -> Reply:
+async def _digest_now(turn: PreferenceSubject) -> Reply:
     services, wants = turn.services, await turn.wants()
     state = await services.waiting.digest(turn.tenant, turn.recipient)
     whose = (turn.tenant, turn.recipient, wants, turn.zone_of(wants))
-    if not state.told and not await early.brought(services, *whose, most=1, over=False):
+    if not state.told and not await early.digest_now_items(services, *whose, most=1, over=False):
         return Reply("Nothing waits for a digest")
-    await services.queues.wake(Person(turn.tenant, turn.recipient, Task.DIGEST_NOW))
+    await services.queues.wake(RecipientTask(turn.tenant, turn.recipient, Task.DIGEST_NOW))
     after = [("", "What came after it was made is not in it: ask for that once it is here.")]
     return Reply("The digest is on its way", after if state.told else ())
 
 
-async def _stop(turn: Turn) -> Reply:
+async def _stop(turn: PreferenceSubject) -> Reply:
     await turn.prefer(lambda old: replace(old, stopped=True))
     return replies.stopped(turn.services.categories)
 
 
-async def _start(turn: Turn) -> Reply:
+async def _start(turn: PreferenceSubject) -> Reply:
     wants = await turn.prefer(lambda old: replace(old, stopped=False))
     paused = wants.paused_until and wants.paused_until > turn.services.clock()
     return Reply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
 
 
-def _place(turn: Turn, wants: Preferences) -> Line:
+def _place(turn: PreferenceSubject, wants: Preferences) -> Line:
     return "Time zone", f"{turn.zone_of(wants).key} ({turn.zone_from(wants)})"
 
 
@@ -289,7 +289,7 @@ def _read(reader: Callable[[str], T], text: str) -> T:
         raise Refused(str(error)) from None
 
 
-_DO: Mapping[Verb, Callable[[Turn], Awaitable[Reply]]] = {
+_DO: Mapping[Verb, Callable[[PreferenceSubject], Awaitable[Reply]]] = {
     Verb.HELP: _help,
     Verb.STATUS: _status,
     Verb.SUBSCRIBE: _subscribe,

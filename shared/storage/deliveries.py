@@ -1,7 +1,7 @@
 """Table Deliveries: one row for each recipient of a notification, and in each partition a row that counts them.
 
 The counts of all states always sum to the recipients listed so far (`shared.storage.delivery_counts`). Herald's own
-messages have one recipient each: their partition (`ALONE`) holds one row and no counts.
+messages have one recipient each: their partition (`SINGLE_SHARD`) holds one row and no counts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from shared import keys
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
 from shared.states import DeliveryState, Reason
-from shared.storage.delivery_counts import ALONE, COUNTS, Counted
+from shared.storage.delivery_counts import COUNTS, SINGLE_SHARD, Counted
 from shared.storage.table import BATCH, Conflict, Row, Table, etag_of
 
 VERSION = 1
@@ -221,13 +221,13 @@ class Deliveries:
         )
         if len(rows) < limit:
             return {row["RowKey"]: _state(row, etag_of(row)) for row in rows}
-        found = await together(list(wanted), lambda key: self._table.get(partition, key))
+        found = await gather_limited(list(wanted), lambda key: self._table.get(partition, key))
         return {key: _state(*row) for key, row in zip(wanted, found, strict=True) if row}
 
 
 def shard_names(shards: int) -> Sequence[str]:
-    """The names of the partitions of a notification's deliveries: of 16, or of the only one; for 0 of `ALONE`."""
-    return "0123456789abcdef" if shards > 1 else "0" if shards else ALONE
+    """Return the names of the partitions that hold a notification's deliveries: 16, one, or for 0 `SINGLE_SHARD`."""
+    return "0123456789abcdef" if shards > 1 else "0" if shards else SINGLE_SHARD
 
 
 def shard_of(recipient: str, shards: int) -> str:

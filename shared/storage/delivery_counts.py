@@ -19,7 +19,7 @@ VERSION = 1
 #: The row that counts.
 COUNTS = "~counts"
 #: The partition of the only delivery of what Herald itself says: in that nothing is counted.
-ALONE = "x"
+SINGLE_SHARD = "x"
 #: Seconds that a patient change waits for others which share its transaction.
 PATIENCE = 0.1
 #: Partitions whose counts are kept in memory.
@@ -177,7 +177,7 @@ class Counted:
 
 
 def _is_alone(partition: str) -> bool:
-    return partition.endswith(f";{ALONE}")
+    return partition.endswith(f";{SINGLE_SHARD}")
 
 
 def _count(partition: str, counted: Counter[str], etag: str) -> Operation:

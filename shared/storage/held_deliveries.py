@@ -24,7 +24,7 @@ _DIGEST = "~digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class HeldDelivery:
     """One delivery that waits; `key` is its row's, `until` when it is looked at again, and `began` its notification's.
 
     `since` is when its recipient's turn came: later than that, where the time is their own.
@@ -61,11 +61,11 @@ class DigestState:
     etag: str = ""
 
 
-class Waiting:
+class HeldDeliveries:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def put(self, tenant: str, item: Item) -> None:
+    async def put(self, tenant: str, item: HeldDelivery) -> None:
         """Let a delivery wait; the same again changes nothing but `reason` and `until`."""
         delivery = item.delivery
         await self._table.put(
@@ -85,7 +85,7 @@ class Waiting:
             }
         )
 
-    async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[Item]:
+    async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[HeldDelivery]:
         """The first `limit` that wait for a recipient, after the one of the key `after`, oldest first."""
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @after and RowKey lt @digest",
@@ -96,7 +96,7 @@ class Waiting:
 
     async def held(
         self, tenant: str, recipient: str, reasons: Sequence[Reason], size: int
-    ) -> AsyncIterator[list[Item]]:
+    ) -> AsyncIterator[list[HeldDelivery]]:
         """All that wait for a recipient for these reasons, oldest first, `size` at a time."""
         meant = {f"reason{place}": str(reason) for place, reason in enumerate(reasons)}
         wanted = " or ".join(f"reason eq @{name}" for name in meant)
@@ -105,7 +105,9 @@ class Waiting:
         async for rows in self._table.pages(where, values, size=size):
             yield [_item(row) for row in rows]
 
-    async def ready(self, tenant: str, recipient: str, now: datetime, limit: int) -> tuple[list[Item], DigestState]:
+    async def ready(
+        self, tenant: str, recipient: str, now: datetime, limit: int
+    ) -> tuple[list[HeldDelivery], DigestState]:
         """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first.
 
         How far the recipient's digests are comes with them. Where more wait, the first `limit` that wait for something
@@ -128,13 +130,13 @@ class Waiting:
         found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
         return [found[key] for key in sorted(found)], await self.digest(tenant, recipient)
 
-    async def wait_until(self, tenant: str, item: Item, until: datetime) -> None:
+    async def wait_until(self, tenant: str, item: HeldDelivery, until: datetime) -> None:
         """Let an item wait until another time, where it still waits and was not put again since it was read."""
         row = {"PartitionKey": _partition(tenant, item.delivery.recipient), "RowKey": item.key, "until": until}
         with suppress(Conflict):
             await self._table.merge(row, item.etag)
 
-    async def done(self, tenant: str, recipient: str, items: Iterable[Item]) -> None:
+    async def done(self, tenant: str, recipient: str, items: Iterable[HeldDelivery]) -> None:
         """Remove what waited for a recipient, where it was not put again since it was read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
@@ -146,7 +148,9 @@ class Waiting:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
         return _digest(recipient, found[0]) if found else DigestState()
 
-    async def move_digest(self, tenant: str, recipient: str, state: DigestState, over: Sequence[Item] = ()) -> str:
+    async def move_digest(
+        self, tenant: str, recipient: str, state: DigestState, over: Sequence[HeldDelivery] = ()
+    ) -> str:
         """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`.
 
         The items `over` are removed too, as by `done`, in the same transaction where that is possible.
@@ -186,8 +190,8 @@ def _thread(delivery: Delivery) -> str:
     return delivery.recipient.removeprefix(channel_of(delivery.recipient))
 
 
-def _item(row: Row) -> Item:
-    return Item(
+def _item(row: Row) -> HeldDelivery:
+    return HeldDelivery(
         delivery=Delivery(row["notification"], row["shard"], row["recipient"], "", 0),
         reason=Reason(row["reason"]),
         until=row["until"],

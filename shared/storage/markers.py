@@ -12,7 +12,7 @@ VERSION = 1
 LONGEST = 100_000
 
 
-class Marks:
+class Markers:
     def __init__(self, table: Table) -> None:
         self._table = table
 

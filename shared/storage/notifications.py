@@ -83,7 +83,7 @@ class Notification:
         """The key of its thread, "" for none."""
         return self.content.thread.key if self.content.thread else ""
 
-    def stands(self, now: datetime) -> bool:
+    def is_current(self, now: datetime) -> bool:
         """Whether there is something to tell of it at `now`: it is neither called off nor has it expired."""
         return self.state is not NotificationState.CANCELLED and not (self.expires and self.expires <= now)
 

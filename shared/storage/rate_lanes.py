@@ -15,7 +15,7 @@ VERSION = 1
 _TENANT, _CONVERSATION = "tenant", "conversation"
 
 
-class Lanes:
+class RateLanes:
     def __init__(self, table: Table) -> None:
         self._table = table
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
-from shared.concurrency import together
+from shared.concurrency import gather_limited
 from shared.storage.entity_writes import Refusal, write
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Table:
                     continue
             except Conflict:  # with one of them: each is tried alone
                 pass
-            await together(part, lambda row: self._remove(partition, *row))
+            await gather_limited(part, lambda row: self._remove(partition, *row))
 
     async def _remove(self, partition: str, row: str, etag: str) -> None:
         with suppress(Conflict):

@@ -25,7 +25,7 @@ OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant, name
 
 
 @dataclass(frozen=True, slots=True)
-class Waking:
+class DueTimer:
     """What is to wake at `minute` (UTC): `named`, of this `kind`; `partition`, `row` and `etag` are its row's."""
 
     kind: str
@@ -36,7 +36,7 @@ class Waking:
     etag: str
 
 
-class Due:
+class Timers:
     def __init__(self, table: Table) -> None:
         self._table = table
 
@@ -49,13 +49,13 @@ class Due:
             {"PartitionKey": partition, "RowKey": f"{kind};{keys.key(key)}", "v": VERSION, "key": key}
         )
 
-    async def until(self, now: datetime, size: int) -> AsyncIterator[list[Waking]]:
+    async def until(self, now: datetime, size: int) -> AsyncIterator[list[DueTimer]]:
         """All that are due at `now`, oldest minute first, `size` at a time, each once, also where it is not removed."""
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
         async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size):
             yield [_waking(row) for row in rows]
 
-    async def done(self, wakings: Iterable[Waking]) -> None:
+    async def done(self, wakings: Iterable[DueTimer]) -> None:
         """Forget them, as their effect is stored; what was put again since it was read is due again."""
         rows: dict[str, dict[str, str]] = {}
         for waking in wakings:
@@ -63,8 +63,8 @@ class Due:
         await asyncio.gather(*(self._table.clear(partition, those) for partition, those in rows.items()))
 
 
-def _waking(row: Row) -> Waking:
+def _waking(row: Row) -> DueTimer:
     partition, kind = row["PartitionKey"], row["RowKey"].split(";", 1)[0]
     minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
     # The whole key is a column, as it may be too long for a row's, or hold what that may not.
-    return Waking(kind, row["key"].split(";", 1), minute, partition, row["RowKey"], etag_of(row))
+    return DueTimer(kind, row["key"].split(";", 1), minute, partition, row["RowKey"], etag_of(row))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 
 from shared.rate_windows import AHEAD, SECOND, VOID, Sends, grant
-from shared.storage.rate_lanes import Lanes
+from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Conflict
 
 #: Seconds for which a request waits for its turn in the process; what would wait longer goes back to its queue.
@@ -43,7 +43,7 @@ def _now() -> int:
 class Pacer:
     """Turns at `rate` requests a second for each tenant, over all processes."""
 
-    def __init__(self, lanes: Lanes, rate: int, clock: Callable[[], int] = _now) -> None:
+    def __init__(self, lanes: RateLanes, rate: int, clock: Callable[[], int] = _now) -> None:
         self._lanes, self._rate, self._clock = lanes, rate, clock
         self._tenants: dict[str, _TenantLane] = {}
         self._known: dict[tuple[str, str], tuple[Sends, str]] = {}
@@ -130,7 +130,7 @@ class Pacer:
 class _TenantLane:
     """What this process knows of a tenant's lane, and who waits for a slot in it."""
 
-    def __init__(self, lanes: Lanes, tenant: str, rate: int, clock: Callable[[], int]) -> None:
+    def __init__(self, lanes: RateLanes, tenant: str, rate: int, clock: Callable[[], int]) -> None:
         self._lanes, self._tenant, self._rate, self._clock = lanes, tenant, rate, clock
         self._following, self._etag = 0, ""
         #: Until when the lane is known to be held: slots before it are void, those already granted too.

@@ -50,9 +50,9 @@ class Clock:
     speed: int
 
     @classmethod
-    def begin(cls, at: datetime, speed: int, stands: float = STANDS) -> Self:
+    def begin(cls, at: datetime, speed: int, is_current: float = STANDS) -> Self:
         """One that stands at `at` until the hosts are up."""
-        return cls(at, real_time() + timedelta(seconds=stands), speed)
+        return cls(at, real_time() + timedelta(seconds=is_current), speed)
 
     @property
     def setting(self) -> str:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.ingest import take_in
+from notify.ingest import ingest
 from shared.contract.parsing import DEFAULT_SOURCE
 from shared.preferences.preferences import Mode, Preferences
 from shared.services import open_services
@@ -25,7 +25,7 @@ from shared.settings import load
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind
-from shared.storage.held_deliveries import Waiting
+from shared.storage.held_deliveries import HeldDeliveries
 from shared.storage.notifications import notification_key
 from shared.storage.table import Table
 from tests.e2e.conftest import LOOK, SHORT_LEASE, Clock, Deployment, audience
@@ -72,14 +72,14 @@ async def test_everybody_is_told_once_and_not_before_their_nine_o_clock_or_an_ou
     times = sorted(set(due.values()))
     assert len(times) == len(zones)
     grace = {"HERALD_LATE_GRACE_MINUTES": str(GRACE // timedelta(minutes=1))}
-    clock = Clock.begin(times[0] - timedelta(seconds=2), 1, stands=3)
+    clock = Clock.begin(times[0] - timedelta(seconds=2), 1, is_current=3)
     deployment.start(HERALD_CLOCK=clock.setting, **SHORT_LEASE, **grace)
     first = [person for person, at in due.items() if at == times[0]]
     early = await deployment.teams.wait(len(first), timeout=SLOW)
     await _between_ticks(deployment)
     deployment.hosts[-1].kill()
     back = times[0] + DOWN
-    after = Clock.begin(back, speed, stands=12)
+    after = Clock.begin(back, speed, is_current=12)
     deployment.start(2, HERALD_CLOCK=after.setting, **grace)
     [stored] = await deployment.ended(within=after.seconds(times[-1]) + SLOW)
 
@@ -153,7 +153,7 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
         "notification": data,
     }  # fmt: skip
     command = {"command": "schedule", "target": {"schedule": "morning"}, "announcement": announcement}
-    await take_in(services, json.dumps(command).encode(), "announced")
+    await ingest(services, json.dumps(command).encode(), "announced")
     await services.close()
     assert await deployment.rows("Due")
     return due
@@ -180,7 +180,7 @@ async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) ->
 
 async def _settled(deployment: Deployment, people: Sequence[PersonView], names: Iterable[str]) -> dict[str, set[str]]:
     """Which of the notifications with these ids each person was told in a digest, once all digests are written down."""
-    waiting = Waiting(Table(deployment.tables.get_table_client("HeraldWaiting")))
+    waiting = HeldDeliveries(Table(deployment.tables.get_table_client("HeraldWaiting")))
     async with asyncio.timeout(SLOW):
         while any([(await waiting.digest(each.tenant, f"u:{each.object_id}")).told for each in people]):
             await asyncio.sleep(LOOK)

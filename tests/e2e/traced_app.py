@@ -15,14 +15,14 @@ from pathlib import Path
 import azure.functions as func
 
 from shared.rate_windows import AHEAD, grant
-from shared.storage.rate_lanes import Lanes
+from shared.storage.rate_lanes import RateLanes
 from shared.teams import rate_limiter
 
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What this task asks the lane for: the slots, and the next free one after them.
 _asked: ContextVar[tuple[Sequence[int], int]] = ContextVar("asked", default=((), 0))
-_move_tenant = Lanes.move_tenant
+_move_tenant = RateLanes.move_tenant
 
 
 def _asked_for(following: int, now: int, rate: int, wanted: int, ahead: int = AHEAD) -> tuple[Sequence[int], int]:
@@ -31,7 +31,7 @@ def _asked_for(following: int, now: int, rate: int, wanted: int, ahead: int = AH
     return asked
 
 
-async def _moved(self: Lanes, tenant: str, following: int, etag: str) -> str:
+async def _moved(self: RateLanes, tenant: str, following: int, etag: str) -> str:
     written = await _move_tenant(self, tenant, following, etag)
     slots, after = _asked.get()
     if following == after:  # else the lane is held
@@ -45,6 +45,6 @@ def _write_down(tenant: str, slots: Sequence[int]) -> None:
 
 
 rate_limiter.grant = _asked_for  # type: ignore[attr-defined]
-Lanes.move_tenant = _moved  # type: ignore[method-assign]
+RateLanes.move_tenant = _moved  # type: ignore[method-assign]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]

@@ -17,7 +17,7 @@ from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode, Preferences, mute_key
-from shared.queue_messages import PEOPLE, RESPONSES, Person, Task
+from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
 from shared.settings import load
 from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
@@ -60,9 +60,9 @@ async def rows(herald: Herald, table: str) -> list[dict[str, Any]]:
     return [dict(row) async for row in herald.outside_tables.get_table_client(f"Herald{table}").list_entities()]
 
 
-async def tasks(herald: Herald) -> list[Person]:
-    queue = herald.outside_queues.get_queue_client(PEOPLE)
-    return [Person.decode(each.content.encode()) for each in await queue.peek_messages(32)]
+async def tasks(herald: Herald) -> list[RecipientTask]:
+    queue = herald.outside_queues.get_queue_client(RECIPIENTS)
+    return [RecipientTask.decode(each.content.encode()) for each in await queue.peek_messages(32)]
 
 
 @pytest.fixture
@@ -625,7 +625,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
     )
     assert await herald.services.topics.subscribers(herald.tenant, "releases", "", 10) == ([], "")
     assert lines({"body": after["body"][1]["items"]}) == ["✓ Gespeichert."]
-    assert Person(herald.tenant, f"u:{ada.person.object_id}", Task.RECONSIDER) in await tasks(herald)
+    assert RecipientTask(herald.tenant, f"u:{ada.person.object_id}", Task.RECONSIDER) in await tasks(herald)
     assert has(await ada.click(after, action_verbs.SHOW), "retry")
 
 

@@ -21,10 +21,10 @@ from messages.commands.parser import Verb
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
-from shared.queue_messages import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import Item
+from shared.storage.held_deliveries import HeldDelivery
 from shared.time.localtime import zone
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user
@@ -69,8 +69,8 @@ async def group(chat: Chat) -> Chat:
 
 async def people_tasks(herald: Herald) -> Counter[Task]:
     """What is to be done with what waits, by the messages on the queue."""
-    queue = herald.outside_queues.get_queue_client(PEOPLE)
-    return Counter([Person.decode(each.content.encode()).task for each in await queue.peek_messages(32)])
+    queue = herald.outside_queues.get_queue_client(RECIPIENTS)
+    return Counter([RecipientTask.decode(each.content.encode()).task for each in await queue.peek_messages(32)])
 
 
 async def in_place(chat: Chat) -> Preferences:
@@ -101,7 +101,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 async def meet(chat: Chat) -> None:
     """Have their time zone known, by which what waits has been decided anew."""
     await chat.ask("help")
-    await chat.herald.lose(PEOPLE)
+    await chat.herald.lose(RECIPIENTS)
 
 
 async def test_a_command_changes_the_row_and_has_what_waits_decided_anew(chat: Chat) -> None:
@@ -112,7 +112,7 @@ async def test_a_command_changes_the_row_and_has_what_waits_decided_anew(chat: C
         assert (await chat.ask(f"<p>{command}</p>"))[0] == title
         assert replace(await chat.wants(), version=0) == replace(wanted, **after), command
         assert await people_tasks(chat.herald) == {Task.RECONSIDER: 1}, command
-        await chat.herald.lose(PEOPLE)
+        await chat.herald.lose(RECIPIENTS)
 
 
 async def test_a_pause_ends_by_the_clocks_of_who_wrote(chat: Chat) -> None:
@@ -295,7 +295,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
     now = chat.herald.clock()
     recipient = f"u:{chat.person.object_id}"
     for number in range(MOST_COUNTED + 1):
-        item = Item(
+        item = HeldDelivery(
             delivery=Delivery(f"{number:032x}", "0", recipient, "", 0),
             reason=Reason.PAUSED,
             until=now,
@@ -342,7 +342,7 @@ async def test_who_asks_while_a_digest_is_on_its_way_is_told_that_it_is_without_
     await chat.prefer(Preferences(categories={"builds": Mode.DIGEST}))
     await chat.herald.ask(user(chat.person))
     await chat.herald.send()
-    person = Person(chat.herald.tenant, f"u:{chat.person.object_id}", Task.DIGEST_NOW)
+    person = RecipientTask(chat.herald.tenant, f"u:{chat.person.object_id}", Task.DIGEST_NOW)
     await release(chat.herald.services, person)
     [first, second] = await chat.ask("digest now")
     assert first == "The digest is on its way"

@@ -17,7 +17,7 @@ from messages.activity.schema import Incoming
 from messages.activity.verified import Event
 from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
 from messages.turn_adapter import TurnAdapter, read_activity
-from shared.queue_messages import Person, Task
+from shared.queue_messages import RecipientTask, Task
 from shared.storage.conversations import Conversations, Kind, Reference, Status
 from tests.messages.conftest import (
     ADA,
@@ -156,14 +156,14 @@ async def test_who_is_in_another_zone_has_what_waits_decided_anew(tell: Tell, qu
     await tell(INSTALL)
     for zone in ("Europe/Berlin", "Europe/Berlin", "Asia/Tokyo"):
         await tell(message(localTimezone=zone))
-    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)] * 2
+    assert queues.wake.await_args_list == [call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)] * 2
 
 
 async def test_what_waits_for_who_was_not_known_goes_by_the_zone_that_is_seen_first(
     tell: Tell, queues: AsyncMock
 ) -> None:
     await tell(message(**in_team(), localTimezone="Asia/Tokyo"))
-    assert queues.wake.await_args_list == [call(Person(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)]
+    assert queues.wake.await_args_list == [call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)]
 
 
 async def test_a_new_zone_is_not_stored_before_what_waits_is_to_be_decided_anew(

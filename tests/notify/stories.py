@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from local.fake_teams.api import Fault, PersonView
-from notify.ingest import take_in
+from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.notifications import notification_key
 from tests.support.dying import Host
@@ -183,7 +183,7 @@ async def that_is_redriven(host: Host) -> Story:
 async def whose_message_was_lost(host: Host) -> Story:
     """It is the watch that finds it, and repeats what was there."""
     story = await to_one(host)
-    await take_in(host.services, story.body, "m1")
+    await ingest(host.services, story.body, "m1")
     await host.lose(DELIVERIES)
     host.watched = True
     return replace(story, body=b"")

@@ -11,7 +11,7 @@ import pytest
 from local.fake_teams.api import Behaviour, Fault, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.ingest import take_in
+from notify.ingest import ingest
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
@@ -127,7 +127,7 @@ async def test_a_cancellation_key_means_all_that_have_it_and_no_other(timed: Her
     both = [await timed.ask(user(ada), schedule=at, cancellationKey="build/42") for _ in range(2)]
     other = await timed.ask(user(ada), schedule=at, cancellationKey="build/43")
     body = {"command": "cancel", "target": {"cancellationKey": "build/42"}}
-    await take_in(timed.services, json.dumps(body).encode(), "m1")
+    await ingest(timed.services, json.dumps(body).encode(), "m1")
     assert {(await timed.now(each)).state for each in both} == {NotificationState.CANCELLED}
     assert (await timed.now(other)).state is NotificationState.SCHEDULED
 
@@ -143,7 +143,7 @@ async def test_a_cancellation_key_means_all_that_have_it_and_no_other(timed: Her
 async def test_a_command_about_what_there_is_not_is_a_dead_letter(
     timed: Herald, target: dict[str, Any], pointer: str
 ) -> None:
-    await take_in(timed.services, json.dumps({"command": "redrive", "target": target}).encode(), "m1")
+    await ingest(timed.services, json.dumps({"command": "redrive", "target": target}).encode(), "m1")
     [letter] = await timed.dead_letters()
     assert (letter["reason"], json.loads(letter["faults"])[0]["pointer"]) == ("unknown", pointer)
 
@@ -189,17 +189,17 @@ async def test_what_is_being_sent_while_it_is_recalled_is_taken_back_too(timed: 
 async def stalled(herald: Herald, monkeypatch: pytest.MonkeyPatch, asked: Notification, person: PersonView) -> Any:
     """A delivery whose process stands still between its look at the notification and the claim."""
     message = await herald.message(asked, f"u:{person.object_id}")
-    goes_on, stands = asyncio.Event(), asyncio.Event()
+    goes_on, is_current = asyncio.Event(), asyncio.Event()
     claim = herald.services.deliveries.claim
 
     async def late(*args: Any) -> Any:
-        stands.set()
+        is_current.set()
         await goes_on.wait()
         return await claim(*args)
 
     monkeypatch.setattr(herald.services.deliveries, "claim", late)
     sending = asyncio.create_task(deliver(herald.services, message))
-    await stands.wait()
+    await is_current.wait()
     await herald.lose(DELIVERIES)
 
     async def resume() -> None:
@@ -293,11 +293,11 @@ async def test_an_edit_that_is_too_long_to_be_stored_with_the_recipients_is_refu
 async def test_the_original_again_after_an_edit_is_the_same_notification(timed: Herald) -> None:
     [ada] = await people(timed, 1)
     body = notification(user(ada))
-    await take_in(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1")
     asked = await timed.stored(body)
     await timed.send()
     await timed.command("edit", asked, content=NEW)
-    await take_in(timed.services, body, "m2")
+    await ingest(timed.services, body, "m2")
     await timed.run()
     assert await timed.dead_letters() == []
     assert await titles(timed) == {ada.object_id: NEW["title"]}
@@ -456,7 +456,7 @@ async def test_a_dead_letter_is_put_back_on_its_queue_and_forgotten(timed: Heral
     for target in ({"key": row}, {"reason": "poison"}):
         command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, **target}}}
         await timed.services.dead_letters.put(NOTIFICATIONS, "m1", body, "poison", [], timed.clock())
-        await take_in(timed.services, json.dumps(command).encode(), "m2")
+        await ingest(timed.services, json.dumps(command).encode(), "m2")
         assert await timed.dead_letters() == []
     await timed.run()
     assert len(await timed.received()) == 1

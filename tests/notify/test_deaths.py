@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Received
-from notify.ingest import take_in
-from notify.poison import CHANCES, rescue
+from notify.ingest import ingest
+from notify.poison import CHANCES, retry_poison
 from shared.queue_messages import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
 from tests.notify.stories import STORIES, Story, Telling, that_waits_for_its_time, to_one
@@ -101,7 +101,7 @@ async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, chances: i
     for point in range(1, MANY):
         story = await (that_waits_for_its_time if page else to_one)(host)
         [ada] = story.to
-        await take_in(host.services, story.body, "m1")
+        await ingest(host.services, story.body, "m1")
         await host.lose(DELIVERIES)
         asked = await host.stored(story.body)
         delivery = Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0, chances=chances)
@@ -109,7 +109,7 @@ async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, chances: i
         queue = EXPANSIONS if page else DELIVERIES
 
         async def see_to_it(message: Delivery | Expansion = message, queue: str = queue) -> None:
-            await rescue(host.services, queue, message.encode().encode(), "m1")
+            await retry_poison(host.services, queue, message.encode().encode(), "m1")
 
         lived = await host.live(point, see_to_it)
         if not lived:

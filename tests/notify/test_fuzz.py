@@ -27,12 +27,12 @@ from shared.queue_messages import (
     EXPANSIONS,
     MESSAGES,
     NOTIFICATIONS,
-    PEOPLE,
+    RECIPIENTS,
     SWEEPS,
     VERSION,
     Expansion,
     Newer,
-    Person,
+    RecipientTask,
     Sweep,
     Task,
     Unreadable,
@@ -263,13 +263,13 @@ async def own_messages(herald: Herald, known: Notification, recipient: str) -> M
     delivery = (await herald.message(known, recipient)).encode()
     expansion = Expansion(known.key, known.page).encode()
     sweeps = [Sweep(known.key, task, shard).encode() for task, shard in ((Task.WATCH, ""), (Task.RECALL, "0"))]
-    person = Person(known.tenant, recipient, Task.RELEASE).encode()
+    person = RecipientTask(known.tenant, recipient, Task.RELEASE).encode()
     return {
         DELIVERIES: [delivery],
         DELIVERIES_URGENT: [delivery],
         EXPANSIONS: [expansion],
         SWEEPS: sweeps,
-        PEOPLE: [person],
+        RECIPIENTS: [person],
     }
 
 

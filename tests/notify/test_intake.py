@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from notify.expansion import expand
-from notify.functions import send_one
-from notify.ingest import allowed_tenant, take_in
+from notify.functions import send_delivery
+from notify.ingest import allowed_tenant, ingest
 from notify.scheduling import Plan, planned
 from shared.contract.faults import Refused
 from shared.contract.models import Schedule
@@ -27,9 +27,9 @@ async def test_the_same_notification_at_once_and_again_is_sent_once(herald: Hera
     await herald.grow(people=3)
     people = await herald.people(3)
     body = notification(*(user(each) for each in people))
-    await asyncio.gather(*(take_in(herald.services, body, f"m{n}") for n in range(20)))
+    await asyncio.gather(*(ingest(herald.services, body, f"m{n}") for n in range(20)))
     await herald.send()
-    await take_in(herald.services, body, "again")
+    await ingest(herald.services, body, "again")
     await herald.send()
     assert len(await herald.received()) == 3
     assert await herald.counts(await herald.stored(body)) == {"sent": 3}
@@ -41,7 +41,7 @@ async def test_without_an_id_the_queue_messages_own_serves(herald: Herald) -> No
     [ada] = await herald.people(1)
     body = json.dumps({"recipients": [user(ada)], "category": "c", "content": {"title": "t"}}).encode()
     for message_id in ("m1", "m1", "m2"):
-        await take_in(herald.services, body, message_id)
+        await ingest(herald.services, body, message_id)
     await herald.send()
     assert len(await herald.received()) == 2
 
@@ -50,8 +50,8 @@ async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Heral
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     first = json.loads(notification(user(ada)))
-    await take_in(herald.services, json.dumps(first).encode(), "m1")
-    await take_in(herald.services, json.dumps(first | {"category": "other"}).encode(), "m2")
+    await ingest(herald.services, json.dumps(first).encode(), "m1")
+    await ingest(herald.services, json.dumps(first | {"category": "other"}).encode(), "m2")
     await herald.send()
     [letter] = await herald.dead_letters()
     assert (letter["reason"], json.loads(letter["faults"])[0]["pointer"]) == ("reused", "/id")
@@ -68,7 +68,7 @@ async def test_a_card_that_is_nested_too_deep_is_a_dead_letter(herald: Herald) -
     for depth in (100, 300, 600, 900):
         card = '{"type":"AdaptiveCard","x":' + "[" * depth + "]" * depth + "}"
         body = '{"recipients":[{"all":true}],"category":"c","card":' + card + "}"
-        await take_in(herald.services, body.encode(), f"m{depth}")
+        await ingest(herald.services, body.encode(), f"m{depth}")
     assert {letter["reason"] for letter in await herald.dead_letters()} == {"invalid"}
 
 
@@ -76,9 +76,9 @@ async def test_a_process_that_died_after_the_first_page_is_made_up_for_by_the_sa
     await herald.grow(people=1)
     await herald.people(1)
     body = notification({"all": True})
-    await take_in(herald.services, body, "m1")
+    await ingest(herald.services, body, "m1")
     announced = await herald.waiting(EXPANSIONS)
-    await take_in(herald.services, body, "m1")
+    await ingest(herald.services, body, "m1")
     assert await herald.waiting(EXPANSIONS) == announced + 1
 
 
@@ -86,8 +86,8 @@ async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     first = json.loads(notification(user(ada), source="/a"))
-    await take_in(herald.services, json.dumps(first).encode(), "m1")
-    await take_in(herald.services, json.dumps(first | {"source": "/b"}).encode(), "m2")
+    await ingest(herald.services, json.dumps(first).encode(), "m1")
+    await ingest(herald.services, json.dumps(first | {"source": "/b"}).encode(), "m2")
     await herald.send()
     assert len(await herald.received()) == 2
 
@@ -96,7 +96,7 @@ async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fau
     herald: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = notification({"user": "secret@contoso.example"}, category="")
-    await take_in(herald.services, body, "m1")
+    await ingest(herald.services, body, "m1")
     [letter] = await herald.dead_letters()
     assert letter["body"] == body
     assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
@@ -106,7 +106,7 @@ async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fau
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])
 async def test_nothing_that_comes_on_the_queue_raises(herald: Herald, body: bytes) -> None:
-    await take_in(herald.services, body, "m1")
+    await ingest(herald.services, body, "m1")
     [letter] = await herald.dead_letters()
     assert letter["body"] == body
     assert letter["queue"] == NOTIFICATIONS
@@ -119,7 +119,7 @@ async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_
     assert asked.state is NotificationState.SKIPPED
     body = notification(user(ada))
     stored = await herald.services.notifications.insert(_as_stored(herald, body))
-    await take_in(herald.services, body, "redelivered")
+    await ingest(herald.services, body, "redelivered")
     await herald.send()
     assert await herald.counts(stored) == {"sent": 1}
 
@@ -231,7 +231,7 @@ async def test_an_internal_message_of_a_newer_version_waits_and_one_that_is_not_
         return herald.services
 
     monkeypatch.setattr("shared.triggers.services", ours)
-    trigger = send_one.build().get_user_function()  # type: ignore[attr-defined]
+    trigger = send_delivery.build().get_user_function()  # type: ignore[attr-defined]
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
     assert await herald.waiting(DELIVERIES) == 1
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"mine": false}'))

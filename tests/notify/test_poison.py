@@ -9,8 +9,8 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.delivery import deliver
-from notify.ingest import take_in
-from notify.poison import CHANCES, PAUSE, rescue
+from notify.ingest import ingest
+from notify.poison import CHANCES, PAUSE, retry_poison
 from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import (
@@ -19,17 +19,17 @@ from shared.queue_messages import (
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
-    PEOPLE,
+    RECIPIENTS,
     SWEEPS,
     Delivery,
     Expansion,
-    Person,
+    RecipientTask,
     Sweep,
     Task,
 )
 from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage.conversations import Kind
-from shared.storage.delivery_counts import ALONE
+from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
 from shared.storage.notifications import Notification
 from tests.support.herald import Herald, notification, user
@@ -53,7 +53,7 @@ async def scheduled(herald: Herald) -> Notification:
 
 
 async def poison(herald: Herald, queue: str, message: Delivery | Expansion | Sweep) -> None:
-    await rescue(herald.services, queue, message.encode().encode(), "m1")
+    await retry_poison(herald.services, queue, message.encode().encode(), "m1")
 
 
 @pytest.mark.parametrize("queue", [DELIVERIES, DELIVERIES_URGENT])
@@ -86,7 +86,7 @@ async def test_its_dead_letter_can_be_redriven_and_is_sent_then(timed: Herald) -
     _, asked, message = await one(timed)
     await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
     command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
-    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await ingest(timed.services, json.dumps(command).encode(), "m2")
     await timed.run()
     assert (await timed.now(asked)).counts == '{"sent":1}'
     assert await timed.dead_letters() == []
@@ -117,14 +117,14 @@ async def of_our_own(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
         purpose=purpose,
     )
     await herald.lose(DELIVERIES)
-    return recipient, Delivery(key, ALONE, recipient, "", 0, chances=CHANCES)
+    return recipient, Delivery(key, SINGLE_SHARD, recipient, "", 0, chances=CHANCES)
 
 
 async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:
     recipient, message = await of_our_own(timed, Purpose.DIGEST)
     await poison(timed, DELIVERIES, message)
-    [told] = [each async for each in timed.outside_queues.get_queue_client(PEOPLE).receive_messages()]
-    assert Person.decode(told.content.encode()) == Person(timed.tenant, recipient, Task.RELEASE)
+    [told] = [each async for each in timed.outside_queues.get_queue_client(RECIPIENTS).receive_messages()]
+    assert RecipientTask.decode(told.content.encode()) == RecipientTask(timed.tenant, recipient, Task.RELEASE)
 
 
 async def test_whose_welcome_was_poisonous_can_be_welcomed_by_another(timed: Herald) -> None:
@@ -175,7 +175,7 @@ async def test_a_page_that_cannot_be_listed_fails_the_notification_until_it_is_r
     await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
     assert (await timed.now(asked)).state is NotificationState.FAILED
     command = {"command": "redrive", "target": {"deadLetters": {"queue": EXPANSIONS, "reason": "poison"}}}
-    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await ingest(timed.services, json.dumps(command).encode(), "m2")
     await timed.run()
     assert (await timed.now(asked)).counts == '{"sent":1}'
 
@@ -198,7 +198,7 @@ async def test_a_page_that_was_passed_does_not_fail_the_notification(timed: Hera
 
 @pytest.mark.parametrize("queue", [queue for queue in ALL if queue != NOTIFICATIONS])
 async def test_what_cannot_be_read_is_given_up_at_once_whatever_queue_it_comes_from(timed: Herald, queue: str) -> None:
-    await rescue(timed.services, queue, b'{"v": 1, "mine": false}', "m1")
+    await retry_poison(timed.services, queue, b'{"v": 1, "mine": false}', "m1")
     [letter] = await timed.dead_letters()
     assert (letter["queue"], letter["reason"], letter["body"]) == (queue, "poison", b'{"v": 1, "mine": false}')
 
@@ -209,16 +209,16 @@ async def test_upstreams_own_message_has_its_chances_is_given_up_then_and_can_be
     given = body = notification(user(ada))
     for given_up_before in range(2):
         for _ in range(CHANCES):
-            await rescue(timed.services, NOTIFICATIONS, body, "m1")
+            await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
             [(_, on, text)] = timed.kept
             assert (on, len(await timed.dead_letters())) == (NOTIFICATIONS, given_up_before)
             body = text.encode()
             timed.kept.clear()
-        await rescue(timed.services, NOTIFICATIONS, body, "m1")
+        await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
         [letter] = await timed.dead_letters()
         assert (letter["reason"], letter["body"]) == ("poison", given)
     command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "poison"}}}
-    await take_in(timed.services, json.dumps(command).encode(), "m2")
+    await ingest(timed.services, json.dumps(command).encode(), "m2")
     await timed.run()
     assert len(await timed.received()) == 1
 
@@ -243,8 +243,8 @@ async def test_somebody_whose_message_is_given_up_is_seen_to_again_the_next_day(
     await timed.services.conversations.prefer(
         timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
-    resumed = Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, chances=CHANCES)
-    await rescue(timed.services, PEOPLE, resumed.encode().encode(), "m1")
+    resumed = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, chances=CHANCES)
+    await retry_poison(timed.services, RECIPIENTS, resumed.encode().encode(), "m1")
     assert len(await timed.dead_letters()) == 1
     assert await timed.counts(asked) == {"open": 1}
     await timed.wait(24 * 3600 + 1)

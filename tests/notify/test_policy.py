@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from notify.policy import Case, Decision, Target, decide
+from notify.policy import Decision, PolicyInput, Target, decide
 from shared.preferences.categories import Category
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
@@ -19,7 +19,7 @@ from shared.time.localtime import zone
 NOW = datetime(2026, 11, 23, 11, tzinfo=UTC)
 LATER, BEFORE = NOW + timedelta(hours=1), NOW - timedelta(seconds=1)
 QUIET = Preferences(quiet="11:00-13:00")
-CASE = Case(
+CASE = PolicyInput(
     now=NOW,
     target=Target(Kind.USER, "ada", "https://smba.trafficmanager.net/emea/", "a:1"),
     category=Category(name="builds"),
@@ -136,12 +136,12 @@ def test_of_two_rules_the_earlier_one_decides() -> None:
 
 @pytest.mark.parametrize("purpose", [Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST])
 def test_what_somebody_asked_for_passes_their_wishes_and_nothing_else(purpose: Purpose) -> None:
-    stands = (Rule.CANCELLED, Rule.EXPIRED, Rule.LOCAL_TIME, Rule.UNREACHABLE)
+    is_current = (Rule.CANCELLED, Rule.EXPIRED, Rule.LOCAL_TIME, Rule.UNREACHABLE)
     for rule, given in IN_ORDER.items():
-        case = CASE if not set(given) <= set(Case.__dataclass_fields__) else replace(CASE, **given)
+        case = CASE if not set(given) <= set(PolicyInput.__dataclass_fields__) else replace(CASE, **given)
         wishes = {name: value for name, value in given.items() if name in Preferences.__dataclass_fields__}
         case = replace(case, purpose=purpose, preferences=Preferences(**wishes))
-        assert decide(case).rule is (rule if rule in stands else Rule.ASKED)
+        assert decide(case).rule is (rule if rule in is_current else Rule.ASKED)
 
 
 #: Local times in unusual zones, and over changes of the clocks: whether it is quiet, and until when (UTC).

@@ -35,12 +35,12 @@ class Pause(Tap):
 
     def __init__(self, operations: int) -> None:
         self.left = operations
-        self.stands, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.is_current, self.goes_on = asyncio.Event(), asyncio.Event()
 
     async def after(self, written: str) -> None:
         self.left -= 1
         if self.left == 0:
-            self.stands.set()
+            self.is_current.set()
             await self.goes_on.wait()
 
 
@@ -83,10 +83,10 @@ async def between(first: Awaitable[None], second: Awaitable[None], operations: i
     token = TAP.set(pause)
     task = asyncio.ensure_future(first)
     TAP.reset(token)
-    stands = asyncio.ensure_future(pause.stands.wait())
-    await asyncio.wait((task, stands), return_when=asyncio.FIRST_COMPLETED)
-    stands.cancel()
-    met = pause.stands.is_set()
+    is_current = asyncio.ensure_future(pause.is_current.wait())
+    await asyncio.wait((task, is_current), return_when=asyncio.FIRST_COMPLETED)
+    is_current.cancel()
+    met = pause.is_current.is_set()
     await second
     pause.goes_on.set()
     await task

@@ -14,14 +14,14 @@ import pytest
 from local.fake_teams.api import Behaviour, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
-from notify.ingest import take_in
+from notify.ingest import ingest
 from notify.scheduling import Plan, in_zone
 from shared.contract.models import Schedule
-from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, PEOPLE, Expansion, Person, Task
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, RECIPIENTS, Expansion, RecipientTask, Task
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import Item
+from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.notifications import Notification
 from shared.time.localtime import zone
 from tests.support.herald import Herald, notification, user
@@ -142,7 +142,7 @@ async def test_who_changes_a_wish_after_an_outage_before_they_are_called_is_miss
     asked = await timed.ask(user(ada), schedule=OWN)
     await sleep_until(timed, at_nine(14))
     set_clock(timed, at_nine(1) + GRACE + timedelta(minutes=1))
-    await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+    await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
     await timed.send()
     assert await timed.counts(await timed.now(asked)) == {"missed": 1}
 
@@ -157,7 +157,7 @@ async def test_who_was_called_in_time_and_stood_behind_others_beyond_the_grace_i
     set_clock(timed, at_nine(1))
     await timed.tick()
     set_clock(timed, at_nine(1) + timedelta(minutes=1))
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     set_clock(timed, at_nine(1) + GRACE + timedelta(minutes=1))
     await timed.send()
     assert await timed.counts(asked) == {"sent": 2}
@@ -169,7 +169,7 @@ async def test_what_is_urgent_is_called_on_the_urgent_queue(timed: Herald) -> No
     await sleep_until(timed, at_nine(14))
     set_clock(timed, at_nine(1))
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (0, 1)
 
 
@@ -192,7 +192,7 @@ async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(tim
         await timed.services.conversations.save(
             timed.tenant, Kind.USER, person.object_id, {"time_zone": place}, at=timed.clock()
         )
-        await timed.services.queues.wake(Person(timed.tenant, f"u:{person.object_id}", Task.RECONSIDER))
+        await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{person.object_id}", Task.RECONSIDER))
     await timed.send()
     for place, told in (("Europe/Berlin", [ada]), ("America/New_York", [ada]), ("Pacific/Pago_Pago", [ada, bob])):
         await sleep_until(timed, at_nine(PLACES[place]) + timedelta(seconds=1))
@@ -206,14 +206,14 @@ async def test_who_moves_while_it_begins_to_wait_is_told_at_the_time_of_the_new_
     await timed.ask(user(ada), schedule=OWN)
     put, moved = timed.services.waiting.put, False
 
-    async def meanwhile(tenant: str, item: Item) -> None:
+    async def meanwhile(tenant: str, item: HeldDelivery) -> None:
         nonlocal moved
         if moved:
             return await put(tenant, item)
         moved = True
         zone_of = {"time_zone": "Asia/Tokyo"}
         await timed.services.conversations.save(tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
-        await release(timed.services, Person(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await release(timed.services, RecipientTask(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
         return await put(tenant, item)
 
     monkeypatch.setattr(timed.services.waiting, "put", meanwhile)
@@ -232,7 +232,7 @@ async def test_who_moves_to_where_the_time_is_long_over_is_told_all_the_same(tim
     zone_of = {"time_zone": "Europe/Berlin"}
     await timed.services.conversations.save(timed.tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
     if said:
-        await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
         await timed.send()
     assert await who_was_told(timed) == ([ada.object_id] if said else [])
     await sleep_until(timed, at_nine(-5) + timedelta(seconds=1))
@@ -358,7 +358,7 @@ async def test_of_several_that_share_a_key_those_that_wait_are_rescheduled(timed
     await timed.send()
     schedule = {"at": "2026-12-01T09:00", "timeZone": "UTC"}
     body = {"command": "reschedule", "target": {"cancellationKey": "k"}, "schedule": schedule}
-    await take_in(timed.services, json.dumps(body).encode(), "m")
+    await ingest(timed.services, json.dumps(body).encode(), "m")
     assert [letter["reason"] for letter in await timed.dead_letters()] == ["begun"]
     assert (await timed.now(waits)).due == datetime(2026, 12, 1, 9, tzinfo=UTC)
 
@@ -369,7 +369,7 @@ async def test_who_reschedules_at_the_moment_of_sending_either_does_or_is_told_t
     [ada] = await people(timed, ["UTC"])
     for number in range(6):
         body = notification(user(ada), schedule={"at": NINE, "timeZone": "UTC"})
-        await take_in(timed.services, body, "m")
+        await ingest(timed.services, body, "m")
         asked = await timed.stored(body)
         set_clock(timed, at_nine(0))
         letters = len(await timed.dead_letters())
@@ -379,7 +379,7 @@ async def test_who_reschedules_at_the_moment_of_sending_either_does_or_is_told_t
             target = {"source": of.source, "id": of.id}
             schedule = {"at": "2026-12-01T09:00", "timeZone": "UTC"}
             order = {"command": "reschedule", "target": target, "schedule": schedule}
-            await take_in(timed.services, json.dumps(order).encode(), uuid.uuid4().hex)
+            await ingest(timed.services, json.dumps(order).encode(), uuid.uuid4().hex)
 
         await asyncio.gather(expand(timed.services, Expansion(asked.key, 0)), late())
         await timed.send()
@@ -465,7 +465,7 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
 async def test_what_would_expire_before_its_time_is_refused(timed: Herald, schedule: dict[str, Any]) -> None:
     timed.clock.moved = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
     body = notification({"all": True}, schedule=schedule, expiresAt="2026-12-01T09:00:00Z")
-    await take_in(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1")
     [letter] = await timed.dead_letters()
     assert json.loads(letter["faults"]) == [
         {"pointer": "/schedule/at", "message": "is not before the expiry, 2026-12-01T09:00Z"}
@@ -473,6 +473,6 @@ async def test_what_would_expire_before_its_time_is_refused(timed: Herald, sched
     asked = await timed.ask({"all": True}, schedule=schedule, expiresAt="2026-12-01T09:01:00Z")
     assert asked.state is NotificationState.SCHEDULED
     later = {"target": {"source": asked.source, "id": asked.id}, "schedule": {"at": "2026-12-03T09:00"}}
-    await take_in(timed.services, json.dumps({"command": "reschedule", **later}).encode(), "m2")
+    await ingest(timed.services, json.dumps({"command": "reschedule", **later}).encode(), "m2")
     assert len(await timed.dead_letters()) == 2
     assert (await timed.now(asked)).due == asked.due

@@ -13,7 +13,7 @@ import pytest
 from local.fake_teams.api import Behaviour, ChannelView, Fault, PersonView, Received
 from notify import threads
 from notify.delivery import deliver
-from notify.ingest import take_in
+from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.conversations import Kind, Status
 from shared.storage.notifications import Notification
@@ -55,7 +55,7 @@ async def tell(
     time = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat()
     event = {"specversion": "1.0", "type": "com.example.build", "source": "/ci", "id": uuid.uuid4().hex, "time": time}
     body = json.dumps(event | {"data": whole}).encode()
-    await take_in(herald.services, body, "m")
+    await ingest(herald.services, body, "m")
     return await herald.stored(body)
 
 

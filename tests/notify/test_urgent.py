@@ -8,7 +8,7 @@ import pytest
 
 from local.fake_teams.api import Behaviour, Fault
 from notify.delivery import deliver
-from notify.functions import send_one, send_one_urgent
+from notify.functions import send_delivery, send_urgent_delivery
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
 from shared.states import NotificationState
 from tests.support.herald import Herald, user
@@ -87,6 +87,6 @@ async def test_an_urgent_one_passes_those_that_wait_for_their_turn(herald: Heral
 
 
 def test_each_queue_has_its_own_function() -> None:
-    for function, queue in ((send_one, DELIVERIES), (send_one_urgent, DELIVERIES_URGENT)):
+    for function, queue in ((send_delivery, DELIVERIES), (send_urgent_delivery, DELIVERIES_URGENT)):
         trigger = function.build().get_trigger()  # type: ignore[attr-defined]
         assert trigger.queue_name == queue

@@ -11,9 +11,9 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER, Mode, Preferences
-from shared.queue_messages import DELIVERIES, Person, Task
+from shared.queue_messages import DELIVERIES, RecipientTask, Task
 from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import Item
+from shared.storage.held_deliveries import HeldDelivery
 from tests.support.herald import Herald, user
 from timer_digest.release_held import release
 
@@ -31,7 +31,7 @@ async def prefer(herald: Herald, person: PersonView, **wishes: Any) -> Preferenc
 
 
 async def reconsider(herald: Herald, person: PersonView) -> None:
-    await herald.services.queues.wake(Person(herald.tenant, f"u:{person.object_id}", Task.RECONSIDER))
+    await herald.services.queues.wake(RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RECONSIDER))
     await herald.send()
 
 
@@ -146,9 +146,9 @@ async def test_who_goes_on_while_a_message_is_being_held_gets_it_at_once(
 ) -> None:
     ada, put = await one(timed), timed.services.waiting.put
 
-    async def too_late(tenant: str, item: Item) -> None:
+    async def too_late(tenant: str, item: HeldDelivery) -> None:
         await prefer(timed, ada, paused_until=None)
-        await release(timed.services, Person(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await release(timed.services, RecipientTask(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
         await put(tenant, item)
 
     await prefer(timed, ada, paused_until=FOREVER)

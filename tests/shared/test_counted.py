@@ -11,7 +11,7 @@ import pytest
 
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
-from shared.storage.delivery_counts import ALONE, Counted
+from shared.storage.delivery_counts import SINGLE_SHARD, Counted
 from shared.storage.table import Conflict, Operation, Table
 
 QUEUED, SENT, DIGESTED = DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.DIGESTED
@@ -128,7 +128,7 @@ async def test_one_that_has_changed_meanwhile_fails_alone(rows: Rows, monkeypatc
 
 
 async def test_who_has_no_others_is_counted_by_its_row_and_needs_no_transaction(rows: Rows) -> None:
-    alone = f"notification;{ALONE}"
+    alone = f"notification;{SINGLE_SHARD}"
     there = await rows.some(1, alone)
     assert await rows.counts(alone) == Counter({"open": 1})
     assert await rows.end("u:0", there["u:0"], SENT, patient=False, partition=alone)

@@ -11,7 +11,7 @@ import pytest
 
 from shared.rate_windows import SECOND
 from shared.storage.clients import open_storage
-from shared.storage.rate_lanes import Lanes
+from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Table
 from shared.teams.rate_limiter import Later, Pacer
 from tests.shared.test_pacing import most_within
@@ -24,7 +24,7 @@ async def pacer(connection: str) -> AsyncIterator[Callable[[int], Pacer]]:
     async with queues, tables:
         table = Table(tables.get_table_client("HeraldLanes"))
         await table.create()
-        yield lambda rate: Pacer(Lanes(table), rate)
+        yield lambda rate: Pacer(RateLanes(table), rate)
 
 
 async def turns(
@@ -107,7 +107,7 @@ async def test_a_conversation_that_is_held_is_held_for_every_process(pacer: Call
 
 
 async def test_storage_that_fails_fails_those_who_wait_and_no_one_after_them(pacer: Callable[[int], Pacer]) -> None:
-    class Broken(Lanes):
+    class Broken(RateLanes):
         down = True
 
         async def move_tenant(self, tenant: str, following: int, etag: str) -> str:

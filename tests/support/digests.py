@@ -9,7 +9,7 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, Received
 from shared.preferences.preferences import Mode
-from shared.queue_messages import Person, Task
+from shared.queue_messages import RecipientTask, Task
 from shared.storage.conversations import Kind
 from shared.storage.notifications import Notification
 from tests.support.herald import Herald, user
@@ -26,7 +26,7 @@ async def go_to(herald: Herald, when: str) -> None:
 
 async def see_to(herald: Herald, recipient: str, task: Task) -> None:
     """Have somebody seen to, with all that follows at once."""
-    await herald.services.queues.wake(Person(herald.tenant, recipient, task))
+    await herald.services.queues.wake(RecipientTask(herald.tenant, recipient, task))
     await herald.send()
 
 

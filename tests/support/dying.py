@@ -17,7 +17,7 @@ from shared.queue_messages import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load
 from shared.states import DeliveryState
-from shared.storage.delivery_counts import ALONE
+from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.timers import WATCH
 from tests.support.herald import Herald, attune, give_token
 from tests.support.tapped import TAP, Tap
@@ -215,7 +215,7 @@ class Host(Herald):
 
     async def _miscounted(self, partition: str) -> str:
         """How a partition of Deliveries is counted where it is otherwise than that, or ""."""
-        if partition.endswith(f";{ALONE}"):
+        if partition.endswith(f";{SINGLE_SHARD}"):
             return ""  # nothing is counted there
         table = self.outside_tables.get_table_client("HeraldDeliveries")
         found = table.query_entities("PartitionKey eq @partition", parameters={"partition": partition})

@@ -22,8 +22,8 @@ from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
 from notify.delivery import deliver
 from notify.expansion import LISTED, expand
-from notify.ingest import take_in
-from notify.sweep import go_through
+from notify.ingest import ingest
+from notify.sweep import sweep_page
 from shared.contract.parsing import Request, read
 from shared.queue_messages import (
     ALL,
@@ -31,11 +31,11 @@ from shared.queue_messages import (
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
-    PEOPLE,
+    RECIPIENTS,
     SWEEPS,
     Delivery,
     Expansion,
-    Person,
+    RecipientTask,
     Sweep,
 )
 from shared.queues import Queues
@@ -138,7 +138,7 @@ class Herald:
     async def ask(self, *recipients: dict[str, Any], **data: Any) -> Notification:
         """Send a notification through the intake; returns it as it is stored then."""
         body = notification(*recipients, **data)
-        await take_in(self.services, body, uuid.uuid4().hex)
+        await ingest(self.services, body, uuid.uuid4().hex)
         return await self.stored(body)
 
     async def stored(self, body: bytes) -> Notification:
@@ -172,12 +172,12 @@ class Herald:
     async def send(self) -> None:
         """Do all that is on the queues and visible, as the triggers do, until nothing is."""
         work: dict[str, Callable[[bytes], Awaitable[None]]] = {
-            NOTIFICATIONS: lambda b: take_in(self.services, b, uuid.uuid4().hex),
+            NOTIFICATIONS: lambda b: ingest(self.services, b, uuid.uuid4().hex),
             EXPANSIONS: lambda b: expand(self.services, Expansion.decode(b)),
             DELIVERIES: lambda b: deliver(self.services, Delivery.decode(b)),
             DELIVERIES_URGENT: lambda b: deliver(self.services, Delivery.decode(b)),
-            SWEEPS: lambda b: go_through(self.services, Sweep.decode(b)),
-            PEOPLE: lambda b: release(self.services, Person.decode(b)),
+            SWEEPS: lambda b: sweep_page(self.services, Sweep.decode(b)),
+            RECIPIENTS: lambda b: release(self.services, RecipientTask.decode(b)),
         }
         while any([await self._drain(name, work[name]) for name in ALL]):
             continue
@@ -186,7 +186,7 @@ class Herald:
         """Give a command about a notification, and let it be done as far as it can at once."""
         target = {"source": of.source, "id": of.id}
         body = json.dumps({"command": command, "target": target, **more}).encode()
-        await take_in(self.services, body, uuid.uuid4().hex)
+        await ingest(self.services, body, uuid.uuid4().hex)
         await self.send()
 
     async def wait(self, seconds: float) -> None:

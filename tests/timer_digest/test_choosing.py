@@ -18,7 +18,7 @@ from shared.states import NotificationState
 from shared.storage.notifications import Notification
 from shared.time.localtime import shown, zone
 from timer_digest.digest_plan import Wants, newest_slot, times
-from timer_digest.thread_groups import Case, stories
+from timer_digest.thread_groups import DigestEntry, stories
 
 BERLIN = zone("Europe/Berlin")
 DAILY = DigestRule.parse("daily 09:00")
@@ -107,7 +107,7 @@ def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, 
     assert shown(now, wants.place).date() == dates[-1]
 
 
-def case(key: str, minute: int, **data: Any) -> Case:
+def case(key: str, minute: int, **data: Any) -> DigestEntry:
     whole = {"recipients": [{"all": True}], "category": "builds", "content": {"title": key}, **data}
     notification = Notification(
         key=key,
@@ -120,7 +120,7 @@ def case(key: str, minute: int, **data: Any) -> Case:
         created=at("2026-11-23T08:00") + timedelta(minutes=minute),
         shards=1,
     )
-    return Case(Delivery(key, "0", "u:1", "", 0), notification)
+    return DigestEntry(Delivery(key, "0", "u:1", "", 0), notification)
 
 
 def test_urgent_threads_come_first_and_then_the_newest() -> None:

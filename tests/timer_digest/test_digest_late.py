@@ -11,10 +11,10 @@ from unittest.mock import AsyncMock
 import pytest
 
 from local.fake_teams.api import Fault, PersonView
-from notify.ingest import take_in
-from notify.poison import CHANCES, rescue
+from notify.ingest import ingest
+from notify.poison import CHANCES, retry_poison
 from shared.preferences.preferences import FOREVER, Mode
-from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, RECIPIENTS, Delivery, RecipientTask, Task
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald
 from timer_digest import digest_sender
@@ -160,11 +160,11 @@ async def test_one_that_was_settled_is_not_sent_again_by_hand(timed: Herald) -> 
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     await timed.lose(DELIVERIES)
     poisoned = replace(Delivery.decode(message.content.encode()), chances=CHANCES)
-    await rescue(timed.services, DELIVERIES, poisoned.encode().encode(), "m1")
+    await retry_poison(timed.services, DELIVERIES, poisoned.encode().encode(), "m1")
     await timed.send()
     assert await timed.counts(asked) == {"failed": 1}
     letters = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
-    await take_in(timed.services, json.dumps(letters).encode(), "m2")
+    await ingest(timed.services, json.dumps(letters).encode(), "m2")
     await timed.send()
     assert await came(timed, ada) == []
 
@@ -173,7 +173,7 @@ async def test_who_dies_before_it_is_posted_leaves_it_as_late_as_it_is(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
-    asked, person = await ask(timed, ada), Person(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
+    asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     with monkeypatch.context() as dying:
         dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
@@ -203,7 +203,7 @@ async def test_what_is_urgent_does_not_wait_for_a_digest_that_is_on_its_way(time
     ada = await one(timed, "2026-11-24T07:00", quiet="07:00-08:59")
     await ask(timed, ada, "News", category="news", priority="urgent")
     await ask(timed, ada, "Build")
-    await timed.services.queues.wake(Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await people(timed)
     assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (1, 0)
     timed.clock.moved += timedelta(minutes=59, seconds=30)
@@ -225,4 +225,4 @@ async def test_digests_of_the_version_before_go_on(timed: Herald) -> None:
 
 
 async def people(timed: Herald) -> None:
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))

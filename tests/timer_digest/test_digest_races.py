@@ -17,11 +17,11 @@ from notify.delivery import deliver
 from notify.redrive import reopen
 from shared import telling
 from shared.preferences.preferences import FOREVER
-from shared.queue_messages import DELIVERIES, PEOPLE, Delivery, Person, Task
+from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage import timers
-from shared.storage.held_deliveries import Item
+from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.notifications import Notification
 from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
@@ -29,14 +29,14 @@ from tests.support.herald import Herald, user
 from timer_digest import digest_sender
 from timer_digest.digest_plan import MOST_ALONE, choose, wants_of
 from timer_digest.release_held import release
-from timer_digest.thread_groups import Case
+from timer_digest.thread_groups import DigestEntry
 
 
 async def card_on_its_way(timed: Herald) -> Delivery:
     """Let it be half a minute past nine in Berlin of the 24th, and the digest be made; returns its card's message."""
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     return Delivery.decode(message.content.encode())
 
@@ -51,7 +51,7 @@ async def test_what_came_due_while_it_was_sent_goes_when_it_has_ended(timed: Her
     await deliver(timed.services, await timed.message(news, f"u:{ada.object_id}"))
     timed.clock.moved += timedelta(minutes=1)
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     assert await timed.counts(news) == {"open": 1}
     await timed.send()
     assert await timed.counts(news) == {"sent": 1}
@@ -64,7 +64,7 @@ async def test_a_card_that_comes_again_ends_nothing_of_the_next_digest(timed: He
     await timed.send()
     assert await timed.counts(first) == {"digested": 1}
     second = await ask(timed, ada, "Second")
-    await release(timed.services, Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await deliver(timed.services, card)
     assert await timed.counts(second) == {"open": 1}
     await timed.send()
@@ -103,10 +103,12 @@ async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keep
     services = timed.services
     digests = await services.waiting.digest(timed.tenant, card.recipient)
     await deliver(services, card)
-    await release(services, Person(timed.tenant, card.recipient, Task.DIGEST_NOW))
+    await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
     with pytest.raises(Conflict):
-        await telling.settle(services, timed.tenant, card.recipient, digests, [], telling.Ended(DeliveryState.FAILED))
+        await telling.settle(
+            services, timed.tenant, card.recipient, digests, [], telling.DeliveryResult(DeliveryState.FAILED)
+        )
     assert await timed.counts(asked) == {"open": 1}
     await timed.send()
     assert await timed.counts(asked) == {"digested": 1}
@@ -117,7 +119,7 @@ async def test_what_comes_while_it_is_sent_is_in_the_next_one(timed: Herald) -> 
     await ask(timed, ada, "Before")
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     meanwhile = await timed.ask(user(ada), content={"title": "Meanwhile"})
     await deliver(timed.services, await timed.message(meanwhile, f"u:{ada.object_id}"))
     await timed.send()
@@ -135,7 +137,7 @@ async def test_several_who_see_to_somebody_at_once_send_one(timed: Herald) -> No
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
     timed.clock.moved += timedelta(hours=22, seconds=30)
-    person = Person(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
+    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     await asyncio.gather(*(release(timed.services, person) for _ in range(4)))
     await timed.send()
     await timed.run()
@@ -148,7 +150,7 @@ async def test_a_message_of_a_delivery_that_a_digest_keeps_sends_nothing(timed: 
     asked = await ask(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     await prefer(timed, ada, categories={})  # it would be sent alone now
     await deliver(timed.services, Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0))
     await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
@@ -164,7 +166,9 @@ async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
     asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
     keep = digest_sender._keep
 
-    async def lose(services: Services, person: Person, number: int, item: Item, case: Case) -> Case | None:
+    async def lose(
+        services: Services, person: RecipientTask, number: int, item: HeldDelivery, case: DigestEntry
+    ) -> DigestEntry | None:
         if item.delivery.notification == asked[1].key:  # just now somebody else lets it go
             known = await services.deliveries.get(item.delivery)
             assert known
@@ -175,7 +179,7 @@ async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
         meanwhile.setattr(digest_sender, "_keep", lose)
         timed.clock.moved += timedelta(hours=22, seconds=30)
         await timed.tick()
-        await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+        await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     await timed.send()
     [digest] = await came(timed, ada)
     assert texts(digest)[0] == "Digest: 2 notifications"
@@ -190,7 +194,7 @@ async def test_a_digest_whose_end_nobody_told_is_settled_with_the_next_slot(
     first = await ask(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(PEOPLE, lambda body: release(timed.services, Person.decode(body)))
+    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
     monkeypatch.setattr("shared.telling.over", AsyncMock())
     await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
     monkeypatch.undo()
@@ -217,7 +221,7 @@ async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotte
     await timed.services.due.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
-    while not await timed._drain(PEOPLE, lambda body: release(behind, Person.decode(body))):
+    while not await timed._drain(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
         await asyncio.sleep(0.01)
     await timed._drain(DELIVERIES, lambda body: deliver(behind, Delivery.decode(body)))
     assert await came(timed, ada) == []
@@ -231,7 +235,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services, ada = timed.services, await one(timed, "2026-11-23T10:00", time_zone="UTC")
-    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
 
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), 100)
@@ -273,7 +277,7 @@ async def die_before_it_is_posted(herald: Herald, person: PersonView, monkeypatc
     with monkeypatch.context() as dying:
         dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
-            await release(herald.services, Person(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
+            await release(herald.services, RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
 
 async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_next_one(
@@ -303,7 +307,7 @@ async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MOST_ALONE + 1)]
     build = await ask(timed, ada, "Build 1")
-    person = Person(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
     await release(timed.services, person)
     await prefer(timed, ada, paused_until=None)
     await release(timed.services, replace(person, task=Task.RECONSIDER))
@@ -315,7 +319,7 @@ async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_
 async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_digest(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    person = Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await release(timed.services, person)
     await release(timed.services, replace(person, task=Task.DIGEST_NOW))
     await timed.send()
@@ -362,7 +366,7 @@ async def test_what_is_tried_again_while_its_item_is_still_there_is_let_go(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
-    asked, person = await ask(timed, ada), Person(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+    asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await prefer(timed, ada, categories={})
     await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
     with monkeypatch.context() as dying:

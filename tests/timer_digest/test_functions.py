@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from shared.queue_messages import Person, Task
+from shared.queue_messages import RecipientTask, Task
 from timer_digest import functions
 
 
 async def test_only_so_many_people_are_seen_to_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, most = 0, 0
 
-    async def release(_services: Any, _person: Person) -> None:
+    async def release(_services: Any, _person: RecipientTask) -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -22,6 +22,6 @@ async def test_only_so_many_people_are_seen_to_at_once(monkeypatch: pytest.Monke
         under_way -= 1
 
     monkeypatch.setattr(functions, "release", release)
-    person = Person("t", "u:1", Task.RELEASE)
-    await asyncio.gather(*(functions.in_turn(None, person) for _ in range(50)))  # type: ignore[arg-type]
-    assert most == functions.AT_ONCE
+    person = RecipientTask("t", "u:1", Task.RELEASE)
+    await asyncio.gather(*(functions._release(None, person) for _ in range(50)))  # type: ignore[arg-type]
+    assert most == functions.MAX_CONCURRENT_RELEASES

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.ingest import take_in
+from notify.ingest import ingest
 from shared.announcements import MOST, SOURCE
 from shared.states import NotificationState, ScheduleState
 from shared.storage.notifications import Notification, notification_key
@@ -38,7 +38,7 @@ def announcement(*to: PersonView, **changes: Any) -> dict[str, Any]:
 
 async def order(herald: Herald, command: str, name: str = "morning", **more: Any) -> None:
     body = {"command": command, "target": {"schedule": name}, **more}
-    await take_in(herald.services, json.dumps(body).encode(), uuid.uuid4().hex)
+    await ingest(herald.services, json.dumps(body).encode(), uuid.uuid4().hex)
 
 
 async def recur(herald: Herald, *to: PersonView, name: str = "morning", **changes: Any) -> None:
@@ -240,7 +240,7 @@ async def test_an_occurrence_can_be_cancelled_by_its_name(timed: Herald, ada: Pe
     await recur(timed, ada, timeZone="recipient", rule="0 12 * * *")
     await sleep_until(timed, MONDAY + timedelta(hours=15))
     target = {"source": f"{SOURCE}morning", "id": "2026-11-24T12:00"}
-    await take_in(timed.services, json.dumps({"command": "cancel", "target": target}).encode(), "m")
+    await ingest(timed.services, json.dumps({"command": "cancel", "target": target}).encode(), "m")
     for day in (24, 25):
         await sleep_until(timed, datetime(2026, 11, day, 11, 0, 1, tzinfo=UTC))
     assert len(await timed.received()) == 1
@@ -417,12 +417,12 @@ async def test_who_takes_a_command_about_a_schedule_may_die_and_the_command_come
         body = json.dumps(command | {"announcement": announcement(ada, **changes)}).encode()
         token = TAP.set(Dying(point))
         try:
-            await take_in(timed.services, body, "m")
+            await ingest(timed.services, body, "m")
         except Dead:
             pass
         finally:
             TAP.reset(token)
-        await take_in(timed.services, body, "m")
+        await ingest(timed.services, body, "m")
     await sleep_until(timed, NINE)
     await sleep_until(timed, NINE + timedelta(hours=1))
     assert len(await timed.received()) == 1

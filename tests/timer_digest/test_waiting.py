@@ -9,7 +9,7 @@ import pytest
 
 from shared.queue_messages import Delivery
 from shared.states import Reason
-from shared.storage.held_deliveries import DigestState, Item
+from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import BATCH, Conflict
 from tests.support.herald import Herald
 
@@ -17,9 +17,9 @@ ADA = "u:ada"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def item(number: int) -> Item:
+def item(number: int) -> HeldDelivery:
     delivery = Delivery(f"{number:064x}"[::-1], "0", ADA, "", 0)
-    return Item(
+    return HeldDelivery(
         delivery=delivery,
         reason=Reason.DIGEST,
         until=NOON,
@@ -29,7 +29,7 @@ def item(number: int) -> Item:
     )
 
 
-async def put(herald: Herald, *items: Item) -> list[Item]:
+async def put(herald: Herald, *items: HeldDelivery) -> list[HeldDelivery]:
     for each in items:
         await herald.services.waiting.put(herald.tenant, each)
     return await herald.services.waiting.of(herald.tenant, ADA, 1000)
