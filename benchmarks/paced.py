@@ -1,7 +1,7 @@
 """A broadcast at the pace that Teams allows, 45 a second of its 50, by one host and by three on one storage.
 
 The fake Teams enforces its limits and answers after 80 ms. `sustained` is the rate from the first message that
-arrived to the last; slots are the operations on table Lanes.
+arrived to the last; slots are the operations on table RateLanes.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ async def _populate(on: Stage, numbers: range, *, whole: bool) -> Counter[str]:
         await writing.put(nine - timedelta(hours=number % ZONES), timers.DIGEST, f"{on.teams.tenant};u:{who}")
         partition = f"{on.teams.tenant};{Kind.USER};{keys.shard(who)}"
         await people.put({"PartitionKey": partition, "RowKey": who, "v": VERSION, "id": who, "status": "active"})
-    for name, kept in (("Due", digests), ("Conversations", people)):
+    for name, kept in (("Timers", digests), ("Conversations", people)):
         await kept.store(Table(on.tables.get_table_client(services.settings.table_prefix + name)))
     return digests.counts
 
@@ -115,7 +115,7 @@ async def _measure(on: Stage, waiting: Counter[str]) -> Mapping[str, int]:
     now = services.clock()
     for number in range(DUE):
         minute = now - timedelta(minutes=1 + number % 7)
-        await services.due.put(minute, timers.DIGEST, f"{on.teams.tenant};u:{UUID(int=number)}")
+        await services.timers.put(minute, timers.DIGEST, f"{on.teams.tenant};u:{UUID(int=number)}")
     with _listening(services.settings.table_prefix) as asked:
         woken = await tick(services)
     assert woken == DUE, f"{woken} of {DUE}"

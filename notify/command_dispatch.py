@@ -51,7 +51,7 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
     keys = await _meant(services, command.target, tenant)
     if command.command != "reschedule":
         # Whoever asked to see it again is not to see what was called off, or is not true any more.
-        keys = [*keys, *[copy for key in keys for copy in await services.marks.of(snoozes(key))]]
+        keys = [*keys, *[copy for key in keys for copy in await services.markers.of(snoozes(key))]]
     found = [each for key in keys if (each := await services.notifications.get(key))]
     if not found:
         raise Refused("unknown", [Fault(f"{data}/target", "there is no such notification")])
@@ -67,7 +67,7 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
 
 async def _meant(services: Services, target: Target, tenant: str) -> Sequence[str]:
     if target.cancellation_key:
-        return await services.marks.of(cancellation(tenant, target.cancellation_key))
+        return await services.markers.of(cancellation(tenant, target.cancellation_key))
     return [notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))]
 
 
@@ -133,7 +133,7 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
     notification = await _change(services, notification, moved)
     # After the row: what wakes at the time that it had before finds that it is too early, or that it has begun.
     if notification.state is NotificationState.SCHEDULED and notification.due:
-        await services.due.put(notification.due, timers.NOTIFICATION, notification.key)
+        await services.timers.put(notification.due, timers.NOTIFICATION, notification.key)
     elif notification.state is NotificationState.ACCEPTED:
         await services.queues.expand(Expansion(notification.key, notification.page))
 

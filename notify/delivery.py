@@ -103,7 +103,7 @@ async def _send(sending: Sending) -> None:
     if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
         return
-    if held := services.pacer.held(notification.tenant):
+    if held := services.rate_limiter.held(notification.tenant):
         await sending.later(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
         return
     if notification.purpose is Purpose.DIGEST:
@@ -173,7 +173,7 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
         local_at=plan.due,
         missed=missed,
         past=plan.skip,
-        welcomed=once and not await services.marks.own(welcomed(notification.tenant), recipient, notification.key),
+        welcomed=once and not await services.markers.own(welcomed(notification.tenant), recipient, notification.key),
         own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
         thread=notification.thread,
     )

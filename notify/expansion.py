@@ -53,7 +53,7 @@ async def expand(services: Services, message: Expansion) -> None:
     if notification.page == message.page and notification.state in LISTED:
         if notification.page == 0:
             await watch(services, notification.key)
-        if held := services.pacer.held(notification.tenant):
+        if held := services.rate_limiter.held(notification.tenant):
             await services.queues.expand(message, held)
             return
         try:
@@ -87,7 +87,7 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
             if early < SKEW:  # clocks differ a little
                 await services.queues.expand(message, early)
             else:  # or much; or what woke it is a time that it had before it was rescheduled
-                await services.due.put(found.due, timers.NOTIFICATION, found.key)
+                await services.timers.put(found.due, timers.NOTIFICATION, found.key)
             return None
         missed = _is_missed(services, found, now)
         try:

@@ -69,7 +69,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
     if stored.content_hash != new.content_hash:
         raise Refused("reused", _REUSED)
     if stored.state is NotificationState.SCHEDULED and stored.due:
-        await services.due.put(stored.due, timers.NOTIFICATION, stored.key)
+        await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
     else:
         # Also where its first page is listed: who did that may have died before it announced the next.
         await expand(services, Expansion(stored.key, 0))

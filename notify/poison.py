@@ -51,16 +51,16 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
     """The same for a message of upstream's, in which there is no place to count its chances: they are marked."""
     what = f"chances;{hashlib.sha256(body).hexdigest()}"
-    used = await services.marks.of(what)
+    used = await services.markers.of(what)
     if len(used) >= CHANCES:
         await _give_up(services, NOTIFICATIONS, body, message_id)
         for chance in used:  # or it had none when it is redriven
-            await services.marks.drop(what, chance)
+            await services.markers.drop(what, chance)
         return
     log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
     # As it came, or its chances would not be found again.
     await services.queues.put(NOTIFICATIONS, body.decode(), PAUSE)
-    await services.marks.put(what, str(len(used)))
+    await services.markers.put(what, str(len(used)))
 
 
 async def _give_up(services: Services, queue: str, body: bytes, message_id: str) -> None:
@@ -91,7 +91,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     if notification.purpose is Purpose.DIGEST:
         await services.queues.wake(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
-        await services.marks.drop(welcomed(notification.tenant), message.recipient, notification.key)
+        await services.markers.drop(welcomed(notification.tenant), message.recipient, notification.key)
 
 
 async def _fail_notification(services: Services, message: Expansion) -> None:

@@ -25,8 +25,8 @@ TRY_FOR = timedelta(days=1)
 #: not to turn a broadcast into failures.
 NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
-#: What a delivery waits for on the clock of people (`shared.time.clock`), in table Waiting: its recipient's wishes, and
-#: its time in their zone. It is decided anew whenever its message comes.
+#: Why a delivery is held (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both go by the
+#: clock of people (`shared.time.clock`), and are evaluated again whenever the delivery's message arrives.
 HELD = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
 
 _BY_STATUS = {

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) -> None:
     """Have the notification looked at in a while, and again until it is finished."""
-    await services.due.put(services.clock() + after, timers.WATCH, key)
+    await services.timers.put(services.clock() + after, timers.WATCH, key)
 
 
 async def finish(services: Services, key: str) -> bool:

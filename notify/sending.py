@@ -60,7 +60,7 @@ class Sending:
         """Write the final state, and of what was sent where it is; see to what follows from that."""
         if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
             mark = welcomed(self.notification.tenant)
-            await self.services.marks.drop(mark, self.message.recipient, self.notification.key)
+            await self.services.markers.drop(mark, self.message.recipient, self.notification.key)
         last = await self.services.deliveries.settle(
             self.message,
             self.known.etag,
@@ -120,14 +120,14 @@ class Sending:
             delivery_etag=etag,
             urgent=self.notification.urgent,
         )
-        await services.waiting.put(tenant, item)
+        await services.held_deliveries.put(tenant, item)
         if until < FOREVER:
             kind = timers.DIGEST if reason is Reason.DIGEST else timers.RELEASE
-            await services.due.put(until, kind, tenant, channel_of(recipient))
+            await services.timers.put(until, kind, tenant, channel_of(recipient))
 
     async def forget(self) -> None:
         """Remove what says that it waits for its recipient, where that is there."""
-        await self.services.waiting.forget(self.notification.tenant, self.message, self.notification.began)
+        await self.services.held_deliveries.forget(self.notification.tenant, self.message, self.notification.began)
 
     async def later(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""

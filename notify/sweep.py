@@ -22,8 +22,8 @@ from shared.storage.notifications import Notification
 
 #: Deliveries of one page.
 PAGE = 200
-#: What waits for its recipient is woken by table Due: the watch resumes it where that is so long ago. After an outage
-#: it would be one more who sees to all that is late.
+#: How long after its timer the watchdog resumes a held delivery. Sooner, it would repeat after an outage what the late
+#: timers do.
 OVERDUE = timedelta(days=1)
 
 log = logging.getLogger(__name__)

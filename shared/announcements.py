@@ -72,7 +72,7 @@ async def move_on(services: Services, schedule: Schedule, after: datetime) -> Sc
 async def wake(services: Services, schedule: Schedule) -> None:
     """Have the next occurrence wake, where there is one."""
     if schedule.state is ScheduleState.ACTIVE:
-        await services.due.put(schedule.next, timers.OCCURRENCE, schedule.tenant, schedule.name)
+        await services.timers.put(schedule.next, timers.OCCURRENCE, schedule.tenant, schedule.name)
 
 
 def _missed_before(services: Services, schedule: Schedule, now: datetime) -> datetime:

@@ -39,7 +39,7 @@ async def digest_now_items(
             return over
         return rule_of(services, free, place, now, notification) is Rule.DIGEST
 
-    async for items in services.waiting.held(tenant, recipient, REASONS, PAGE):
+    async for items in services.held_deliveries.held(tenant, recipient, REASONS, PAGE):
         found += [item for item, is_meant in zip(items, await gather_limited(items, meant), strict=True) if is_meant]
         looked_at += len(items)
         if len(found) >= most or looked_at >= MOST:

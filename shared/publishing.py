@@ -65,7 +65,7 @@ async def post(
         if found is None or found.state is NotificationState.FINISHED:
             return new.key
     if at:
-        await services.due.put(at, timers.NOTIFICATION, new.key)
+        await services.timers.put(at, timers.NOTIFICATION, new.key)
         return new.key
     urgent = stored(data).priority == "urgent"
     for message in await services.deliveries.add(new.key, SINGLE_SHARD, {recipient: 0}, now, fresh=fresh):
@@ -77,7 +77,7 @@ async def accept(services: Services, new: Notification) -> Notification:
     """Store it, and return it as it is then; the one that has its identity, where there is one."""
     if new.content.cancellation_key:
         # Before the row: what is accepted can be called off.
-        await services.marks.put(cancellation(new.tenant, new.content.cancellation_key), new.key)
+        await services.markers.put(cancellation(new.tenant, new.content.cancellation_key), new.key)
     try:
         return await services.notifications.insert(new)
     except Conflict:

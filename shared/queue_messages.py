@@ -20,7 +20,7 @@ EXPANSIONS = "expansions"
 DELIVERIES = "deliveries"
 DELIVERIES_URGENT = "deliveries-urgent"
 SWEEPS = "sweeps"
-RECIPIENTS = "people"
+RECIPIENTS = "recipients"
 #: Those from which we take.
 ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, RECIPIENTS)
 #: What people answered, for upstream to take.

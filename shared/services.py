@@ -31,7 +31,7 @@ from shared.storage.timers import Timers
 from shared.storage.topics import Topics
 from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
-from shared.teams.rate_limiter import Pacer
+from shared.teams.rate_limiter import RateLimiter
 from shared.teams.tokens import Tokens
 from shared.time.clock import moved, real_time
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 #: The tables, without their prefix.
 TABLES = (
-    "Conversations", "Notifications", "Deliveries", "Due", "DeadLetters", "Lanes", "Marks", "Topics", "Threads",
-    "Waiting", "Responses", "Schedules",
+    "Conversations", "Notifications", "Deliveries", "HeldDeliveries", "Timers", "RateLanes", "Markers", "Topics",
+    "Threads", "Responses", "Schedules", "DeadLetters",
 )  # fmt: skip
 #: Connections to Teams that are kept open at most.
 CONNECTIONS = 100
@@ -58,16 +58,16 @@ class Services:
     conversations: Conversations
     notifications: Notifications
     deliveries: Deliveries
-    due: Timers
+    timers: Timers
     dead_letters: DeadLetters
-    marks: Markers
+    markers: Markers
     responses: Responses
     topics: Topics
     threads: Threads
-    waiting: HeldDeliveries
+    held_deliveries: HeldDeliveries
     schedules: Schedules
     http: aiohttp.ClientSession
-    pacer: Pacer
+    rate_limiter: RateLimiter
     connector: Connector
     categories: Categories
     clock: Callable[[], datetime]
@@ -102,7 +102,7 @@ async def open_services(
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
 
-    pacer = Pacer(RateLanes(tables["Lanes"]), configured.tenant_rate)
+    rate_limiter = RateLimiter(RateLanes(tables["RateLanes"]), configured.tenant_rate)
 
     async def close() -> None:
         await asyncio.gather(http.close(), queue_service.close(), table_service.close())
@@ -113,17 +113,17 @@ async def open_services(
         conversations=Conversations(tables["Conversations"]),
         notifications=Notifications(tables["Notifications"], time.monotonic),
         deliveries=Deliveries(tables["Deliveries"]),
-        due=Timers(tables["Due"]),
+        timers=Timers(tables["Timers"]),
         dead_letters=DeadLetters(tables["DeadLetters"]),
-        marks=Markers(tables["Marks"]),
+        markers=Markers(tables["Markers"]),
         responses=Responses(tables["Responses"]),
         topics=Topics(tables["Topics"]),
         threads=Threads(tables["Threads"]),
-        waiting=HeldDeliveries(tables["Waiting"]),
+        held_deliveries=HeldDeliveries(tables["HeldDeliveries"]),
         schedules=Schedules(tables["Schedules"]),
         http=http,
-        pacer=pacer,
-        connector=Connector(http, Tokens(configured, time.monotonic), allowed, machines, pacer),
+        rate_limiter=rate_limiter,
+        connector=Connector(http, Tokens(configured, time.monotonic), allowed, machines, rate_limiter),
         categories=load_categories(configured.categories_file),
         clock=clock,
         real_time=machines,

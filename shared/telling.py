@@ -1,6 +1,7 @@
-"""What becomes of the deliveries that a digest tells: each ends as the digest's own delivery does.
+"""Apply a digest's final state to every delivery that it includes.
 
-The digest is the notification that `key_of` names: its identity follows from the recipient's row in table Waiting.
+The digest is the notification that `key_of` names. Its identity follows from the recipient's digest state (table
+HeldDeliveries).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ async def is_unwanted(
 
     Also where it is not the last one any more, or is settled: what it tells is told elsewhere, or has ended.
     """
-    digests, now = await services.waiting.digest(tenant, recipient), services.clock()
+    digests, now = await services.held_deliveries.digest(tenant, recipient), services.clock()
     if not digests.told or key_of(tenant, recipient, digests) != digest.key:
         return True
     if now - (digests.made or digest.created) < LATE:
@@ -88,7 +89,7 @@ async def is_unwanted(
 
 async def over(services: Services, tenant: str, recipient: str, key: str, ended: DeliveryResult) -> None:
     """See to what follows from the end of the digest with this key; to do that again changes nothing."""
-    items, digests = await services.waiting.ready(tenant, recipient, services.clock(), MOST)
+    items, digests = await services.held_deliveries.ready(tenant, recipient, services.clock(), MOST)
     more = bool(items)
     if digests.told and key_of(tenant, recipient, digests) == key:
         told = {delivery.identity for delivery in digests.told}
@@ -123,10 +124,12 @@ async def settle(
     over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
     if len(gone) < len(over):  # `digest now` also told what is paused, of which `items` has nothing
-        async for held in services.waiting.held(tenant, recipient, early.REASONS, MOST):
+        async for held in services.held_deliveries.held(tenant, recipient, early.REASONS, MOST):
             gone |= {item.key: item for item in held if item.delivery.identity in over}
     settled = replace(digests, told=())
-    return replace(settled, etag=await services.waiting.move_digest(tenant, recipient, settled, list(gone.values())))
+    return replace(
+        settled, etag=await services.held_deliveries.move_digest(tenant, recipient, settled, list(gone.values()))
+    )
 
 
 async def _call_off(
@@ -156,7 +159,7 @@ async def _call_off(
         again += SOON
     await services.queues.wake(whose, again)
     freed = replace(digests, told=(), last=digests.before)
-    return replace(freed, etag=await services.waiting.move_digest(tenant, recipient, freed))
+    return replace(freed, etag=await services.held_deliveries.move_digest(tenant, recipient, freed))
 
 
 async def end(services: Services, delivery: Delivery, ended: DeliveryResult, number: int = 0) -> bool:

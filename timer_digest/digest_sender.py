@@ -1,14 +1,15 @@
-"""Digests: much that waits for somebody becomes one card, and each delivery that it tells ends as the card does.
+"""Send one card for many held deliveries; each delivery that it includes ends as the card's own delivery does.
 
-Nothing is lost or told twice, whoever dies when, and however many see to the same person at once:
+Nothing is lost or sent twice, wherever a worker dies and however many workers serve the same recipient:
 
-- A delivery is *kept* for a digest before that tells it: a change of its row by If-Match, after which nobody sends it
-  alone. The row says for which digest, by its number. Whoever lets one go that waits changes its row first, too: of the
-  two, one comes too late.
-- One write by If-Match, of the recipient's row in table Waiting, makes a digest: its number, and what it tells. Whoever
-  loses it looks anew. What was kept for a number that was made without it is free again.
-- The card is posted under an identity that follows from that row, and so it goes out once.
-- When the card's delivery has ended, those that it told end too, their items go, and the digest is settled.
+- A delivery is *reserved* for a digest before the digest includes it: its row is changed with If-Match and names the
+  number of the digest; from then on no worker sends it alone. A worker that releases a held delivery changes its row
+  first, too, so that one of the two meets a conflict.
+- A digest is made by one write with If-Match, of the recipient's digest state (table HeldDeliveries): its number and
+  what it includes. A worker that loses this write starts again. What was reserved for a digest that was made without
+  it is free again.
+- The card is published under an identity that follows from that row, and is therefore sent once.
+- When the card's delivery has ended, the included deliveries end, their held rows are removed, the digest is settled.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ async def send(services: Services, person: RecipientTask, state: DigestState, pl
     number = state.number + 1
     # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
     whose = (person.tenant, person.recipient)
-    await services.due.put(plan.next_at or services.clock() + LOOK_AGAIN, timers.DIGEST, *whose)
+    await services.timers.put(plan.next_at or services.clock() + LOOK_AGAIN, timers.DIGEST, *whose)
     planned = stories(case for _, case in plan.tell)
     count, left, data = _compose(services, person, wants, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
@@ -54,7 +55,7 @@ async def send(services: Services, person: RecipientTask, state: DigestState, pl
     if told and len(found) < len(keep):
         count, left, data = _compose(services, person, wants, told, left)
     if not told:  # another process took all of it: the next minute shows what it left
-        await services.due.put(services.clock(), timers.DIGEST, *whose)
+        await services.timers.put(services.clock(), timers.DIGEST, *whose)
         return
     made = replace(
         state,
@@ -66,7 +67,7 @@ async def send(services: Services, person: RecipientTask, state: DigestState, pl
         told=_deliveries(told[:count]),
         more=left,
     )
-    await services.waiting.move_digest(*whose, made)
+    await services.held_deliveries.move_digest(*whose, made)
     await _post(services, person, made, data)
 
 
@@ -121,7 +122,7 @@ async def _keep(
         if known is None or known.state.final or not known.rule:
             if known and not known.state.final:  # somebody lets it go, who may have died at that
                 await services.queues.deliver(delivery, urgent=item.urgent)
-            await services.waiting.done(person.tenant, person.recipient, [item])
+            await services.held_deliveries.done(person.tenant, person.recipient, [item])
             return None
         if known.state is DeliveryState.SENDING:
             return None
@@ -154,7 +155,7 @@ async def _post_again(services: Services, person: RecipientTask, state: DigestSt
         await _post(services, person, state, stored.data)
         return
     found = await gather_limited(state.told, lambda delivery: services.notifications.recent(delivery.notification))
-    items = await services.waiting.of(person.tenant, person.recipient, telling.MOST)
+    items = await services.held_deliveries.of(person.tenant, person.recipient, telling.MOST)
     since = {item.delivery.identity: item.since for item in items}
     told = by_thread(
         DigestEntry(delivery, notification, since.get(delivery.identity))
@@ -165,7 +166,7 @@ async def _post_again(services: Services, person: RecipientTask, state: DigestSt
     count, left, data = _compose(services, person, wants, told, state.more)
     if count < len(told):  # some were edited, and are longer now
         state = replace(state, told=_deliveries(told[:count]), more=left)
-        await services.waiting.move_digest(person.tenant, person.recipient, state)
+        await services.held_deliveries.move_digest(person.tenant, person.recipient, state)
     await _post(services, person, state, data)
 
 

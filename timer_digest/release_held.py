@@ -39,8 +39,8 @@ async def release(services: Services, person: RecipientTask) -> None:
 
 async def _reconsider(services: Services, person: RecipientTask) -> None:
     """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
-    state = await services.waiting.digest(person.tenant, person.recipient)
-    items = await services.waiting.of(person.tenant, person.recipient, MOST, person.after)
+    state = await services.held_deliveries.digest(person.tenant, person.recipient)
+    items = await services.held_deliveries.of(person.tenant, person.recipient, MOST, person.after)
     timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
     state = await release_items(services, person, state, timed)
     told = {delivery.identity for delivery in state.told}
@@ -54,7 +54,7 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
         free = [item for item in held if item.key not in seen_to and item.until > now]
         anew = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
-        await gather_limited(anew, lambda each: services.waiting.wait_until(person.tenant, *each))
+        await gather_limited(anew, lambda each: services.held_deliveries.wait_until(person.tenant, *each))
         if plan.tell and not told:
             await digest_sender.send(services, person, state, plan, wants)
         if free:
@@ -65,12 +65,12 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
 
 async def _see_to(services: Services, person: RecipientTask) -> None:
     now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
-    items, state = await services.waiting.ready(person.tenant, person.recipient, now, MOST)
+    items, state = await services.held_deliveries.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     called = person.called or services.clock().timestamp()
     calls = [(replace(item.delivery, called=called), item.urgent) for item in timed]
     await gather_limited(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
-    await services.waiting.done(person.tenant, person.recipient, timed)
+    await services.held_deliveries.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
     on_its_way = False
@@ -100,7 +100,7 @@ async def _planned(
     """What to do now with these items; what waits for a later digest is made due then."""
     plan = await choose(services, person, wants, state.last, items)
     if plan.wait and plan.next_at:
-        await services.due.put(plan.next_at, timers.DIGEST, person.tenant, person.recipient)
+        await services.timers.put(plan.next_at, timers.DIGEST, person.tenant, person.recipient)
     return plan
 
 
@@ -115,11 +115,11 @@ async def release_items(
     if any(row and telling.reserved_for(row) > state.number for row in rows):
         # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
         state = replace(state, number=state.number + 1)
-        state = replace(state, etag=await services.waiting.move_digest(person.tenant, person.recipient, state))
+        state = replace(state, etag=await services.held_deliveries.move_digest(person.tenant, person.recipient, state))
     told = {delivery.identity for delivery in state.told}
     pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in told]
     await gather_limited(pairs, lambda pair: _release_item(services, *pair))
-    await services.waiting.done(person.tenant, person.recipient, [parting.item for parting, _ in pairs])
+    await services.held_deliveries.done(person.tenant, person.recipient, [parting.item for parting, _ in pairs])
     return state
 
 

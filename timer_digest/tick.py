@@ -1,4 +1,4 @@
-"""The tick: all that is due is put on its queue, and its row in table Due is removed only after that.
+"""The tick: all that is due is put on its queue, and its row in table Timers is removed only after that.
 
 A tick that dies between the two, or two ticks at once, put the same on its queue twice, which changes nothing there.
 For their digests people are woken at the rate of their tenant: of many at once, none is made long before it can go out.
@@ -39,14 +39,14 @@ async def tick(services: Services) -> int:
     if until_minute < EARLY:
         await asyncio.sleep(until_minute + 0.01)
     woken, turns, begun = 0, Counter[str](), time.monotonic()
-    async for found in services.due.until(services.clock(), BATCH):
+    async for found in services.timers.until(services.clock(), BATCH):
         for minute, those in groupby(found, key=lambda waking: waking.minute):
             wakings = list(those)
             are_woken = await asyncio.gather(*(_try(services, each, turns) for each in wakings))
             done = [waking for waking, is_woken in zip(wakings, are_woken, strict=True) if is_woken]
             woken += len(done)
             try:
-                await services.due.done(done)
+                await services.timers.done(done)
             except Exception:
                 log.exception("What woke of %s stays due", minute)
         if time.monotonic() - begun > LONGEST:

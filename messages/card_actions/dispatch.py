@@ -63,14 +63,14 @@ async def _done(press: ActionContext) -> Answer:
     repeat = changes and await _is_repeat(press)
     answer = await _pressed(press, repeat=repeat)
     if changes and not repeat and press.event.incoming.id:
-        await press.services.marks.put(clicks(press.event.tenant, press.event.person), _click(press))
+        await press.services.markers.put(clicks(press.event.tenant, press.event.person), _click(press))
     return answer
 
 
 async def _is_repeat(press: ActionContext) -> bool:
     """Whether this very activity was answered before: to do it again could undo something newer."""
     of, id_ = clicks(press.event.tenant, press.event.person), press.event.incoming.id
-    return bool(id_) and await press.services.marks.has(of, _click(press))
+    return bool(id_) and await press.services.markers.has(of, _click(press))
 
 
 def _click(press: ActionContext) -> str:

@@ -46,7 +46,7 @@ async def snooze(services: Services, event: Event, bound: BoundAction, verb: str
         raise TooLate
     identifier = ";".join((first.key, bound.notification.key, person, verb))
     # Before the row: what is called off or edited is so for those too who wanted to see it again.
-    await services.marks.put(snoozes(first.key), notification_key(event.tenant, SNOOZES, identifier))
+    await services.markers.put(snoozes(first.key), notification_key(event.tenant, SNOOZES, identifier))
     data = {name: part for name, part in orjson.loads(first.data).items() if name not in _NOT_COPIED}
     key = await _post(services, event, SNOOZES, identifier, data, at)
     posted = await services.notifications.get(key)

@@ -130,7 +130,7 @@ def card_of(turn: PreferenceSubject, wants: Preferences, **more: Any) -> dict[st
 
 async def _status(turn: PreferenceSubject) -> Reply:
     services, wants = turn.services, await turn.wants()
-    items = await services.waiting.of(turn.tenant, turn.recipient, MOST_COUNTED)
+    items = await services.held_deliveries.of(turn.tenant, turn.recipient, MOST_COUNTED)
     standing = replies.Standing(
         now=services.clock(),
         wants=wants,
@@ -251,13 +251,13 @@ async def _digest(turn: PreferenceSubject) -> Reply:
 
 async def _next_digest(turn: PreferenceSubject, wants: Preferences) -> datetime | None:
     services, place = turn.services, turn.zone_of(wants)
-    last = (await services.waiting.digest(turn.tenant, turn.recipient)).last
+    last = (await services.held_deliveries.digest(turn.tenant, turn.recipient)).last
     return next_digest(wants, services.settings.default_digest, services.clock(), place, last)
 
 
 async def _digest_now(turn: PreferenceSubject) -> Reply:
     services, wants = turn.services, await turn.wants()
-    state = await services.waiting.digest(turn.tenant, turn.recipient)
+    state = await services.held_deliveries.digest(turn.tenant, turn.recipient)
     whose = (turn.tenant, turn.recipient, wants, turn.zone_of(wants))
     if not state.told and not await early.digest_now_items(services, *whose, most=1, over=False):
         return Reply("Nothing waits for a digest")

@@ -1,8 +1,8 @@
-"""Table Waiting: deliveries that wait for a person: for the end of a pause or of quiet hours, their hour, or a digest.
+"""Table HeldDeliveries: deliveries that wait for their recipient (a pause, quiet hours, a local time, or a digest).
 
-There is a partition for each person, chat or channel: its items in the order in which their notifications began, and
-one row that says how far the digests are. What goes to a thread of a channel waits with the channel. An item that is
-put again has a new ETag, so that whoever read it before does not remove it.
+Each person, chat or channel has a partition: one row for each held delivery, ordered by the time of its notification,
+and one row with the state of the recipient's digests. Deliveries to a thread are held with its channel. A row that is
+put again has a new ETag, so that a worker that read it before cannot remove it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Table Lanes: when the next request may go to a tenant, and what went to a conversation lately.
+"""Table RateLanes: when the next request may go to a tenant, and what went to a conversation lately.
 
 A row is changed only by its ETag, so that what several processes take from it adds up.
 """

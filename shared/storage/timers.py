@@ -1,4 +1,4 @@
-"""Table Due: what to wake at which minute.
+"""Table Timers: what to wake at which minute.
 
 The partition key begins with the minute (UTC), so that one range query from the table's start finds all that is
 due, and a row written late into a minute that has passed is found too. A row is deleted only once its effect

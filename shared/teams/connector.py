@@ -22,7 +22,7 @@ from yarl import URL
 from shared.states import Reason
 from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict, classify
-from shared.teams.rate_limiter import Later, Pacer
+from shared.teams.rate_limiter import Later, RateLimiter
 from shared.teams.tokens import NoToken, Tokens
 
 #: Seconds that a request to Teams may take in all, and to connect.
@@ -52,7 +52,7 @@ class Connector:
         tokens: Tokens,
         allowed: Callable[[str], bool],
         clock: Callable[[], datetime],
-        pacer: Pacer | None,
+        pacer: RateLimiter | None,
     ) -> None:
         """`allowed` says whether a serviceUrl may be given our token. Without a `pacer` nothing waits for its turn."""
         self._session, self._tokens, self._allowed, self._clock, self._pacer = session, tokens, allowed, clock, pacer

@@ -40,7 +40,7 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-class Pacer:
+class RateLimiter:
     """Turns at `rate` requests a second for each tenant, over all processes."""
 
     def __init__(self, lanes: RateLanes, rate: int, clock: Callable[[], int] = _now) -> None:

@@ -155,7 +155,7 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
     command = {"command": "schedule", "target": {"schedule": "morning"}, "announcement": announcement}
     await ingest(services, json.dumps(command).encode(), "announced")
     await services.close()
-    assert await deployment.rows("Due")
+    assert await deployment.rows("Timers")
     return due
 
 
@@ -180,7 +180,7 @@ async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) ->
 
 async def _settled(deployment: Deployment, people: Sequence[PersonView], names: Iterable[str]) -> dict[str, set[str]]:
     """Which of the notifications with these ids each person was told in a digest, once all digests are written down."""
-    waiting = HeldDeliveries(Table(deployment.tables.get_table_client("HeraldWaiting")))
+    waiting = HeldDeliveries(Table(deployment.tables.get_table_client("HeraldHeldDeliveries")))
     async with asyncio.timeout(SLOW):
         while any([(await waiting.digest(each.tenant, f"u:{each.object_id}")).told for each in people]):
             await asyncio.sleep(LOOK)

@@ -76,7 +76,7 @@ async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(depl
     schedule = {"at": at.isoformat(timespec="minutes"), "timeZone": "UTC"}
     await deployment.put(notification(user(ada), schedule=schedule))
     async with asyncio.timeout(30):
-        while not await deployment.rows("Due"):
+        while not await deployment.rows("Timers"):
             await asyncio.sleep(0.1)
     host.stop()
     deployment.start(HERALD_CLOCK=setting((at + timedelta(minutes=5)).isoformat(), 1))

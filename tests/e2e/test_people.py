@@ -94,7 +94,7 @@ class Screen:
             there: set[str] = set()
             while not there.issuperset(keys):
                 await asyncio.sleep(LOOK)
-                waiting = await self.services.waiting.of(TENANT, f"u:{PERSON}", 100)
+                waiting = await self.services.held_deliveries.of(TENANT, f"u:{PERSON}", 100)
                 there = {each.delivery.notification for each in waiting}
 
     async def ended(self, key: str) -> State:

@@ -355,7 +355,7 @@ class World:
     card: dict[str, Any]
 
     async def state(self) -> list[Any]:
-        tables = ("Responses", "Notifications", "Deliveries", "Marks", "Due", "Topics")
+        tables = ("Responses", "Notifications", "Deliveries", "Markers", "Timers", "Topics")
         found = [await rows(self.desk.herald, table) for table in tables]
         people = [row["preferences"] for row in await rows(self.desk.herald, "Conversations") if "preferences" in row]
         return [found, people, await responses(self.desk.herald), await tasks(self.desk.herald)]

@@ -303,7 +303,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             since=now,
             delivery_etag="",
         )
-        await chat.herald.services.waiting.put(chat.herald.tenant, item)
+        await chat.herald.services.held_deliveries.put(chat.herald.tenant, item)
     assert (await chat.ask("status"))[-1] == f"Waiting  {MOST_COUNTED} or more"
 
 

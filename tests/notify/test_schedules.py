@@ -204,7 +204,7 @@ async def test_who_moves_while_it_begins_to_wait_is_told_at_the_time_of_the_new_
 ) -> None:
     [ada] = await people(timed, ["Europe/Berlin"])
     await timed.ask(user(ada), schedule=OWN)
-    put, moved = timed.services.waiting.put, False
+    put, moved = timed.services.held_deliveries.put, False
 
     async def meanwhile(tenant: str, item: HeldDelivery) -> None:
         nonlocal moved
@@ -216,7 +216,7 @@ async def test_who_moves_while_it_begins_to_wait_is_told_at_the_time_of_the_new_
         await release(timed.services, RecipientTask(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
         return await put(tenant, item)
 
-    monkeypatch.setattr(timed.services.waiting, "put", meanwhile)
+    monkeypatch.setattr(timed.services.held_deliveries, "put", meanwhile)
     await sleep_until(timed, at_nine(14))
     await sleep_until(timed, at_nine(9) + timedelta(seconds=1))
     assert await who_was_told(timed) == [ada.object_id]
@@ -451,7 +451,7 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
     assert set(told) == times.keys() - missed
     after = await timed.now(asked)
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(told)}
-    left = [waking.kind async for page in timed.services.due.until(at_nine(-48), 100) for waking in page]
+    left = [waking.kind async for page in timed.services.timers.until(at_nine(-48), 100) for waking in page]
     assert set(left) <= {timers.WATCH}
 
 

@@ -71,7 +71,7 @@ async def test_an_urgent_one_passes_those_that_wait_for_their_turn(herald: Heral
     await herald.grow(people=61)
     *many, ada = await herald.people(61)
     await herald.teams.behave(Behaviour(enforce_limits=False))
-    herald.services.pacer._rate = 10
+    herald.services.rate_limiter._rate = 10
     bulk = await herald.ask(*map(user, many))
     messages = [await herald.message(bulk, f"u:{each.object_id}") for each in many]
     waiting = [asyncio.create_task(deliver(herald.services, each)) for each in messages]

@@ -13,22 +13,22 @@ from shared.rate_windows import SECOND
 from shared.storage.clients import open_storage
 from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Table
-from shared.teams.rate_limiter import Later, Pacer
+from shared.teams.rate_limiter import Later, RateLimiter
 from tests.shared.test_pacing import most_within
 
 
 @pytest.fixture
-async def pacer(connection: str) -> AsyncIterator[Callable[[int], Pacer]]:
+async def pacer(connection: str) -> AsyncIterator[Callable[[int], RateLimiter]]:
     """Makes pacers that share nothing but the table, as processes do."""
     queues, tables = open_storage({"AzureWebJobsStorage": connection})
     async with queues, tables:
-        table = Table(tables.get_table_client("HeraldLanes"))
+        table = Table(tables.get_table_client("HeraldRateLanes"))
         await table.create()
-        yield lambda rate: Pacer(RateLanes(table), rate)
+        yield lambda rate: RateLimiter(RateLanes(table), rate)
 
 
 async def turns(
-    pacer: Pacer, count: int, tenant: str = "t", conversation: str = "", *, urgent: bool = False
+    pacer: RateLimiter, count: int, tenant: str = "t", conversation: str = "", *, urgent: bool = False
 ) -> list[int]:
     """The moments of so many turns, asked for all at once and again where it was too far away."""
 
@@ -44,25 +44,25 @@ async def turns(
     return sorted(await asyncio.gather(*(one() for _ in range(count))))
 
 
-async def test_three_processes_together_keep_the_rate_and_use_it(pacer: Callable[[int], Pacer]) -> None:
+async def test_three_processes_together_keep_the_rate_and_use_it(pacer: Callable[[int], RateLimiter]) -> None:
     took = sorted(chain(*await asyncio.gather(*(turns(pacer(45), 45) for _ in range(3)))))
     assert most_within(took, SECOND) <= 50
 
 
-async def test_a_conversation_keeps_its_windows_over_processes(pacer: Callable[[int], Pacer]) -> None:
+async def test_a_conversation_keeps_its_windows_over_processes(pacer: Callable[[int], RateLimiter]) -> None:
     took = sorted(chain(*await asyncio.gather(*(turns(pacer(1000), 5, conversation="c") for _ in range(3)))))
     assert most_within(took, SECOND) <= 7
     assert most_within(took, 2 * SECOND) <= 8
 
 
-async def test_other_conversations_do_not_wait_for_a_busy_one(pacer: Callable[[int], Pacer]) -> None:
+async def test_other_conversations_do_not_wait_for_a_busy_one(pacer: Callable[[int], RateLimiter]) -> None:
     one = pacer(1000)
     busy = asyncio.create_task(turns(one, 12, conversation="busy"))
     took = await turns(one, 3, conversation="other")
     assert took[-1] < (await busy)[-1]
 
 
-async def test_an_urgent_one_passes_those_that_wait(pacer: Callable[[int], Pacer]) -> None:
+async def test_an_urgent_one_passes_those_that_wait(pacer: Callable[[int], RateLimiter]) -> None:
     one = pacer(20)
     bulk = asyncio.create_task(turns(one, 80))
     while not one._lane("t")._waiting:
@@ -73,7 +73,7 @@ async def test_an_urgent_one_passes_those_that_wait(pacer: Callable[[int], Pacer
 
 
 async def test_a_tenant_that_is_held_gets_nothing_from_any_process_and_others_are_not_slowed(
-    pacer: Callable[[int], Pacer],
+    pacer: Callable[[int], RateLimiter],
 ) -> None:
     one, other = pacer(45), pacer(45)
     await one.turn("t", "")
@@ -87,7 +87,7 @@ async def test_a_tenant_that_is_held_gets_nothing_from_any_process_and_others_ar
 
 
 async def test_turns_that_were_given_out_before_the_hold_are_void_in_the_same_process(
-    pacer: Callable[[int], Pacer],
+    pacer: Callable[[int], RateLimiter],
 ) -> None:
     one = pacer(10)
     waiting = [asyncio.create_task(one.turn("t", "")) for _ in range(8)]
@@ -97,7 +97,7 @@ async def test_turns_that_were_given_out_before_the_hold_are_void_in_the_same_pr
     assert sum(isinstance(each, Later) for each in done) >= 5
 
 
-async def test_a_conversation_that_is_held_is_held_for_every_process(pacer: Callable[[int], Pacer]) -> None:
+async def test_a_conversation_that_is_held_is_held_for_every_process(pacer: Callable[[int], RateLimiter]) -> None:
     one, other = pacer(45), pacer(45)
     await one.hold_conversation("t", "c", 30)
     for each in (one, other):
@@ -106,7 +106,9 @@ async def test_a_conversation_that_is_held_is_held_for_every_process(pacer: Call
         await each.turn("t", "d")
 
 
-async def test_storage_that_fails_fails_those_who_wait_and_no_one_after_them(pacer: Callable[[int], Pacer]) -> None:
+async def test_storage_that_fails_fails_those_who_wait_and_no_one_after_them(
+    pacer: Callable[[int], RateLimiter],
+) -> None:
     class Broken(RateLanes):
         down = True
 
@@ -116,7 +118,7 @@ async def test_storage_that_fails_fails_those_who_wait_and_no_one_after_them(pac
             return await super().move_tenant(tenant, following, etag)
 
     lanes = Broken(pacer(1)._lanes._table)
-    one = Pacer(lanes, 45)
+    one = RateLimiter(lanes, 45)
     with pytest.raises(OSError, match="down"):
         await one.turn("t", "")
     lanes.down = False

@@ -120,11 +120,11 @@ async def test_storage_is_reached_through_the_proxy_that_the_environment_names(m
         async with queues, tables:
             for client in (
                 queues.get_queue_client("notifications").get_queue_properties(),
-                tables.get_table_client("HeraldDue").get_entity("p", "r"),
+                tables.get_table_client("HeraldTimers").get_entity("p", "r"),
             ):
                 with pytest.raises(HttpResponseError):
                     await client
     assert [url.split("?")[0].split("(")[0] for url in asked] == [
         "http://q.test/notifications",
-        "http://t.test/HeraldDue",
+        "http://t.test/HeraldTimers",
     ]

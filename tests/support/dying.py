@@ -181,7 +181,7 @@ class Host(Herald):
 
     async def _due(self) -> AsyncIterator[datetime]:
         """When something is due, a watch only when it is let in."""
-        async for row in self.outside_tables.get_table_client("HeraldDue").list_entities():
+        async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             if self.watched or not row["RowKey"].startswith(WATCH):
                 yield datetime.fromisoformat(row["PartitionKey"].split(";")[0] + "+00:00")
 

@@ -211,7 +211,7 @@ class Herald:
         raise AssertionError("it does not come to rest")
 
     async def _due(self) -> AsyncIterator[datetime]:
-        async for row in self.outside_tables.get_table_client("HeraldDue").list_entities():
+        async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
     async def now(self, of: Notification) -> Notification:

@@ -60,13 +60,13 @@ async def test_what_goes_to_a_thread_waits_with_its_channel(timed: Herald) -> No
     channel, thread = await channel_with_a_thread(timed, paused_until=FOREVER)
     asked = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)))
     await timed.send()
-    assert len(await timed.services.waiting.of(timed.tenant, channel, 10)) == 2
+    assert len(await timed.services.held_deliveries.of(timed.tenant, channel, 10)) == 2
     await timed.services.conversations.prefer(
         timed.tenant, Kind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
     )
     await see_to(timed, channel, Task.RECONSIDER)
     assert await timed.counts(asked) == {"sent": 2}
-    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
 
 
 async def test_what_goes_to_a_thread_is_in_the_digest_of_its_channel(timed: Herald) -> None:
@@ -79,7 +79,7 @@ async def test_what_goes_to_a_thread_is_in_the_digest_of_its_channel(timed: Hera
     assert {"Both", "In a thread"} <= set(texts(digest))
     assert await timed.counts(both) == {"digested": 2}
     assert await timed.counts(alone) == {"digested": 1}
-    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
 
 
 async def test_two_hundred_threads_of_a_channel_are_told_in_one_digest(timed: Herald) -> None:
@@ -92,7 +92,7 @@ async def test_two_hundred_threads_of_a_channel_are_told_in_one_digest(timed: He
     assert await timed.counts(asked) == {"digested": 200, "open": 1}
     await go_to(timed, "2026-11-25T09:01")
     assert await timed.counts(asked) == {"digested": 201}
-    assert await timed.services.waiting.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
 
 
 async def test_the_same_thread_key_in_two_places_is_two_threads(timed: Herald) -> None:

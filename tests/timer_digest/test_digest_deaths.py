@@ -132,8 +132,8 @@ async def check(host: Host, story: Held) -> None:
         # A request that left when its process died may have arrived, and is sent again.
         most = (1 if due else 0) + (host.doubtful[recipient] if due or state == "unknown" else 0)
         assert due - hidden <= told[title] <= most, title
-    assert await host.services.waiting.of(host.tenant, recipient, 10) == []
-    assert not (await host.services.waiting.digest(host.tenant, recipient)).told
+    assert await host.services.held_deliveries.of(host.tenant, recipient, 10) == []
+    assert not (await host.services.held_deliveries.digest(host.tenant, recipient)).told
 
 
 @all_stories

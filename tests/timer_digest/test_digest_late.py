@@ -216,9 +216,9 @@ async def test_digests_of_the_version_before_go_on(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     first = await ask(timed, ada)
     await go_to(timed, "2026-11-24T08:00:30")
-    [row] = [row async for row in timed.outside_tables.get_table_client("HeraldWaiting").list_entities()]
+    [row] = [row async for row in timed.outside_tables.get_table_client("HeraldHeldDeliveries").list_entities()]
     before = {name: row[name] for name in row if name not in ("before", "asked")}
-    await timed.services.waiting._table.put(before)
+    await timed.services.held_deliveries._table.put(before)
     second = await ask(timed, ada)
     await go_to(timed, "2026-11-25T08:00:30")
     assert [await timed.counts(each) for each in (first, second)] == [{"digested": 1}] * 2

@@ -78,7 +78,7 @@ async def failed_before_it_was_settled(timed: Herald, monkeypatch: pytest.Monkey
     await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
     card = await card_on_its_way(timed)
     with monkeypatch.context() as dying:
-        dying.setattr(timed.services.waiting, "move_digest", AsyncMock(side_effect=RuntimeError))
+        dying.setattr(timed.services.held_deliveries, "move_digest", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await deliver(timed.services, card)
     assert await timed.counts(asked) == {"failed": 1}
@@ -101,7 +101,7 @@ async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keep
 ) -> None:
     asked, card = await failed_before_it_was_settled(timed, monkeypatch)
     services = timed.services
-    digests = await services.waiting.digest(timed.tenant, card.recipient)
+    digests = await services.held_deliveries.digest(timed.tenant, card.recipient)
     await deliver(services, card)
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
@@ -218,7 +218,7 @@ async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotte
     timed.clock.moved += timedelta(seconds=30)
     late = asyncio.Event()
     monkeypatch.setattr(timed.services.queues, "sweep", lambda *_: late.wait())  # of a waking of the same minute
-    await timed.services.due.put(timed.clock(), timers.WATCH, "f" * 64)
+    await timed.services.timers.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
     while not await timed._drain(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
@@ -238,7 +238,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
 
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
-        items, state = await services.waiting.ready(person.tenant, person.recipient, services.clock(), 100)
+        items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
         wants = await wants_of(services, person)
         chosen = await choose(services, person, wants, state.last, items)
         return lambda: digest_sender.send(services, person, state, chosen, wants)
@@ -249,7 +249,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     sleeper = await plan()
     await first()
     await timed.send()
-    second, move = await plan(), services.waiting.move_digest
+    second, move = await plan(), services.held_deliveries.move_digest
     kept, goes_on = asyncio.Event(), asyncio.Event()
 
     async def slow(*state: Any) -> str:
@@ -257,7 +257,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
         await goes_on.wait()
         return await move(*state)
 
-    monkeypatch.setattr(services.waiting, "move_digest", slow)
+    monkeypatch.setattr(services.held_deliveries, "move_digest", slow)
     making = asyncio.create_task(second())
     await kept.wait()
     monkeypatch.undo()
@@ -370,7 +370,7 @@ async def test_what_is_tried_again_while_its_item_is_still_there_is_let_go(
     await prefer(timed, ada, categories={})
     await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
     with monkeypatch.context() as dying:
-        dying.setattr(timed.services.waiting, "done", AsyncMock(side_effect=[None, RuntimeError]))
+        dying.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):
             await release(timed.services, person)
     await timed.send()

@@ -32,7 +32,7 @@ async def test_what_waits_goes_out_in_one_card_at_the_local_time(timed: Herald) 
         row = await timed.row(each, f"u:{ada.object_id}")
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
         assert (await timed.now(each)).state == "finished"
-    assert await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+    assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
 async def test_there_is_one_each_day_with_what_came_since(timed: Herald) -> None:
@@ -99,7 +99,7 @@ async def test_quiet_hours_over_the_slot_put_the_digest_off_to_their_end(timed: 
     assert await came(timed, ada) == []
     await go_to(timed, "2026-11-24T09:31")
     assert len(await came(timed, ada)) == 1
-    state = await timed.services.waiting.digest(timed.tenant, f"u:{ada.object_id}")
+    state = await timed.services.held_deliveries.digest(timed.tenant, f"u:{ada.object_id}")
     assert state.last == date(2026, 11, 24)
 
 
@@ -200,7 +200,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     assert texts(digest)[0] == "Digest: 2 notifications"
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 2
     assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MOST_ALONE + 2)
-    left = await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 100)
+    left = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)
     assert {item.delivery.notification for item in left} == {each.key for each in (*news, muted)}
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert len(await came(timed, ada)) == 1
@@ -217,7 +217,7 @@ async def test_who_asks_has_it_also_behind_much_that_is_not_meant_for_it(
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert [await timed.counts(each) for each in builds] == [{"digested": 1}] * 5
     assert [await timed.counts(each) for each in news] == [{"open": 1}] * 5
-    assert len(await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 100)) == 5
+    assert len(await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)) == 5
 
 
 async def test_a_new_zone_moves_the_next_one_and_gives_no_date_two(timed: Herald) -> None:
@@ -375,7 +375,7 @@ async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald)
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
     assert (await timed.now(asked)).state == "finished"
-    assert await timed.services.waiting.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+    assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
 async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed: Herald) -> None:

@@ -335,8 +335,8 @@ async def one_of_each(herald: Herald, name: str) -> Counter[str]:
     await recur(herald, ada, name=name, title=f"Recurring {name}")
     await recur(herald, ada, name=f"{name} own", title=f"Recurring at her time {name}", timeZone="recipient")
     asked = await herald.ask(user(ada), content={"title": f"Watched {name}"})
-    await herald.services.due.put(NINE, "watch", asked.key)
-    await herald.services.due.put(NINE, "digest", f"{herald.tenant};u:{ada.object_id}")
+    await herald.services.timers.put(NINE, "watch", asked.key)
+    await herald.services.timers.put(NINE, "digest", f"{herald.tenant};u:{ada.object_id}")
     await herald.send()
     return Counter(f"{title} {name}" for title in ("Scheduled", "At her time", "Recurring", "Watched"))
 
@@ -355,7 +355,7 @@ async def end_of_story(herald: Herald, name: str, seen: Counter[str]) -> None:
     await herald.send()
     assert Counter(title for title in await titles(herald) if title.endswith(name)) == seen
     assert (await stored(herald, name)).occurrence == "2026-11-24T09:00"
-    wakes = [list(each.named) async for page in herald.services.due.until(NINE + DAY, 100) for each in page]
+    wakes = [list(each.named) async for page in herald.services.timers.until(NINE + DAY, 100) for each in page]
     assert [herald.tenant, name] in wakes
     await order(herald, "deleteSchedule", name)
     await order(herald, "deleteSchedule", f"{name} own")

@@ -50,7 +50,7 @@ async def test_it_goes_out_also_when_the_app_was_down_at_that_minute(herald: Her
 
 async def test_a_timer_that_comes_a_moment_early_is_not_a_minute_late(herald: Herald) -> None:
     minute = (herald.clock() + timedelta(minutes=5)).replace(second=0, microsecond=0)
-    await herald.services.due.put(minute, "notification", "a" * 64)
+    await herald.services.timers.put(minute, "notification", "a" * 64)
     herald.clock.moved += minute - timedelta(seconds=0.3) - herald.clock()
     assert await herald.tick() == 1
 
@@ -59,7 +59,7 @@ async def test_what_is_too_much_for_one_tick_is_left_to_the_next(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minute = herald.clock() - timedelta(minutes=3)
-    await asyncio.gather(*(herald.services.due.put(minute, "notification", f"{key:064x}") for key in range(130)))
+    await asyncio.gather(*(herald.services.timers.put(minute, "notification", f"{key:064x}") for key in range(130)))
     monkeypatch.setattr("timer_digest.tick.LONGEST", 0.0)
     assert [await herald.tick() for _ in range(3)] == [100, 30, 0]
     assert await herald.waiting(EXPANSIONS) == 130
@@ -80,14 +80,14 @@ async def test_a_row_written_late_into_a_passed_minute_is_found(herald: Herald) 
     herald.clock.moved += timedelta(hours=1)
     await herald.tick()
     long_ago = herald.clock() - timedelta(days=30)
-    await herald.services.due.put(long_ago, "notification", asked.key)  # type: ignore[attr-defined]
+    await herald.services.timers.put(long_ago, "notification", asked.key)  # type: ignore[attr-defined]
     assert await herald.tick() == 1
 
 
 async def test_more_than_one_batch_is_woken_in_one_tick(herald: Herald) -> None:
     now = herald.clock()
     keys = [f"{number:064x}" for number in range(120)]
-    await asyncio.gather(*(herald.services.due.put(now - timedelta(minutes=1 + n % 7), "notification", k) for n, k in enumerate(keys)))  # noqa: E501  # fmt: skip
+    await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=1 + n % 7), "notification", k) for n, k in enumerate(keys)))  # noqa: E501  # fmt: skip
     assert await herald.tick() == 120
 
 
@@ -96,8 +96,8 @@ async def test_for_their_digests_people_are_woken_at_the_rate_of_their_tenant(
 ) -> None:
     rate, due_at = herald.services.settings.tenant_rate, herald.clock() - timedelta(minutes=1)
     people = [f"{tenant};u:{number}" for number in range(2 * rate + 5) for tenant in (herald.tenant, "another")]
-    await asyncio.gather(*(herald.services.due.put(due_at, "digest", key) for key in people))
-    await asyncio.gather(*(herald.services.due.put(due_at, "release", key) for key in people))
+    await asyncio.gather(*(herald.services.timers.put(due_at, "digest", key) for key in people))
+    await asyncio.gather(*(herald.services.timers.put(due_at, "release", key) for key in people))
     delays: Counter[float] = Counter()
 
     async def put(name: str, text: str, delay: float = 0) -> None:
@@ -110,11 +110,11 @@ async def test_for_their_digests_people_are_woken_at_the_rate_of_their_tenant(
 
 async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Herald) -> None:
     now = herald.clock()
-    await herald.services.due.put(now - timedelta(minutes=2), "somethingNew", "x")
+    await herald.services.timers.put(now - timedelta(minutes=2), "somethingNew", "x")
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    left = [waking.kind async for page in herald.services.due.until(herald.clock(), 10) for waking in page]
+    left = [waking.kind async for page in herald.services.timers.until(herald.clock(), 10) for waking in page]
     assert left == ["somethingNew"]
 
 
@@ -140,7 +140,7 @@ async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
 ) -> None:
     now = herald.clock()
     broken = [f"{number:064x}" for number in range(150)]
-    await asyncio.gather(*(herald.services.due.put(now - timedelta(minutes=9), "watch", key) for key in broken))
+    await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watch", key) for key in broken))
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     sweep = herald.services.queues.sweep
@@ -158,7 +158,7 @@ async def _fails(message: object) -> None:
 
 
 async def test_what_is_put_again_while_it_wakes_stays_due(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
-    due, minute = herald.services.due, herald.clock() - timedelta(minutes=3)
+    due, minute = herald.services.timers, herald.clock() - timedelta(minutes=3)
     keys = [f"{number:064x}" for number in range(40)]
     await asyncio.gather(*(due.put(minute, "notification", key) for key in keys))
     expand = herald.services.queues.expand
@@ -181,8 +181,8 @@ async def test_rows_that_cannot_be_removed_stand_in_nobodys_way(
     now, batch = herald.clock(), Table.batch
     failed: list[Sequence[Operation]] = []
     for number in range(40):
-        await herald.services.due.put(now - timedelta(minutes=9), "notification", f"{number:064x}")
-    await herald.services.due.put(now - timedelta(minutes=3), "notification", "a" * 64)
+        await herald.services.timers.put(now - timedelta(minutes=9), "notification", f"{number:064x}")
+    await herald.services.timers.put(now - timedelta(minutes=3), "notification", "a" * 64)
 
     async def fails(table: Table, operations: Sequence[Operation]) -> list[str]:
         if not failed:
@@ -200,7 +200,10 @@ async def test_what_is_due_goes_on_its_queue_in_the_order_of_its_minutes(herald:
     now = herald.clock()
     keys = [f"{number:064x}" for number in range(60)]
     await asyncio.gather(
-        *(herald.services.due.put(now - timedelta(minutes=61 - n), "notification", key) for n, key in enumerate(keys))
+        *(
+            herald.services.timers.put(now - timedelta(minutes=61 - n), "notification", key)
+            for n, key in enumerate(keys)
+        )
     )
     await herald.tick()
     queue = herald.outside_queues.get_queue_client(EXPANSIONS)
@@ -231,7 +234,7 @@ async def test_a_tick_costs_what_is_due_however_much_is_stored(tapped: Herald, s
         keys = [f"{number:064x}" for number in range(100)]
         await asyncio.gather(
             *(
-                tapped.services.due.put(now - timedelta(minutes=1 + n % 7), "notification", key)
+                tapped.services.timers.put(now - timedelta(minutes=1 + n % 7), "notification", key)
                 for n, key in enumerate(keys)
             )
         )
@@ -242,12 +245,12 @@ async def test_a_tick_costs_what_is_due_however_much_is_stored(tapped: Herald, s
         reads = counting.operations.pop("")
         assert reads <= 2
         parts = {(n % 7, store_keys.shard(key)) for n, key in enumerate(keys)}
-        assert counting.operations == {"queue/expansions": 100, "HeraldDue": len(parts)}
+        assert counting.operations == {"queue/expansions": 100, "HeraldTimers": len(parts)}
 
 
 async def store(herald: Herald, first: int, last: int) -> None:
     """So many people, and as many wakings of other days."""
-    due, people = herald.services.due._table, herald.services.conversations._table
+    due, people = herald.services.timers._table, herald.services.conversations._table
     day = herald.clock() + timedelta(days=2)
     for start in range(first, last, 100):
         numbers = range(start, min(last, start + 100))

@@ -31,24 +31,24 @@ def item(number: int) -> HeldDelivery:
 
 async def put(herald: Herald, *items: HeldDelivery) -> list[HeldDelivery]:
     for each in items:
-        await herald.services.waiting.put(herald.tenant, each)
-    return await herald.services.waiting.of(herald.tenant, ADA, 1000)
+        await herald.services.held_deliveries.put(herald.tenant, each)
+    return await herald.services.held_deliveries.of(herald.tenant, ADA, 1000)
 
 
 async def left(herald: Herald) -> list[str]:
-    return [each.delivery.notification for each in await herald.services.waiting.of(herald.tenant, ADA, 1000)]
+    return [each.delivery.notification for each in await herald.services.held_deliveries.of(herald.tenant, ADA, 1000)]
 
 
 @pytest.mark.parametrize("count", [1, 3, BATCH, BATCH + 1])
 async def test_what_is_over_goes(herald: Herald, count: int) -> None:
     there = await put(herald, *map(item, range(count)))
-    await herald.services.waiting.done(herald.tenant, ADA, there)
+    await herald.services.held_deliveries.done(herald.tenant, ADA, there)
     assert await left(herald) == []
 
 
 @pytest.mark.parametrize("state", [DigestState(), DigestState(number=7)], ids=["alone", "with the state"])
 async def test_what_was_put_again_stays_and_what_is_gone_hinders_nothing(herald: Herald, state: DigestState) -> None:
-    waiting = herald.services.waiting
+    waiting = herald.services.held_deliveries
     there = await put(herald, *map(item, range(4)))
     again, gone = there[1], there[2]
     await waiting.done(herald.tenant, ADA, [gone])
@@ -63,7 +63,7 @@ async def test_what_was_put_again_stays_and_what_is_gone_hinders_nothing(herald:
 
 
 async def test_a_state_that_another_has_moved_is_not_moved_with_what_is_over(herald: Herald) -> None:
-    waiting = herald.services.waiting
+    waiting = herald.services.held_deliveries
     there = await put(herald, *map(item, range(2)))
     old = replace(DigestState(number=1), etag=await waiting.move_digest(herald.tenant, ADA, DigestState(number=1)))
     await waiting.move_digest(herald.tenant, ADA, replace(old, number=2))
@@ -73,7 +73,7 @@ async def test_a_state_that_another_has_moved_is_not_moved_with_what_is_over(her
 
 
 async def test_the_state_is_found_however_many_wait(herald: Herald) -> None:
-    waiting = herald.services.waiting
+    waiting = herald.services.held_deliveries
     there = await put(herald, *map(item, range(5)))
     await waiting.move_digest(herald.tenant, ADA, DigestState(number=1))
     for limit in (1, 4, 5, 6):
