@@ -183,4 +183,4 @@ async def _put_back(services: Services, queue: str, body: bytes) -> None:
         message = replace(message, etag="")
     elif isinstance(message, Expansion):
         await list_again(services, message.notification)
-    await services.queues.put(queue, replace(message, chances=0).encode())
+    await services.queues.put(queue, replace(message, poison_retries=0).encode())

@@ -156,9 +156,9 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
     if plan.due and sending.unhindered:
         # Who has gone to another zone since waited for the time of the one before.
         waited = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
-        due, called = (waited or plan.due).timestamp(), sending.message.called
+        due, due_called_at = (waited or plan.due).timestamp(), sending.message.due_called_at
         # What was called in time, and stood behind others since, is not missed.
-        late = (called if called >= due else now.timestamp()) - due
+        late = (due_called_at if due_called_at >= due else now.timestamp()) - due
         missed = late > category.late_grace(services.settings.late_grace).total_seconds()
     return PolicyInput(
         now=now,
@@ -184,7 +184,7 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: ResolvedRe
     if decision.until and decision.reason:
         services, notification, recipient = sending.services, sending.notification, sending.message.recipient
         own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
-        since = max(notification.began, own) if own else notification.began
+        since = max(notification.notification_time, own) if own else notification.notification_time
         await sending.hold(decision.reason, decision.until, since)
         found = await find(services, notification.tenant, recipient)
         if (found.preferences, found.zone) != (addressee.preferences, addressee.zone):

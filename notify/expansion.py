@@ -48,7 +48,7 @@ async def expand(services: Services, message: Expansion) -> None:
         if (begun := await _begin(services, notification, message)) is None:
             return
         notification = begun
-    following = Expansion(notification.key, message.page + 1, turn=message.turn)
+    following = Expansion(notification.key, message.page + 1, expected_start=message.expected_start)
     delay = 0.0
     if notification.page == message.page and notification.state in LISTED:
         if notification.page == 0:
@@ -65,8 +65,8 @@ async def expand(services: Services, message: Expansion) -> None:
         if not notification.urgent and not _at_their_own_time(notification):
             # Reckoned from this page's turn, not from now: else what each page comes late would add up.
             now, takes = services.real_time().timestamp(), len(found.recipients) / services.settings.tenant_rate
-            following = replace(following, turn=max(message.turn, now) + takes)
-            delay = max(0.0, following.turn - EARLY - now)
+            following = replace(following, expected_start=max(message.expected_start, now) + takes)
+            delay = max(0.0, following.expected_start - EARLY - now)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the list did
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
@@ -124,10 +124,10 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     for recipient, place in found.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = place
     now, fresh = services.clock(), notification.page == 0
-    called = now.timestamp() if _at_their_own_time(notification) else 0.0
+    due_called_at = now.timestamp() if _at_their_own_time(notification) else 0.0
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
-        calls = [replace(message, called=called) for message in messages]
+        calls = [replace(message, due_called_at=due_called_at) for message in messages]
         await gather_limited(calls, lambda message: services.queues.deliver(message, urgent=notification.urgent))
     return found
 

@@ -17,7 +17,7 @@ from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
-CHANCES = 2
+MAX_POISON_RETRIES = 2
 PAUSE = 60
 #: When somebody for whom something waits is looked at again whose message was given up.
 LOOK_AGAIN = timedelta(days=1)
@@ -35,9 +35,9 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
     except (Newer, Unreadable, Refused):
         await _give_up(services, queue, body, message_id)
         return
-    if message.chances < CHANCES:
+    if message.poison_retries < MAX_POISON_RETRIES:
         log.warning("A message on %s was poisonous, and gets another chance", queue)
-        await services.queues.put(queue, replace(message, chances=message.chances + 1).encode(), PAUSE)
+        await services.queues.put(queue, replace(message, poison_retries=message.poison_retries + 1).encode(), PAUSE)
         return
     await _give_up(services, queue, body, message_id)
     if isinstance(message, Delivery) and message.task is Task.SEND:
@@ -45,14 +45,14 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
     elif isinstance(message, RecipientTask):  # what waits for them is not given up
-        await services.queues.wake(replace(message, chances=0), LOOK_AGAIN.total_seconds())
+        await services.queues.wake(replace(message, poison_retries=0), LOOK_AGAIN.total_seconds())
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
     """The same for a message of upstream's, in which there is no place to count its chances: they are marked."""
     what = f"chances;{hashlib.sha256(body).hexdigest()}"
     used = await services.markers.of(what)
-    if len(used) >= CHANCES:
+    if len(used) >= MAX_POISON_RETRIES:
         await _give_up(services, NOTIFICATIONS, body, message_id)
         for chance in used:  # or it had none when it is redriven
             await services.markers.drop(what, chance)

@@ -110,7 +110,7 @@ class Decision:
 
 def decide(case: PolicyInput) -> Decision:
     """What to do with a delivery at the moment of sending: the first rule that has something to say."""
-    now, wants = case.now, case.preferences
+    now, preferences = case.now, case.preferences
     if case.cancelled:
         return Decision(Rule.CANCELLED, DeliveryState.CANCELLED)
     if case.expires and case.expires <= now:
@@ -127,9 +127,9 @@ def decide(case: PolicyInput) -> Decision:
         return Decision(Rule.ASKED)
     if case.welcomed:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
-    if case.own and not wants.own_actions:
+    if case.own and not preferences.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    rule, until = wish(wants, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
+    rule, until = wish(preferences, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
     if rule is Rule.OPTED_OUT:
         return Decision(rule, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     return Decision(rule, reason=Reason(rule) if until else None, until=until)

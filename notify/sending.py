@@ -115,8 +115,8 @@ class Sending:
             delivery=replace(self.message, etag="", attempts=0),
             reason=reason,
             until=until,
-            began=self.notification.began,
-            since=since,
+            notification_time=self.notification.notification_time,
+            eligible_since=since,
             delivery_etag=etag,
             urgent=self.notification.urgent,
         )
@@ -127,7 +127,9 @@ class Sending:
 
     async def forget(self) -> None:
         """Remove what says that it waits for its recipient, where that is there."""
-        await self.services.held_deliveries.forget(self.notification.tenant, self.message, self.notification.began)
+        await self.services.held_deliveries.forget(
+            self.notification.tenant, self.message, self.notification.notification_time
+        )
 
     async def later(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""

@@ -48,9 +48,9 @@ async def sweep_page(services: Services, message: Sweep) -> None:
 def _following(message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]) -> Sweep | None:
     """The page after the one of `message`, where `found` was seen to; None after the last."""
     if len(found) == PAGE:
-        return replace(message, after=keys.key(found[-1][0].recipient), chances=0)
+        return replace(message, after=keys.key(found[-1][0].recipient), poison_retries=0)
     rest = [name for name in shard_names(notification.shards) if name > message.shard]
-    return replace(message, shard=rest[0], after="", chances=0) if rest else None
+    return replace(message, shard=rest[0], after="", poison_retries=0) if rest else None
 
 
 async def _todo(

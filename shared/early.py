@@ -18,18 +18,18 @@ REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
 PAGE, MOST = 25, 1000
 
 
-def without_holds(wants: Preferences) -> Preferences:
+def without_holds(preferences: Preferences) -> Preferences:
     """The wishes without pause and quiet hours."""
-    return replace(wants, quiet="", paused_until=None)
+    return replace(preferences, quiet="", paused_until=None)
 
 
 async def digest_now_items(
-    services: Services, tenant: str, recipient: str, wants: Preferences, place: ZoneInfo, most: int, *, over: bool
+    services: Services, tenant: str, recipient: str, preferences: Preferences, place: ZoneInfo, most: int, *, over: bool
 ) -> list[HeldDelivery]:
     """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, among
     the first `MOST` that wait; with `over`, also what has expired or was called off.
     """
-    now, free = services.clock(), without_holds(wants)
+    now, free = services.clock(), without_holds(preferences)
     found: list[HeldDelivery] = []
     looked_at = 0
 

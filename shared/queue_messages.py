@@ -64,7 +64,7 @@ _TEXTS = {
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
 #: Those that are a time, in seconds since 1970.
-_TIMES = ("turn", "called")
+_TIMES = ("expected_start", "due_called_at")
 #: What its numbers may be: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
@@ -102,25 +102,25 @@ def _fits(name: str, part: object) -> bool:
 class Expansion(_Message):
     """List page `page` (from 0) of the recipients of the notification with this key.
 
-    `chances` counts how often it was put back after it had been poisonous. `turn` is when those before it are sent,
-    in seconds since 1970, as far as is known.
+    `poison_retries` counts how often the message was put back from its poison queue. `expected_start` is the estimated
+    time at which the pages before it have been sent, in seconds since 1970; 0 where it is not known.
     """
 
     notification: str
     page: int
-    chances: int = 0
-    turn: float = 0.0
+    poison_retries: int = 0
+    expected_start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery(_Message):
     """Do `task` for one recipient of the notification with this key.
 
-    `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third); `shard`
-    names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message was
-    written: where the ETag still holds, the row need not be read. `chances` counts how often it was put back after it
-    had been poisonous. `called` is when its turn was called, where it goes at a time of the recipient's own, in seconds
-    since 1970; else 0.
+    `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third form).
+    `shard` names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message
+    was written: while the ETag holds, the row need not be read. `poison_retries` counts how often the message was put
+    back from its poison queue. `due_called_at` is when the tick made a delivery due that goes by its recipient's own
+    time, in seconds since 1970; 0 for others.
     """
 
     notification: str
@@ -129,8 +129,8 @@ class Delivery(_Message):
     etag: str
     attempts: int
     task: Task = Task.SEND
-    chances: int = 0
-    called: float = 0.0
+    poison_retries: int = 0
+    due_called_at: float = 0.0
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -146,22 +146,22 @@ class Sweep(_Message):
     task: Task
     shard: str
     after: str = ""
-    chances: int = 0
+    poison_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientTask(_Message):
     """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`.
 
-    `called` is when the tick called it, in seconds since 1970, 0 where something else did.
+    `due_called_at` is when the tick called it, in seconds since 1970, 0 where something else did.
     """
 
     tenant: str
     recipient: str
     task: Task
     after: str = ""
-    chances: int = 0
-    called: float = 0.0
+    poison_retries: int = 0
+    due_called_at: float = 0.0
 
 
 #: What the messages of our own queues are.

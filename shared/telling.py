@@ -52,7 +52,7 @@ def identity(recipient: str, state: DigestState) -> str:
     Numbers begin anew where the recipient's row was removed: so the id also names the first that it tells, and how many
     that are, as they may become fewer before it is posted.
     """
-    first, many = state.told[0].notification, f"{len(state.told)};" if state.made else ""
+    first, many = state.included[0].notification, f"{len(state.included)};" if state.made else ""
     return f"{recipient};{state.number};{many}{first}"
 
 
@@ -68,22 +68,30 @@ def reserved_for(known: State) -> int:
 
 
 async def is_unwanted(
-    services: Services, tenant: str, recipient: str, digest: Notification, wants: Preferences, place: ZoneInfo
+    services: Services,
+    tenant: str,
+    recipient: str,
+    digest: Notification,
+    digest_preferences: Preferences,
+    place: ZoneInfo,
 ) -> bool:
     """Whether a digest that could not be sent at once tells what its reader does not want now, or what is over.
 
     Also where it is not the last one any more, or is settled: what it tells is told elsewhere, or has ended.
     """
     digests, now = await services.held_deliveries.digest(tenant, recipient), services.clock()
-    if not digests.told or key_of(tenant, recipient, digests) != digest.key:
+    if not digests.included or key_of(tenant, recipient, digests) != digest.key:
         return True
     if now - (digests.made or digest.created) < LATE:
         return False
-    wants = early.without_holds(wants) if digests.asked else wants
-    good = {Rule.SEND} if quiet_until(wants, now, place) else {Rule.SEND, Rule.DIGEST}
-    found = await gather_limited(digests.told, lambda delivery: services.notifications.recent(delivery.notification))
+    digest_preferences = early.without_holds(digest_preferences) if digests.asked else digest_preferences
+    good = {Rule.SEND} if quiet_until(digest_preferences, now, place) else {Rule.SEND, Rule.DIGEST}
+    found = await gather_limited(
+        digests.included, lambda delivery: services.notifications.recent(delivery.notification)
+    )
     return not all(
-        each and each.is_current(now) and rule_of(services, wants, place, now, each) in good for each in found
+        each and each.is_current(now) and rule_of(services, digest_preferences, place, now, each) in good
+        for each in found
     )
 
 
@@ -91,9 +99,9 @@ async def over(services: Services, tenant: str, recipient: str, key: str, ended:
     """See to what follows from the end of the digest with this key; to do that again changes nothing."""
     items, digests = await services.held_deliveries.ready(tenant, recipient, services.clock(), MOST)
     more = bool(items)
-    if digests.told and key_of(tenant, recipient, digests) == key:
-        told = {delivery.identity for delivery in digests.told}
-        more = any(item.delivery.identity not in told for item in items)
+    if digests.included and key_of(tenant, recipient, digests) == key:
+        included = {delivery.identity for delivery in digests.included}
+        more = any(item.delivery.identity not in included for item in items)
         try:
             await settle(services, tenant, recipient, digests, items, ended)
         except Conflict:  # somebody else sees to it, or it was we, and the answer was lost
@@ -118,15 +126,17 @@ async def settle(
     if ended.state is DeliveryState.CANCELLED:
         return await _call_off(services, tenant, recipient, digests, ended)
     arrived = ended.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
-    told = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
-    are_over = await gather_limited(digests.told, lambda delivery: end(services, delivery, told, digests.number))
+    included = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
+    are_over = await gather_limited(
+        digests.included, lambda delivery: end(services, delivery, included, digests.number)
+    )
     # One that was tried again since, by hand, waits anew.
-    over = {each.identity for each, is_over in zip(digests.told, are_over, strict=True) if is_over}
+    over = {each.identity for each, is_over in zip(digests.included, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
     if len(gone) < len(over):  # `digest now` also told what is paused, of which `items` has nothing
         async for held in services.held_deliveries.held(tenant, recipient, early.REASONS, MOST):
             gone |= {item.key: item for item in held if item.delivery.identity in over}
-    settled = replace(digests, told=())
+    settled = replace(digests, included=())
     return replace(
         settled, etag=await services.held_deliveries.move_digest(tenant, recipient, settled, list(gone.values()))
     )
@@ -150,7 +160,7 @@ async def _call_off(
                 rule=str(Rule.DIGEST),
             )
 
-    await gather_limited(digests.told, free)
+    await gather_limited(digests.included, free)
     # Before the row is changed, in case that this ends here, and late enough for it. What was asked for comes early
     # again, as far as it still can; after that the rest is seen to.
     whose, again = RecipientTask(tenant, recipient, Task.RECONSIDER), SOON
@@ -158,7 +168,7 @@ async def _call_off(
         await services.queues.wake(replace(whose, task=Task.DIGEST_NOW), SOON)
         again += SOON
     await services.queues.wake(whose, again)
-    freed = replace(digests, told=(), last=digests.before)
+    freed = replace(digests, included=(), last=digests.before)
     return replace(freed, etag=await services.held_deliveries.move_digest(tenant, recipient, freed))
 
 

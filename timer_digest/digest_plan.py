@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
+class DigestPreferences:
     """What somebody wants to be told, in which language, and when their digests come on the clocks of `place`."""
 
     preferences: Preferences
@@ -76,7 +76,11 @@ class _Decided:
 
 
 async def choose(
-    services: Services, person: RecipientTask, wants: Wants, last: date | None, items: Sequence[HeldDelivery]
+    services: Services,
+    person: RecipientTask,
+    digest_preferences: DigestPreferences,
+    last: date | None,
+    items: Sequence[HeldDelivery],
 ) -> Plan:
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
@@ -86,37 +90,37 @@ async def choose(
     now = services.clock()
     waits = [item for item in items if item.reason is Reason.DIGEST]
     held = [item for item in items if item.reason is not Reason.DIGEST]
-    decided = await _decided(services, wants, now, held)
+    decided = await _decided(services, digest_preferences, now, held)
     for_digest = [*waits, *(each.item for each in decided if each.rule is Rule.DIGEST)]
-    ripe = [item.since for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
-    slot, next_at = times(min(ripe, default=None), wants, now, last)
+    ripe = [item.eligible_since for item in for_digest if item.until <= now or item.reason is not Reason.DIGEST]
+    slot, next_at = times(min(ripe, default=None), digest_preferences, now, last)
     timely = slot is not None or person.task is Task.DIGEST_NOW
     wait = waits
     if timely or not next_at or person.task is Task.RECONSIDER:
-        anew = await _decided(services, wants, now, waits)
+        anew = await _decided(services, digest_preferences, now, waits)
         decided += anew
         wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
     many = sum(each.freed for each in decided) > MOST_ALONE
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
-    told, fit, ended = await _told(services, person, [each.case for each in chosen])
-    stay = {item.delivery for item in wait} | {case.delivery for story in told for case in story}
+    included, fit, ended = await _told(services, person, [each.case for each in chosen])
+    stay = {item.delivery for item in wait} | {case.delivery for story in included for case in story}
     go = [ReleasedItem(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
     items_of = {each.case.delivery: each.item for each in chosen}
-    tell = [(items_of[case.delivery], case) for story in told[:fit] for case in story]
-    return Plan(go, wait, tell, sum(map(len, told[fit:])) if timely else None, slot, next_at)
+    tell = [(items_of[case.delivery], case) for story in included[:fit] for case in story]
+    return Plan(go, wait, tell, sum(map(len, included[fit:])) if timely else None, slot, next_at)
 
 
 def times(
-    since: datetime | None, wants: Wants, now: datetime, last: date | None
+    since: datetime | None, digest_preferences: DigestPreferences, now: datetime, last: date | None
 ) -> tuple[Slot | None, datetime | None]:
     """The slot whose digest goes out at `now`, None for none, and when the next one comes; quiet hours put it off.
 
     What waits came at `since`, None for nothing; `last` is the local date of the last digest.
     """
-    slot = newest_slot(wants.rule, since, now, wants.place, last) if since else None
-    if slot and (quiet := quiet_until(wants.preferences, now, wants.place)):
+    slot = newest_slot(digest_preferences.rule, since, now, digest_preferences.place, last) if since else None
+    if slot and (quiet := quiet_until(digest_preferences.preferences, now, digest_preferences.place)):
         return None, quiet
-    following = wants.rule.following(now, wants.place, slot.date if slot else last)
+    following = digest_preferences.rule.following(now, digest_preferences.place, slot.date if slot else last)
     return slot, following.at if following else None
 
 
@@ -128,7 +132,7 @@ def newest_slot(rule: DigestRule, since: datetime, now: datetime, place: ZoneInf
     return newest
 
 
-async def wants_of(services: Services, person: RecipientTask) -> Wants:
+async def digest_preferences_of(services: Services, person: RecipientTask) -> DigestPreferences:
     """What the recipient of `person` wants now."""
     settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
     preferences = reference.preferences
@@ -136,14 +140,16 @@ async def wants_of(services: Services, person: RecipientTask) -> Wants:
     if person.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     tongue = language(preferences.locale, reference.locale)
-    return Wants(preferences, reference.place(settings.default_time_zone), tongue, rule)
+    return DigestPreferences(preferences, reference.place(settings.default_time_zone), tongue, rule)
 
 
-async def _decided(services: Services, wants: Wants, now: datetime, items: Sequence[HeldDelivery]) -> list[_Decided]:
+async def _decided(
+    services: Services, digest_preferences: DigestPreferences, now: datetime, items: Sequence[HeldDelivery]
+) -> list[_Decided]:
     found = await gather_limited(items, lambda item: services.notifications.recent(item.delivery.notification))
-    wishes = (services, wants.preferences, wants.place, now)
+    wishes = (services, digest_preferences.preferences, digest_preferences.place, now)
     return [
-        _Decided(item, DigestEntry(item.delivery, notification, item.since), rule_of(*wishes, notification))
+        _Decided(item, DigestEntry(item.delivery, notification, item.eligible_since), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)
         if notification and notification.is_current(now)
     ]
@@ -155,9 +161,9 @@ async def _told(
     """The stories of these cases, how many of the first one digest tells, and how those end that none tells."""
     ended = await _ended(services, person, cases)
     whole = stories(case for case in cases if case.delivery not in ended)
-    told, fit = limited(whole, MOST_TOLD)
-    older = (case.delivery for story, newest in zip(whole, told, strict=True) for case in story[len(newest) :])
-    return told, fit, ended | dict.fromkeys(older, DeliveryState.SUPERSEDED)
+    included, fit = limited(whole, MOST_TOLD)
+    older = (case.delivery for story, newest in zip(whole, included, strict=True) for case in story[len(newest) :])
+    return included, fit, ended | dict.fromkeys(older, DeliveryState.SUPERSEDED)
 
 
 async def _ended(

@@ -31,7 +31,7 @@ from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import RESERVED, reserved_for
-from timer_digest.digest_plan import Plan, Wants, wants_of
+from timer_digest.digest_plan import DigestPreferences, Plan, digest_preferences_of
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
@@ -40,21 +40,23 @@ LOOK_AGAIN = timedelta(days=1)
 OVERDUE = timedelta(minutes=2)
 
 
-async def send(services: Services, person: RecipientTask, state: DigestState, plan: Plan, wants: Wants) -> None:
+async def send(
+    services: Services, person: RecipientTask, state: DigestState, plan: Plan, digest_preferences: DigestPreferences
+) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1
     # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
     whose = (person.tenant, person.recipient)
     await services.timers.put(plan.next_at or services.clock() + LOOK_AGAIN, timers.DIGEST, *whose)
     planned = stories(case for _, case in plan.tell)
-    count, left, data = _compose(services, person, wants, planned, plan.more)
+    count, left, data = _compose(services, person, digest_preferences, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
     keep = [pair for pair in plan.tell if pair[1].delivery in fit]
     found = [case for case in await gather_limited(keep, lambda pair: _keep(services, person, number, *pair)) if case]
-    told = stories(found)
-    if told and len(found) < len(keep):
-        count, left, data = _compose(services, person, wants, told, left)
-    if not told:  # another process took all of it: the next minute shows what it left
+    included = stories(found)
+    if included and len(found) < len(keep):
+        count, left, data = _compose(services, person, digest_preferences, included, left)
+    if not included:  # another process took all of it: the next minute shows what it left
         await services.timers.put(services.clock(), timers.DIGEST, *whose)
         return
     made = replace(
@@ -64,7 +66,7 @@ async def send(services: Services, person: RecipientTask, state: DigestState, pl
         before=state.last,
         asked=person.task is Task.DIGEST_NOW,
         made=services.clock(),
-        told=_deliveries(told[:count]),
+        included=_deliveries(included[:count]),
         more=left,
     )
     await services.held_deliveries.move_digest(*whose, made)
@@ -142,11 +144,15 @@ async def _hold(
 
 
 def _compose(
-    services: Services, person: RecipientTask, wants: Wants, told: Sequence[ThreadGroup], more: int | None
+    services: Services,
+    person: RecipientTask,
+    digest_preferences: DigestPreferences,
+    included: Sequence[ThreadGroup],
+    more: int | None,
 ) -> tuple[int, int | None, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
-    place, tongue, held = wants.place, wants.tongue, not wants.rule.days
-    return compose(told, recipient, place, tongue, more, held=held, categories=services.categories, limit=limit)
+    place, tongue, held = digest_preferences.place, digest_preferences.tongue, not digest_preferences.rule.days
+    return compose(included, recipient, place, tongue, more, held=held, categories=services.categories, limit=limit)
 
 
 async def _post_again(services: Services, person: RecipientTask, state: DigestState) -> None:
@@ -154,24 +160,24 @@ async def _post_again(services: Services, person: RecipientTask, state: DigestSt
     if stored := await services.notifications.get(key):  # only its delivery may be missing
         await _post(services, person, state, stored.data)
         return
-    found = await gather_limited(state.told, lambda delivery: services.notifications.recent(delivery.notification))
+    found = await gather_limited(state.included, lambda delivery: services.notifications.recent(delivery.notification))
     items = await services.held_deliveries.of(person.tenant, person.recipient, telling.MOST)
-    since = {item.delivery.identity: item.since for item in items}
-    told = by_thread(
+    since = {item.delivery.identity: item.eligible_since for item in items}
+    included = by_thread(
         DigestEntry(delivery, notification, since.get(delivery.identity))
-        for delivery, notification in zip(state.told, found, strict=True)
+        for delivery, notification in zip(state.included, found, strict=True)
         if notification
     )
-    wants = await wants_of(services, person)
-    count, left, data = _compose(services, person, wants, told, state.more)
-    if count < len(told):  # some were edited, and are longer now
-        state = replace(state, told=_deliveries(told[:count]), more=left)
+    digest_preferences = await digest_preferences_of(services, person)
+    count, left, data = _compose(services, person, digest_preferences, included, state.more)
+    if count < len(included):  # some were edited, and are longer now
+        state = replace(state, included=_deliveries(included[:count]), more=left)
         await services.held_deliveries.move_digest(person.tenant, person.recipient, state)
     await _post(services, person, state, data)
 
 
-def _deliveries(told: Sequence[ThreadGroup]) -> list[Delivery]:
-    return [case.delivery for story in told for case in story]
+def _deliveries(included: Sequence[ThreadGroup]) -> list[Delivery]:
+    return [case.delivery for story in included for case in story]
 
 
 async def _post(services: Services, person: RecipientTask, state: DigestState, data: bytes) -> None:

@@ -17,7 +17,7 @@ from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import MOST
 from timer_digest import digest_sender
-from timer_digest.digest_plan import Plan, ReleasedItem, Wants, choose, wants_of
+from timer_digest.digest_plan import DigestPreferences, Plan, ReleasedItem, choose, digest_preferences_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -43,11 +43,11 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
     items = await services.held_deliveries.of(person.tenant, person.recipient, MOST, person.after)
     timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
     state = await release_items(services, person, state, timed)
-    told = {delivery.identity for delivery in state.told}
-    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in told]
+    included = {delivery.identity for delivery in state.included}
+    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in included]
     if held:
-        wants = await wants_of(services, person)
-        plan = await _planned(services, person, wants, state, held)
+        digest_preferences = await digest_preferences_of(services, person)
+        plan = await _planned(services, person, digest_preferences, state, held)
         state = await release_items(services, person, state, plan.go)
         now = services.clock() - SKEW
         seen_to = {item.key for item in plan.wait} | {parting.item.key for parting in plan.go}
@@ -55,50 +55,54 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
         free = [item for item in held if item.key not in seen_to and item.until > now]
         anew = [(item, plan.next_at or now) for item in plan.wait] + [(item, now) for item in free]
         await gather_limited(anew, lambda each: services.held_deliveries.wait_until(person.tenant, *each))
-        if plan.tell and not told:
-            await digest_sender.send(services, person, state, plan, wants)
+        if plan.tell and not included:
+            await digest_sender.send(services, person, state, plan, digest_preferences)
         if free:
-            await services.queues.wake(replace(person, task=Task.RELEASE, after="", chances=0))
+            await services.queues.wake(replace(person, task=Task.RELEASE, after="", poison_retries=0))
     if len(items) == MOST:
-        await services.queues.wake(replace(person, after=items[-1].key, chances=0))
+        await services.queues.wake(replace(person, after=items[-1].key, poison_retries=0))
 
 
 async def _see_to(services: Services, person: RecipientTask) -> None:
     now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
     items, state = await services.held_deliveries.ready(person.tenant, person.recipient, now, MOST)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
-    called = person.called or services.clock().timestamp()
-    calls = [(replace(item.delivery, called=called), item.urgent) for item in timed]
+    due_called_at = person.due_called_at or services.clock().timestamp()
+    calls = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in timed]
     await gather_limited(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
     await services.held_deliveries.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
     on_its_way = False
-    if state.told:
-        told = {delivery.identity for delivery in state.told}
+    if state.included:
+        included = {delivery.identity for delivery in state.included}
         settled = await digest_sender.settle(services, person, state, held)
         on_its_way = settled is None
-        state, held = settled or state, [item for item in held if item.delivery.identity not in told]
+        state, held = settled or state, [item for item in held if item.delivery.identity not in included]
     if held or asked:
-        wants = await wants_of(services, person)
+        digest_preferences = await digest_preferences_of(services, person)
         if asked:
-            whose = (person.tenant, person.recipient, wants.preferences, wants.place)
+            whose = (person.tenant, person.recipient, digest_preferences.preferences, digest_preferences.place)
             held = await early.digest_now_items(services, *whose, MOST, over=True)
-        plan = await _planned(services, person, wants, state, held)
+        plan = await _planned(services, person, digest_preferences, state, held)
         gone += len(plan.go)
         state = await release_items(services, person, state, plan.go)
         if plan.tell and not on_its_way:  # else it is seen to when that digest has ended
-            await digest_sender.send(services, person, state, plan, wants)
+            await digest_sender.send(services, person, state, plan, digest_preferences)
             return
     if gone and len(items) >= MOST:  # there may be more
-        await services.queues.wake(replace(person, chances=0))
+        await services.queues.wake(replace(person, poison_retries=0))
 
 
 async def _planned(
-    services: Services, person: RecipientTask, wants: Wants, state: DigestState, items: Sequence[HeldDelivery]
+    services: Services,
+    person: RecipientTask,
+    digest_preferences: DigestPreferences,
+    state: DigestState,
+    items: Sequence[HeldDelivery],
 ) -> Plan:
     """What to do now with these items; what waits for a later digest is made due then."""
-    plan = await choose(services, person, wants, state.last, items)
+    plan = await choose(services, person, digest_preferences, state.last, items)
     if plan.wait and plan.next_at:
         await services.timers.put(plan.next_at, timers.DIGEST, person.tenant, person.recipient)
     return plan
@@ -116,8 +120,8 @@ async def release_items(
         # Whoever keeps it is about to make the next digest, or died at that: its number is taken, so that it fails.
         state = replace(state, number=state.number + 1)
         state = replace(state, etag=await services.held_deliveries.move_digest(person.tenant, person.recipient, state))
-    told = {delivery.identity for delivery in state.told}
-    pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in told]
+    included = {delivery.identity for delivery in state.included}
+    pairs = [pair for pair in zip(going, rows, strict=True) if pair[0].item.delivery.identity not in included]
     await gather_limited(pairs, lambda pair: _release_item(services, *pair))
     await services.held_deliveries.done(person.tenant, person.recipient, [parting.item for parting, _ in pairs])
     return state

@@ -58,14 +58,14 @@ def by_thread(cases: Iterable[DigestEntry]) -> list[ThreadGroup]:
     return list(threads.values())
 
 
-def limited(told: Iterable[ThreadGroup], most: int) -> tuple[list[ThreadGroup], int]:
+def limited(included: Iterable[ThreadGroup], most: int) -> tuple[list[ThreadGroup], int]:
     """The `most` newest of each story, and how many of the first stories are at most so many together."""
-    cut = [story[:most] for story in told]
+    cut = [story[:most] for story in included]
     return cut, sum(so_far <= most for so_far in accumulate(map(len, cut)))
 
 
 def compose(
-    told: Sequence[ThreadGroup],
+    included: Sequence[ThreadGroup],
     recipient: str,
     place: ZoneInfo,
     tongue: str,
@@ -81,10 +81,10 @@ def compose(
     Times are those of `place`, and `tongue` is the language. `more` deliveries wait for the next digest anyway; with
     None nothing is said of what is left. `held` is as in `shared.cards.digest.draw`.
     """
-    lines = [_line(story, categories) for story in told]
+    lines = [_line(story, categories) for story in included]
 
     def left(count: int) -> int | None:
-        return None if more is None else more + sum(map(len, told[count:]))
+        return None if more is None else more + sum(map(len, included[count:]))
 
     def data(count: int) -> bytes:
         who = {"user": recipient[2:]} if recipient.startswith("u:") else {"conversation": recipient[2:]}
@@ -104,7 +104,7 @@ def compose(
         return len(drawn) > parsing.LONGEST_DATA
 
     # The first alone takes 8 KB at most.
-    count = len(told)
+    count = len(included)
     if too_large(count):
         count = bisect_left(range(2, count), True, key=too_large) + 1
     return count, left(count), data(count)
@@ -117,12 +117,12 @@ def _urgent(story: ThreadGroup) -> bool:
 def _line(story: ThreadGroup, categories: Categories) -> Line:
     newest = story[0]
     content = newest.notification.content
-    told, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
+    included, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
     return Line(
         category=categories.of(content.category).label,
-        title=told.title if told else said(content.card or {}) or content.category,
-        detail=(told.result or told.text) if told else "",
-        link=told.link.url if told and told.link else "",
+        title=included.title if included else said(content.card or {}) or content.category,
+        detail=(included.result or included.text) if included else "",
+        link=included.link.url if included and included.link else "",
         at=newest.since if own and newest.since else newest.at,
         urgent=_urgent(story),
         times=len(story),

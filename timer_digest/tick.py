@@ -78,7 +78,9 @@ async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bo
         if waking.kind == timers.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate
             turns[tenant] += 1
-        await queues.wake(RecipientTask(tenant, recipient, Task.RELEASE, called=services.clock().timestamp()), delay)
+        await queues.wake(
+            RecipientTask(tenant, recipient, Task.RELEASE, due_called_at=services.clock().timestamp()), delay
+        )
     else:
         log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
         return False

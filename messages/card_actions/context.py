@@ -37,18 +37,18 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ActionContext:
-    """A click under way: `turn` and `wants` are of the person who clicked, `tongue` is the language they read."""
+    """One click. `subject` and `preferences` are those of the person who clicked, `tongue` is their language."""
 
     services: Services
     event: Event
     click: CardAction
-    turn: PreferenceSubject
-    wants: Preferences
+    subject: PreferenceSubject
+    preferences: Preferences
     tongue: str
 
     @property
     def place(self) -> ZoneInfo:
-        return self.turn.zone_of(self.wants)
+        return self.subject.zone_of(self.preferences)
 
     def say(self, key: str, **values: object) -> str:
         return say(self.tongue, key, **values)
@@ -95,10 +95,10 @@ async def _newest(services: Services, bound: BoundAction) -> Notification:
 async def begin(services: Services, event: Event, click: CardAction) -> ActionContext:
     """A click as the start of what it leads to."""
     known = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
-    wants = known.preferences if known else Preferences()
+    preferences = known.preferences if known else Preferences()
     seen = known.time_zone if known else ""
     spoken = event.incoming.locale or (known.locale if known else "")
-    turn = PreferenceSubject(
+    subject = PreferenceSubject(
         services=services, tenant=event.tenant, kind=Kind.USER, id=event.person, seen_zone=seen, locale=spoken
     )
-    return ActionContext(services, event, click, turn, wants, language(wants.locale, spoken))
+    return ActionContext(services, event, click, subject, preferences, language(preferences.locale, spoken))

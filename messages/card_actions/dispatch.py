@@ -42,11 +42,11 @@ async def act(services: Services, event: Event) -> tuple[int, dict[str, Any] | N
         click = read(event.incoming.value)
     except Malformed:
         return _answered(ERROR, {"code": "BadRequest", "message": "this is no Action.Execute"}, HTTPStatus.BAD_REQUEST)
-    press = await begin(services, event, click)
+    context = await begin(services, event, click)
     try:
-        answer = await _done(press)
+        answer = await _done(context)
     except Refused as refused:
-        told = say(press.tongue, refused.key, **refused.values)
+        told = say(context.tongue, refused.key, **refused.values)
         answer = refreshed.only(told) if event.personal else told
     return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
 
@@ -55,41 +55,41 @@ def _answered(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[in
     return HTTPStatus.OK, {"statusCode": int(status), "type": kind, "value": value}
 
 
-async def _done(press: ActionContext) -> Answer:
+async def _done(context: ActionContext) -> Answer:
     """Do what was clicked; raises `Refused`."""
-    if not _PERSON.fullmatch(press.event.person):
+    if not _PERSON.fullmatch(context.event.person):
         raise Refused("refused")
-    changes = press.click.verb in _CHANGES
-    repeat = changes and await _is_repeat(press)
-    answer = await _pressed(press, repeat=repeat)
-    if changes and not repeat and press.event.incoming.id:
-        await press.services.markers.put(clicks(press.event.tenant, press.event.person), _click(press))
+    changes = context.click.verb in _CHANGES
+    repeat = changes and await _is_repeat(context)
+    answer = await _pressed(context, repeat=repeat)
+    if changes and not repeat and context.event.incoming.id:
+        await context.services.markers.put(clicks(context.event.tenant, context.event.person), _click(context))
     return answer
 
 
-async def _is_repeat(press: ActionContext) -> bool:
+async def _is_repeat(context: ActionContext) -> bool:
     """Whether this very activity was answered before: to do it again could undo something newer."""
-    of, id_ = clicks(press.event.tenant, press.event.person), press.event.incoming.id
-    return bool(id_) and await press.services.markers.has(of, _click(press))
+    of, id_ = clicks(context.event.tenant, context.event.person), context.event.incoming.id
+    return bool(id_) and await context.services.markers.has(of, _click(context))
 
 
-def _click(press: ActionContext) -> str:
-    return f"{press.event.incoming.conversation.id};{press.event.incoming.id}"
+def _click(context: ActionContext) -> str:
+    return f"{context.event.incoming.conversation.id};{context.event.incoming.id}"
 
 
-async def _pressed(press: ActionContext, *, repeat: bool) -> Answer:
+async def _pressed(context: ActionContext, *, repeat: bool) -> Answer:
     """Do what was clicked, but for a repeat, which only shows how things are."""
     try:
-        if press.click.verb == action_verbs.SAVE:
-            return await (saved_before(press) if repeat else save(press))
-        bound = await bind(press.services, press.event, press.click)
+        if context.click.verb == action_verbs.SAVE:
+            return await (saved_before(context) if repeat else save(context))
+        bound = await bind(context.services, context.event, context.click)
         if bound is None:
             raise Refused("refused")
-        if press.click.automatic:
-            return await press.shown(bound)
+        if context.click.automatic:
+            return await context.shown(bound)
         if repeat:
-            return await press.told(bound, press.say("done.repeated"))
-        return await BUTTONS.get(press.click.verb, record)(press, bound)
+            return await context.told(bound, context.say("done.repeated"))
+        return await BUTTONS.get(context.click.verb, record)(context, bound)
     except TooMany as many:
         raise Refused("refused.tooMany", reason=many) from None
     except TooLarge:  # the limit was lowered since

@@ -21,13 +21,13 @@ from shared.states import Purpose
 from shared.storage.conversations import Kind
 
 
-async def why(services: Services, bound: BoundAction, wants: Preferences, tongue: str) -> Sequence[str]:
+async def why(services: Services, bound: BoundAction, preferences: Preferences, tongue: str) -> Sequence[str]:
     """Lines that say why a message came, and what changes that.
 
-    `wants` are the wishes of whoever it was delivered to: a person, or a group chat or channel.
+    `preferences` are the wishes of whoever it was delivered to: a person, or a group chat or channel.
     """
     category = services.categories.of(bound.notification.content.category)
-    lines = [await _led(services, bound, tongue), _setting(category, wants, tongue)]
+    lines = [await _led(services, bound, tongue), _setting(category, preferences, tongue)]
     if category.description:
         lines.append(say(tongue, "because.description", category=category.label, description=category.description))
     return [*lines, say(tongue, "because.change")]
@@ -46,7 +46,7 @@ async def _led(services: Services, bound: BoundAction, tongue: str) -> str:
     if notification.purpose is Purpose.SNOOZE:
         return say(tongue, "because.asked")
     recipients = notification.content.recipients
-    by = recipients[min(bound.known.via, len(recipients) - 1)]
+    by = recipients[min(bound.known.recipient_index, len(recipients) - 1)]
     if isinstance(by, TeamRecipient):
         return await _member(services, notification.tenant, by, tongue)
     if isinstance(by, TopicRecipient):
@@ -72,15 +72,15 @@ async def _member(services: Services, tenant: str, by: TeamRecipient, tongue: st
     return say(tongue, "because.someTeam")
 
 
-def _setting(category: Category, wants: Preferences, tongue: str) -> str:
+def _setting(category: Category, preferences: Preferences, tongue: str) -> str:
     """How somebody is told of a category, and where that comes from."""
-    mode = say(tongue, f"preferences.mode.{wants.mode(category)}")
+    mode = say(tongue, f"preferences.mode.{preferences.mode(category)}")
     if category.mandatory:
         return say(tongue, "because.mandatory", category=category.label, mode=mode)
-    if wants.stopped:
+    if preferences.stopped:
         source = "because.byStop"
-    elif category.name in wants.categories:
+    elif category.name in preferences.categories:
         source = "because.byCategory"
     else:
-        source = "because.byDefault" if wants.default else "because.declared"
+        source = "because.byDefault" if preferences.default else "because.declared"
     return say(tongue, "because.category", category=category.label, mode=mode, source=say(tongue, source))

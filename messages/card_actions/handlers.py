@@ -30,102 +30,102 @@ PAUSE = "tomorrow"
 SOURCE = "/herald/preferences"
 
 
-async def record(press: ActionContext, bound: BoundAction) -> Answer:
+async def record(context: ActionContext, bound: BoundAction) -> Answer:
     """What a caller's own button does, and Acknowledge: it is recorded, and upstream is told."""
     try:
-        response, before = await respond(press.services, press.event, bound, press.click.verb)
+        response, before = await respond(context.services, context.event, bound, context.click.verb)
     except TooLong:
         raise Refused("refused.tooLong") from None
     if before:
-        note = press.say("done.before", at=press.moment(response.at))
-        return await press.shown(bound, note) if press.event.personal else note
-    return await press.shown(bound) if press.event.personal else press.recorded(bound.title, response)
+        note = context.say("done.before", at=context.moment(response.at))
+        return await context.shown(bound, note) if context.event.personal else note
+    return await context.shown(bound) if context.event.personal else context.recorded(bound.title, response)
 
 
-async def _show(press: ActionContext, bound: BoundAction) -> Answer:
-    return await press.shown(bound)
+async def _show(context: ActionContext, bound: BoundAction) -> Answer:
+    return await context.shown(bound)
 
 
-async def _why(press: ActionContext, bound: BoundAction) -> Answer:
-    wishes = await wishes_of(press.services, bound, press.event.person, press.wants)
-    lines = await why(press.services, bound, wishes, press.tongue)
-    if press.event.personal:
-        return refreshed.reasons(press.tongue, lines, bound.notification.key)
+async def _why(context: ActionContext, bound: BoundAction) -> Answer:
+    wishes = await wishes_of(context.services, bound, context.event.person, context.preferences)
+    lines = await why(context.services, bound, wishes, context.tongue)
+    if context.event.personal:
+        return refreshed.reasons(context.tongue, lines, bound.notification.key)
     return " ".join(lines)
 
 
-async def _mute(press: ActionContext, bound: BoundAction) -> Answer:
-    thread, now = bound.notification.content.thread, press.services.clock()
+async def _mute(context: ActionContext, bound: BoundAction) -> Answer:
+    thread, now = bound.notification.content.thread, context.services.clock()
     assert thread  # or the card has no such button
     key = thread.key
 
-    def muted(wants: Preferences) -> Preferences:
+    def muted(preferences: Preferences) -> Preferences:
         # A second click does not move the end.
-        known = wants.muted_until(key)
-        return wants if known and known > now else wants.mute(key, now + MUTED_FOR, now)
+        known = preferences.muted_until(key)
+        return preferences if known and known > now else preferences.mute(key, now + MUTED_FOR, now)
 
-    until = (await press.turn.prefer(muted)).muted_until(key)
-    return await press.told(bound, press.say("done.mute", until=press.moment(until or now + MUTED_FOR)))
-
-
-async def _choose(press: ActionContext, bound: BoundAction, mode: Mode, done: str) -> Answer:
-    category = press.services.categories.of(bound.notification.content.category)
-    await press.turn.prefer(lambda wants: wants.with_mode(category.name, mode))
-    return await press.told(bound, press.say(done, category=category.label))
+    until = (await context.subject.prefer(muted)).muted_until(key)
+    return await context.told(bound, context.say("done.mute", until=context.moment(until or now + MUTED_FOR)))
 
 
-async def _to_digest(press: ActionContext, bound: BoundAction) -> Answer:
-    return await _choose(press, bound, Mode.DIGEST, "done.toDigest")
+async def _choose(context: ActionContext, bound: BoundAction, mode: Mode, done: str) -> Answer:
+    category = context.services.categories.of(bound.notification.content.category)
+    await context.subject.prefer(lambda preferences: preferences.with_mode(category.name, mode))
+    return await context.told(bound, context.say(done, category=category.label))
 
 
-async def _stop(press: ActionContext, bound: BoundAction) -> Answer:
-    return await _choose(press, bound, Mode.OFF, "done.stop")
+async def _to_digest(context: ActionContext, bound: BoundAction) -> Answer:
+    return await _choose(context, bound, Mode.DIGEST, "done.toDigest")
 
 
-async def _snooze(press: ActionContext, bound: BoundAction) -> Answer:
-    at = pause_until(SNOOZES[press.click.verb], press.services.clock(), press.place)
+async def _stop(context: ActionContext, bound: BoundAction) -> Answer:
+    return await _choose(context, bound, Mode.OFF, "done.stop")
+
+
+async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
+    at = pause_until(SNOOZES[context.click.verb], context.services.clock(), context.place)
     try:
-        comes = await snooze(press.services, press.event, bound, press.click.verb, at)
+        comes = await snooze(context.services, context.event, bound, context.click.verb, at)
     except TooLate:
         raise Refused("refused.expired") from None
-    return await press.told(bound, press.say("done.snooze", at=press.moment(comes)))
+    return await context.told(bound, context.say("done.snooze", at=context.moment(comes)))
 
 
-async def _sample(press: ActionContext, bound: BoundAction) -> Answer:
-    await sample(press.services, press.event, bound, press.tongue)
-    return await press.told(bound, press.say("done.sample"))
+async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
+    await sample(context.services, context.event, bound, context.tongue)
+    return await context.told(bound, context.say("done.sample"))
 
 
-async def _pause(press: ActionContext, bound: BoundAction) -> Answer:
-    until = pause_until(PAUSE, press.services.clock(), press.place)
+async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
+    until = pause_until(PAUSE, context.services.clock(), context.place)
 
-    def paused(wants: Preferences) -> Preferences:
-        longer = wants.paused_until and wants.paused_until > until
-        return wants if longer else replace(wants, paused_until=until)
+    def paused(preferences: Preferences) -> Preferences:
+        longer = preferences.paused_until and preferences.paused_until > until
+        return preferences if longer else replace(preferences, paused_until=until)
 
-    wants = await press.turn.prefer(paused)
-    return await press.told(bound, press.say("done.pause", until=press.moment(wants.paused_until or until)))
+    preferences = await context.subject.prefer(paused)
+    return await context.told(bound, context.say("done.pause", until=context.moment(preferences.paused_until or until)))
 
 
-async def _preferences(press: ActionContext, bound: BoundAction) -> Answer:
-    if press.event.personal:
-        return card_of(press.turn, press.wants, key=bound.notification.key)
-    incoming, person = press.event.incoming, press.event.person
+async def _preferences(context: ActionContext, bound: BoundAction) -> Answer:
+    if context.event.personal:
+        return card_of(context.subject, context.preferences, key=bound.notification.key)
+    incoming, person = context.event.incoming, context.event.person
     data = {
         "recipients": [{"user": person}],
         "category": publishing.CATEGORY,
-        "card": card_of(press.turn, press.wants),
+        "card": card_of(context.subject, context.preferences),
     }
     await publishing.post(
-        press.services,
-        tenant=press.event.tenant,
+        context.services,
+        tenant=context.event.tenant,
         recipient=f"u:{person}",
         source=SOURCE,
         identifier=f"{incoming.conversation.id};{incoming.id}",
         data=orjson.dumps(data, option=orjson.OPT_SORT_KEYS),
         purpose=Purpose.REPLY,
     )
-    return press.say("preferences.sent")
+    return context.say("preferences.sent")
 
 
 #: By verb; what is not here is a caller's own.

@@ -14,13 +14,13 @@ from shared.storage.conversations import Kind
 from shared.teams.conversation_ids import channel_of
 
 
-async def save(press: ActionContext) -> Answer:
+async def save(context: ActionContext) -> Answer:
     """Apply what was changed on a preferences card to the person, or, outside of their chat, to the conversation."""
-    services, turn, click = press.services, _turn(press), press.click
+    services, subject, click = context.services, _turn(context), context.click
     named = click.herald.get("was")
     was = named if isinstance(named, dict) else {}
     new = changed(click.data, was)
-    zone = turn.zone_of(Preferences()).key
+    zone = subject.zone_of(Preferences()).key
 
     def saved(old: Preferences) -> Preferences:
         return applied(old, new, was, services.categories, now=services.clock(), default_zone=zone)
@@ -29,28 +29,28 @@ async def save(press: ActionContext) -> Answer:
         gone = left(new)
         if gone or "time_zone" in new:
             # Before any subscription is changed, and off the loop: the first name that is no zone loads large tables.
-            await asyncio.to_thread(saved, await turn.wants())
+            await asyncio.to_thread(saved, await subject.preferences())
         for topic in gone:
-            await services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
-        wants = await turn.prefer(saved)
+            await services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
+        preferences = await subject.prefer(saved)
     except Wrong as wrong:
         typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
-        return card_of(turn, await turn.wants(), key=click.key, was=was, typed=typed, errors=wrong.errors)
-    note = say(language(wants.locale, turn.locale), "preferences.saved" if new else "preferences.unchanged")
-    return card_of(turn, wants, key=click.key, note=note)
+        return card_of(subject, await subject.preferences(), key=click.key, was=was, typed=typed, errors=wrong.errors)
+    note = say(language(preferences.locale, subject.locale), "preferences.saved" if new else "preferences.unchanged")
+    return card_of(subject, preferences, key=click.key, note=note)
 
 
-async def saved_before(press: ActionContext) -> Answer:
+async def saved_before(context: ActionContext) -> Answer:
     """The card as it is now, for a click that was answered before."""
-    turn = _turn(press)
-    wants = await turn.wants()
-    note = say(language(wants.locale, turn.locale), "done.repeated")
-    return card_of(turn, wants, key=press.click.key, note=note)
+    subject = _turn(context)
+    preferences = await subject.preferences()
+    note = say(language(preferences.locale, subject.locale), "done.repeated")
+    return card_of(subject, preferences, key=context.click.key, note=note)
 
 
-def _turn(press: ActionContext) -> PreferenceSubject:
+def _turn(context: ActionContext) -> PreferenceSubject:
     """Whose preferences the card is about: the person's, or outside of their chat the conversation's."""
-    if press.event.personal:
-        return press.turn
-    here = channel_of(press.event.incoming.conversation.id)
-    return replace(press.turn, kind=Kind.CONVERSATION, id=here, seen_zone="")
+    if context.event.personal:
+        return context.subject
+    here = channel_of(context.event.incoming.conversation.id)
+    return replace(context.subject, kind=Kind.CONVERSATION, id=here, seen_zone="")

@@ -41,8 +41,8 @@ async def converse(services: Services, event: Event) -> None:
     identifier = f"{incoming.conversation.id};{incoming.id or event.at.isoformat()}"
     told = await services.notifications.get(notification_key(event.tenant, SOURCE, identifier))
     if told is None:
-        turn = await _of_person(services, event) if event.personal else _of_conversation(services, event)
-        whole = {"recipients": [named], "category": publishing.CATEGORY, "card": await do(turn, incoming.text)}
+        subject = await _of_person(services, event) if event.personal else _of_conversation(services, event)
+        whole = {"recipients": [named], "category": publishing.CATEGORY, "card": await do(subject, incoming.text)}
     await publishing.post(
         services,
         tenant=event.tenant,

@@ -59,14 +59,14 @@ class PreferenceSubject:
         """The same as deliveries and subscriptions name it."""
         return f"{'u' if self.kind is Kind.USER else 'c'}:{self.id}"
 
-    def zone_of(self, wants: Preferences) -> ZoneInfo:
-        return zone(wants.time_zone or self.seen_zone or self.services.settings.default_time_zone)
+    def zone_of(self, preferences: Preferences) -> ZoneInfo:
+        return zone(preferences.time_zone or self.seen_zone or self.services.settings.default_time_zone)
 
-    def zone_from(self, wants: Preferences) -> str:
+    def zone_from(self, preferences: Preferences) -> str:
         """Where the zone comes from, in words."""
-        return "chosen here" if wants.time_zone else "from Teams" if self.seen_zone else "default"
+        return "chosen here" if preferences.time_zone else "from Teams" if self.seen_zone else "default"
 
-    async def wants(self) -> Preferences:
+    async def preferences(self) -> Preferences:
         reference = await self.services.conversations.get(self.tenant, self.kind, self.id)
         return reference.preferences if reference else Preferences()
 
@@ -76,209 +76,213 @@ class PreferenceSubject:
 
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
-        wants = await self.change(change)
+        preferences = await self.change(change)
         await self.services.queues.wake(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
-        return wants
+        return preferences
 
 
-async def do(turn: PreferenceSubject, text: str) -> dict[str, Any]:
+async def do(subject: PreferenceSubject, text: str) -> dict[str, Any]:
     """Do the command in a text; the card that answers it."""
     order = parse(text)
     if isinstance(order, Unknown):
-        return replies.draw(_unknown(turn, order))
+        return replies.draw(_unknown(subject, order))
     if order.command.verb is Verb.PREFERENCES:
-        return card_of(turn, await turn.wants())
+        return card_of(subject, await subject.preferences())
     try:
-        reply = await _DO[order.command.verb](replace(turn, argument=order.argument))
+        reply = await _DO[order.command.verb](replace(subject, argument=order.argument))
     except (Refused, TooMany) as refused:
         reply = Reply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
     return replies.draw(reply)
 
 
-def _unknown(turn: PreferenceSubject, unknown: Unknown) -> Reply:
+def _unknown(subject: PreferenceSubject, unknown: Unknown) -> Reply:
     meant = f" Did you mean {echo(unknown.meant)}?" if unknown.meant else ""
-    return Reply("There is no such command", [("", f"You wrote {echo(unknown.line)}.{meant}"), *_help_lines(turn)])
+    return Reply("There is no such command", [("", f"You wrote {echo(unknown.line)}.{meant}"), *_help_lines(subject)])
 
 
-def _help_lines(turn: PreferenceSubject) -> Sequence[Line]:
+def _help_lines(subject: PreferenceSubject) -> Sequence[Line]:
     here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
-    return [*map(_help_line, COMMANDS), *([here] if turn.kind is Kind.CONVERSATION else ())]
+    return [*map(_help_line, COMMANDS), *([here] if subject.kind is Kind.CONVERSATION else ())]
 
 
 def _help_line(command: Command) -> Line:
     return command.usage, command.does
 
 
-async def _help(turn: PreferenceSubject) -> Reply:
-    return Reply("What you can write", _help_lines(turn))
+async def _help(subject: PreferenceSubject) -> Reply:
+    return Reply("What you can write", _help_lines(subject))
 
 
-def card_of(turn: PreferenceSubject, wants: Preferences, **more: Any) -> dict[str, Any]:
-    """The preferences card of whoever `turn` is about; `more` is what `preferences_card` takes beside that."""
-    services = turn.services
+def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -> dict[str, Any]:
+    """The preferences card of whoever `subject` is about; `more` is what `preferences_card` takes beside that."""
+    services = subject.services
     return preferences_card(
-        wants,
+        preferences,
         services.categories,
-        zone=turn.zone_of(wants).key,
-        zone_source=turn.zone_from(wants),
+        zone=subject.zone_of(preferences).key,
+        zone_source=subject.zone_from(preferences),
         digest=services.settings.default_digest,
         now=services.clock(),
-        locale=turn.locale,
+        locale=subject.locale,
         **more,
     )
 
 
-async def _status(turn: PreferenceSubject) -> Reply:
-    services, wants = turn.services, await turn.wants()
-    items = await services.held_deliveries.of(turn.tenant, turn.recipient, MOST_COUNTED)
+async def _status(subject: PreferenceSubject) -> Reply:
+    services, preferences = subject.services, await subject.preferences()
+    items = await services.held_deliveries.of(subject.tenant, subject.recipient, MOST_COUNTED)
     standing = replies.Standing(
         now=services.clock(),
-        wants=wants,
-        place=turn.zone_of(wants),
-        place_from=turn.zone_from(wants),
+        preferences=preferences,
+        place=subject.zone_of(preferences),
+        place_from=subject.zone_from(preferences),
         digest=services.settings.default_digest,
-        next_digest=await _next_digest(turn, wants),
+        next_digest=await _next_digest(subject, preferences),
         waiting=len(items),
         more=len(items) == MOST_COUNTED,
     )
     return replies.status(standing, services.categories)
 
 
-async def _subscribe(turn: PreferenceSubject) -> Reply:
-    topic = _topic(turn)
-    await turn.services.topics.subscribe(turn.tenant, topic, turn.recipient)
+async def _subscribe(subject: PreferenceSubject) -> Reply:
+    topic = _topic(subject)
+    await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
-        await turn.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
+        await subject.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
     except TooMany as many:
-        await turn.services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
+        await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise Refused(str(many)) from None
     return Reply("Subscribed", [("Topic", topic)])
 
 
-async def _unsubscribe(turn: PreferenceSubject) -> Reply:
-    topic, dropped = _topic(turn), False
+async def _unsubscribe(subject: PreferenceSubject) -> Reply:
+    topic, dropped = _topic(subject), False
 
     def without(old: Preferences) -> Preferences:
         nonlocal dropped
         dropped = bool(like := _like(old, topic))
         return replace(old, topics=tuple(each for each in old.topics if each not in like))
 
-    await turn.services.topics.unsubscribe(turn.tenant, topic, turn.recipient)
-    await turn.change(without)
+    await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
+    await subject.change(without)
     if not dropped:
         return Reply("There was no such subscription", [("Topic", topic), ("", "“topics” lists those that there are.")])
     return Reply("Not subscribed any more", [("Topic", topic)])
 
 
-def _topic(turn: PreferenceSubject) -> str:
-    if not turn.argument:
+def _topic(subject: PreferenceSubject) -> str:
+    if not subject.argument:
         raise Refused("Which topic?")
-    if len(turn.argument) > LONGEST_TOPIC:
+    if len(subject.argument) > LONGEST_TOPIC:
         raise Refused(f"A topic has at most {LONGEST_TOPIC} characters.")
-    return turn.argument
+    return subject.argument
 
 
-def _like(wants: Preferences, topic: str) -> list[str]:
+def _like(preferences: Preferences, topic: str) -> list[str]:
     """The topics that differ from this one at most in case."""
-    return [each for each in wants.topics if each.casefold() == topic.casefold()]
+    return [each for each in preferences.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(turn: PreferenceSubject) -> Reply:
-    wants = await turn.wants()
-    if not wants.topics:
+async def _topics(subject: PreferenceSubject) -> Reply:
+    preferences = await subject.preferences()
+    if not preferences.topics:
         return Reply("No topics", [("", "“subscribe TOPIC” adds one.")])
-    return Reply(f"Topics: {len(wants.topics)}", [("", topic) for topic in wants.topics])
+    return Reply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
 
 
-async def _pause(turn: PreferenceSubject) -> Reply:
-    now, ends = turn.services.clock(), FOREVER
+async def _pause(subject: PreferenceSubject) -> Reply:
+    now, ends = subject.services.clock(), FOREVER
 
     def pause(old: Preferences) -> Preferences:
         nonlocal ends
-        if turn.argument:
-            ends = _read(lambda text: pause_until(text, now, turn.zone_of(old)), turn.argument)
+        if subject.argument:
+            ends = _read(lambda text: pause_until(text, now, subject.zone_of(old)), subject.argument)
         return replace(old, paused_until=ends)
 
-    wants = await turn.prefer(pause)
-    return replies.paused(ends, turn.zone_of(wants))
+    preferences = await subject.prefer(pause)
+    return replies.paused(ends, subject.zone_of(preferences))
 
 
-async def _resume(turn: PreferenceSubject) -> Reply:
-    wants = await turn.prefer(lambda old: replace(old, paused_until=None))
-    return Reply("Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * wants.stopped)
+async def _resume(subject: PreferenceSubject) -> Reply:
+    preferences = await subject.prefer(lambda old: replace(old, paused_until=None))
+    return Reply(
+        "Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * preferences.stopped
+    )
 
 
-async def _quiet(turn: PreferenceSubject) -> Reply:
-    if turn.argument:
-        hours = _read(QuietHours.parse, turn.argument)
-        wants = await turn.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
+async def _quiet(subject: PreferenceSubject) -> Reply:
+    if subject.argument:
+        hours = _read(QuietHours.parse, subject.argument)
+        preferences = await subject.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
     else:
-        wants = await turn.wants()
-    return Reply(f"Quiet hours: {wants.quiet or 'none'}", [_place(turn, wants)])
+        preferences = await subject.preferences()
+    return Reply(f"Quiet hours: {preferences.quiet or 'none'}", [_place(subject, preferences)])
 
 
-async def _timezone(turn: PreferenceSubject) -> Reply:
-    if turn.argument:
+async def _timezone(subject: PreferenceSubject) -> Reply:
+    if subject.argument:
         # Off the loop: the first name that is no zone loads the tables by which it is explained.
-        auto = turn.argument.casefold() == "auto"
-        name = "" if auto else (await asyncio.to_thread(_read, zone, turn.argument)).key
-        wants = await turn.prefer(lambda old: replace(old, time_zone=name))
+        auto = subject.argument.casefold() == "auto"
+        name = "" if auto else (await asyncio.to_thread(_read, zone, subject.argument)).key
+        preferences = await subject.prefer(lambda old: replace(old, time_zone=name))
     else:
-        wants = await turn.wants()
-    place = turn.zone_of(wants)
-    there = moment(turn.services.clock(), place)
-    return Reply(f"Time zone: {place.key}", [("", f"It is {there}; this zone is {turn.zone_from(wants)}.")])
+        preferences = await subject.preferences()
+    place = subject.zone_of(preferences)
+    there = moment(subject.services.clock(), place)
+    return Reply(f"Time zone: {place.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")])
 
 
-async def _digest(turn: PreferenceSubject) -> Reply:
-    if turn.argument.casefold() == "now":
-        return await _digest_now(turn)
-    if turn.argument:
+async def _digest(subject: PreferenceSubject) -> Reply:
+    if subject.argument.casefold() == "now":
+        return await _digest_now(subject)
+    if subject.argument:
         try:
-            rule = str(DigestRule.parse(turn.argument))
+            rule = str(DigestRule.parse(subject.argument))
         except ValueError as error:
             raise Refused(f"{error}; now sends it early. What goes into it is chosen by “preferences”.") from None
-        wants = await turn.prefer(lambda old: replace(old, digest=rule))
+        preferences = await subject.prefer(lambda old: replace(old, digest=rule))
     else:
-        wants = await turn.wants()
-    rule = wants.digest or turn.services.settings.default_digest
+        preferences = await subject.preferences()
+    rule = preferences.digest or subject.services.settings.default_digest
     if rule == "off":
         return Reply("Digest: off", [("", "What is meant for the digest comes at once.")])
-    coming = await _next_digest(turn, wants)
-    following = [("Next", f"{moment(coming, turn.zone_of(wants))}, if something waits for it")] if coming else []
-    return Reply(f"Digest: {rule}", [*following, _place(turn, wants)])
+    coming = await _next_digest(subject, preferences)
+    following = (
+        [("Next", f"{moment(coming, subject.zone_of(preferences))}, if something waits for it")] if coming else []
+    )
+    return Reply(f"Digest: {rule}", [*following, _place(subject, preferences)])
 
 
-async def _next_digest(turn: PreferenceSubject, wants: Preferences) -> datetime | None:
-    services, place = turn.services, turn.zone_of(wants)
-    last = (await services.held_deliveries.digest(turn.tenant, turn.recipient)).last
-    return next_digest(wants, services.settings.default_digest, services.clock(), place, last)
+async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
+    services, place = subject.services, subject.zone_of(preferences)
+    last = (await services.held_deliveries.digest(subject.tenant, subject.recipient)).last
+    return next_digest(preferences, services.settings.default_digest, services.clock(), place, last)
 
 
-async def _digest_now(turn: PreferenceSubject) -> Reply:
-    services, wants = turn.services, await turn.wants()
-    state = await services.held_deliveries.digest(turn.tenant, turn.recipient)
-    whose = (turn.tenant, turn.recipient, wants, turn.zone_of(wants))
-    if not state.told and not await early.digest_now_items(services, *whose, most=1, over=False):
+async def _digest_now(subject: PreferenceSubject) -> Reply:
+    services, preferences = subject.services, await subject.preferences()
+    state = await services.held_deliveries.digest(subject.tenant, subject.recipient)
+    whose = (subject.tenant, subject.recipient, preferences, subject.zone_of(preferences))
+    if not state.included and not await early.digest_now_items(services, *whose, most=1, over=False):
         return Reply("Nothing waits for a digest")
-    await services.queues.wake(RecipientTask(turn.tenant, turn.recipient, Task.DIGEST_NOW))
+    await services.queues.wake(RecipientTask(subject.tenant, subject.recipient, Task.DIGEST_NOW))
     after = [("", "What came after it was made is not in it: ask for that once it is here.")]
-    return Reply("The digest is on its way", after if state.told else ())
+    return Reply("The digest is on its way", after if state.included else ())
 
 
-async def _stop(turn: PreferenceSubject) -> Reply:
-    await turn.prefer(lambda old: replace(old, stopped=True))
-    return replies.stopped(turn.services.categories)
+async def _stop(subject: PreferenceSubject) -> Reply:
+    await subject.prefer(lambda old: replace(old, stopped=True))
+    return replies.stopped(subject.services.categories)
 
 
-async def _start(turn: PreferenceSubject) -> Reply:
-    wants = await turn.prefer(lambda old: replace(old, stopped=False))
-    paused = wants.paused_until and wants.paused_until > turn.services.clock()
+async def _start(subject: PreferenceSubject) -> Reply:
+    preferences = await subject.prefer(lambda old: replace(old, stopped=False))
+    paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
     return Reply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
 
 
-def _place(turn: PreferenceSubject, wants: Preferences) -> Line:
-    return "Time zone", f"{turn.zone_of(wants).key} ({turn.zone_from(wants)})"
+def _place(subject: PreferenceSubject, preferences: Preferences) -> Line:
+    return "Time zone", f"{subject.zone_of(preferences).key} ({subject.zone_from(preferences)})"
 
 
 def _read(reader: Callable[[str], T], text: str) -> T:

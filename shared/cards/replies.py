@@ -111,10 +111,10 @@ def mandatory(categories: Categories) -> Sequence[str]:
     return [*named, "all other categories"] if categories.of(DEFAULT).mandatory else named
 
 
-def modes(wants: Preferences, categories: Categories) -> Mapping[str, Mode]:
+def modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode]:
     """The categories, by what people see of them, of which somebody is told otherwise than declared."""
-    chosen = replace(wants, stopped=False)
-    names = dict.fromkeys((*(category.name for category in categories.declared), *wants.categories))
+    chosen = replace(preferences, stopped=False)
+    names = dict.fromkeys((*(category.name for category in categories.declared), *preferences.categories))
     every = [categories.of(name) for name in names]
     return {each.label: chosen.mode(each) for each in every if chosen.mode(each) is not each.default}
 
@@ -128,7 +128,7 @@ class Standing:
     """
 
     now: datetime
-    wants: Preferences
+    preferences: Preferences
     place: ZoneInfo
     place_from: str
     digest: str
@@ -139,32 +139,32 @@ class Standing:
 
 def status(standing: Standing, categories: Categories) -> Reply:
     """What is set, and how many messages wait."""
-    wants, place = standing.wants, standing.place
-    differing = [f"{label} {mode}" for label, mode in modes(wants, categories).items()]
-    if wants.default:
-        differing.append(f"all others {wants.default}")
+    preferences, place = standing.preferences, standing.place
+    differing = [f"{label} {mode}" for label, mode in modes(preferences, categories).items()]
+    if preferences.default:
+        differing.append(f"all others {preferences.default}")
     waiting = f"{standing.waiting}{' or more' if standing.more else ''}"
     return Reply(
         "Status",
         [
             ("Messages", _messages(standing)),
-            ("Quiet hours", wants.quiet or "none"),
+            ("Quiet hours", preferences.quiet or "none"),
             ("Time zone", f"{place.key} ({standing.place_from})"),
-            ("Digest", wants.digest or f"{standing.digest} (default)"),
+            ("Digest", preferences.digest or f"{standing.digest} (default)"),
             *([("Next digest", moment(standing.next_digest, place))] if standing.next_digest else ()),
             ("Categories", listed(differing) or "as they are by default"),
-            ("Topics", listed(wants.topics) or "none"),
+            ("Topics", listed(preferences.topics) or "none"),
             ("Waiting", waiting if standing.waiting else "none"),
         ],
     )
 
 
 def _messages(standing: Standing) -> str:
-    wants = standing.wants
-    if wants.stopped:
+    preferences = standing.preferences
+    if preferences.stopped:
         return "stopped, but for what is mandatory; “start” switches them on"
-    if wants.paused_until is None or wants.paused_until <= standing.now:
+    if preferences.paused_until is None or preferences.paused_until <= standing.now:
         return "on"
-    if wants.paused_until >= FOREVER:
+    if preferences.paused_until >= FOREVER:
         return "paused until you write “resume”"
-    return f"paused until {moment(wants.paused_until, standing.place)}"
+    return f"paused until {moment(preferences.paused_until, standing.place)}"

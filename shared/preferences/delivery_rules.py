@@ -22,46 +22,50 @@ _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
 
 
 def wish(
-    wants: Preferences, category: Category, thread: str, *, now: datetime, place: ZoneInfo, digest: str
+    preferences: Preferences, category: Category, thread: str, *, now: datetime, place: ZoneInfo, digest: str
 ) -> tuple[Rule, datetime | None]:
     """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
 
     `thread` is the key of its thread, "" for none, and `digest` the rule of digests for people who chose none.
     """
-    mode = wants.mode(category)
+    mode = preferences.mode(category)
     if mode is Mode.OFF:
         return Rule.OPTED_OUT, None
     if not category.mandatory:
-        if wants.paused_until and wants.paused_until > now:
-            return Rule.PAUSED, wants.paused_until
-        muted = wants.muted_until(thread) if thread else None
+        if preferences.paused_until and preferences.paused_until > now:
+            return Rule.PAUSED, preferences.paused_until
+        muted = preferences.muted_until(thread) if thread else None
         if muted and muted > now:
             return Rule.MUTED, muted
-    if not category.bypasses_quiet_hours and (end := quiet_until(wants, now, place)):
+    if not category.bypasses_quiet_hours and (end := quiet_until(preferences, now, place)):
         return Rule.QUIET_HOURS, end
-    if mode is Mode.DIGEST and (slot := digest_rule(wants.digest or digest).following(now, place, None)):
+    if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, place, None)):
         return Rule.DIGEST, slot.at
     return Rule.SEND, None
 
 
-def rule_of(services: Services, wants: Preferences, place: ZoneInfo, now: datetime, notification: Notification) -> Rule:
+def rule_of(
+    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: Notification
+) -> Rule:
     """The wish that decides about a notification, for somebody who wants this and lives by the clocks of `place`."""
     category, digest = services.categories.of(notification.content.category), services.settings.default_digest
-    return wish(wants, category, notification.thread, now=now, place=place, digest=digest)[0]
+    return wish(preferences, category, notification.thread, now=now, place=place, digest=digest)[0]
 
 
-def next_digest(wants: Preferences, digest: str, now: datetime, place: ZoneInfo, last: date | None) -> datetime | None:
+def next_digest(
+    preferences: Preferences, digest: str, now: datetime, place: ZoneInfo, last: date | None
+) -> datetime | None:
     """When the next digest comes after `now`, None where that cannot be said; `last` is the local date of the one
     before."""
-    slot = digest_rule(wants.digest or digest).following(now, place, last)
-    if slot is None or wants.stopped or wants.paused_until == FOREVER:
+    slot = digest_rule(preferences.digest or digest).following(now, place, last)
+    if slot is None or preferences.stopped or preferences.paused_until == FOREVER:
         return None
-    return max(quiet_until(wants, slot.at, place) or slot.at, wants.paused_until or slot.at)
+    return max(quiet_until(preferences, slot.at, place) or slot.at, preferences.paused_until or slot.at)
 
 
-def quiet_until(wants: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:
+def quiet_until(preferences: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:
     """When the quiet hours end in which an instant lies, or None."""
-    return _quiet_until(wants.quiet, now, place) if wants.quiet else None
+    return _quiet_until(preferences.quiet, now, place) if preferences.quiet else None
 
 
 @lru_cache(maxsize=256)

@@ -233,5 +233,5 @@ def _reference(tenant: str, kind: Kind, identifier: str, row: Row) -> Reference:
     known = {name: row[name] for name in _COLUMNS if name in row}
     if "status" in known:
         known["status"] = Status(known["status"])
-    wants = preferences.decode(row.get(_PREFERENCES, ""))
-    return Reference(tenant=tenant, kind=kind, id=identifier, preferences=wants, **known)
+    decoded = preferences.decode(row.get(_PREFERENCES, ""))
+    return Reference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **known)

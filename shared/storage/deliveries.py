@@ -40,10 +40,11 @@ _TWICE = {"maybe_twice": True}
 class State:
     """How far one delivery is.
 
-    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` says that an
-    earlier request may have arrived. `not_before` is when the next try is due, `claimed_until` when the claim of a
-    sender ends. What was sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
-    `via` is which of the notification's `recipients`, by its place, led to this one; `rule` is what decided.
+    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` means that an
+    earlier request may have arrived. `not_before` is when the next attempt is due, `claimed_until` when the claim of a
+    worker ends. The message sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
+    `recipient_index` is the place, among the notification's `recipients`, of the one that led to this delivery; `rule`
+    is the policy rule that decided.
     """
 
     state: DeliveryState
@@ -57,7 +58,7 @@ class State:
     activity_id: str = ""
     conversation_id: str = ""
     revision: int = 0
-    via: int = 0
+    recipient_index: int = 0
     rule: str = ""
 
 
@@ -69,10 +70,10 @@ class Deliveries:
     async def add(
         self, notification: str, shard: str, recipients: Mapping[str, int], now: datetime, *, fresh: bool = False
     ) -> list[Delivery]:
-        """Add a row for each recipient that has none; returns a message for each that is not finished, new or old.
+        """Add a row for each recipient that has none, and return a message for each delivery that is not final.
 
-        `recipients` maps each to which of the notification's `recipients` led to it (`State.via`). `fresh` says that
-        there probably is none yet, in all of the partition: it is looked only where that turns out to be wrong.
+        `recipients` maps each recipient to its `State.recipient_index`. With `fresh` the partition is taken to be empty
+        and is read only if that turns out to be wrong.
         """
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
         for attempt in range(TRIES):
@@ -246,8 +247,8 @@ def _message(notification: str, shard: str, recipient: str, state: State) -> Del
     return Delivery(notification, shard, recipient, state.etag if untried else "", state.attempts)
 
 
-def _new(partition: str, key: str, recipient: str, via: int, now: datetime) -> Row:
-    blank = {"v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0, "created": now, "via": via}
+def _new(partition: str, key: str, recipient: str, recipient_index: int, now: datetime) -> Row:
+    blank = {"v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0, "created": now, "via": recipient_index}
     return {"PartitionKey": partition, "RowKey": key, **blank, **_readable(key, recipient)}
 
 
@@ -271,7 +272,7 @@ def _state(row: Row, etag: str) -> State:
         activity_id=row.get("activity_id", ""),
         conversation_id=row.get("conversation_id", ""),
         revision=row.get("revision", 0),
-        via=row.get("via", 0),
+        recipient_index=row.get("via", 0),
         rule=row.get("rule", ""),
     )
 

@@ -25,17 +25,19 @@ _DIGEST = "~digest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldDelivery:
-    """One delivery that waits; `key` is its row's, `until` when it is looked at again, and `began` its notification's.
+    """One held delivery.
 
-    `since` is when its recipient's turn came: later than that, where the time is their own.
-    `delivery_etag` is that of the delivery's row since it waits, and `urgent` says on which queue its message goes.
+    `key` and `etag` are those of its row. `until` is when it is evaluated again. `notification_time` orders the rows of
+    a recipient. `eligible_since` is when the delivery became due; it is later than `notification_time` where it goes by
+    the recipient's own time. `delivery_etag` is the ETag of the delivery's row since it is held. `urgent` tells on
+    which queue its message goes.
     """
 
     delivery: Delivery
     reason: Reason
     until: datetime
-    began: datetime
-    since: datetime
+    notification_time: datetime
+    eligible_since: datetime
     delivery_etag: str
     urgent: bool = False
     key: str = ""
@@ -44,11 +46,12 @@ class HeldDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestState:
-    """How far a recipient's digests are: how many there were, and the last local date that had its regular one.
+    """The state of a recipient's digests.
 
-    `told` is what the last one tells, each with the ETag of its row; it is empty once that digest is settled. `more` is
-    how many that digest says that it leaves to the next, None where it says nothing of that. `asked` says that it was
-    asked for (`digest now`), `made` when it was made, and `before` is what `last` was before it.
+    `number` counts the digests made. `last` is the last local date that had its scheduled digest, `before` what it was
+    before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its row; it is
+    empty once that digest is settled. `more` is how many deliveries the last digest said it leaves to the next one,
+    None where it said nothing. `asked` means the recipient asked for it (`digest now`); `made` is when it was made.
     """
 
     number: int = 0
@@ -56,7 +59,7 @@ class DigestState:
     before: date | None = None
     asked: bool = False
     made: datetime | None = None
-    told: Sequence[Delivery] = ()
+    included: Sequence[Delivery] = ()
     more: int | None = None
     etag: str = ""
 
@@ -71,15 +74,15 @@ class HeldDeliveries:
         await self._table.put(
             {
                 "PartitionKey": _partition(tenant, delivery.recipient),
-                "RowKey": item_key(item.began, delivery),
+                "RowKey": item_key(item.notification_time, delivery),
                 "v": VERSION,
                 "notification": delivery.notification,
                 "shard": delivery.shard,
                 "recipient": delivery.recipient,
                 "reason": str(item.reason),
                 "until": item.until,
-                "began": item.began,
-                "since": item.since,
+                "notification_time": item.notification_time,
+                "eligible_since": item.eligible_since,
                 "delivery_etag": item.delivery_etag,
                 "urgent": item.urgent,
             }
@@ -140,9 +143,9 @@ class HeldDeliveries:
         """Remove what waited for a recipient, where it was not put again since it was read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
-    async def forget(self, tenant: str, delivery: Delivery, began: datetime) -> None:
-        """Remove the item of a delivery, whose notification `began` then, where there is one."""
-        await self._table.delete(_partition(tenant, delivery.recipient), item_key(began, delivery))
+    async def forget(self, tenant: str, delivery: Delivery, notification_time: datetime) -> None:
+        """Remove the item of a delivery, whose notification `notification_time` then, where there is one."""
+        await self._table.delete(_partition(tenant, delivery.recipient), item_key(notification_time, delivery))
 
     async def digest(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
@@ -166,7 +169,7 @@ class HeldDeliveries:
             "asked": state.asked,
             "made": state.made,
             # 200 lines of up to 147 characters: a column holds 32,000 (`COLUMN_BYTES`).
-            "told": "\n".join(map(_line, state.told)),
+            "included": "\n".join(map(_line, state.included)),
             "more": "" if state.more is None else str(state.more),
         }
         if state.etag and 0 < len(over) < BATCH:
@@ -177,9 +180,11 @@ class HeldDeliveries:
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
 
 
-def item_key(began: datetime, delivery: Delivery) -> str:
+def item_key(notification_time: datetime, delivery: Delivery) -> str:
     """The row key of an item: in the order of time, and the same for the same delivery."""
-    return f"{began.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{keys.key(_thread(delivery))}"
+    return (
+        f"{notification_time.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{keys.key(_thread(delivery))}"
+    )
 
 
 def _partition(tenant: str, recipient: str) -> str:
@@ -195,8 +200,8 @@ def _item(row: Row) -> HeldDelivery:
         delivery=Delivery(row["notification"], row["shard"], row["recipient"], "", 0),
         reason=Reason(row["reason"]),
         until=row["until"],
-        began=row["began"],
-        since=row["since"],
+        notification_time=row["notification_time"],
+        eligible_since=row["eligible_since"],
         delivery_etag=row["delivery_etag"],
         urgent=row["urgent"],
         key=row["RowKey"],
@@ -211,7 +216,7 @@ def _digest(recipient: str, row: Row) -> DigestState:
         before=_date(row.get("before", "")),  # rows of the version before have none of these three
         asked=row.get("asked", False),
         made=row.get("made"),
-        told=[_told(channel_of(recipient), line) for line in row["told"].splitlines()],
+        included=[_told(channel_of(recipient), line) for line in row["included"].splitlines()],
         more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),
     )
@@ -225,8 +230,10 @@ def _date(text: str) -> date | None:
     return date.fromisoformat(text) if text else None
 
 
-def _line(told: Delivery) -> str:
-    return ";".join((told.notification, told.shard, told.etag, quote(_thread(told).removeprefix(THREAD), safe="")))
+def _line(included: Delivery) -> str:
+    return ";".join(
+        (included.notification, included.shard, included.etag, quote(_thread(included).removeprefix(THREAD), safe=""))
+    )
 
 
 def _told(recipient: str, line: str) -> Delivery:

@@ -65,14 +65,14 @@ class Notification:
         return min(at, self.due) if self.due else at
 
     @property
-    def began(self) -> datetime:
+    def notification_time(self) -> datetime:
         """When it was to be sent: once it was accepted, or when it was due."""
         return max(self.created, self.due) if self.due else self.created
 
     @property
     def happened(self) -> datetime:
         """When what it tells happened: by its own word, or else when it was to be sent."""
-        return self.time or self.began
+        return self.time or self.notification_time
 
     @property
     def urgent(self) -> bool:

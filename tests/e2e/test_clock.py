@@ -182,7 +182,7 @@ async def _settled(deployment: Deployment, people: Sequence[PersonView], names: 
     """Which of the notifications with these ids each person was told in a digest, once all digests are written down."""
     waiting = HeldDeliveries(Table(deployment.tables.get_table_client("HeraldHeldDeliveries")))
     async with asyncio.timeout(SLOW):
-        while any([(await waiting.digest(each.tenant, f"u:{each.object_id}")).told for each in people]):
+        while any([(await waiting.digest(each.tenant, f"u:{each.object_id}")).included for each in people]):
             await asyncio.sleep(LOOK)
     by_key = {notification_key(deployment.teams.tenant, DEFAULT_SOURCE, name): name for name in names}
     told: dict[str, set[str]] = defaultdict(set)

@@ -84,7 +84,7 @@ class Screen:
         frame = self.page.locator(".fai-OutputCard", has=card)
         await frame.screenshot(path=self.folder / f"{name}.png")
 
-    async def wants(self) -> Preferences:
+    async def preferences(self) -> Preferences:
         known = await self.services.conversations.get(TENANT, Kind.USER, PERSON)
         return known.preferences if known else Preferences()
 
@@ -174,7 +174,7 @@ async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -
 
     await screen.press(welcome, "Pause until tomorrow at 9:00")
     await expect(welcome).to_contain_text("Paused until ")
-    assert (await screen.wants()).paused_until
+    assert (await screen.preferences()).paused_until
 
 
 async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen) -> None:
@@ -207,7 +207,7 @@ async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen)
 
 
 async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) -> None:
-    before = await screen.wants()
+    before = await screen.preferences()
     await screen.write("preferences")
     card = await screen.card("Stop all that is not mandatory")
     await expect(card).to_contain_text("Security: always, as it is mandatory")
@@ -217,15 +217,15 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
     await screen.press(card, "Save")
     await expect(card).to_contain_text("'whenever' is no day of the week")
     await expect(card).to_contain_text("Nothing is saved yet")
-    assert await screen.wants() == before
+    assert await screen.preferences() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
     await card.get_by_label("Quiet hours").fill("mon-fri 18:00-8:00; sat,sun")
     await screen.press(card, "Save")
     await expect(card).to_contain_text("Saved.")
-    wants = await screen.wants()
-    assert (wants.categories, wants.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
-    await expect(card.get_by_label("Quiet hours")).to_have_value(wants.quiet)
+    preferences = await screen.preferences()
+    assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
+    await expect(card.get_by_label("Quiet hours")).to_have_value(preferences.quiet)
     await screen.picture("preferences", card)
 
 
@@ -288,6 +288,6 @@ async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> No
     ):
         await screen.write(typed)
         await expect(await screen.card(title)).to_contain_text(told)
-    wants = await screen.wants()
-    assert wants.paused_until
-    assert wants.topics == ("releases",)
+    preferences = await screen.preferences()
+    assert preferences.paused_until
+    assert preferences.topics == ("releases",)

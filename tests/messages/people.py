@@ -91,14 +91,14 @@ class Chat:
         assert faults(told.content.card) == []
         return lines(told.content.card)
 
-    async def wants(self) -> Preferences:
+    async def preferences(self) -> Preferences:
         found = await self.herald.services.conversations.get(self.herald.tenant, Kind.USER, self.person.object_id)
         assert found
         return found.preferences
 
-    async def prefer(self, wants: Preferences) -> None:
+    async def prefer(self, preferences: Preferences) -> None:
         await self.herald.services.conversations.prefer(
-            self.herald.tenant, Kind.USER, self.person.object_id, lambda _: wants
+            self.herald.tenant, Kind.USER, self.person.object_id, lambda _: preferences
         )
 
 
@@ -138,8 +138,8 @@ class Desk:
         assert body["type"] == CARD
         return dict(body["value"])
 
-    async def wants(self) -> Preferences:
-        return await wants(self.herald, self.person)
+    async def preferences(self) -> Preferences:
+        return await preferences(self.herald, self.person)
 
     async def get(self, **data: Any) -> tuple[Notification, dict[str, Any]]:
         """Be sent a notification; returns it and the card that came."""
@@ -184,7 +184,7 @@ def text(card: dict[str, Any]) -> str:
     return json.dumps(card, ensure_ascii=False)
 
 
-async def wants(herald: Herald, person: PersonView) -> Preferences:
+async def preferences(herald: Herald, person: PersonView) -> Preferences:
     found = await herald.services.conversations.get(herald.tenant, Kind.USER, person.object_id)
     assert found
     return found.preferences

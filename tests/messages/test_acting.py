@@ -31,9 +31,9 @@ from tests.messages.people import (
     endpoint,
     has,
     lines,
+    preferences,
     responses,
     text,
-    wants,
 )
 from tests.support.herald import Herald, user
 
@@ -194,10 +194,10 @@ async def test_a_thread_is_muted_for_a_week_and_a_second_click_does_not_move_tha
     before = ada.herald.clock()
     after = await ada.click(card, action_verbs.MUTE)
     assert "This thread is muted until" in text(after)
-    until = (await ada.wants()).mutes[mute_key("build/42")]
+    until = (await ada.preferences()).mutes[mute_key("build/42")]
     assert timedelta(days=7) <= until - before <= timedelta(days=7, minutes=1)
     await asyncio.gather(*(ada.click(card, action_verbs.MUTE) for _ in range(3)))
-    assert (await ada.wants()).mutes == {mute_key("build/42"): until}
+    assert (await ada.preferences()).mutes == {mute_key("build/42"): until}
     assert {each.task for each in await tasks(ada.herald)} == {Task.RECONSIDER}
 
 
@@ -205,10 +205,10 @@ async def test_a_thread_is_muted_for_a_week_and_a_second_click_does_not_move_tha
 async def test_a_button_stops_the_category_and_no_other(ada: Desk, verb: str, mode: Mode) -> None:
     _, card = await ada.get(category="builds")
     await ada.click(card, verb)
-    known = await ada.wants()
+    known = await ada.preferences()
     assert (known.categories, known.version) == ({"builds": mode}, 1)
     await ada.click(card, verb)
-    assert (await ada.wants()).version == 1
+    assert (await ada.preferences()).version == 1
     stopped, _ = await ada.get(category="builds")
     assert (await ada.herald.row(stopped, f"u:{ada.person.object_id}"))["state"] != "sent"
     other, _ = await ada.get(category="other")
@@ -524,10 +524,10 @@ async def test_in_a_channel_wishes_are_those_of_who_clicked_and_the_card_stays(c
         body = await ada.invoke(verb, button(card, verb)["data"])
         assert body["type"] == MESSAGE
         assert "personally" in body["value"]
-    known = await ada.wants()
+    known = await ada.preferences()
     assert known.categories == {"builds": Mode.OFF}
     assert set(known.mutes) == {mute_key("x")}
-    assert await wants(ada.herald, ben.person) == Preferences()
+    assert await preferences(ada.herald, ben.person) == Preferences()
     there = await ada.herald.services.conversations.get(ada.herald.tenant, Kind.CONVERSATION, ada.place["channel"])
     assert there
     assert there.preferences == Preferences()
@@ -611,7 +611,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
         topic__releases="false",
         pause="tomorrow",
     )
-    known = await ada.wants()
+    known = await ada.preferences()
     assert shown(known.paused_until, ZONE).hour == 9 if known.paused_until else False
     assert replace(known, paused_until=None, version=0) == Preferences(
         default=Mode.DIGEST,
@@ -632,10 +632,10 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
 async def test_saving_twice_and_at_once_changes_nothing_twice(ada: Desk) -> None:
     card = await form(ada)
     await asyncio.gather(*(save(ada, card, pause="1h", category__builds="off") for _ in range(4)))
-    known = await ada.wants()
+    known = await ada.preferences()
     assert known.version == 1
     await save(ada, card, pause="1h", category__builds="off")
-    assert await ada.wants() == known
+    assert await ada.preferences() == known
 
 
 async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> None:
@@ -643,16 +643,16 @@ async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> N
     first = {"changes": {"id": "the-first"}}
     _, card = await ada.get()
     stopped = await ada.click(card, action_verbs.STOP, **first)
-    assert (await ada.wants()).categories == {"builds": Mode.OFF}
+    assert (await ada.preferences()).categories == {"builds": Mode.OFF}
     await ada.herald.services.conversations.prefer(
         ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
     again = await ada.click(card, action_verbs.STOP, **first)
-    assert (await ada.wants()).categories == {"builds": Mode.IMMEDIATE}
+    assert (await ada.preferences()).categories == {"builds": Mode.IMMEDIATE}
     assert "was done before" in text(again)
     assert "was done before" not in text(stopped)
     await ada.click(card, action_verbs.STOP, changes={"id": "another"})
-    assert (await ada.wants()).categories == {"builds": Mode.OFF}
+    assert (await ada.preferences()).categories == {"builds": Mode.OFF}
 
 
 async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_newer(ada: Desk) -> None:
@@ -660,12 +660,12 @@ async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_ne
     settings = await ada.click(card, action_verbs.PREFERENCES)
     saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
     await ada.click(settings, action_verbs.SAVE, **saved)
-    assert (await ada.wants()).quiet == "18:00-08:00"
+    assert (await ada.preferences()).quiet == "18:00-08:00"
     await ada.herald.services.conversations.prefer(
         ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)
-    assert (await ada.wants()).quiet == ""
+    assert (await ada.preferences()).quiet == ""
     assert "was done before" in text(again)
 
 
@@ -673,7 +673,7 @@ async def test_an_old_card_does_not_undo_newer_changes(ada: Desk) -> None:
     card = await form(ada)
     await save(ada, card, category__builds="off", quiet="sat,sun")
     await save(ada, card, category__news="immediate")
-    known = await ada.wants()
+    known = await ada.preferences()
     assert (known.categories, known.quiet) == ({"builds": Mode.OFF, "news": Mode.IMMEDIATE}, "sat,sun")
 
 
@@ -683,7 +683,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
     after = await save(
         ada, card, time_zone="Berlin", quiet="whenever", digest="daily 9:00", category__builds="off", **forged
     )
-    assert await ada.wants() == Preferences()
+    assert await ada.preferences() == Preferences()
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in lines({"body": [at["time_zone"]]})[0]
@@ -692,7 +692,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
     await save(ada, after, time_zone="Europe/Berlin", quiet="", default="declared")
-    known = await ada.wants()
+    known = await ada.preferences()
     assert (known.time_zone, known.digest, known.categories) == ("Europe/Berlin", "daily 09:00", {"builds": Mode.OFF})
 
 
@@ -700,13 +700,13 @@ async def test_a_mandatory_category_cannot_be_switched_off_by_a_forged_field(ada
     card = await form(ada)
     assert "Security: always, as it is mandatory" in text(card)
     await save(ada, card, category__security="off", category__unheard="off")
-    assert await ada.wants() == Preferences()
+    assert await ada.preferences() == Preferences()
 
 
 async def test_a_field_that_no_card_sends_changes_nothing(ada: Desk) -> None:
     for data in ({"default": "loud"}, {"stopped": 7}, {"pause": "x" * 400}, {"quiet": "x" * 400}, {"version": "9"}):
         await ada.invoke(action_verbs.SAVE, {"herald": {"was": "x"}, **data})
-    assert await ada.wants() == Preferences()
+    assert await ada.preferences() == Preferences()
 
 
 async def test_in_a_channel_the_card_is_about_the_channel(channel: Desk) -> None:
@@ -718,4 +718,4 @@ async def test_in_a_channel_the_card_is_about_the_channel(channel: Desk) -> None
     )
     assert there
     assert there.preferences.quiet == "sat,sun"
-    assert await channel.wants() == Preferences()
+    assert await channel.preferences() == Preferences()

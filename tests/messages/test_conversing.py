@@ -110,7 +110,7 @@ async def test_a_command_changes_the_row_and_has_what_waits_decided_anew(chat: C
         wanted = replace(Preferences(locale="de"), **before)
         await chat.prefer(wanted)
         assert (await chat.ask(f"<p>{command}</p>"))[0] == title
-        assert replace(await chat.wants(), version=0) == replace(wanted, **after), command
+        assert replace(await chat.preferences(), version=0) == replace(wanted, **after), command
         assert await people_tasks(chat.herald) == {Task.RECONSIDER: 1}, command
         await chat.herald.lose(RECIPIENTS)
 
@@ -126,7 +126,7 @@ async def test_a_pause_ends_by_the_clocks_of_who_wrote(chat: Chat) -> None:
         ("until 2026-12-24 09:00", "Thu 24 Dec 2026, 09:00"),
     ):
         assert (await chat.ask(f"pause {argument}"))[0] == f"Paused until {ends} (Europe/Berlin)"
-        until = (await chat.wants()).paused_until
+        until = (await chat.preferences()).paused_until
         assert until
         assert f"{until.astimezone(BERLIN):%a %d %b %Y, %H:%M}" == ends
 
@@ -135,7 +135,7 @@ async def test_a_chosen_zone_goes_before_that_of_teams(chat: Chat) -> None:
     await chat.ask("timezone Asia/Tokyo")
     told = await chat.ask("pause until 2027-01-01")
     assert told[0] == "Paused until Fri 01 Jan 2027, 09:00 (Asia/Tokyo)"
-    assert (await chat.wants()).paused_until == datetime(2027, 1, 1, tzinfo=UTC)
+    assert (await chat.preferences()).paused_until == datetime(2027, 1, 1, tzinfo=UTC)
 
 
 async def test_a_message_without_a_zone_goes_by_the_one_that_is_known(chat: Chat) -> None:
@@ -171,7 +171,7 @@ async def test_what_cannot_be_done_changes_nothing_and_says_why(chat: Chat) -> N
         told = await chat.ask(text)
         assert told[0] in ("Nothing was changed", "There is no such command"), text
         assert why in told[1], text
-    assert (await chat.wants()) == Preferences()
+    assert (await chat.preferences()) == Preferences()
     assert await people_tasks(chat.herald) == {}
 
 
@@ -184,14 +184,14 @@ async def test_a_subscription_is_kept_as_written_and_found_in_any_case(chat: Cha
     assert await chat.ask("subscribe Release Notes") == ["Subscribed", "Topic  Release Notes"]
     await chat.ask("SUBSCRIBE RELEASE NOTES")
     await chat.ask("subscribe builds")
-    assert (await chat.wants()).topics == ("Release Notes", "builds")
+    assert (await chat.preferences()).topics == ("Release Notes", "builds")
     assert await chat.ask("topics") == ["Topics: 2", "Release Notes", "builds"]
     assert await subscribers("release notes") == [recipient]
 
     assert (await chat.ask("unsubscribe release notes"))[0] == "Not subscribed any more"
     assert await subscribers("Release Notes") == []
     assert await subscribers("builds") == [recipient]
-    assert (await chat.wants()).topics == ("builds",)
+    assert (await chat.preferences()).topics == ("builds",)
     assert (await chat.ask("unsubscribe release notes"))[0] == "There was no such subscription"
 
 
@@ -264,7 +264,7 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
         "Topics  none",
         "Waiting  none",
     ]
-    wants = Preferences(
+    preferences = Preferences(
         time_zone="Asia/Tokyo",
         paused_until=datetime(2100, 1, 1, tzinfo=UTC),
         quiet="sat,sun",
@@ -273,7 +273,7 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
         categories={"builds": Mode.OFF, "security": Mode.OFF, "news": Mode.DIGEST, "odd": Mode.IMMEDIATE},
         topics=("a", "b"),
     )
-    await chat.prefer(wants)
+    await chat.prefer(preferences)
     assert await chat.ask("status") == [
         "Status",
         "Messages  paused until Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
@@ -285,7 +285,7 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
         "Topics  a, b",
         "Waiting  none",
     ]
-    await chat.prefer(replace(wants, stopped=True))
+    await chat.prefer(replace(preferences, stopped=True))
     stopped = await chat.ask("status")
     assert stopped[1].startswith("Messages  stopped")
     assert stopped[5] == "Categories  Builds off, all others digest"
@@ -299,8 +299,8 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             delivery=Delivery(f"{number:032x}", "0", recipient, "", 0),
             reason=Reason.PAUSED,
             until=now,
-            began=now,
-            since=now,
+            notification_time=now,
+            eligible_since=now,
             delivery_etag="",
         )
         await chat.herald.services.held_deliveries.put(chat.herald.tenant, item)
@@ -373,7 +373,7 @@ async def test_in_a_channel_a_command_is_about_the_channel_and_answered_in_its_t
     assert told == ["Quiet hours: 18:00-08:00", "Time zone  UTC (default)"]
     await channel.ask("subscribe Releases")
     assert (await in_place(channel)).quiet == "18:00-08:00"
-    assert (await channel.wants()) == Preferences()
+    assert (await channel.preferences()) == Preferences()
     subscribers, _ = await channel.herald.services.topics.subscribers(channel.herald.tenant, "releases", "", 10)
     assert subscribers == [f"c:{place['channel']}"]
     await channel.herald.send()
@@ -385,7 +385,7 @@ async def test_in_a_channel_a_command_is_about_the_channel_and_answered_in_its_t
 async def test_in_a_group_chat_a_command_is_about_the_chat(group: Chat) -> None:
     await group.ask("stop")
     assert (await in_place(group)).stopped
-    assert (await group.wants()) == Preferences()
+    assert (await group.preferences()) == Preferences()
     assert "about this conversation" in (await group.ask("help"))[-1]
     [activity] = await group.say("preferences")
     assert await group.told(activity)
@@ -399,7 +399,7 @@ async def test_a_repeated_activity_has_one_answer_and_undoes_nothing_newer(chat:
     activity, *_ = await chat.say("pause 2h", repeat=5)
     await chat.say("resume")
     await chat.again(activity)
-    assert (await chat.wants()).paused_until is None
+    assert (await chat.preferences()).paused_until is None
     await chat.herald.send()
     received = await chat.herald.teams.received(person=chat.person.object_id)
     titles = Counter(each.activity["summary"].split()[0] for each in received)
@@ -433,7 +433,7 @@ async def test_what_died_before_its_answer_is_answered_when_teams_repeats_it(
     await chat.herald.send()
     [told] = await chat.herald.teams.received(person=chat.person.object_id)
     assert told.activity["summary"] == "Paused"
-    assert (await chat.wants()).version == 1
+    assert (await chat.preferences()).version == 1
 
 
 EVIL = "[here](https://evil.example) **b** <at>Ada</at> ![x](https://evil.example/x.png) `c` # <b>d</b>"
@@ -497,7 +497,7 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
         random.Random(7).shuffle(events)
         answers = await chat.herald.teams.events(events, concurrency=200)
     assert Counter(answer.status for answer in answers) == {200: 200}
-    assert sorted((await chat.wants()).topics) == sorted(topics)
+    assert sorted((await chat.preferences()).topics) == sorted(topics)
     assert await chat.herald.waiting(DELIVERIES) == 200
 
 

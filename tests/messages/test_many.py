@@ -99,12 +99,12 @@ async def test_200_changes_of_one_persons_preferences_at_once_are_all_kept(proce
     for body in await tell(processes, mixed):
         assert not body or orjson.loads(body)["type"] == "application/vnd.microsoft.card.adaptive"
     known = await person(processes, ADA)
-    wants = known.preferences
-    assert sorted(wants.topics) == sorted(TOPICS)
-    assert wants.categories == MODES
+    preferences = known.preferences
+    assert sorted(preferences.topics) == sorted(TOPICS)
+    assert preferences.categories == MODES
     once = {name: value for each in ONCE.values() for name, value in each.items()}
-    assert {name: getattr(wants, name) for name in once} == once
-    assert wants.version == 200
+    assert {name: getattr(preferences, name) for name in once} == once
+    assert preferences.version == 200
     assert (known.name, known.conversation_id) == ("Ada", PERSONAL)
     subscribed = [processes[0].topics.subscribers(TENANT, topic, "", 2) for topic in TOPICS]
     assert await asyncio.gather(*subscribed) == [([f"u:{ADA}"], "")] * len(TOPICS)

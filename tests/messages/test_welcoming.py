@@ -232,7 +232,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     [card] = await plain.welcomed(ada)
     desk, now = plain.desk(ada), plain.herald.clock()
     await desk.click(card, action_verbs.PAUSE)
-    until = (await desk.wants()).paused_until
+    until = (await desk.preferences()).paused_until
     assert until
     wall = shown(until, zone("Europe/Berlin"))
     assert (wall.hour, wall.minute) == (9, 0)
@@ -242,4 +242,4 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
         plain.herald.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
     await desk.click(card, action_verbs.PAUSE)
-    assert (await desk.wants()).paused_until == longer
+    assert (await desk.preferences()).paused_until == longer

@@ -10,7 +10,7 @@ import pytest
 
 from local.fake_teams.api import Received
 from notify.ingest import ingest
-from notify.poison import CHANCES, retry_poison
+from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.queue_messages import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
 from tests.notify.stories import STORIES, Story, Telling, that_waits_for_its_time, to_one
@@ -95,17 +95,17 @@ async def test_a_process_may_sleep_before_or_after_each_write(host: Host, tellin
     await sleep_at_each(host, lambda: begin(host, telling), lambda story: check(host, story))
 
 
-@pytest.mark.parametrize("chances", [0, CHANCES], ids=["which_gets_a_chance", "which_is_given_up"])
+@pytest.mark.parametrize("poison_retries", [0, MAX_POISON_RETRIES], ids=["which_gets_a_chance", "which_is_given_up"])
 @pytest.mark.parametrize("page", [False, True], ids=["a_delivery", "a_page"])
-async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, chances: int, *, page: bool) -> None:
+async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, poison_retries: int, *, page: bool) -> None:
     for point in range(1, MANY):
         story = await (that_waits_for_its_time if page else to_one)(host)
         [ada] = story.to
         await ingest(host.services, story.body, "m1")
         await host.lose(DELIVERIES)
         asked = await host.stored(story.body)
-        delivery = Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0, chances=chances)
-        message = Expansion(asked.key, 0, chances=chances) if page else delivery
+        delivery = Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0, poison_retries=poison_retries)
+        message = Expansion(asked.key, 0, poison_retries=poison_retries) if page else delivery
         queue = EXPANSIONS if page else DELIVERIES
 
         async def see_to_it(message: Delivery | Expansion = message, queue: str = queue) -> None:
@@ -116,13 +116,13 @@ async def test_who_sees_to_a_poisoned_message_may_die_too(host: Host, chances: i
             await see_to_it()
         assert await host.live()
         after, counts = await host.now(asked), await host.counts(asked)
-        assert len(await host.teams.received(person=ada.object_id)) == (0 if chances else 1)
+        assert len(await host.teams.received(person=ada.object_id)) == (0 if poison_retries else 1)
         assert (counts, after.state) == (
-            ({}, NotificationState.FAILED) if page and chances
-            else ({"failed" if chances else "sent": 1}, NotificationState.FINISHED)
+            ({}, NotificationState.FAILED) if page and poison_retries
+            else ({"failed" if poison_retries else "sent": 1}, NotificationState.FINISHED)
         )  # fmt: skip
         # One a day: midnight may lie between the two who give it up.
-        assert len({letter["RowKey"] for letter in await host.dead_letters()}) == (1 if chances else 0)
+        assert len({letter["RowKey"] for letter in await host.dead_letters()}) == (1 if poison_retries else 0)
         assert host.wrong == []
         if lived:
             return

@@ -10,7 +10,7 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.delivery import deliver
 from notify.ingest import ingest
-from notify.poison import CHANCES, PAUSE, retry_poison
+from notify.poison import MAX_POISON_RETRIES, PAUSE, retry_poison
 from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import (
@@ -63,7 +63,7 @@ async def test_a_delivery_gets_two_more_chances_by_itself_and_is_sent_if_it_can_
     [(at, on, text)] = timed.kept
     assert on == queue
     assert PAUSE - 1 < (at - timed.clock()).total_seconds() <= PAUSE
-    assert Delivery.decode(text.encode()) == replace(message, chances=1)
+    assert Delivery.decode(text.encode()) == replace(message, poison_retries=1)
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}
     assert await timed.dead_letters() == []
@@ -71,20 +71,20 @@ async def test_a_delivery_gets_two_more_chances_by_itself_and_is_sent_if_it_can_
 
 async def test_after_its_chances_it_is_failed_with_a_dead_letter_and_the_notification_finishes(timed: Herald) -> None:
     ada, asked, message = await one(timed)
-    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    await poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "poison")
     [letter] = await timed.dead_letters()
     assert (letter["queue"], letter["reason"]) == (DELIVERIES, "poison")
     assert (await timed.now(asked)).counts == '{"failed":1}'
-    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))  # the same again
+    await poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))  # the same again
     assert len(await timed.dead_letters()) == 1
     assert await timed.counts(asked) == {"failed": 1}
 
 
 async def test_its_dead_letter_can_be_redriven_and_is_sent_then(timed: Herald) -> None:
     _, asked, message = await one(timed)
-    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    await poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
     await timed.run()
@@ -96,7 +96,7 @@ async def test_one_that_fails_with_its_request_under_way_says_that_it_may_have_a
     ada, asked, message = await one(timed)
     known = await timed.state(message)
     await timed.services.deliveries.claim(message, known, timed.clock())
-    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    await poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"], row["maybe_twice"]) == ("failed", "poison", True)
 
@@ -117,7 +117,7 @@ async def of_our_own(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
         purpose=purpose,
     )
     await herald.lose(DELIVERIES)
-    return recipient, Delivery(key, SINGLE_SHARD, recipient, "", 0, chances=CHANCES)
+    return recipient, Delivery(key, SINGLE_SHARD, recipient, "", 0, poison_retries=MAX_POISON_RETRIES)
 
 
 async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:
@@ -144,14 +144,14 @@ async def test_who_was_welcomed_stays_so_whatever_copy_is_poisonous(timed: Heral
 async def test_what_has_ended_meanwhile_stays_as_it_is(timed: Herald) -> None:
     _, asked, message = await one(timed)
     await deliver(timed.services, message)
-    await poison(timed, DELIVERIES, replace(message, chances=CHANCES))
+    await poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     assert await timed.counts(asked) == {"sent": 1}
 
 
 @pytest.mark.parametrize("task", [Task.RECALL, Task.EDIT])
 async def test_a_poisonous_change_does_not_fail_the_delivery_that_it_would_change(timed: Herald, task: Task) -> None:
     _, asked, message = await one(timed)
-    await poison(timed, DELIVERIES, replace(message, task=task, chances=CHANCES))
+    await poison(timed, DELIVERIES, replace(message, task=task, poison_retries=MAX_POISON_RETRIES))
     assert await timed.counts(asked) == {"open": 1}
     await deliver(timed.services, message)
     assert await timed.counts(asked) == {"sent": 1}
@@ -161,18 +161,18 @@ async def test_chances_are_kept_when_a_message_is_put_back_for_later(timed: Hera
     _, _, message = await one(timed)
     known = await timed.state(message)
     await timed.services.deliveries.claim(message, known, timed.clock())
-    await deliver(timed.services, replace(message, chances=1))
+    await deliver(timed.services, replace(message, poison_retries=1))
     [(_, _, text)] = timed.kept
-    assert Delivery.decode(text.encode()).chances == 1
+    assert Delivery.decode(text.encode()).poison_retries == 1
 
 
 async def test_a_page_that_cannot_be_listed_fails_the_notification_until_it_is_redriven(timed: Herald) -> None:
     asked = await scheduled(timed)
     await poison(timed, EXPANSIONS, Expansion(asked.key, 0))
     assert (await timed.now(asked)).state is NotificationState.SCHEDULED
-    assert [Expansion.decode(text.encode()).chances for _, _, text in timed.kept] == [1]
+    assert [Expansion.decode(text.encode()).poison_retries for _, _, text in timed.kept] == [1]
     timed.kept.clear()
-    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, poison_retries=MAX_POISON_RETRIES))
     assert (await timed.now(asked)).state is NotificationState.FAILED
     command = {"command": "redrive", "target": {"deadLetters": {"queue": EXPANSIONS, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
@@ -186,13 +186,13 @@ async def test_a_poisonous_page_does_not_fail_what_is_called_off_or_finished(
 ) -> None:
     asked = await scheduled(timed)
     await timed.services.notifications.advance(asked, state=state)
-    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, poison_retries=MAX_POISON_RETRIES))
     assert (await timed.now(asked)).state is state
 
 
 async def test_a_page_that_was_passed_does_not_fail_the_notification(timed: Herald) -> None:
     _, asked, _ = await one(timed)
-    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, chances=CHANCES))
+    await poison(timed, EXPANSIONS, Expansion(asked.key, 0, poison_retries=MAX_POISON_RETRIES))
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
 
 
@@ -208,7 +208,7 @@ async def test_upstreams_own_message_has_its_chances_is_given_up_then_and_can_be
     [ada] = await timed.people(1)
     given = body = notification(user(ada))
     for given_up_before in range(2):
-        for _ in range(CHANCES):
+        for _ in range(MAX_POISON_RETRIES):
             await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
             [(_, on, text)] = timed.kept
             assert (on, len(await timed.dead_letters())) == (NOTIFICATIONS, given_up_before)
@@ -226,7 +226,7 @@ async def test_upstreams_own_message_has_its_chances_is_given_up_then_and_can_be
 async def test_a_sweep_gets_its_chances_and_its_next_page_all_of_them(timed: Herald) -> None:
     _, asked, _ = await one(timed)
     await poison(timed, SWEEPS, Sweep(asked.key, Task.REDRIVE, "0"))
-    assert [Sweep.decode(text.encode()).chances for _, _, text in timed.kept] == [1]
+    assert [Sweep.decode(text.encode()).poison_retries for _, _, text in timed.kept] == [1]
     await timed.run()
     assert await timed.dead_letters() == []
     assert await timed.counts(asked) == {DeliveryState.SENT: 1}
@@ -243,7 +243,7 @@ async def test_somebody_whose_message_is_given_up_is_seen_to_again_the_next_day(
     await timed.services.conversations.prefer(
         timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
-    resumed = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, chances=CHANCES)
+    resumed = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, poison_retries=MAX_POISON_RETRIES)
     await retry_poison(timed.services, RECIPIENTS, resumed.encode().encode(), "m1")
     assert len(await timed.dead_letters()) == 1
     assert await timed.counts(asked) == {"open": 1}

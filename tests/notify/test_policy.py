@@ -41,7 +41,7 @@ def waits(rule: Rule, reason: Reason, until: datetime) -> Decision:
     return Decision(rule, None, reason, until)
 
 
-def wants(**given: Any) -> dict[str, Any]:
+def preferences(**given: Any) -> dict[str, Any]:
     return {"preferences": Preferences(**given)}
 
 
@@ -62,22 +62,23 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     ),
     "welcomed before": ({"welcomed": True}, ends(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)),
     "set it off": ({"own": True}, OWN),
-    "set it off, and wants to hear of it": ({"own": True, **wants(own_actions=True)}, SENT),
-    "opted out": (wants(categories={"builds": Mode.OFF}), OPTED_OUT),
-    "opted out of another": (wants(categories={"news": Mode.OFF}), SENT),
-    "off by default": (wants(default=Mode.OFF), OPTED_OUT),
-    "off by default, but not this": (wants(default=Mode.OFF, categories={"builds": Mode.IMMEDIATE}), SENT),
-    "stopped": (wants(stopped=True, categories={"builds": Mode.IMMEDIATE}), OPTED_OUT),
+    "set it off, and wants to hear of it": ({"own": True, **preferences(own_actions=True)}, SENT),
+    "opted out": (preferences(categories={"builds": Mode.OFF}), OPTED_OUT),
+    "opted out of another": (preferences(categories={"news": Mode.OFF}), SENT),
+    "off by default": (preferences(default=Mode.OFF), OPTED_OUT),
+    "off by default, but not this": (preferences(default=Mode.OFF, categories={"builds": Mode.IMMEDIATE}), SENT),
+    "stopped": (preferences(stopped=True, categories={"builds": Mode.IMMEDIATE}), OPTED_OUT),
     "declared off": ({"category": Category(name="builds", default=Mode.OFF)}, OPTED_OUT),
     "declared off, chosen": (
-        {"category": Category(name="builds", default=Mode.OFF), **wants(categories={"builds": Mode.IMMEDIATE})}, SENT,
+        {"category": Category(name="builds", default=Mode.OFF), **preferences(categories={"builds": Mode.IMMEDIATE})},
+        SENT,
     ),
-    "mandatory and off": ({"category": MANDATORY, **wants(categories={"security": Mode.OFF})}, SENT),
-    "mandatory and stopped": ({"category": MANDATORY, **wants(stopped=True)}, SENT),
-    "mandatory and paused": ({"category": MANDATORY, **wants(paused_until=LATER)}, SENT),
-    "paused": (wants(paused_until=LATER), waits(Rule.PAUSED, Reason.PAUSED, LATER)),
-    "paused for good": (wants(paused_until=FOREVER), waits(Rule.PAUSED, Reason.PAUSED, FOREVER)),
-    "the pause is over": (wants(paused_until=NOW), SENT),
+    "mandatory and off": ({"category": MANDATORY, **preferences(categories={"security": Mode.OFF})}, SENT),
+    "mandatory and stopped": ({"category": MANDATORY, **preferences(stopped=True)}, SENT),
+    "mandatory and paused": ({"category": MANDATORY, **preferences(paused_until=LATER)}, SENT),
+    "paused": (preferences(paused_until=LATER), waits(Rule.PAUSED, Reason.PAUSED, LATER)),
+    "paused for good": (preferences(paused_until=FOREVER), waits(Rule.PAUSED, Reason.PAUSED, FOREVER)),
+    "the pause is over": (preferences(paused_until=NOW), SENT),
     "muted": (
         {"preferences": Preferences().mute("build/42", LATER, NOW)}, waits(Rule.MUTED, Reason.MUTED, LATER),
     ),
@@ -91,11 +92,11 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     ),
     "in the digest": ({"category": IN_DIGEST}, waits(Rule.DIGEST, Reason.DIGEST, TOMORROW_AT_9)),
     "in the digest, at a time of one's own": (
-        wants(categories={"builds": Mode.DIGEST}, digest="daily 12:30"),
+        preferences(categories={"builds": Mode.DIGEST}, digest="daily 12:30"),
         waits(Rule.DIGEST, Reason.DIGEST, NOW + timedelta(minutes=30)),
     ),
-    "in the digest, without digests": (wants(categories={"builds": Mode.DIGEST}, digest="off"), SENT),
-    "an answer to who stopped": ({"purpose": Purpose.REPLY, **wants(stopped=True)}, Decision(Rule.ASKED)),
+    "in the digest, without digests": (preferences(categories={"builds": Mode.DIGEST}, digest="off"), SENT),
+    "an answer to who stopped": ({"purpose": Purpose.REPLY, **preferences(stopped=True)}, Decision(Rule.ASKED)),
     "a digest in quiet hours": ({"purpose": Purpose.DIGEST, "preferences": QUIET}, Decision(Rule.ASKED)),
     "snoozed until the quiet hours": ({"purpose": Purpose.SNOOZE, "preferences": QUIET}, Decision(Rule.ASKED)),
 }  # fmt: skip

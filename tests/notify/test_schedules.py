@@ -127,7 +127,7 @@ async def test_what_a_wish_held_beyond_the_grace_is_not_missed(timed: Herald) ->
     [ada] = await people(timed, ["Europe/Berlin"])
     paused = at_nine(1) + timedelta(hours=5)
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, ada.object_id, lambda wants: wants.__class__(paused_until=paused)
+        timed.tenant, Kind.USER, ada.object_id, lambda preferences: preferences.__class__(paused_until=paused)
     )
     await timed.ask(user(ada), schedule=OWN)
     await sleep_until(timed, at_nine(14))

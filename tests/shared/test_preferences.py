@@ -25,8 +25,8 @@ ALL = Preferences(
 
 
 @pytest.mark.parametrize("wants", [Preferences(), ALL])
-def test_they_come_back_as_they_were_stored(wants: Preferences) -> None:
-    assert decode(wants.encode()) == wants
+def test_they_come_back_as_they_were_stored(preferences: Preferences) -> None:
+    assert decode(preferences.encode()) == preferences
 
 
 def test_what_a_newer_version_added_is_left_out() -> None:
@@ -34,16 +34,16 @@ def test_what_a_newer_version_added_is_left_out() -> None:
 
 
 def test_mutes_that_have_ended_go_with_the_next_one() -> None:
-    wants = Preferences().mute("over", NOW, NOW).mute("other", FOREVER, NOW)
-    assert (wants.muted_until("over"), wants.muted_until("other")) == (None, FOREVER)
+    preferences = Preferences().mute("over", NOW, NOW).mute("other", FOREVER, NOW)
+    assert (preferences.muted_until("over"), preferences.muted_until("other")) == (None, FOREVER)
 
 
 def test_there_is_an_end_to_how_many_there_may_be() -> None:
-    wants = Preferences()
+    preferences = Preferences()
     for turn in range(MOST):
-        wants = wants.with_topic(f"t{turn}")
+        preferences = preferences.with_topic(f"t{turn}")
     with pytest.raises(TooMany, match="topics"):
-        wants.with_topic("one more")
+        preferences.with_topic("one more")
 
 
 def test_what_is_larger_than_a_column_is_refused() -> None:

@@ -41,8 +41,10 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
     ],
 )
 def test_the_next_digest_comes_at_its_slot_or_when_what_holds_it_ends(
-    wants: dict[str, Any], last: str | None, expected: str | None
+    preferences: dict[str, Any], last: str | None, expected: str | None
 ) -> None:
     now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), zone("Europe/Berlin")
-    coming = next_digest(Preferences(**wants), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None)
+    coming = next_digest(
+        Preferences(**preferences), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None
+    )
     assert coming == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)

@@ -30,18 +30,18 @@ async def see_to(herald: Herald, recipient: str, task: Task) -> None:
     await herald.send()
 
 
-async def one(herald: Herald, when: str, **wants: Any) -> PersonView:
+async def one(herald: Herald, when: str, **preferences: Any) -> PersonView:
     """A new person who wants this, at this time (UTC)."""
     herald.clock.moved += datetime.fromisoformat(when).replace(tzinfo=UTC) - herald.clock()
     [person] = (await herald.grow(people=1)).people
     await herald.know(person)
-    await prefer(herald, person, **(WANTS | wants))
+    await prefer(herald, person, **(WANTS | preferences))
     return person
 
 
-async def prefer(herald: Herald, person: PersonView, **wants: Any) -> None:
+async def prefer(herald: Herald, person: PersonView, **preferences: Any) -> None:
     await herald.services.conversations.prefer(
-        herald.tenant, Kind.USER, person.object_id, lambda old: replace(old, **wants)
+        herald.tenant, Kind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 
 

@@ -17,7 +17,7 @@ from shared.queue_messages import Delivery
 from shared.states import NotificationState
 from shared.storage.notifications import Notification
 from shared.time.localtime import shown, zone
-from timer_digest.digest_plan import Wants, newest_slot, times
+from timer_digest.digest_plan import DigestPreferences, newest_slot, times
 from timer_digest.thread_groups import DigestEntry, stories
 
 BERLIN = zone("Europe/Berlin")
@@ -55,10 +55,10 @@ def test_a_rule_that_has_a_slot_a_week_is_found_however_long_nobody_looked(rule:
 
 
 def test_quiet_hours_put_a_digest_off_and_do_not_use_its_date_up() -> None:
-    wants = Wants(Preferences(quiet="20:00-10:30"), BERLIN, "en", DAILY)
-    slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T08:00"), None)
+    digest_preferences = DigestPreferences(Preferences(quiet="20:00-10:30"), BERLIN, "en", DAILY)
+    slot, following = times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T08:00"), None)
     assert (slot, following) == (None, at("2026-11-23T09:30"))
-    slot, following = times(at("2026-11-23T07:00"), wants, at("2026-11-23T09:30"), None)
+    slot, following = times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T09:30"), None)
     assert slot
     assert (slot.date, following) == (MONDAY, at("2026-11-24T08:00"))
 
@@ -83,7 +83,9 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
     since, sent = now, []
     for minutes, place, rule in looks:
         now += timedelta(minutes=minutes)
-        slot, following = times(since, Wants(Preferences(), ZoneInfo(place), "en", DigestRule.parse(rule)), now, last)
+        slot, following = times(
+            since, DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse(rule)), now, last
+        )
         assert following is None or following > now
         if slot:
             assert since < slot.at <= now
@@ -94,17 +96,17 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
 
 @given(start=MOMENTS, place=st.sampled_from(ZONES))
 def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
-    wants = Wants(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
+    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
     now, last, dates = start, None, []
     for _ in range(10):
-        _, following = times(None, wants, now, last)
+        _, following = times(None, digest_preferences, now, last)
         assert following
-        slot, _ = times(now, wants, following, last)
+        slot, _ = times(now, digest_preferences, following, last)
         assert slot
         now, last = following, slot.date
         dates.append(slot.date)
     assert dates == [dates[0] + timedelta(number) for number in range(10)]
-    assert shown(now, wants.place).date() == dates[-1]
+    assert shown(now, digest_preferences.place).date() == dates[-1]
 
 
 def case(key: str, minute: int, **data: Any) -> DigestEntry:

@@ -12,7 +12,7 @@ import pytest
 
 from local.fake_teams.api import Fault, PersonView
 from notify.ingest import ingest
-from notify.poison import CHANCES, retry_poison
+from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.preferences.preferences import FOREVER, Mode
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, RECIPIENTS, Delivery, RecipientTask, Task
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
@@ -44,13 +44,13 @@ async def hold(timed: Herald, person: PersonView) -> None:
     ],
 )
 async def test_it_tells_only_what_its_reader_wants_by_then(
-    timed: Herald, wants: dict[str, Any], counts: dict[str, int]
+    timed: Herald, digest_preferences: dict[str, Any], counts: dict[str, int]
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
     await hold(timed, ada)
     await go_to(timed, PUT_OFF)
-    await prefer(timed, ada, **wants)
+    await prefer(timed, ada, **digest_preferences)
     await go_to(timed, LATER)
     await timed.wait(11)
     assert await timed.counts(asked) == counts
@@ -159,7 +159,7 @@ async def test_one_that_was_settled_is_not_sent_again_by_hand(timed: Herald) -> 
     await people(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     await timed.lose(DELIVERIES)
-    poisoned = replace(Delivery.decode(message.content.encode()), chances=CHANCES)
+    poisoned = replace(Delivery.decode(message.content.encode()), poison_retries=MAX_POISON_RETRIES)
     await retry_poison(timed.services, DELIVERIES, poisoned.encode().encode(), "m1")
     await timed.send()
     assert await timed.counts(asked) == {"failed": 1}

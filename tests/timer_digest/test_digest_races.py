@@ -27,7 +27,7 @@ from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MOST_ALONE, choose, wants_of
+from timer_digest.digest_plan import MOST_ALONE, choose, digest_preferences_of
 from timer_digest.release_held import release
 from timer_digest.thread_groups import DigestEntry
 
@@ -210,9 +210,9 @@ async def test_a_digest_whose_end_nobody_told_is_settled_with_the_next_slot(
     ids=["for a digest", "after quiet hours"],
 )
 async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotten(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch, wants: dict[str, object]
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, digest_preferences: dict[str, object]
 ) -> None:
-    ada = await one(timed, "2026-11-23T09:50", time_zone="UTC", **wants)
+    ada = await one(timed, "2026-11-23T09:50", time_zone="UTC", **digest_preferences)
     await ask(timed, ada)
     await go_to(timed, "2026-11-23T09:59:30")
     timed.clock.moved += timedelta(seconds=30)
@@ -239,9 +239,9 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
 
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
-        wants = await wants_of(services, person)
-        chosen = await choose(services, person, wants, state.last, items)
-        return lambda: digest_sender.send(services, person, state, chosen, wants)
+        digest_preferences = await digest_preferences_of(services, person)
+        chosen = await choose(services, person, digest_preferences, state.last, items)
+        return lambda: digest_sender.send(services, person, state, chosen, digest_preferences)
 
     await ask(timed, ada, "Build 1")
     first = await plan()
@@ -269,8 +269,8 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     goes_on.set()
     await asyncio.gather(making, return_exceptions=True)
     await timed.send()
-    told = [text for each in await came(timed, ada) for text in texts(each)]
-    assert [told.count("Build 1"), told.count("Build 2")] == [1, 1]
+    included = [text for each in await came(timed, ada) for text in texts(each)]
+    assert [included.count("Build 1"), included.count("Build 2")] == [1, 1]
 
 
 async def die_before_it_is_posted(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,10 +294,10 @@ async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_n
     timed.clock.moved += timedelta(seconds=10)
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
-    told = [text for text in texts(digest) if text.startswith("Build ")]
+    included = [text for text in texts(digest) if text.startswith("Build ")]
     counts = sum([await timed.counts(each) for each in asked], Counter[str]())
-    assert 0 < len(told) < 20
-    assert counts == {"digested": len(told), "open": 20 - len(told)}
+    assert 0 < len(included) < 20
+    assert counts == {"digested": len(included), "open": 20 - len(included)}
     await timed.run()
     every = [text for each in await came(timed, ada) for text in texts(each) if text.startswith("Build ")]
     assert len(every) == len(set(every)) == 20

@@ -23,8 +23,8 @@ def item(number: int) -> HeldDelivery:
         delivery=delivery,
         reason=Reason.DIGEST,
         until=NOON,
-        began=NOON + timedelta(seconds=number),
-        since=NOON,
+        notification_time=NOON + timedelta(seconds=number),
+        eligible_since=NOON,
         delivery_etag="",
     )
 
