@@ -67,7 +67,9 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             place, default = changed.get("time_zone"), self._services.settings.default_time_zone
             if place and place != ((known and known.time_zone) or default):
                 # What waits for a time of their own, as that of their digest, goes by the new one.
-                await self._services.queues.wake(RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON)
+                await self._services.queues.enqueue_recipient(
+                    RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON
+                )
 
         await self._services.conversations.save(
             event.tenant,

@@ -90,7 +90,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
         ),
     )
     # Also where it was accepted before: who did that may have died before its members were listed.
-    await services.queues.expand(Expansion(key, 0))
+    await services.queues.enqueue_expansion(Expansion(key, 0))
 
 
 async def _place(services: Services, event: Event, tongue: str) -> str:

@@ -30,6 +30,7 @@ from shared.storage.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
 from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Verdict
+from shared.teams.rate_limiter import RetryLater
 
 #: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
 FEWEST_MEMBERS, MOST_MEMBERS = 50, 500
@@ -39,14 +40,6 @@ PAUSE = 5.0
 log = logging.getLogger(__name__)
 
 _MANY = (TeamRecipient, TopicRecipient, AllRecipient)
-
-
-class RetryLater(Exception):
-    """Teams cannot be asked at the moment; `seconds` until it may be."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
     if notification.state is NotificationState.SCHEDULED and notification.due:
         await services.timers.put(notification.due, timers.NOTIFICATION, notification.key)
     elif notification.state is NotificationState.ACCEPTED:
-        await services.queues.expand(Expansion(notification.key, notification.page))
+        await services.queues.enqueue_expansion(Expansion(notification.key, notification.page))
 
 
 def _replaced(data: bytes, **parts: object) -> bytes:

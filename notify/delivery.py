@@ -15,7 +15,7 @@ from datetime import timedelta
 from notify import policy, threads
 from notify.edit_recall import amend
 from notify.policy import Decision, PolicyInput, Step, Target
-from notify.recipients import ResolvedRecipient, find
+from notify.recipients import ResolvedRecipient, resolve
 from notify.scheduling import in_zone
 from notify.sending import Sending
 from shared import telling
@@ -72,11 +72,11 @@ async def deliver(services: Services, message: Delivery) -> None:
             reason = Reason(known.reason) if known.reason else None
             await sending.ended(known.state, reason, last=True)  # whoever ended it may have died before that
             if known.rule == Rule.CANCELLED:
-                await sending.forget()
+                await sending.delete_held()
             return
         held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
         if todo is Step.WAIT and not held:
-            await sending.later((until - sending.now).total_seconds(), replace(message, etag=""))
+            await sending.requeue((until - sending.now).total_seconds(), replace(message, etag=""))
             return
         try:
             if todo is Step.RESOLVE:
@@ -93,7 +93,7 @@ async def deliver(services: Services, message: Delivery) -> None:
 
 async def _send(sending: Sending) -> None:
     services, notification, known, now = sending.services, sending.notification, sending.known, sending.now
-    addressee = await find(services, notification.tenant, sending.message.recipient)
+    addressee = await resolve(services, notification.tenant, sending.message.recipient)
     decision = policy.decide(await _case(sending, addressee))
     sending = replace(sending, rule=decision.rule)
     target = addressee.target
@@ -103,8 +103,8 @@ async def _send(sending: Sending) -> None:
     if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
         return
-    if held := services.rate_limiter.held(notification.tenant):
-        await sending.later(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
+    if held := services.rate_limiter.paused_seconds(notification.tenant):
+        await sending.requeue(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
         return
     if notification.purpose is Purpose.DIGEST:
         whose = (notification.tenant, sending.message.recipient)
@@ -115,7 +115,7 @@ async def _send(sending: Sending) -> None:
     shown = await threads.shown(services, notification, sending.message.recipient)
     if shown and shown.newest > notification.happened:
         if known.maybe_twice:
-            await _make_way(sending, route)
+            await _yield_to_newer(sending, route)
         else:
             await sending.end(DeliveryState.SUPERSEDED)
         return
@@ -131,7 +131,7 @@ async def _send(sending: Sending) -> None:
     if shown and threads.is_update(notification, shown):
         updated, newer = await threads.update(services, notification, recipient, route, shown, activity)
         if newer:
-            await _make_way(replace(sending, known=replace(claimed, maybe_twice=True)), route)
+            await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
             return
     if updated and updated.reason is not Reason.CONVERSATION_GONE:
         outcome, conversation = updated, updated.conversation_id
@@ -173,7 +173,7 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
         local_at=plan.due,
         missed=missed,
         past=plan.skip,
-        welcomed=once and not await services.markers.own(welcomed(notification.tenant), recipient, notification.key),
+        welcomed=once and not await services.markers.claim(welcomed(notification.tenant), recipient, notification.key),
         own=bool(told and told.actor and told.actor.user and f"u:{told.actor.user.lower()}" == recipient),
         thread=notification.thread,
     )
@@ -186,19 +186,21 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: ResolvedRe
         own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
         since = max(notification.notification_time, own) if own else notification.notification_time
         await sending.hold(decision.reason, decision.until, since)
-        found = await find(services, notification.tenant, recipient)
+        found = await resolve(services, notification.tenant, recipient)
         if (found.preferences, found.zone) != (addressee.preferences, addressee.zone):
             # All that waits was looked at when they changed, and this one maybe was not there yet.
-            await services.queues.wake(RecipientTask(notification.tenant, channel_of(recipient), Task.RECONSIDER))
+            await services.queues.enqueue_recipient(
+                RecipientTask(notification.tenant, channel_of(recipient), Task.RECONSIDER)
+            )
     elif decision.rule is Rule.UNREACHABLE:
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:
-        await sending.leave(decision.state, decision.reason)
+        await sending.end_unsent(decision.state, decision.reason)
         if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HELD:
-            await sending.forget()  # nobody need be woken for it
+            await sending.delete_held()  # nobody need be woken for it
 
 
-async def _make_way(sending: Sending, route: Route) -> None:
+async def _yield_to_newer(sending: Sending, route: Route) -> None:
     """Show what is newer in the thread, which an update of ours covers or may cover; then ours is superseded."""
     outcome = await threads.show_again(sending.services, sending.notification, sending.message.recipient, route)
     if outcome.verdict is Verdict.RETRY:
@@ -284,7 +286,7 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
         not_before=now + timedelta(seconds=wait),
         now=now,
     )
-    await sending.later(wait, replace(sending.message, etag="" if kept else etag, attempts=kept))
+    await sending.requeue(wait, replace(sending.message, etag="" if kept else etag, attempts=kept))
 
 
 async def _catch_up(sending: Sending) -> None:
@@ -293,4 +295,4 @@ async def _catch_up(sending: Sending) -> None:
     now = await sending.services.notifications.recent(sent.key)
     if now and (now.recalled or now.revision > sent.revision):
         again = replace(sending.message, etag="", attempts=0, task=Task.RECALL if now.recalled else Task.EDIT)
-        await sending.later(0, again)
+        await sending.requeue(0, again)

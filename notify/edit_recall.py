@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from notify import policy, threads
 from notify.progress import watch
-from notify.recipients import find
+from notify.recipients import resolve
 from shared.queue_messages import Delivery, Task
 from shared.rendering import rendered
 from shared.services import Services
@@ -35,14 +35,14 @@ async def amend(services: Services, notification: Notification, message: Deliver
     if known is None:
         return
     if known.state is DeliveryState.SENDING:
-        await services.queues.deliver(message, WHILE_SENDING, urgent=notification.urgent)
+        await services.queues.enqueue_delivery(message, WHILE_SENDING, urgent=notification.urgent)
         return
     if known.state is not DeliveryState.SENT or not known.activity_id:
         return
     recall = message.task is Task.RECALL
     if not recall and known.revision >= notification.revision:
         return
-    target = (await find(services, notification.tenant, message.recipient)).target
+    target = (await resolve(services, notification.tenant, message.recipient)).target
     if isinstance(target, Reason):
         log.info("A message of notification %s cannot be changed any more: %s", notification.key, target)
         return
@@ -62,12 +62,12 @@ async def amend(services: Services, notification: Notification, message: Deliver
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < TRIES:
         attempts = message.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
         wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311
-        await services.queues.deliver(replace(message, attempts=attempts), wait, urgent=notification.urgent)
+        await services.queues.enqueue_delivery(replace(message, attempts=attempts), wait, urgent=notification.urgent)
     elif outcome.verdict is Verdict.DONE or (recall and outcome.reason is Reason.CONVERSATION_GONE):
         try:
             await _note(services, message, known, None if recall else notification.revision)
         except Conflict:  # another command changes it too: it is looked at anew
-            await services.queues.deliver(message, urgent=notification.urgent)
+            await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     else:
         log.warning("Teams does not change a message of notification %s: %s", notification.key, outcome.reason)
 

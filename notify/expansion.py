@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 
-from notify.audience import Page, RetryLater, page
+from notify.audience import Page, page
 from notify.progress import finish, watch
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
@@ -23,6 +23,7 @@ from shared.storage import timers
 from shared.storage.deliveries import shard_of
 from shared.storage.notifications import Notification
 from shared.storage.table import Conflict
+from shared.teams.rate_limiter import RetryLater
 
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
 PAGE_SECONDS = 5
@@ -53,13 +54,13 @@ async def expand(services: Services, message: Expansion) -> None:
     if notification.page == message.page and notification.state in LISTED:
         if notification.page == 0:
             await watch(services, notification.key)
-        if held := services.rate_limiter.held(notification.tenant):
-            await services.queues.expand(message, held)
+        if held := services.rate_limiter.paused_seconds(notification.tenant):
+            await services.queues.enqueue_expansion(message, held)
             return
         try:
             found = await _put_page(services, notification)
         except RetryLater as later:
-            await services.queues.expand(message, later.seconds)
+            await services.queues.enqueue_expansion(message, later.seconds)
             return
         notification = await _move_on(services, notification, found.cursor)
         if not notification.urgent and not _at_their_own_time(notification):
@@ -71,7 +72,7 @@ async def expand(services: Services, message: Expansion) -> None:
         await finish(services, notification.key)  # the last delivery may have ended before the list did
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
     if notification.page == following.page and notification.state is NotificationState.EXPANDING:
-        await services.queues.expand(following, delay)
+        await services.queues.enqueue_expansion(following, delay)
 
 
 async def _begin(services: Services, scheduled: Notification, message: Expansion) -> Notification | None:
@@ -85,7 +86,7 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
         if found.due and found.due > now:
             early = (found.due - now).total_seconds()
             if early < SKEW:  # clocks differ a little
-                await services.queues.expand(message, early)
+                await services.queues.enqueue_expansion(message, early)
             else:  # or much; or what woke it is a time that it had before it was rescheduled
                 await services.timers.put(found.due, timers.NOTIFICATION, found.key)
             return None
@@ -128,7 +129,9 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     for shard, part in by_shard.items():
         messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
         calls = [replace(message, due_called_at=due_called_at) for message in messages]
-        await gather_limited(calls, lambda message: services.queues.deliver(message, urgent=notification.urgent))
+        await gather_limited(
+            calls, lambda message: services.queues.enqueue_delivery(message, urgent=notification.urgent)
+        )
     return found
 
 

@@ -45,7 +45,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
     elif isinstance(message, RecipientTask):  # what waits for them is not given up
-        await services.queues.wake(replace(message, poison_retries=0), LOOK_AGAIN.total_seconds())
+        await services.queues.enqueue_recipient(replace(message, poison_retries=0), LOOK_AGAIN.total_seconds())
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
@@ -55,7 +55,7 @@ async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> 
     if len(used) >= MAX_POISON_RETRIES:
         await _give_up(services, NOTIFICATIONS, body, message_id)
         for chance in used:  # or it had none when it is redriven
-            await services.markers.drop(what, chance)
+            await services.markers.delete(what, chance)
         return
     log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
     # As it came, or its chances would not be found again.
@@ -89,9 +89,9 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     if notification is None:
         return
     if notification.purpose is Purpose.DIGEST:
-        await services.queues.wake(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
+        await services.queues.enqueue_recipient(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
-        await services.markers.drop(welcomed(notification.tenant), message.recipient, notification.key)
+        await services.markers.delete(welcomed(notification.tenant), message.recipient, notification.key)
 
 
 async def _fail_notification(services: Services, message: Expansion) -> None:

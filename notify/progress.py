@@ -93,7 +93,7 @@ async def resume_stalled(services: Services, key: str) -> None:
         return
     if notification.state in _LISTING:
         log.warning("Notification %s is still being listed, at page %d: resumed", key, notification.page)
-        await services.queues.expand(Expansion(key, notification.page))
+        await services.queues.enqueue_expansion(Expansion(key, notification.page))
     elif notification.state in _LISTED:
         changed = await finish(services, key)
         if (await services.deliveries.counts(key, notification.shards))[OPEN]:
@@ -108,4 +108,4 @@ async def resume_stalled(services: Services, key: str) -> None:
 
 async def sweep(services: Services, notification: Notification, task: Task, delay: float = 0) -> None:
     """Go through all deliveries of a notification for `task`, beginning in `delay` seconds."""
-    await services.queues.sweep(Sweep(notification.key, task, shard_names(notification.shards)[0]), delay)
+    await services.queues.enqueue_sweep(Sweep(notification.key, task, shard_names(notification.shards)[0]), delay)

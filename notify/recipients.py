@@ -23,7 +23,7 @@ class ResolvedRecipient:
     preferences: Preferences = field(default_factory=Preferences)
 
 
-async def find(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
+async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
     """All that is known of a recipient (`notify.audience`)."""
     conversations, identifier = services.conversations, recipient[2:]
     if recipient.startswith("t:"):

@@ -44,5 +44,5 @@ async def list_again(services: Services, key: str) -> None:
         except Conflict:
             notification = await services.notifications.get(key)
             continue
-        await services.queues.expand(Expansion(key, notification.page))
+        await services.queues.enqueue_expansion(Expansion(key, notification.page))
         return

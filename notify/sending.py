@@ -60,7 +60,7 @@ class Sending:
         """Write the final state, and of what was sent where it is; see to what follows from that."""
         if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
             mark = welcomed(self.notification.tenant)
-            await self.services.markers.drop(mark, self.message.recipient, self.notification.key)
+            await self.services.markers.delete(mark, self.message.recipient, self.notification.key)
         last = await self.services.deliveries.settle(
             self.message,
             self.known.etag,
@@ -87,7 +87,7 @@ class Sending:
             how = telling.DeliveryResult(state, reason, self.known.maybe_twice)
             await telling.over(self.services, notification.tenant, recipient, notification.key, how)
 
-    async def leave(self, state: DeliveryState, reason: Reason | None) -> None:
+    async def end_unsent(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it without a request; where an earlier one may have arrived, that is what is said."""
         if self.known.maybe_twice:
             crashed = self.known.state is DeliveryState.SENDING
@@ -125,12 +125,12 @@ class Sending:
             kind = timers.DIGEST if reason is Reason.DIGEST else timers.RELEASE
             await services.timers.put(until, kind, tenant, channel_of(recipient))
 
-    async def forget(self) -> None:
+    async def delete_held(self) -> None:
         """Remove what says that it waits for its recipient, where that is there."""
         await self.services.held_deliveries.forget(
             self.notification.tenant, self.message, self.notification.notification_time
         )
 
-    async def later(self, delay: float, message: Delivery | None = None) -> None:
+    async def requeue(self, delay: float, message: Delivery | None = None) -> None:
         """Put the message back, or another in its place, visible in `delay` seconds."""
-        await self.services.queues.deliver(message or self.message, delay, urgent=self.notification.urgent)
+        await self.services.queues.enqueue_delivery(message or self.message, delay, urgent=self.notification.urgent)

@@ -39,10 +39,10 @@ async def sweep_page(services: Services, message: Sweep) -> None:
         return
     found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE)
     todo = await _todo(services, message, notification, found)
-    await gather_limited(todo, lambda delivery: services.queues.deliver(delivery, urgent=notification.urgent))
+    await gather_limited(todo, lambda delivery: services.queues.enqueue_delivery(delivery, urgent=notification.urgent))
     following = _following(message, notification, found)
     if following:
-        await services.queues.sweep(following, len(todo) / services.settings.tenant_rate)
+        await services.queues.enqueue_sweep(following, len(todo) / services.settings.tenant_rate)
 
 
 def _following(message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]) -> Sweep | None:

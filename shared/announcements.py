@@ -101,7 +101,7 @@ async def _announce(services: Services, schedule: Schedule, now: datetime) -> No
     )
     stored = await accept(services, new)
     if stored.state is NotificationState.SCHEDULED:
-        await services.queues.expand(Expansion(stored.key, 0))
+        await services.queues.enqueue_expansion(Expansion(stored.key, 0))
 
 
 def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:

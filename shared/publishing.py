@@ -69,7 +69,7 @@ async def post(
         return new.key
     urgent = stored(data).priority == "urgent"
     for message in await services.deliveries.add(new.key, SINGLE_SHARD, {recipient: 0}, now, fresh=fresh):
-        await services.queues.deliver(message, urgent=urgent)
+        await services.queues.enqueue_delivery(message, urgent=urgent)
     return new.key
 
 

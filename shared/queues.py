@@ -45,14 +45,14 @@ class Queues:
         seconds = min(max(0, -int(-delay // 1)), LONGEST_DELAY)
         await self._client(name).send_message(text, visibility_timeout=seconds, time_to_live=-1)
 
-    async def expand(self, message: Expansion, delay: float = 0) -> None:
+    async def enqueue_expansion(self, message: Expansion, delay: float = 0) -> None:
         await self.put(EXPANSIONS, message.encode(), delay)
 
-    async def deliver(self, message: Delivery, delay: float = 0, *, urgent: bool = False) -> None:
+    async def enqueue_delivery(self, message: Delivery, delay: float = 0, *, urgent: bool = False) -> None:
         await self.put(DELIVERIES_URGENT if urgent else DELIVERIES, message.encode(), delay)
 
-    async def sweep(self, message: Sweep, delay: float = 0) -> None:
+    async def enqueue_sweep(self, message: Sweep, delay: float = 0) -> None:
         await self.put(SWEEPS, message.encode(), delay)
 
-    async def wake(self, message: RecipientTask, delay: float = 0) -> None:
+    async def enqueue_recipient(self, message: RecipientTask, delay: float = 0) -> None:
         await self.put(RECIPIENTS, message.encode(), delay)

@@ -107,7 +107,7 @@ async def over(services: Services, tenant: str, recipient: str, key: str, ended:
         except Conflict:  # somebody else sees to it, or it was we, and the answer was lost
             more = True
     if more:  # it may have been put off until this end
-        await services.queues.wake(RecipientTask(tenant, recipient, Task.RELEASE))
+        await services.queues.enqueue_recipient(RecipientTask(tenant, recipient, Task.RELEASE))
 
 
 async def settle(
@@ -165,9 +165,9 @@ async def _call_off(
     # again, as far as it still can; after that the rest is seen to.
     whose, again = RecipientTask(tenant, recipient, Task.RECONSIDER), SOON
     if digests.asked:
-        await services.queues.wake(replace(whose, task=Task.DIGEST_NOW), SOON)
+        await services.queues.enqueue_recipient(replace(whose, task=Task.DIGEST_NOW), SOON)
         again += SOON
-    await services.queues.wake(whose, again)
+    await services.queues.enqueue_recipient(whose, again)
     freed = replace(digests, included=(), last=digests.before)
     return replace(freed, etag=await services.held_deliveries.move_digest(tenant, recipient, freed))
 
@@ -201,5 +201,5 @@ async def end(services: Services, delivery: Delivery, ended: DeliveryResult, num
             last = True
         break
     if last:  # maybe of its notification, which is finished by the message of any delivery that has ended
-        await services.queues.deliver(plain)
+        await services.queues.enqueue_delivery(plain)
     return True

@@ -123,7 +123,7 @@ async def _keep(
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
             if known and not known.state.final:  # somebody lets it go, who may have died at that
-                await services.queues.deliver(delivery, urgent=item.urgent)
+                await services.queues.enqueue_delivery(delivery, urgent=item.urgent)
             await services.held_deliveries.done(person.tenant, person.recipient, [item])
             return None
         if known.state is DeliveryState.SENDING:

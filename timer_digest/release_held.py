@@ -58,9 +58,9 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
         if plan.tell and not included:
             await digest_sender.send(services, person, state, plan, digest_preferences)
         if free:
-            await services.queues.wake(replace(person, task=Task.RELEASE, after="", poison_retries=0))
+            await services.queues.enqueue_recipient(replace(person, task=Task.RELEASE, after="", poison_retries=0))
     if len(items) == MOST:
-        await services.queues.wake(replace(person, after=items[-1].key, poison_retries=0))
+        await services.queues.enqueue_recipient(replace(person, after=items[-1].key, poison_retries=0))
 
 
 async def _see_to(services: Services, person: RecipientTask) -> None:
@@ -69,7 +69,7 @@ async def _see_to(services: Services, person: RecipientTask) -> None:
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     due_called_at = person.due_called_at or services.clock().timestamp()
     calls = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in timed]
-    await gather_limited(calls, lambda call: services.queues.deliver(call[0], urgent=call[1]))
+    await gather_limited(calls, lambda call: services.queues.enqueue_delivery(call[0], urgent=call[1]))
     await services.held_deliveries.done(person.tenant, person.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     gone = len(timed)
@@ -91,7 +91,7 @@ async def _see_to(services: Services, person: RecipientTask) -> None:
             await digest_sender.send(services, person, state, plan, digest_preferences)
             return
     if gone and len(items) >= MOST:  # there may be more
-        await services.queues.wake(replace(person, poison_retries=0))
+        await services.queues.enqueue_recipient(replace(person, poison_retries=0))
 
 
 async def _planned(
@@ -133,6 +133,6 @@ async def _release_item(services: Services, parting: ReleasedItem, known: State 
         return
     etag = await digest_sender.free(services, delivery, known)
     if parting.state is None:
-        await services.queues.deliver(delivery, urgent=parting.item.urgent)
+        await services.queues.enqueue_delivery(delivery, urgent=parting.item.urgent)
     else:
         await telling.end(services, replace(delivery, etag=etag), telling.DeliveryResult(parting.state))

@@ -67,9 +67,9 @@ async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bo
     """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
     queues = services.queues
     if waking.kind == timers.NOTIFICATION:
-        await queues.expand(Expansion(waking.named[0], 0))
+        await queues.enqueue_expansion(Expansion(waking.named[0], 0))
     elif waking.kind == timers.WATCH:
-        await queues.sweep(Sweep(waking.named[0], Task.WATCH, ""))
+        await queues.enqueue_sweep(Sweep(waking.named[0], Task.WATCH, ""))
     elif waking.kind == timers.OCCURRENCE:
         await announce(services, *waking.named)
     elif waking.kind in (timers.RELEASE, timers.DIGEST):
@@ -78,7 +78,7 @@ async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bo
         if waking.kind == timers.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate
             turns[tenant] += 1
-        await queues.wake(
+        await queues.enqueue_recipient(
             RecipientTask(tenant, recipient, Task.RELEASE, due_called_at=services.clock().timestamp()), delay
         )
     else:

@@ -77,7 +77,7 @@ class PreferenceSubject:
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
         preferences = await self.change(change)
-        await self.services.queues.wake(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
+        await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
         return preferences
 
 
@@ -265,7 +265,7 @@ async def _digest_now(subject: PreferenceSubject) -> Reply:
     whose = (subject.tenant, subject.recipient, preferences, subject.zone_of(preferences))
     if not state.included and not await early.digest_now_items(services, *whose, most=1, over=False):
         return Reply("Nothing waits for a digest")
-    await services.queues.wake(RecipientTask(subject.tenant, subject.recipient, Task.DIGEST_NOW))
+    await services.queues.enqueue_recipient(RecipientTask(subject.tenant, subject.recipient, Task.DIGEST_NOW))
     after = [("", "What came after it was made is not in it: ask for that once it is here.")]
     return Reply("The digest is on its way", after if state.included else ())
 

@@ -20,7 +20,7 @@ class Markers:
         """Mark `which` as `what`; the same again changes nothing."""
         await self._table.put({"PartitionKey": keys.key(what), "RowKey": keys.key(which), "v": VERSION})
 
-    async def own(self, what: str, which: str, owner: str) -> bool:
+    async def claim(self, what: str, which: str, owner: str) -> bool:
         """Mark `which` as `what` for `owner`, unless another has done so; whether it is `owner`'s now."""
         partition, row = keys.key(what), keys.key(which)
         try:
@@ -30,7 +30,7 @@ class Markers:
             return found is not None and found[0].get("owner") == owner
         return True
 
-    async def drop(self, what: str, which: str, owner: str = "") -> None:
+    async def delete(self, what: str, which: str, owner: str = "") -> None:
         """Take the mark away, where there is one that is `owner`'s, "" for one that was made for nobody."""
         partition, row = keys.key(what), keys.key(which)
         found = await self._table.get(partition, row)

@@ -22,7 +22,7 @@ from yarl import URL
 from shared.states import Reason
 from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict, classify
-from shared.teams.rate_limiter import Later, RateLimiter
+from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
 
 #: Seconds that a request to Teams may take in all, and to connect.
@@ -117,7 +117,7 @@ class Connector:
         except NoToken as error:
             log.error("The token service refuses us a token (%s)", error)
             return Outcome(Verdict.RETRY, Reason.NO_TOKEN), ""
-        except Later as later:
+        except RetryLater as later:
             return Outcome(Verdict.RETRY, Reason.PACED, later.seconds), ""
         headers = {"Content-Type": "application/json"} if body else {}
         if token:

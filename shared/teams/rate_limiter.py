@@ -28,8 +28,8 @@ LEAD = SECOND // 5
 REMEMBERED = 4096
 
 
-class Later(Exception):
-    """It is not its turn for longer than one waits; `seconds` until it may be worth asking again."""
+class RetryLater(Exception):
+    """Teams must not be asked now, and a function should not wait that long; try again after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -49,7 +49,7 @@ class RateLimiter:
         self._known: dict[tuple[str, str], tuple[Sends, str]] = {}
 
     async def turn(self, tenant: str, conversation: str, *, urgent: bool = False) -> None:
-        """Return at the moment when a request to `conversation` ("" for none) may leave; raises `Later`."""
+        """Return at the moment when a request to `conversation` ("" for none) may leave; raises `RetryLater`."""
         lane, deadline = self._lane(tenant), self._clock() + int(PATIENCE * SECOND)
         if conversation:
             sends, _ = await self._sends(tenant, conversation)
@@ -63,7 +63,7 @@ class RateLimiter:
             if lane.held_until <= slot and self._clock() <= slot + VOID:
                 return
 
-    def held(self, tenant: str) -> float:
+    def paused_seconds(self, tenant: str) -> float:
         """For how many seconds the tenant is known to be held, where that is longer than one waits; else 0."""
         wait = self._lane(tenant).held_until - self._clock()
         return wait / SECOND if wait > BRIEF else 0.0
@@ -117,7 +117,7 @@ class RateLimiter:
     async def _sleep_until(self, at: int, deadline: int) -> None:
         wait = (at - self._clock()) / SECOND
         if at > deadline:
-            raise Later(wait)
+            raise RetryLater(wait)
         if wait > 0:
             await asyncio.sleep(wait)
 
@@ -140,7 +140,7 @@ class _TenantLane:
         self._taking: asyncio.Task[None] | None = None
 
     async def slot(self, deadline: int, *, urgent: bool) -> int:
-        """The moment of the next slot that is ours; raises `Later` where none is before `deadline`."""
+        """The moment of the next slot that is ours; raises `RetryLater` where none is before `deadline`."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (not urgent, next(self._turns), deadline, granted))
         if self._taking is None or self._taking.done():
@@ -201,7 +201,7 @@ class _TenantLane:
         staying = [entry for entry in self._waiting if is_brief and entry[2] >= opens]
         for _, _, deadline, granted in self._waiting:
             if not (is_brief and deadline >= opens) and not granted.done():
-                granted.set_exception(Later((opens - now) / SECOND))
+                granted.set_exception(RetryLater((opens - now) / SECOND))
         heapq.heapify(staying)
         self._waiting = staying
         if staying:

@@ -61,7 +61,7 @@ async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
     state = await herald.state(message)
     assert state.not_before
     herald.clock.moved += max(timedelta(), state.not_before - herald.clock()) + timedelta(seconds=1)
-    await asyncio.sleep(herald.services.rate_limiter.held(herald.tenant))  # the lanes go by the true time
+    await asyncio.sleep(herald.services.rate_limiter.paused_seconds(herald.tenant))  # the lanes go by the true time
     await deliver(herald.services, message)
     return await herald.row(asked, recipient)
 

@@ -129,16 +129,16 @@ async def test_a_poisonous_digest_is_settled(timed: Herald) -> None:
 
 async def test_whose_welcome_was_poisonous_can_be_welcomed_by_another(timed: Herald) -> None:
     recipient, message = await of_our_own(timed, Purpose.WELCOME)
-    assert await timed.services.markers.own(welcomed(timed.tenant), recipient, message.notification)
+    assert await timed.services.markers.claim(welcomed(timed.tenant), recipient, message.notification)
     await poison(timed, DELIVERIES, message)
-    assert await timed.services.markers.own(welcomed(timed.tenant), recipient, "another")
+    assert await timed.services.markers.claim(welcomed(timed.tenant), recipient, "another")
 
 
 async def test_who_was_welcomed_stays_so_whatever_copy_is_poisonous(timed: Herald) -> None:
     recipient, message = await of_our_own(timed, Purpose.WELCOME)
     await deliver(timed.services, message)
     await poison(timed, DELIVERIES, message)
-    assert not await timed.services.markers.own(welcomed(timed.tenant), recipient, "another")
+    assert not await timed.services.markers.claim(welcomed(timed.tenant), recipient, "another")
 
 
 async def test_what_has_ended_meanwhile_stays_as_it_is(timed: Herald) -> None:

@@ -142,7 +142,7 @@ async def test_who_changes_a_wish_after_an_outage_before_they_are_called_is_miss
     asked = await timed.ask(user(ada), schedule=OWN)
     await sleep_until(timed, at_nine(14))
     set_clock(timed, at_nine(1) + GRACE + timedelta(minutes=1))
-    await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+    await timed.services.queues.enqueue_recipient(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
     await timed.send()
     assert await timed.counts(await timed.now(asked)) == {"missed": 1}
 
@@ -192,7 +192,9 @@ async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(tim
         await timed.services.conversations.save(
             timed.tenant, Kind.USER, person.object_id, {"time_zone": place}, at=timed.clock()
         )
-        await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{person.object_id}", Task.RECONSIDER))
+        await timed.services.queues.enqueue_recipient(
+            RecipientTask(timed.tenant, f"u:{person.object_id}", Task.RECONSIDER)
+        )
     await timed.send()
     for place, told in (("Europe/Berlin", [ada]), ("America/New_York", [ada]), ("Pacific/Pago_Pago", [ada, bob])):
         await sleep_until(timed, at_nine(PLACES[place]) + timedelta(seconds=1))
@@ -232,7 +234,9 @@ async def test_who_moves_to_where_the_time_is_long_over_is_told_all_the_same(tim
     zone_of = {"time_zone": "Europe/Berlin"}
     await timed.services.conversations.save(timed.tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
     if said:
-        await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+        await timed.services.queues.enqueue_recipient(
+            RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+        )
         await timed.send()
     assert await who_was_told(timed) == ([ada.object_id] if said else [])
     await sleep_until(timed, at_nine(-5) + timedelta(seconds=1))

@@ -31,7 +31,9 @@ async def prefer(herald: Herald, person: PersonView, **wishes: Any) -> Preferenc
 
 
 async def reconsider(herald: Herald, person: PersonView) -> None:
-    await herald.services.queues.wake(RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RECONSIDER))
+    await herald.services.queues.enqueue_recipient(
+        RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RECONSIDER)
+    )
     await herald.send()
 
 
@@ -195,7 +197,7 @@ async def test_a_message_that_comes_twice_holds_once(timed: Herald) -> None:
     message = await timed.message(asked, f"u:{ada.object_id}")
     await timed.send()
     for _ in range(2):
-        await timed.services.queues.deliver(message)
+        await timed.services.queues.enqueue_delivery(message)
     await timed.send()
     assert len(await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10)) == 1
     await timed.run()

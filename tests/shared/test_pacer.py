@@ -13,7 +13,7 @@ from shared.rate_windows import SECOND
 from shared.storage.clients import open_storage
 from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Table
-from shared.teams.rate_limiter import Later, RateLimiter
+from shared.teams.rate_limiter import RateLimiter, RetryLater
 from tests.shared.test_pacing import most_within
 
 
@@ -36,7 +36,7 @@ async def turns(
         while True:
             try:
                 await pacer.turn(tenant, conversation, urgent=urgent)
-            except Later as later:
+            except RetryLater as later:
                 await asyncio.sleep(later.seconds)
             else:
                 return time.time_ns() // 1000
@@ -79,10 +79,10 @@ async def test_a_tenant_that_is_held_gets_nothing_from_any_process_and_others_ar
     await one.turn("t", "")
     await one.hold_tenant("t", 20)
     for each in (one, other):
-        with pytest.raises(Later) as later:
+        with pytest.raises(RetryLater) as later:
             await each.turn("t", "")
         assert 18 < later.value.seconds <= 20
-        assert each.held("t") > 18
+        assert each.paused_seconds("t") > 18
     await other.turn("another", "")
 
 
@@ -94,14 +94,14 @@ async def test_turns_that_were_given_out_before_the_hold_are_void_in_the_same_pr
     await waiting[0]
     await one.hold_tenant("t", 20)
     done = await asyncio.gather(*waiting, return_exceptions=True)
-    assert sum(isinstance(each, Later) for each in done) >= 5
+    assert sum(isinstance(each, RetryLater) for each in done) >= 5
 
 
 async def test_a_conversation_that_is_held_is_held_for_every_process(pacer: Callable[[int], RateLimiter]) -> None:
     one, other = pacer(45), pacer(45)
     await one.hold_conversation("t", "c", 30)
     for each in (one, other):
-        with pytest.raises(Later):
+        with pytest.raises(RetryLater):
             await each.turn("t", "c")
         await each.turn("t", "d")
 

@@ -26,7 +26,7 @@ async def go_to(herald: Herald, when: str) -> None:
 
 async def see_to(herald: Herald, recipient: str, task: Task) -> None:
     """Have somebody seen to, with all that follows at once."""
-    await herald.services.queues.wake(RecipientTask(herald.tenant, recipient, task))
+    await herald.services.queues.enqueue_recipient(RecipientTask(herald.tenant, recipient, task))
     await herald.send()
 
 

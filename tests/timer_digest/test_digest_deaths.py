@@ -64,7 +64,7 @@ async def of_which_some_is_over(host: Host) -> Held:
 async def of_what_was_asked_for(host: Host) -> Held:
     ada = await somebody(host, categories={"builds": Mode.DIGEST}, paused_until=FOREVER)
     asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
-    await host.services.queues.wake(RecipientTask(host.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await host.services.queues.enqueue_recipient(RecipientTask(host.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     return Held(person=ada, asked=asked)
 
 
@@ -81,7 +81,7 @@ async def of_a_pause_that_is_called_off(host: Host) -> Held:
     asked = [await ask(host, ada, f"Build {number}") for number in range(3)]
     asked.append(await ask(host, ada, "News 0", category="news"))
     await prefer(host, ada, paused_until=None)
-    await host.services.queues.wake(RecipientTask(host.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
+    await host.services.queues.enqueue_recipient(RecipientTask(host.tenant, f"u:{ada.object_id}", Task.RECONSIDER))
     return Held(person=ada, asked=asked, ends=("digested", "sent"))
 
 
@@ -155,7 +155,9 @@ async def change_at(host: Host, point: int) -> bool:
     if slept:
         await host._replace(point)
         await prefer(host, story.person, categories={})
-        await host.services.queues.wake(RecipientTask(host.tenant, f"u:{story.person.object_id}", Task.RECONSIDER))
+        await host.services.queues.enqueue_recipient(
+            RecipientTask(host.tenant, f"u:{story.person.object_id}", Task.RECONSIDER)
+        )
         assert await host.live()
         await life.go_on()
         await asleep.close()

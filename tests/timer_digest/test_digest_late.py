@@ -203,7 +203,7 @@ async def test_what_is_urgent_does_not_wait_for_a_digest_that_is_on_its_way(time
     ada = await one(timed, "2026-11-24T07:00", quiet="07:00-08:59")
     await ask(timed, ada, "News", category="news", priority="urgent")
     await ask(timed, ada, "Build")
-    await timed.services.queues.wake(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    await timed.services.queues.enqueue_recipient(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await people(timed)
     assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (1, 0)
     timed.clock.moved += timedelta(minutes=59, seconds=30)

@@ -143,13 +143,13 @@ async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
     await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watch", key) for key in broken))
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
-    sweep = herald.services.queues.sweep
-    monkeypatch.setattr(herald.services.queues, "sweep", _fails)
+    sweep = herald.services.queues.enqueue_sweep
+    monkeypatch.setattr(herald.services.queues, "enqueue_sweep", _fails)
     assert await herald.tick() == 1
     await herald.send()
     assert len(await herald.received()) == 1
     assert "does not wake" in caplog.text
-    monkeypatch.setattr(herald.services.queues, "sweep", sweep)
+    monkeypatch.setattr(herald.services.queues, "enqueue_sweep", sweep)
     assert await herald.tick() >= 150
 
 
@@ -161,14 +161,14 @@ async def test_what_is_put_again_while_it_wakes_stays_due(herald: Herald, monkey
     due, minute = herald.services.timers, herald.clock() - timedelta(minutes=3)
     keys = [f"{number:064x}" for number in range(40)]
     await asyncio.gather(*(due.put(minute, "notification", key) for key in keys))
-    expand = herald.services.queues.expand
+    expand = herald.services.queues.enqueue_expansion
 
     async def put_again(message: Expansion, delay: float = 0) -> None:
         await expand(message, delay)
         if message.notification in keys[:2]:
             await due.put(minute, "notification", message.notification)
 
-    monkeypatch.setattr(herald.services.queues, "expand", put_again)
+    monkeypatch.setattr(herald.services.queues, "enqueue_expansion", put_again)
     assert await herald.tick() == 40
     monkeypatch.undo()
     assert await herald.tick() == 2
