@@ -236,7 +236,7 @@ async def test_what_only_waits_for_its_time_gets_no_second_message(timed: Herald
 async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     """A day in which nothing can be sent: what waits is looked at ever more rarely."""
     _, asked = await one(timed)
-    monkeypatch.setattr(timed.services.rate_limiter, "held", lambda _: 60.0)
+    monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 60.0)
     looks, end = 0, timed.clock() + timedelta(days=1)
     while timed.clock() < end:
         await timed.lose(DELIVERIES)  # only the watch is of interest here
@@ -244,7 +244,7 @@ async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch
         await timed.wait((min(due) - timed.clock()).total_seconds() + 1)
         looks += 1
     assert 5 < looks < 20
-    monkeypatch.setattr(timed.services.rate_limiter, "held", lambda _: 0.0)
+    monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 0.0)
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}
 

@@ -217,7 +217,7 @@ async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotte
     await go_to(timed, "2026-11-23T09:59:30")
     timed.clock.moved += timedelta(seconds=30)
     late = asyncio.Event()
-    monkeypatch.setattr(timed.services.queues, "sweep", lambda *_: late.wait())  # of a waking of the same minute
+    monkeypatch.setattr(timed.services.queues, "enqueue_sweep", lambda *_: late.wait())  # of a waking of the same minute
     await timed.services.timers.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
