@@ -27,7 +27,7 @@ from shared.states import NotificationState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import SHARDS, VERSION, Kind
 from shared.storage.notifications import Notification, notification_key
-from shared.storage.table import BATCH, Table
+from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
@@ -105,8 +105,8 @@ class Stage:
             there = (await self.teams.grow(Growth(tenant=tenant, people=min(AT_A_TIME, people - len(ids))))).people
             for shard in SHARDS:
                 rows = [self._row(each) for each in there if keys.shard(each.object_id) == shard]
-                for start in range(0, len(rows), BATCH):
-                    await table.batch([("create", row) for row in rows[start : start + BATCH]])
+                for start in range(0, len(rows), MAX_TRANSACTION_ROWS):
+                    await table.batch([("create", row) for row in rows[start : start + MAX_TRANSACTION_ROWS]])
             tenant = there[0].tenant
             ids += [each.object_id for each in there]
         return str(tenant), ids

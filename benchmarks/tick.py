@@ -27,7 +27,7 @@ from benchmarks.stage import Stage, stage
 from shared import keys
 from shared.storage import timers
 from shared.storage.conversations import VERSION, Kind
-from shared.storage.table import BATCH, Row, Table
+from shared.storage.table import MAX_TRANSACTION_ROWS, Row, Table
 from shared.storage.timers import Timers
 from timer_digest.tick import tick
 
@@ -67,8 +67,8 @@ class Kept:
 
     async def store(self, table: Table) -> None:
         for rows in self.rows.values():
-            for start in range(0, len(rows), BATCH):
-                await table.batch([("create", row) for row in rows[start : start + BATCH]])
+            for start in range(0, len(rows), MAX_TRANSACTION_ROWS):
+                await table.batch([("create", row) for row in rows[start : start + MAX_TRANSACTION_ROWS]])
 
 
 @dataclass

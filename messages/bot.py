@@ -18,9 +18,9 @@ from shared.services import Services
 from shared.storage.conversations import Kind, Reference
 
 #: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.
-SOON = 5
+RECHECK_DELAY_SECONDS = 5
 #: Tenants and serviceUrls remembered as stored, so that they cost nothing; all are forgotten when there are more.
-REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 
 #: Where a turn's state holds the `Event`.
 EVENT = "herald.event"
@@ -68,7 +68,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             if place and place != ((known and known.time_zone) or default):
                 # What waits for a time of their own, as that of their digest, goes by the new one.
                 await self._services.queues.enqueue_recipient(
-                    RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), SOON
+                    RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), RECHECK_DELAY_SECONDS
                 )
 
         await self._services.conversations.save(
@@ -82,6 +82,6 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             before=tell,
         )
         if change.kind is Kind.TENANT:
-            if len(self._stored) >= REMEMBERED:
+            if len(self._stored) >= MAX_REMEMBERED:
                 self._stored.clear()
             self._stored.add(stored)

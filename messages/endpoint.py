@@ -30,9 +30,9 @@ from shared.settings import Settings
 from shared.storage.table import Conflict
 
 #: Largest body that is looked at, in bytes.
-LARGEST = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
 #: Seconds an activity may take: Teams repeats it when the answer takes longer than 15 s, or less.
-PATIENCE = 8
+DEADLINE_SECONDS = 8
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ class Endpoint:
     async def receive(self, headers: Mapping[str, str], body: bytes) -> Answer:
         """Handle one request, header names in lower case; never raises for what a caller sent or storage refused."""
         try:
-            if len(body) > LARGEST:
+            if len(body) > MAX_BODY_BYTES:
                 raise Refused(413, "the body is too large")
             issued_for = await self._caller(headers)
             activity, incoming = _read(body)
             tenant = tenant_of(incoming, self._settings, issued_for)
             event = Event(incoming, tenant, event_time(incoming, self._clock()))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 response = await self._adapter.process(activity, self._bot, {EVENT: event})
         except Refused as refused:
             log.info("An activity was refused with %d: %s", refused.status, refused.detail)

@@ -33,9 +33,9 @@ from shared.teams.outcome import Verdict
 from shared.teams.rate_limiter import RetryLater
 
 #: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
-FEWEST_MEMBERS, MOST_MEMBERS = 50, 500
+MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
 #: Seconds until Teams is asked again for the members of a team, where it names no time.
-PAUSE = 5.0
+RETRY_DELAY_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
     if team is None or team.status is not Status.ACTIVE:
         return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
-    size = min(max(limit, FEWEST_MEMBERS), MOST_MEMBERS)
+    size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
     outcome = await services.connector.members(route, team.id, size, after)
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
-        raise RetryLater(outcome.retry_after or PAUSE)
+        raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
     if outcome.verdict is not Verdict.DONE:
         log.warning("Teams does not tell the members of a team: %s", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:

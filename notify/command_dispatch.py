@@ -30,7 +30,7 @@ from shared.storage.table import Conflict
 #: Seconds until all processes have seen what became of a notification, with what they had begun to send.
 SETTLED = 2 * MAX_AGE
 #: Dead letters that one command puts back.
-MOST_LETTERS = 1000
+MAX_DEAD_LETTERS = 1000
 
 _CALLED_OFF = (NotificationState.CANCELLED, NotificationState.SKIPPED)
 
@@ -159,7 +159,7 @@ async def _change(
 
 
 async def _redrive_letters(services: Services, asked: DeadLetters, data: str) -> None:
-    letters = await services.dead_letters.of(asked.queue, asked.key, asked.reason, MOST_LETTERS)
+    letters = await services.dead_letters.of(asked.queue, asked.key, asked.reason, MAX_DEAD_LETTERS)
     if not letters:
         raise Refused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
     for letter in letters:

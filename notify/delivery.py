@@ -33,9 +33,9 @@ from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds over which those come back, by chance, whom a lane that is held sent away.
-SPREAD = 5.0
+JITTER_SECONDS = 5.0
 #: How often a row that others change at the same moment is looked at anew.
-TRIES = 8
+MAX_CONFLICTS = 8
 #: Where a bot of the GCC cloud sends when Teams says that its API host is another ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
@@ -62,7 +62,7 @@ async def deliver(services: Services, message: Delivery) -> None:
     # An ETag that still holds says that the delivery was not tried yet: its row need not be read.
     untried = State(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
     known = untried if message.etag else await services.deliveries.get(message)
-    for _ in range(TRIES):
+    for _ in range(MAX_CONFLICTS):
         if known is None:
             log.warning("No row for a delivery of notification %s", message.notification)
             return
@@ -104,7 +104,7 @@ async def _send(sending: Sending) -> None:
         await sending.end(DeliveryState.SIMULATED)
         return
     if held := services.rate_limiter.paused_seconds(notification.tenant):
-        await sending.requeue(held + random.uniform(0, min(held, SPREAD)))  # noqa: S311 (jitter)
+        await sending.requeue(held + random.uniform(0, min(held, JITTER_SECONDS)))  # noqa: S311 (jitter)
         return
     if notification.purpose is Purpose.DIGEST:
         whose = (notification.tenant, sending.message.recipient)

@@ -20,9 +20,9 @@ from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds after which a delivery is looked at again that is being sent just now.
-WHILE_SENDING = 10.0
+SENDING_DELAY_SECONDS = 10.0
 #: How often a change is tried, with those waits between that `policy.backoff` gives: about a day.
-TRIES = 100
+MAX_ATTEMPTS = 100
 
 _DONE = Outcome(Verdict.DONE)
 
@@ -35,7 +35,7 @@ async def amend(services: Services, notification: Notification, message: Deliver
     if known is None:
         return
     if known.state is DeliveryState.SENDING:
-        await services.queues.enqueue_delivery(message, WHILE_SENDING, urgent=notification.urgent)
+        await services.queues.enqueue_delivery(message, SENDING_DELAY_SECONDS, urgent=notification.urgent)
         return
     if known.state is not DeliveryState.SENT or not known.activity_id:
         return
@@ -59,7 +59,7 @@ async def amend(services: Services, notification: Notification, message: Deliver
         outcome = await services.connector.update(route, where, what, activity)
         if await threads.newer(services, notification, message.recipient, what):
             outcome = await threads.show_again(services, notification, message.recipient, route)
-    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < TRIES:
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < MAX_ATTEMPTS:
         attempts = message.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
         wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311
         await services.queues.enqueue_delivery(replace(message, attempts=attempts), wait, urgent=notification.urgent)

@@ -27,11 +27,11 @@ from shared.teams.rate_limiter import RetryLater
 
 #: A page is so many seconds of the tenant's rate, and never more recipients than this.
 PAGE_SECONDS = 5
-LONGEST_PAGE = 1000
+MAX_PAGE_RECIPIENTS = 1000
 #: A page is listed so many seconds before its turn, so that its deliveries are there when those before it are sent.
-EARLY = 4.0
+LEAD_SECONDS = 4.0
 #: Seconds by which the clocks of two processes differ at most.
-SKEW = 60.0
+CLOCK_SKEW_SECONDS = 60.0
 
 #: States in which there are recipients to list.
 LISTED = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
@@ -67,7 +67,7 @@ async def expand(services: Services, message: Expansion) -> None:
             # Reckoned from this page's turn, not from now: else what each page comes late would add up.
             now, takes = services.real_time().timestamp(), len(found.recipients) / services.settings.tenant_rate
             following = replace(following, expected_start=max(message.expected_start, now) + takes)
-            delay = max(0.0, following.expected_start - EARLY - now)
+            delay = max(0.0, following.expected_start - LEAD_SECONDS - now)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the list did
     # Also where a copy of this page moved the row on: it may have died before it put the next one.
@@ -85,7 +85,7 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
         now = services.clock()
         if found.due and found.due > now:
             early = (found.due - now).total_seconds()
-            if early < SKEW:  # clocks differ a little
+            if early < CLOCK_SKEW_SECONDS:  # clocks differ a little
                 await services.queues.enqueue_expansion(message, early)
             else:  # or much; or what woke it is a time that it had before it was rescheduled
                 await services.timers.put(found.due, timers.NOTIFICATION, found.key)
@@ -118,7 +118,7 @@ def _is_missed(services: Services, notification: Notification, now: datetime) ->
 
 
 async def _put_page(services: Services, notification: Notification) -> Page:
-    limit = min(LONGEST_PAGE, PAGE_SECONDS * services.settings.tenant_rate)
+    limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
     found = await page(services, notification.tenant, recipients, notification.cursor, limit)
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)

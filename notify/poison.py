@@ -18,9 +18,9 @@ from shared.storage.table import Conflict
 
 #: How often a message is put back before it is given up, and after how many seconds.
 MAX_POISON_RETRIES = 2
-PAUSE = 60
+RETRY_DELAY_SECONDS = 60
 #: When somebody for whom something waits is looked at again whose message was given up.
-LOOK_AGAIN = timedelta(days=1)
+RECHECK_DELAY = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
         return
     if message.poison_retries < MAX_POISON_RETRIES:
         log.warning("A message on %s was poisonous, and gets another chance", queue)
-        await services.queues.put(queue, replace(message, poison_retries=message.poison_retries + 1).encode(), PAUSE)
+        await services.queues.put(
+            queue, replace(message, poison_retries=message.poison_retries + 1).encode(), RETRY_DELAY_SECONDS
+        )
         return
     await _give_up(services, queue, body, message_id)
     if isinstance(message, Delivery) and message.task is Task.SEND:
@@ -45,7 +47,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
     elif isinstance(message, RecipientTask):  # what waits for them is not given up
-        await services.queues.enqueue_recipient(replace(message, poison_retries=0), LOOK_AGAIN.total_seconds())
+        await services.queues.enqueue_recipient(replace(message, poison_retries=0), RECHECK_DELAY.total_seconds())
 
 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
@@ -59,7 +61,7 @@ async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> 
         return
     log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
     # As it came, or its chances would not be found again.
-    await services.queues.put(NOTIFICATIONS, body.decode(), PAUSE)
+    await services.queues.put(NOTIFICATIONS, body.decode(), RETRY_DELAY_SECONDS)
     await services.markers.put(what, str(len(used)))
 
 

@@ -17,8 +17,8 @@ from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
 #: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).
-FIRST_BACKOFF = 5.0
-LONGEST_BACKOFF = 900.0
+FIRST_BACKOFF_SECONDS = 5.0
+MAX_BACKOFF_SECONDS = 900.0
 #: How long a delivery is tried, from its first try on.
 TRY_FOR = timedelta(days=1)
 #: What costs a delivery no attempt, and never ends it: it is not of its making, and a wrong secret of the bot is
@@ -178,5 +178,5 @@ def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliverySt
 
 def backoff(attempt: int, share: float) -> float:
     """Seconds to wait after attempt number `attempt` (from 1); `share`, from 0 to 1, is the jitter."""
-    longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (min(attempt, 20) - 1))
+    longest = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (min(attempt, 20) - 1))
     return 1.0 + share * (longest - 1.0)

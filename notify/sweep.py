@@ -21,10 +21,10 @@ from shared.storage.deliveries import State, shard_names
 from shared.storage.notifications import Notification
 
 #: Deliveries of one page.
-PAGE = 200
+PAGE_DELIVERIES = 200
 #: How long after its timer the watchdog resumes a held delivery. Sooner, it would repeat after an outage what the late
 #: timers do.
-OVERDUE = timedelta(days=1)
+HELD_OVERDUE = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ async def sweep_page(services: Services, message: Sweep) -> None:
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
-    found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE)
+    found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE_DELIVERIES)
     todo = await _todo(services, message, notification, found)
     await gather_limited(todo, lambda delivery: services.queues.enqueue_delivery(delivery, urgent=notification.urgent))
     following = _following(message, notification, found)
@@ -47,7 +47,7 @@ async def sweep_page(services: Services, message: Sweep) -> None:
 
 def _following(message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]) -> Sweep | None:
     """The page after the one of `message`, where `found` was seen to; None after the last."""
-    if len(found) == PAGE:
+    if len(found) == PAGE_DELIVERIES:
         return replace(message, after=keys.key(found[-1][0].recipient), poison_retries=0)
     rest = [name for name in shard_names(notification.shards) if name > message.shard]
     return replace(message, shard=rest[0], after="", poison_retries=0) if rest else None
@@ -64,7 +64,7 @@ async def _todo(
         if still:
             waiting = dict(Counter(f"{state.state} {state.reason}".strip() for _, state in still))
             log.info("Notification %s is under way in part %s: %s", notification.key, message.shard, waiting)
-        people, machines = services.clock() - OVERDUE, services.real_time()
+        people, machines = services.clock() - HELD_OVERDUE, services.real_time()
         return [
             delivery
             for delivery, state in still

@@ -16,7 +16,7 @@ from shared.contract.models import Notification
 
 #: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
 #: with that the size of its controls.
-LONGEST_LABEL = 512
+MAX_LABEL_UNITS = 512
 
 
 def check_form(notification: Notification, limit: int, data: str) -> None:
@@ -28,7 +28,7 @@ def check_form(notification: Notification, limit: int, data: str) -> None:
     if found := list(_faults(notification)):
         raise Refused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
     spoken = language(notification.locale or "")
-    largest = Controls("0" * 64, "W" * LONGEST_LABEL, mandatory=False, thread=True, language=spoken)
+    largest = Controls("0" * 64, "W" * MAX_LABEL_UNITS, mandatory=False, thread=True, language=spoken)
     try:
         activity(notification, limit, largest)
     except TooLarge as large:

@@ -33,7 +33,7 @@ from shared.time.recurrence import Occurrence, Recurrence
 SOURCE = "/herald/schedules/"
 #: Occurrences of one schedule that are stored at most, where nothing ran for long; of what was missed beyond them,
 #: only the log tells.
-MOST = 100
+MAX_MISSED_STORED = 100
 #: The last place on earth gets to a wall time this long after the first.
 AROUND_THE_WORLD = timedelta(hours=26)
 
@@ -45,7 +45,7 @@ async def announce(services: Services, tenant: str, name: str) -> None:
     schedule, now, told = await services.schedules.get(tenant, name), services.clock(), 0
     while schedule and schedule.state is ScheduleState.ACTIVE and schedule.next <= now:
         after = schedule.next
-        if told < MOST or after >= _missed_before(services, schedule, now):
+        if told < MAX_MISSED_STORED or after >= _missed_before(services, schedule, now):
             await _announce(services, schedule, now)
             told += 1
         else:

@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 #: Rows that are read or written, or messages that are put, at the same time.
-AT_ONCE = 32
+MAX_CONCURRENT = 32
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 async def gather_limited(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """What `work` returns for each of `values`, in their order, `AT_ONCE` of them at the same time.
+    """What `work` returns for each of `values`, in their order, `MAX_CONCURRENT` of them at the same time.
 
     Raises what the first of them raised, when all have ended: none goes on behind the back of who tries again.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def one(value: T) -> R:
         async with gate:

@@ -15,7 +15,7 @@ from shared.storage.held_deliveries import HeldDelivery
 #: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)
 #: Items that are looked at in one go, and at most.
-PAGE, MOST = 25, 1000
+PAGE_ITEMS, MAX_ITEMS = 25, 1000
 
 
 def without_holds(preferences: Preferences) -> Preferences:
@@ -27,7 +27,7 @@ async def digest_now_items(
     services: Services, tenant: str, recipient: str, preferences: Preferences, place: ZoneInfo, most: int, *, over: bool
 ) -> list[HeldDelivery]:
     """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, among
-    the first `MOST` that wait; with `over`, also what has expired or was called off.
+    the first `MAX_ITEMS` that wait; with `over`, also what has expired or was called off.
     """
     now, free = services.clock(), without_holds(preferences)
     found: list[HeldDelivery] = []
@@ -39,9 +39,9 @@ async def digest_now_items(
             return over
         return rule_of(services, free, place, now, notification) is Rule.DIGEST
 
-    async for items in services.held_deliveries.held(tenant, recipient, REASONS, PAGE):
+    async for items in services.held_deliveries.held(tenant, recipient, REASONS, PAGE_ITEMS):
         found += [item for item, is_meant in zip(items, await gather_limited(items, meant), strict=True) if is_meant]
         looked_at += len(items)
-        if len(found) >= most or looked_at >= MOST:
+        if len(found) >= most or looked_at >= MAX_ITEMS:
             break
     return found

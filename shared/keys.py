@@ -10,13 +10,13 @@ import re
 
 _REFUSED = re.compile(r"[/\\#?%\x00-\x1f\x7f-\x9f]|[^\x00-\uffff]")
 #: Longest id kept readable, in characters; a longer one is hashed.
-LONGEST = 400
+MAX_KEY_CHARS = 400
 
 
 def key(identifier: str) -> str:
     """`identifier` as a key: itself where a key may hold it; otherwise encoded, always the same way."""
     encoded = _REFUSED.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), identifier)
-    return encoded if len(encoded) <= LONGEST else "%sha256:" + digest(identifier)
+    return encoded if len(encoded) <= MAX_KEY_CHARS else "%sha256:" + digest(identifier)
 
 
 def unkey(text: str) -> str:

@@ -22,7 +22,7 @@ from shared.queue_messages import (
 )
 
 #: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
-LONGEST_DELAY = 7 * 24 * 3600
+MAX_DELAY_SECONDS = 7 * 24 * 3600
 
 
 class Queues:
@@ -42,7 +42,7 @@ class Queues:
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
         """Put `text` on the queue, visible after `delay` seconds (rounded up: a queue knows whole seconds only)."""
-        seconds = min(max(0, -int(-delay // 1)), LONGEST_DELAY)
+        seconds = min(max(0, -int(-delay // 1)), MAX_DELAY_SECONDS)
         await self._client(name).send_message(text, visibility_timeout=seconds, time_to_live=-1)
 
     async def enqueue_expansion(self, message: Expansion, delay: float = 0) -> None:

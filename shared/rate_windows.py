@@ -15,10 +15,10 @@ SECOND = 1_000_000
 BLOCK = SECOND // 2
 #: How far ahead slots are given out: what waits longer has none yet, so that an urgent message is never further
 #: from its turn than this.
-AHEAD = SECOND
+MAX_LEAD = SECOND
 #: How late a slot may be used. At 45 a second, requests that are all late by 100 ms and then at once make 50 in a
 #: second; half of that is left for their way to Teams.
-VOID = SECOND // 20
+MAX_LATENESS = SECOND // 20
 
 #: Requests to one conversation by one bot: so many within so long.
 WINDOWS = ((7, SECOND), (8, 2 * SECOND), (60, 30 * SECOND), (1800, 3600 * SECOND))
@@ -30,7 +30,7 @@ _EXACT = 60
 _HOUR, _HOURLY = 3600 * SECOND, 1800
 
 
-def grant(following: int, now: int, rate: int, wanted: int, ahead: int = AHEAD) -> tuple[Sequence[int], int]:
+def grant(following: int, now: int, rate: int, wanted: int, ahead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
     """Up to `wanted` slots, and the next free one after them; `following` is the lane's next free slot before.
 
     Slots lie evenly, `rate` a second, none before `now`, none later than `ahead` from it; they may be none.

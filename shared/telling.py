@@ -26,12 +26,12 @@ from shared.storage.table import Conflict
 #: The source of digests.
 SOURCE = "/herald/digests"
 #: Items that are looked at in one go.
-MOST = 1000
+MAX_ITEMS = 1000
 
 #: When a digest that is not sent yet is looked at again: whether its reader still wants what it tells.
-LATE = timedelta(seconds=15)
+LATE_AFTER = timedelta(seconds=15)
 #: Seconds after which what a digest was to tell is decided anew.
-SOON = 5
+RECHECK_DELAY_SECONDS = 5
 
 #: With its number this is the rule of a delivery that is kept for a digest.
 RESERVED = f"{Rule.DIGEST} "
@@ -82,7 +82,7 @@ async def is_unwanted(
     digests, now = await services.held_deliveries.digest(tenant, recipient), services.clock()
     if not digests.included or key_of(tenant, recipient, digests) != digest.key:
         return True
-    if now - (digests.made or digest.created) < LATE:
+    if now - (digests.made or digest.created) < LATE_AFTER:
         return False
     digest_preferences = early.without_holds(digest_preferences) if digests.asked else digest_preferences
     good = {Rule.SEND} if quiet_until(digest_preferences, now, place) else {Rule.SEND, Rule.DIGEST}
@@ -97,7 +97,7 @@ async def is_unwanted(
 
 async def over(services: Services, tenant: str, recipient: str, key: str, ended: DeliveryResult) -> None:
     """See to what follows from the end of the digest with this key; to do that again changes nothing."""
-    items, digests = await services.held_deliveries.ready(tenant, recipient, services.clock(), MOST)
+    items, digests = await services.held_deliveries.ready(tenant, recipient, services.clock(), MAX_ITEMS)
     more = bool(items)
     if digests.included and key_of(tenant, recipient, digests) == key:
         included = {delivery.identity for delivery in digests.included}
@@ -134,7 +134,7 @@ async def settle(
     over = {each.identity for each, is_over in zip(digests.included, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}
     if len(gone) < len(over):  # `digest now` also told what is paused, of which `items` has nothing
-        async for held in services.held_deliveries.held(tenant, recipient, early.REASONS, MOST):
+        async for held in services.held_deliveries.held(tenant, recipient, early.REASONS, MAX_ITEMS):
             gone |= {item.key: item for item in held if item.delivery.identity in over}
     settled = replace(digests, included=())
     return replace(
@@ -163,10 +163,10 @@ async def _call_off(
     await gather_limited(digests.included, free)
     # Before the row is changed, in case that this ends here, and late enough for it. What was asked for comes early
     # again, as far as it still can; after that the rest is seen to.
-    whose, again = RecipientTask(tenant, recipient, Task.RECONSIDER), SOON
+    whose, again = RecipientTask(tenant, recipient, Task.RECONSIDER), RECHECK_DELAY_SECONDS
     if digests.asked:
-        await services.queues.enqueue_recipient(replace(whose, task=Task.DIGEST_NOW), SOON)
-        again += SOON
+        await services.queues.enqueue_recipient(replace(whose, task=Task.DIGEST_NOW), RECHECK_DELAY_SECONDS)
+        again += RECHECK_DELAY_SECONDS
     await services.queues.enqueue_recipient(whose, again)
     freed = replace(digests, included=(), last=digests.before)
     return replace(freed, etag=await services.held_deliveries.move_digest(tenant, recipient, freed))

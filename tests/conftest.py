@@ -120,8 +120,8 @@ async def tapped(
 async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     """What brings the messages to processes that die. Pages and digests begin with few, so that stories are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
-    monkeypatch.setattr("notify.expansion.EARLY", 1.0)
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_ALONE", 2)
+    monkeypatch.setattr("notify.expansion.LEAD_SECONDS", 1.0)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_SEPARATE_MESSAGES", 2)
     host = Host(**vars(tapped))
     await host.services.close()
     await host.start()

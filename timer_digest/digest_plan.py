@@ -20,9 +20,9 @@ from shared.storage.held_deliveries import HeldDelivery
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.
-MOST_ALONE = 5
+MAX_SEPARATE_MESSAGES = 5
 #: Most deliveries that one digest tells.
-MOST_TOLD = 200
+MAX_DIGEST_ITEMS = 200
 #: How far back a slot is sought that had no digest yet; every rule has one a week.
 LOOK_BACK = timedelta(days=15)
 
@@ -100,7 +100,7 @@ async def choose(
         anew = await _decided(services, digest_preferences, now, waits)
         decided += anew
         wait = [] if timely or not next_at else [each.item for each in anew if each.rule is Rule.DIGEST]
-    many = sum(each.freed for each in decided) > MOST_ALONE
+    many = sum(each.freed for each in decided) > MAX_SEPARATE_MESSAGES
     chosen = [each for each in decided if (timely and each.rule is Rule.DIGEST) or (many and each.freed)]
     included, fit, ended = await _told(services, person, [each.case for each in chosen])
     stay = {item.delivery for item in wait} | {case.delivery for story in included for case in story}
@@ -161,7 +161,7 @@ async def _told(
     """The stories of these cases, how many of the first one digest tells, and how those end that none tells."""
     ended = await _ended(services, person, cases)
     whole = stories(case for case in cases if case.delivery not in ended)
-    included, fit = limited(whole, MOST_TOLD)
+    included, fit = limited(whole, MAX_DIGEST_ITEMS)
     older = (case.delivery for story, newest in zip(whole, included, strict=True) for case in story[len(newest) :])
     return included, fit, ended | dict.fromkeys(older, DeliveryState.SUPERSEDED)
 

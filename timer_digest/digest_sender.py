@@ -35,9 +35,9 @@ from timer_digest.digest_plan import DigestPreferences, Plan, digest_preferences
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
-LOOK_AGAIN = timedelta(days=1)
+RECHECK_DELAY = timedelta(days=1)
 #: By how much the next try of a digest, or the end of one, may be late before its message is taken for lost.
-OVERDUE = timedelta(minutes=2)
+LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
 
 async def send(
@@ -47,7 +47,7 @@ async def send(
     number = state.number + 1
     # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
     whose = (person.tenant, person.recipient)
-    await services.timers.put(plan.next_at or services.clock() + LOOK_AGAIN, timers.DIGEST, *whose)
+    await services.timers.put(plan.next_at or services.clock() + RECHECK_DELAY, timers.DIGEST, *whose)
     planned = stories(case for _, case in plan.tell)
     count, left, data = _compose(services, person, digest_preferences, planned, plan.more)
     fit = {case.delivery for story in planned[:count] for case in story}
@@ -93,7 +93,7 @@ async def settle(
 def _is_tried(known: State, now: datetime) -> bool:
     """Whether somebody is sending it, or it is soon tried again: its message is there, and needs no copy."""
     until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
-    return until is not None and until > now - OVERDUE
+    return until is not None and until > now - LOST_MESSAGE_AFTER
 
 
 async def free(services: Services, delivery: Delivery, known: State) -> str:
@@ -161,7 +161,7 @@ async def _post_again(services: Services, person: RecipientTask, state: DigestSt
         await _post(services, person, state, stored.data)
         return
     found = await gather_limited(state.included, lambda delivery: services.notifications.recent(delivery.notification))
-    items = await services.held_deliveries.of(person.tenant, person.recipient, telling.MOST)
+    items = await services.held_deliveries.of(person.tenant, person.recipient, telling.MAX_ITEMS)
     since = {item.delivery.identity: item.eligible_since for item in items}
     included = by_thread(
         DigestEntry(delivery, notification, since.get(delivery.identity))

@@ -33,7 +33,7 @@ from shared.time.localtime import shown, zone
 from shared.time.recurrence import YEARS, Occurrence
 
 #: Most times that are printed for each zone.
-MOST = 1000
+MAX_TIMES = 1000
 
 
 def preview(
@@ -131,8 +131,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST}, and not {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_TIMES:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_TIMES}, and not {text!r}")
     return int(text)
 
 

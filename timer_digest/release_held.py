@@ -15,20 +15,20 @@ from shared.storage import timers
 from shared.storage.deliveries import State
 from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
-from shared.telling import MOST
+from shared.telling import MAX_ITEMS
 from timer_digest import digest_sender
 from timer_digest.digest_plan import DigestPreferences, Plan, ReleasedItem, choose, digest_preferences_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
-SKEW = timedelta(seconds=5)
+CLOCK_SKEW = timedelta(seconds=5)
 #: How often somebody is looked at anew to whom others see at the same moment.
-TRIES = 8
+MAX_CONFLICTS = 8
 
 
 async def release(services: Services, person: RecipientTask) -> None:
     """Do with what waits for `person` what it is time for; raises `Conflict` where others do so each time."""
-    for _ in range(TRIES):
+    for _ in range(MAX_CONFLICTS):
         try:
             await (_reconsider if person.task is Task.RECONSIDER else _see_to)(services, person)
         except Conflict:
@@ -40,7 +40,7 @@ async def release(services: Services, person: RecipientTask) -> None:
 async def _reconsider(services: Services, person: RecipientTask) -> None:
     """Let all that waits go by the wishes as they are now; what something has held until now comes as at its end."""
     state = await services.held_deliveries.digest(person.tenant, person.recipient)
-    items = await services.held_deliveries.of(person.tenant, person.recipient, MOST, person.after)
+    items = await services.held_deliveries.of(person.tenant, person.recipient, MAX_ITEMS, person.after)
     timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
     state = await release_items(services, person, state, timed)
     included = {delivery.identity for delivery in state.included}
@@ -49,7 +49,7 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
         digest_preferences = await digest_preferences_of(services, person)
         plan = await _planned(services, person, digest_preferences, state, held)
         state = await release_items(services, person, state, plan.go)
-        now = services.clock() - SKEW
+        now = services.clock() - CLOCK_SKEW
         seen_to = {item.key for item in plan.wait} | {parting.item.key for parting in plan.go}
         # What one digest cannot tell is found when that has ended, as nothing else wakes anybody for it any more.
         free = [item for item in held if item.key not in seen_to and item.until > now]
@@ -59,13 +59,13 @@ async def _reconsider(services: Services, person: RecipientTask) -> None:
             await digest_sender.send(services, person, state, plan, digest_preferences)
         if free:
             await services.queues.enqueue_recipient(replace(person, task=Task.RELEASE, after="", poison_retries=0))
-    if len(items) == MOST:
+    if len(items) == MAX_ITEMS:
         await services.queues.enqueue_recipient(replace(person, after=items[-1].key, poison_retries=0))
 
 
 async def _see_to(services: Services, person: RecipientTask) -> None:
-    now, asked = services.clock() + SKEW, person.task is Task.DIGEST_NOW
-    items, state = await services.held_deliveries.ready(person.tenant, person.recipient, now, MOST)
+    now, asked = services.clock() + CLOCK_SKEW, person.task is Task.DIGEST_NOW
+    items, state = await services.held_deliveries.ready(person.tenant, person.recipient, now, MAX_ITEMS)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # their own, which no digest changes
     due_called_at = person.due_called_at or services.clock().timestamp()
     calls = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in timed]
@@ -83,14 +83,14 @@ async def _see_to(services: Services, person: RecipientTask) -> None:
         digest_preferences = await digest_preferences_of(services, person)
         if asked:
             whose = (person.tenant, person.recipient, digest_preferences.preferences, digest_preferences.place)
-            held = await early.digest_now_items(services, *whose, MOST, over=True)
+            held = await early.digest_now_items(services, *whose, MAX_ITEMS, over=True)
         plan = await _planned(services, person, digest_preferences, state, held)
         gone += len(plan.go)
         state = await release_items(services, person, state, plan.go)
         if plan.tell and not on_its_way:  # else it is seen to when that digest has ended
             await digest_sender.send(services, person, state, plan, digest_preferences)
             return
-    if gone and len(items) >= MOST:  # there may be more
+    if gone and len(items) >= MAX_ITEMS:  # there may be more
         await services.queues.enqueue_recipient(replace(person, poison_retries=0))
 
 

@@ -101,7 +101,7 @@ def compose(
             activity(parsing.stored(drawn), limit)
         except TooLarge:
             return True
-        return len(drawn) > parsing.LONGEST_DATA
+        return len(drawn) > parsing.MAX_DATA_BYTES
 
     # The first alone takes 8 KB at most.
     count = len(included)

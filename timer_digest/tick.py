@@ -19,13 +19,13 @@ from shared.storage import timers
 from shared.storage.timers import DueTimer
 
 #: Wakings that are read in one go; those of one minute are seen to at the same time.
-BATCH = 100
+PAGE_TIMERS = 100
 #: Seconds by which a timer may come before its minute (azure-functions-host, issue 7398): the minute is waited for, or
 #: all that is due in it would be a minute late.
-EARLY = 1.0
+EARLY_SECONDS = 1.0
 #: Seconds after which the rest is left to the next tick: well below `functionTimeout` in host.json, which ends the
 #: process, and all that it is sending.
-LONGEST = 240.0
+MAX_TICK_SECONDS = 240.0
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ async def tick(services: Services) -> int:
     What fails stays for the next tick, and stands in nobody's way.
     """
     until_minute = -services.clock().timestamp() % 60
-    if until_minute < EARLY:
+    if until_minute < EARLY_SECONDS:
         await asyncio.sleep(until_minute + 0.01)
     woken, turns, begun = 0, Counter[str](), time.monotonic()
-    async for found in services.timers.until(services.clock(), BATCH):
+    async for found in services.timers.until(services.clock(), PAGE_TIMERS):
         for minute, those in groupby(found, key=lambda waking: waking.minute):
             wakings = list(those)
             are_woken = await asyncio.gather(*(_try(services, each, turns) for each in wakings))
@@ -49,7 +49,7 @@ async def tick(services: Services) -> int:
                 await services.timers.done(done)
             except Exception:
                 log.exception("What woke of %s stays due", minute)
-        if time.monotonic() - begun > LONGEST:
+        if time.monotonic() - begun > MAX_TICK_SECONDS:
             log.warning("More is due than one tick wakes: the next one goes on")
             break
     return woken

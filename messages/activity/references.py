@@ -29,10 +29,10 @@ from shared.storage.conversations import Kind, Status
 from shared.time.zone_names import find
 
 #: Longest name that is kept, in characters.
-LONGEST_NAME = 200
+MAX_NAME_CHARS = 200
 
 #: Longest name of a time zone that is looked up, in characters.
-LONGEST_ZONE = 64
+MAX_ZONE_CHARS = 64
 
 #: What `installationUpdate` says (`action`), with the status that it sets.
 INSTALLATIONS: Mapping[str, Status] = {
@@ -235,9 +235,9 @@ def client(incoming: Incoming) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _zone(text: str) -> str:
     """The IANA name that a client means, "" for none."""
-    return find(text) or "" if len(text) <= LONGEST_ZONE else ""
+    return find(text) or "" if len(text) <= MAX_ZONE_CHARS else ""
 
 
 def _name(text: str) -> str:
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:LONGEST_NAME]
+    return " ".join(printable.split())[:MAX_NAME_CHARS]

@@ -13,9 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic.alias_generators import to_camel
 
 #: Longest id, in characters; those of Teams have up to some 200.
-LONGEST_ID = 1000
+MAX_ID_CHARS = 1000
 
-Id = Annotated[str, StringConstraints(max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Id = Annotated[str, StringConstraints(max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 def _instant(value: object) -> datetime | None:

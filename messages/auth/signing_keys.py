@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 LIFETIME = timedelta(hours=24)
 #: The pause after a read that failed or did not bring the wanted key: callers who make up key ids cannot make us
 #: ask more often.
-PAUSE = timedelta(seconds=10)
+RETRY_DELAY = timedelta(seconds=10)
 #: The same, while there are no keys at all and every activity has to wait for them.
 FIRST_PAUSE = timedelta(seconds=1)
 #: Each of the two documents must have come within this time.
@@ -62,7 +62,7 @@ class SigningKeys:
         if self._keys is None:
             return now - self._missed_at >= FIRST_PAUSE
         outdated = now - self._read_at >= LIFETIME
-        return (outdated or kid not in self._keys) and now - self._missed_at >= PAUSE
+        return (outdated or kid not in self._keys) and now - self._missed_at >= RETRY_DELAY
 
     async def _read(self, wanted: str) -> None:
         try:

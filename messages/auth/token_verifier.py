@@ -9,9 +9,9 @@ import jwt
 from messages.auth.signing_keys import SigningKeys
 
 #: Seconds by which Teams' clock and ours may differ.
-LEEWAY = 300
+LEEWAY_SECONDS = 300
 #: Longest `Authorization` header that is looked at, in characters; those of Teams have some 1,500.
-LONGEST = 8192
+MAX_HEADER_CHARS = 8192
 
 ALGORITHMS = ("RS256", "RS384", "RS512")
 _BEARER = re.compile(r"bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)", re.IGNORECASE)
@@ -34,7 +34,7 @@ class Verifier:
 
         Raises `TokenRefused`, and `KeysUnavailable` where the token cannot be judged.
         """
-        found = _BEARER.fullmatch(authorization) if len(authorization) <= LONGEST else None
+        found = _BEARER.fullmatch(authorization) if len(authorization) <= MAX_HEADER_CHARS else None
         if found is None:
             raise TokenRefused("no bearer token")
         token = found[1]
@@ -55,7 +55,7 @@ class Verifier:
                 algorithms=ALGORITHMS,
                 audience=self._app_id,
                 issuer=self._issuer,
-                leeway=LEEWAY,
+                leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"], "strict_aud": True},
             )
         except jwt.PyJWTError as error:

@@ -25,7 +25,7 @@ MUTED_FOR = timedelta(days=7)
 #: When what is snoozed comes again, by the button (`shared.preferences.pause`).
 SNOOZES = {action_verbs.SNOOZE_HOUR: "1h", action_verbs.SNOOZE_TOMORROW: "tomorrow"}
 #: Until when the welcome's button pauses.
-PAUSE = "tomorrow"
+WELCOME_PAUSE = "tomorrow"
 #: The source of preferences cards that are sent to somebody who asked for theirs elsewhere.
 SOURCE = "/herald/preferences"
 
@@ -97,7 +97,7 @@ async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
 
 
 async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
-    until = pause_until(PAUSE, context.services.clock(), context.place)
+    until = pause_until(WELCOME_PAUSE, context.services.clock(), context.place)
 
     def paused(preferences: Preferences) -> Preferences:
         longer = preferences.paused_until and preferences.paused_until > until

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from shared.cards.preferences import CATEGORY, DECLARED, KEEP, LONGEST, NONE, ON, PAUSED, PAUSES, TOPIC, fields
+from shared.cards.preferences import CATEGORY, DECLARED, KEEP, MAX_FIELD_CHARS, NONE, ON, PAUSED, PAUSES, TOPIC, fields
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestRule
@@ -80,8 +80,8 @@ def applied(
 
 
 def _short(value: str) -> str:
-    if len(value) > LONGEST:
-        raise ValueError(f"at most {LONGEST} characters")
+    if len(value) > MAX_FIELD_CHARS:
+        raise ValueError(f"at most {MAX_FIELD_CHARS} characters")
     return value
 
 

@@ -22,7 +22,7 @@ from shared.storage.responses import Response
 #: The type and source of the CloudEvents that tell of it.
 TYPE, SOURCE = "herald.response.v1", "/herald"
 #: Longest message, in bytes: a queue takes 64 KiB ("Put Message", Queue service REST reference).
-LONGEST = 64 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024
 
 
 class TooLong(Exception):
@@ -66,6 +66,6 @@ def encoded(of: Notification, event: Event, bound: BoundAction, action: str, at:
         },
     }
     text = json.dumps(whole)  # in ASCII: a queue carries XML, which has no place for some characters
-    if len(text) > LONGEST:
+    if len(text) > MAX_MESSAGE_BYTES:
         raise TooLong
     return text

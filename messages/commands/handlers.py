@@ -28,9 +28,9 @@ from shared.storage.conversations import Kind
 from shared.time.localtime import zone
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
-LONGEST_TOPIC = 100
+MAX_TOPIC_CHARS = 100
 #: Most waiting messages that are counted.
-MOST_COUNTED = 100
+MAX_COUNTED = 100
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -
 
 async def _status(subject: PreferenceSubject) -> Reply:
     services, preferences = subject.services, await subject.preferences()
-    items = await services.held_deliveries.of(subject.tenant, subject.recipient, MOST_COUNTED)
+    items = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED)
     standing = replies.Standing(
         now=services.clock(),
         preferences=preferences,
@@ -139,7 +139,7 @@ async def _status(subject: PreferenceSubject) -> Reply:
         digest=services.settings.default_digest,
         next_digest=await _next_digest(subject, preferences),
         waiting=len(items),
-        more=len(items) == MOST_COUNTED,
+        more=len(items) == MAX_COUNTED,
     )
     return replies.status(standing, services.categories)
 
@@ -173,8 +173,8 @@ async def _unsubscribe(subject: PreferenceSubject) -> Reply:
 def _topic(subject: PreferenceSubject) -> str:
     if not subject.argument:
         raise Refused("Which topic?")
-    if len(subject.argument) > LONGEST_TOPIC:
-        raise Refused(f"A topic has at most {LONGEST_TOPIC} characters.")
+    if len(subject.argument) > MAX_TOPIC_CHARS:
+        raise Refused(f"A topic has at most {MAX_TOPIC_CHARS} characters.")
     return subject.argument
 
 

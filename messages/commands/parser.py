@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 #: How much of a message is looked at, in characters.
-LONGEST = 4000
+MAX_COMMAND_CHARS = 4000
 #: How alike a misspelt name must be to the one that is suggested (0 to 1; the ratio of `difflib`).
 LIKENESS = 0.6
 
@@ -123,7 +123,7 @@ def parse(text: str) -> Order | Unknown:
 
 def first_line(text: str) -> str:
     """The first line of a message that holds more than mentions and markup, its blanks single; "" for none."""
-    text = _BREAK.sub("\n", _MENTION.sub(" ", text[:LONGEST]))
+    text = _BREAK.sub("\n", _MENTION.sub(" ", text[:MAX_COMMAND_CHARS]))
     text = _UNSEEN.sub("", html.unescape(_TAG.sub("", text)))
     lines = (" ".join(line.split()) for line in text.splitlines())
     return next((line for line in lines if line), "")

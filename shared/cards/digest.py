@@ -20,13 +20,13 @@ from shared.cards.texts import moment, plain, say, unmarked
 #: Lines of a category that are shown at once.
 SHOWN = 5
 #: Longest text of the toast, in characters.
-LONGEST_TOAST = 100
+MAX_TOAST_CHARS = 100
 #: Longest title and detail of a line, and longest name of a category, in characters.
-LONGEST_TITLE = 120
-LONGEST_DETAIL = 120
-LONGEST_NAME = 60
+MAX_TITLE_CHARS = 120
+MAX_DETAIL_CHARS = 120
+MAX_NAME_CHARS = 60
 #: Longest address of a link, in characters; a line with a longer one has none.
-LONGEST_LINK = 500
+MAX_LINK_CHARS = 500
 
 #: A time stays on one line: with a blank and hyphens at which no line is broken.
 _UNBROKEN = str.maketrans(" -", "\u00a0\u2011")
@@ -67,12 +67,12 @@ def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0, *, 
     how = say(tongue, "digest.held" if held else "digest.how", zone=place.key)
     body.append(block(how, size="Small", isSubtle=True, separator=not more))
     titles = ", ".join(unmarked(line.title) for line in lines)
-    return card(body) | {"fallbackText": one_line(f"{title}: {titles}", LONGEST_TOAST)}
+    return card(body) | {"fallbackText": one_line(f"{title}: {titles}", MAX_TOAST_CHARS)}
 
 
 def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, tongue: str) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
-    named = f"{plain(one_line(category, LONGEST_NAME))} ({count})"
+    named = f"{plain(one_line(category, MAX_NAME_CHARS))} ({count})"
     drawn = [
         block(named, size="Medium", weight="Bolder", spacing="Large"),
         *(_line(line, place, tongue) for line in lines[:SHOWN]),
@@ -88,12 +88,12 @@ def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, ton
 
 
 def _line(line: Line, place: ZoneInfo, tongue: str) -> dict[str, Any]:
-    title: dict[str, Any] = {"type": "TextRun", "text": one_line(unmarked(line.title), LONGEST_TITLE)}
-    if line.link and len(line.link) <= LONGEST_LINK:
+    title: dict[str, Any] = {"type": "TextRun", "text": one_line(unmarked(line.title), MAX_TITLE_CHARS)}
+    if line.link and len(line.link) <= MAX_LINK_CHARS:
         title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
     urgent = {"type": "TextRun", "text": say(tongue, "digest.urgent"), "color": "Attention", "weight": "Bolder"}
     said = (
-        one_line(unmarked(line.detail), LONGEST_DETAIL),
+        one_line(unmarked(line.detail), MAX_DETAIL_CHARS),
         say(tongue, "digest.updates", count=line.times) if line.times > 1 else "",
         moment(line.at, place).translate(_UNBROKEN),
     )

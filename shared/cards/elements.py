@@ -8,7 +8,7 @@ from typing import Any
 #: The version of our cards; Teams renders none above it from a bot ("Types of cards", Microsoft Learn).
 VERSION = "1.5"
 #: Most buttons side by side: of more, Teams shows no others (`actions.maxActions` of its host configuration).
-MOST_BUTTONS = 6
+MAX_BUTTONS = 6
 
 
 def card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def line(text: str, *, spacing: str = "Default", **style: object) -> dict[str, A
 
 def buttons(actions: Sequence[Mapping[str, Any]], **style: object) -> list[dict[str, Any]]:
     """Elements with these buttons, as many as it takes to show them all."""
-    sets = (list(actions[at : at + MOST_BUTTONS]) for at in range(0, len(actions), MOST_BUTTONS))
+    sets = (list(actions[at : at + MAX_BUTTONS]) for at in range(0, len(actions), MAX_BUTTONS))
     return [{"type": "ActionSet", "actions": each, **style} for each in sets]
 
 

@@ -19,7 +19,7 @@ from shared.contract.models import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
 #: Longest text of a toast, in characters; Teams cuts it anyway.
-LONGEST_SUMMARY = 200
+MAX_SUMMARY_CHARS = 200
 
 
 def activity(notification: Notification, limit: int, controls: Controls | None = None) -> bytes:
@@ -38,7 +38,7 @@ def _message(whole: dict[str, Any], summary: str) -> bytes:
     return orjson.dumps(
         {
             "type": "message",
-            "summary": summary[:LONGEST_SUMMARY],
+            "summary": summary[:MAX_SUMMARY_CHARS],
             "attachments": [{"contentType": CARD_TYPE, "content": whole}],
             # Without it the message comes, but no toast does ("Channel data", Bot Framework for Teams).
             "channelData": {"notification": {"alert": True}},

@@ -19,9 +19,9 @@ from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.time.localtime import zone as zone_of
 
 #: Most categories and topics on the card, which has to fit into a message; commands reach all of them.
-MOST = 40
+MAX_CHOICES = 40
 #: Longest text of a field, in characters.
-LONGEST = 300
+MAX_FIELD_CHARS = 300
 
 #: The value of a category's field for which nobody chose.
 DECLARED = "declared"
@@ -75,7 +75,12 @@ def preferences_card(
         return with_error(field, {"type": "Input.ChoiceSet", "label": title, "style": "compact", "choices": offered})
 
     def entry(field: str, placeholder: str) -> list[dict[str, Any]]:
-        control = {"type": "Input.Text", "label": label(field), "placeholder": placeholder, "maxLength": LONGEST}
+        control = {
+            "type": "Input.Text",
+            "label": label(field),
+            "placeholder": placeholder,
+            "maxLength": MAX_FIELD_CHARS,
+        }
         return with_error(field, control)
 
     def toggle(field: str, title: str) -> list[dict[str, Any]]:
@@ -88,7 +93,7 @@ def preferences_card(
     if wrong:
         body.append(line(label("unsaved"), color="Attention"))
     body += choice("default", label("default"), {DECLARED: label("declared")} | modes)
-    for category in islice(categories.declared, MOST):
+    for category in islice(categories.declared, MAX_CHOICES):
         if category.mandatory:
             body.append(line(label("mandatory", category=category.label)))
         else:
@@ -124,7 +129,7 @@ def preferences_card(
 def fields(preferences: Preferences, categories: Categories, now: datetime | None = None) -> dict[str, str]:
     """The fields of the card with the values that stand for these preferences, at `now`."""
     paused = _pause(preferences, now)
-    chosen = [each.name for each in categories.declared if not each.mandatory][:MOST]
+    chosen = [each.name for each in categories.declared if not each.mandatory][:MAX_CHOICES]
     return {
         "default": str(preferences.default or DECLARED),
         **{f"{CATEGORY}{name}": str(preferences.categories.get(name, DECLARED)) for name in chosen},
@@ -137,7 +142,7 @@ def fields(preferences: Preferences, categories: Categories, now: datetime | Non
         "locale": language(preferences.locale) if preferences.locale else DECLARED,
         "own_actions": ON if preferences.own_actions else OFF,
         "unmute": OFF,
-        **{f"{TOPIC}{topic}": ON for topic in preferences.topics[:MOST]},
+        **{f"{TOPIC}{topic}": ON for topic in preferences.topics[:MAX_CHOICES]},
     }
 
 

@@ -17,10 +17,10 @@ from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.time.localtime import shown
 
 #: Longest text in one line, in characters, and longest piece of it that a person wrote.
-LONGEST_LINE = 1000
-LONGEST_ECHO = 100
+MAX_LINE_CHARS = 1000
+MAX_ECHO_CHARS = 100
 #: Most values that are listed in one line.
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 #: A line of a reply: its label, "" for none, and its text.
 Line = tuple[str, str]
@@ -61,7 +61,7 @@ def _drawn(line: Line) -> dict[str, Any]:
     }
 
 
-def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+def one_line(text: str, longest: int = MAX_LINE_CHARS) -> str:
     """`text` in one line of printable characters, cut to `longest`, without what looks like markup."""
     text = text.replace(_SOFT_HYPHEN, "")
     printable = "".join(character if character.isprintable() or character in _JOINERS else " " for character in text)
@@ -71,7 +71,7 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
 
 def echo(text: str) -> str:
     """What a person wrote, as part of a line."""
-    return f"“{one_line(text, LONGEST_ECHO)}”"
+    return f"“{one_line(text, MAX_ECHO_CHARS)}”"
 
 
 def moment(at: datetime, place: ZoneInfo) -> str:
@@ -80,10 +80,10 @@ def moment(at: datetime, place: ZoneInfo) -> str:
 
 
 def listed(values: Iterable[str]) -> str:
-    """Values in one line; after the first `MOST_LISTED` how many more there are."""
-    every = [one_line(each, LONGEST_ECHO) for each in values]
-    more = f" and {len(every) - MOST_LISTED} more" if len(every) > MOST_LISTED else ""
-    return ", ".join(every[:MOST_LISTED]) + more
+    """Values in one line; after the first `MAX_LISTED` how many more there are."""
+    every = [one_line(each, MAX_ECHO_CHARS) for each in values]
+    more = f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
+    return ", ".join(every[:MAX_LISTED]) + more
 
 
 def paused(until: datetime, place: ZoneInfo) -> Reply:

@@ -19,7 +19,7 @@ from shared.contract.models import Content
 #: What follows a shortened text.
 NOTE = "… (shortened)"
 #: How far back the end of a word is sought, in characters; a longer word is cut, and so is text without spaces.
-LONGEST_WORD = 200
+MAX_WORD_CHARS = 200
 
 _IMAGE = re.compile(rb'("(?:url|iconUrl|poster|backgroundImage)":)"data:image/[\w.+-]+;base64,[\w+/=]*"')
 _SPACE = re.compile(r"\s")
@@ -66,14 +66,14 @@ def utf16_bytes(activity: bytes) -> int:
 def shortened(text: str, budget: int) -> str:
     """The longest beginning of `text` that takes at most `budget` bytes of UTF-16 in a JSON string and ends well.
 
-    It ends with a word, or within one over `LONGEST_WORD`; never within a Markdown link or a character of several
+    It ends with a word, or within one over `MAX_WORD_CHARS`; never within a Markdown link or a character of several
     code points (Unicode Standard Annex 29, as far as combining marks, joiners, emoji modifiers and flags).
     """
     end = bisect_right(range(len(text) + 1), budget, key=lambda end: _cost(text[:end])) - 1
     if end >= len(text):
         return text
     if not text[end].isspace():
-        spaces = [space.start() for space in _SPACE.finditer(text, max(0, end - LONGEST_WORD), end)]
+        spaces = [space.start() for space in _SPACE.finditer(text, max(0, end - MAX_WORD_CHARS), end)]
         end = spaces[-1] if spaces else end
     for link in _LINK.finditer(text):
         if link.start() < end < link.end():

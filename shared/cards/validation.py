@@ -25,13 +25,13 @@ from shared.cards.schema import pointer
 from shared.contract.faults import Fault
 
 #: Most faults told of one card.
-MOST_FAULTS = 50
+MAX_FAULTS = 50
 #: Deepest nesting, in JSON levels (an element inside a container takes two): deeper ones exhaust the checker's stack.
-DEEPEST = 40
+MAX_DEPTH = 40
 #: Most JSON values of a card, which the check goes through in about 0.1 s; one that Teams takes hardly has more.
-MOST_VALUES = 6_000
+MAX_VALUES = 6_000
 #: Most people for whom Teams refreshes a card by itself.
-MOST_REFRESHED = 60
+MAX_REFRESHED_USERS = 60
 #: Where the image behind a URL may be.
 IMAGE_PREFIXES = ("https://", "data:image/", "icon:")
 
@@ -43,10 +43,10 @@ Part = tuple[Path, dict[str, Any]]
 
 
 def faults(card: dict[str, Any]) -> list[Fault]:
-    """What is wrong with `card`, a value of JSON, for Teams: at most `MOST_FAULTS`, pointers relative to the card."""
+    """What is wrong with `card`, a value of JSON, for Teams: at most `MAX_FAULTS`, pointers relative to the card."""
     if too_much := _too_much(card):
         return [too_much]
-    return list(islice(chain(schema.faults(card), _unrendered(card)), MOST_FAULTS))
+    return list(islice(chain(schema.faults(card), _unrendered(card)), MAX_FAULTS))
 
 
 def _too_much(card: dict[str, Any]) -> Fault | None:
@@ -54,10 +54,10 @@ def _too_much(card: dict[str, Any]) -> Fault | None:
     values = depth = 0
     while level:
         values, depth = values + len(level), depth + 1
-        if values > MOST_VALUES:
-            return Fault("", f"must have at most {MOST_VALUES} values")
-        if depth > DEEPEST:
-            return Fault("", f"must be nested at most {DEEPEST} levels deep")
+        if values > MAX_VALUES:
+            return Fault("", f"must have at most {MAX_VALUES} values")
+        if depth > MAX_DEPTH:
+            return Fault("", f"must be nested at most {MAX_DEPTH} levels deep")
         level = [inner for each in level for inner in _inside(each)]
     return None
 
@@ -76,8 +76,8 @@ def _unrendered(card: dict[str, Any]) -> Iterator[Fault]:
             yield from _universal_actions(card, parts)
     refresh = card.get("refresh")
     people = refresh.get("userIds") if isinstance(refresh, dict) else None
-    if isinstance(people, list) and len(people) > MOST_REFRESHED:
-        yield Fault("/refresh/userIds", f"must name at most {MOST_REFRESHED} people")
+    if isinstance(people, list) and len(people) > MAX_REFRESHED_USERS:
+        yield Fault("/refresh/userIds", f"must name at most {MAX_REFRESHED_USERS} people")
     for path, part in parts:
         yield from _images(path, part)
     yield from _mentions(card, parts)

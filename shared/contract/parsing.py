@@ -35,7 +35,7 @@ from shared.contract.models import (
 DEFAULT_SOURCE = "/queues/notifications"
 #: Longest `data` that is stored, in bytes of canonical JSON: a binary column of a table holds no more ("Understanding
 #: the Table service data model", Microsoft Learn).
-LONGEST_DATA = 64 * 1024
+MAX_DATA_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,8 +132,8 @@ def canonical(data: Any) -> bytes:
         text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         raise Refused("invalid", [Fault("", "is nested too deep")]) from None
-    if len(text) > LONGEST_DATA:
-        raise Refused("invalid", [Fault("", f"has {len(text)} bytes of JSON, and {LONGEST_DATA} is the limit")])
+    if len(text) > MAX_DATA_BYTES:
+        raise Refused("invalid", [Fault("", f"has {len(text)} bytes of JSON, and {MAX_DATA_BYTES} is the limit")])
     return text
 
 

@@ -12,7 +12,7 @@ from shared.time.times_of_day import clock, weekday
 #: When a pause ends that names a day and no time of it: nobody wants at midnight what was held.
 MORNING = time(9)
 #: Longest pause.
-LONGEST = timedelta(days=366)
+MAX_PAUSE = timedelta(days=366)
 #: How a pause is written, as a refusal says it.
 FORMS = "2h, 30m, 3d, tomorrow, until 14:00, until monday, until 2026-12-24, or until 2026-12-24 09:00"
 
@@ -44,8 +44,8 @@ def pause_until(text: str, now: datetime, place: ZoneInfo) -> datetime:
 
 
 def _refuse_long(length: timedelta) -> None:
-    if length > LONGEST:
-        raise ValueError(f"a pause lasts at most {LONGEST.days} days; stop switches notifications off")
+    if length > MAX_PAUSE:
+        raise ValueError(f"a pause lasts at most {MAX_PAUSE.days} days; stop switches notifications off")
 
 
 def _day_and_time(words: str, here: datetime) -> tuple[date, time]:

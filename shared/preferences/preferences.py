@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: How many categories, mutes and topics one may have set.
-MOST = 100
+MAX_ENTRIES = 100
 #: Most bytes of UTF-16 that a column of text holds ("Understanding the Table service data model", Microsoft Learn).
 LARGEST = 64 * 1024
 #: A pause without an end.
@@ -125,6 +125,6 @@ _DEFAULTS = {each.name: getattr(Preferences(), each.name) for each in fields(Pre
 
 
 def _limited(values: Mapping[str, T], what: str) -> Mapping[str, T]:
-    if len(values) > MOST:
-        raise TooMany(f"there are too many {what}: at most {MOST}")
+    if len(values) > MAX_ENTRIES:
+        raise TooMany(f"there are too many {what}: at most {MAX_ENTRIES}")
     return values

@@ -13,7 +13,7 @@ from shared.time.localtime import instant, shown
 from shared.time.times_of_day import EVERY_DAY, clock, format_weekdays, weekdays
 
 #: Most spans that one person's quiet hours have.
-MOST_SPANS = 14
+MAX_SPANS = 14
 #: How quiet hours are written, as a refusal says it.
 FORMS = "18:00-08:00, mon-fri 18:00-08:00, sat,sun, several of these with ; between, or off"
 
@@ -59,8 +59,8 @@ class QuietHours:
         if text.casefold().strip() == "off":
             return cls()
         parts = text.split(";")
-        if len(parts) > MOST_SPANS:
-            raise ValueError(f"quiet hours have at most {MOST_SPANS} parts")
+        if len(parts) > MAX_SPANS:
+            raise ValueError(f"quiet hours have at most {MAX_SPANS} parts")
         spans = tuple(map(_span, parts))
         if _always(spans):
             raise ValueError("that would be quiet at all times; stop switches notifications off, pause holds them")

@@ -30,9 +30,9 @@ from shared.teams.conversation_ids import channel_of
 from shared.time.localtime import zone
 
 #: How often a write is tried again when other processes change the same row at the same moment.
-TRIES = 30
+MAX_CONFLICTS = 30
 #: How long one waits before it is tried again, at most: so many times as long as the try took.
-SPREAD = 3
+JITTER_FACTOR = 3
 SHARDS = "0123456789abcdef"
 VERSION = 1
 _PREFERENCES = "preferences"
@@ -180,7 +180,7 @@ class Conversations:
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
         where = {"PartitionKey": partition, "RowKey": row_key}
         async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
-            for _ in range(TRIES):
+            for _ in range(MAX_CONFLICTS):
                 begun = time.monotonic()
                 found = await self._table.get(partition, row_key)
                 before = _reference(tenant, kind, identifier, found[0]) if found else None
@@ -198,7 +198,7 @@ class Conversations:
                 except Conflict:
                     # Two processes that write one row again and again can keep in step: chance takes them out of it.
                     took = time.monotonic() - begun
-                    await asyncio.sleep(random.uniform(0, SPREAD) * took)  # noqa: S311 (jitter)
+                    await asyncio.sleep(random.uniform(0, JITTER_FACTOR) * took)  # noqa: S311 (jitter)
         raise Conflict
 
     async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:

@@ -13,7 +13,7 @@ from shared.storage.table import COLUMN_BYTES, Row, Table
 
 VERSION = 1
 #: Faults that are kept of one message, at most, and fewer where they fill a column.
-MOST_FAULTS = 50
+MAX_FAULTS = 50
 
 
 class DeadLetters:
@@ -57,7 +57,7 @@ class DeadLetters:
 
 def _told(faults: Sequence[Fault]) -> str:
     """The first faults as JSON: as many as are kept."""
-    count = MOST_FAULTS
+    count = MAX_FAULTS
     while True:
         text = orjson.dumps([_short(fault) for fault in faults[:count]]).decode()
         if len(text.encode("utf-16-le")) <= COLUMN_BYTES:

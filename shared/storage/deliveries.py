@@ -18,7 +18,7 @@ from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
 from shared.states import DeliveryState, Reason
 from shared.storage.delivery_counts import COUNTS, SINGLE_SHARD, Counted
-from shared.storage.table import BATCH, Conflict, Row, Table, etag_of
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of
 
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.
@@ -27,10 +27,10 @@ CLAIM_SECONDS = 90
 SHARDED_FROM = 1000
 #: An expansion reads the range of a partition in which its recipients lie, while that holds at most so many rows
 #: (or so many times those it looks for); beyond that it reads them one by one.
-LONGEST_RANGE = 200
+MAX_RANGE_ROWS = 200
 RANGE_FACTOR = 4
 #: How often an insert is tried again when others insert into the same partition at the same moment.
-TRIES = 20
+MAX_CONFLICTS = 20
 
 #: Never taken back: once a request may have arrived, it may have.
 _TWICE = {"maybe_twice": True}
@@ -76,13 +76,13 @@ class Deliveries:
         and is read only if that turns out to be wrong.
         """
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
-        for attempt in range(TRIES):
+        for attempt in range(MAX_CONFLICTS):
             first = fresh and attempt == 0
             present = {} if first else await self._present(partition, wanted)
             missing = [key for key in sorted(wanted) if key not in present]
             try:
-                for start in range(0, len(missing), BATCH - 1):
-                    part = missing[start : start + BATCH - 1]
+                for start in range(0, len(missing), MAX_TRANSACTION_ROWS - 1):
+                    part = missing[start : start + MAX_TRANSACTION_ROWS - 1]
                     rows = [_new(partition, key, wanted[key], recipients[wanted[key]], now) for key in part]
                     etags = await self._counted.add(partition, rows, fresh=first and start == 0)
                     fresh_ones = (State(state=DeliveryState.QUEUED, attempts=0, etag=etag) for etag in etags)
@@ -214,7 +214,7 @@ class Deliveries:
 
     async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, State]:
         """The rows there are of `wanted`, and maybe others that lie between them."""
-        limit = max(LONGEST_RANGE, RANGE_FACTOR * len(wanted))
+        limit = max(MAX_RANGE_ROWS, RANGE_FACTOR * len(wanted))
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey ge @first and RowKey le @last",
             {"partition": partition, "first": min(wanted), "last": max(wanted)},

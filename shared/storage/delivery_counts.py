@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shared.states import OPEN, DeliveryState
-from shared.storage.table import BATCH, Conflict, Operation, Row, Table
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Operation, Row, Table
 
 VERSION = 1
 #: The row that counts.
@@ -21,9 +21,9 @@ COUNTS = "~counts"
 #: The partition of the only delivery of what Herald itself says: in that nothing is counted.
 SINGLE_SHARD = "x"
 #: Seconds that a patient change waits for others which share its transaction.
-PATIENCE = 0.1
+GROUPING_SECONDS = 0.1
 #: Partitions whose counts are kept in memory.
-REMEMBERED = 4096
+MAX_CACHED_PARTITIONS = 4096
 
 _COUNTED = (OPEN, *(str(state) for state in DeliveryState if state.final))
 
@@ -82,7 +82,7 @@ class Counted:
         """Write it with what else changes in its partition; raises `Conflict` where the row has another ETag.
 
         Returns the new ETag, and whether it was the last one that was open. What is `patient` is written within
-        `PATIENCE` seconds.
+        `GROUPING_SECONDS` seconds.
         """
         partition = str(row["PartitionKey"])
         change = _Change(row, etag, was.counted, state.counted, asyncio.get_running_loop().create_future())
@@ -93,7 +93,7 @@ class Counted:
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
         line.changes.append(change)
-        if not patient or len(line.changes) == BATCH - 1:
+        if not patient or len(line.changes) == MAX_TRANSACTION_ROWS - 1:
             line.hurry.set()
         return await change.done
 
@@ -101,10 +101,10 @@ class Counted:
         while line.changes:
             if not line.hurry.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(line.hurry.wait(), PATIENCE)
+                    await asyncio.wait_for(line.hurry.wait(), GROUPING_SECONDS)
             # A transaction refuses to have a row twice: of copies that change the same delivery, the next one waits.
             first = {str(change.row["RowKey"]): change for change in reversed(line.changes)}
-            batch = list(first.values())[-(BATCH - 1) :]
+            batch = list(first.values())[-(MAX_TRANSACTION_ROWS - 1) :]
             taken = set(map(id, batch))
             line.changes = [change for change in line.changes if id(change) not in taken]
             if not line.changes:
@@ -172,7 +172,7 @@ class Counted:
     def _keep(self, partition: str, counted: Counter[str], etag: str) -> None:
         self._counts.pop(partition, None)
         self._counts[partition] = counted, etag
-        if len(self._counts) > REMEMBERED:
+        if len(self._counts) > MAX_CACHED_PARTITIONS:
             self._counts.pop(next(iter(self._counts)))
 
 

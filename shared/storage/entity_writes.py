@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Seconds before each further try where storage was too busy for a transaction, which it says within its answer: the
 #: client, who tries again what fails as a whole, does not see that.
-PAUSES = (0.2, 0.8, 3.2)
+RETRY_DELAYS_SECONDS = (0.2, 0.8, 3.2)
 
 _METHODS = {"create": "POST", "update": "PATCH", "put": "PUT", "delete": "DELETE"}
 _INT32 = range(-(2**31), 2**31)
@@ -55,7 +55,7 @@ async def write(client: TableClient, operations: Sequence[Operation]) -> list[st
     """
     if len(operations) == 1:
         return [await _one(client, *operations[0])]
-    pauses = iter(PAUSES)
+    pauses = iter(RETRY_DELAYS_SECONDS)
     while True:
         found = await _many(client, operations)
         refused = next((each for each in found if each[0] >= 300), None)

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from shared import keys
 from shared.queue_messages import Delivery
 from shared.states import Reason
-from shared.storage.table import BATCH, Conflict, Row, Table, etag_of, removal
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of, removal
 from shared.teams.conversation_ids import THREAD, channel_of
 
 VERSION = 1
@@ -172,7 +172,7 @@ class HeldDeliveries:
             "included": "\n".join(map(_line, state.included)),
             "more": "" if state.more is None else str(state.more),
         }
-        if state.etag and 0 < len(over) < BATCH:
+        if state.etag and 0 < len(over) < MAX_TRANSACTION_ROWS:
             removals = [removal(partition, item.key, item.etag) for item in over]
             with suppress(Conflict):  # with an item, or with the row itself
                 return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]

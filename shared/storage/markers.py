@@ -9,7 +9,7 @@ from shared.storage.table import Conflict, Table
 
 VERSION = 1
 #: Most marks of one kind that are read.
-LONGEST = 100_000
+MAX_MARKERS = 100_000
 
 
 class Markers:
@@ -47,7 +47,7 @@ class Markers:
 
     async def of(self, what: str) -> Sequence[str]:
         """All that is marked as `what`."""
-        rows = await self._table.query("PartitionKey eq @what", {"what": keys.key(what)}, limit=LONGEST)
+        rows = await self._table.query("PartitionKey eq @what", {"what": keys.key(what)}, limit=MAX_MARKERS)
         return [keys.unkey(row["RowKey"]) for row in rows]
 
 

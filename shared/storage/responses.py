@@ -13,7 +13,7 @@ from shared.storage.table import Conflict, Row, Table, etag_of
 
 VERSION = 1
 #: Most actions of one person on one card that are read.
-LONGEST = 100
+MAX_ACTIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Responses:
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @first and RowKey lt @last",
             {"partition": notification, "first": first, "last": first + "~"},
-            limit=LONGEST,
+            limit=MAX_ACTIONS,
         )
         return [_response(row, etag_of(row)) for row in rows]
 

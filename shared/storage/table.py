@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Most operations in one entity group transaction, and most rows in one answer ("Performing entity group
 #: transactions" and "Query timeout and pagination", Table service REST reference).
-BATCH = 100
-PAGE = 1000
+MAX_TRANSACTION_ROWS = 100
+MAX_PAGE_ROWS = 1000
 #: Bytes of one column, text counted in UTF-16: a little below the 64 KiB of "Understanding the Table service data
 #: model", as storage refuses values before that.
 COLUMN_BYTES = 64_000
@@ -92,8 +92,8 @@ class Table:
     async def clear(self, partition: str, rows: Mapping[str, str]) -> None:
         """Remove the rows of these keys, each where it exists and has its ETag ("" for any): in few transactions."""
         found = list(rows.items())
-        for start in range(0, len(found), BATCH):
-            part = found[start : start + BATCH]
+        for start in range(0, len(found), MAX_TRANSACTION_ROWS):
+            part = found[start : start + MAX_TRANSACTION_ROWS]
             try:
                 if len(part) > 1:
                     await self.batch([removal(partition, row, etag) for row, etag in part])
@@ -126,7 +126,7 @@ class Table:
     ) -> list[Row]:
         """The first `limit` rows that match, in the order of their keys, read page by page."""
         rows: list[Row] = []
-        async for page in self.pages(where, values, size=min(limit, PAGE), select=select):
+        async for page in self.pages(where, values, size=min(limit, MAX_PAGE_ROWS), select=select):
             rows += page
             if len(rows) >= limit:
                 break

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-from shared.rate_windows import AHEAD, SECOND, VOID, Sends, grant
+from shared.rate_windows import MAX_LATENESS, MAX_LEAD, SECOND, Sends, grant
 from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Conflict
 
 #: Seconds for which a request waits for its turn in the process; what would wait longer goes back to its queue.
-PATIENCE = 5.0
+MAX_WAIT_SECONDS = 5.0
 #: A lane that is held for longer than these microseconds keeps nobody waiting: they would fill the process, and
 #: other tenants with them.
-BRIEF = SECOND
+MAX_PAUSE_MICROSECONDS = SECOND
 #: Slots are taken this many microseconds ahead, so that what must be stored before the request is stored by then, also
 #: where the storage is slow: a slot that is missed is lost to all.
-LEAD = SECOND // 5
+LEAD_MICROSECONDS = SECOND // 5
 #: Conversations whose record is kept in memory, which saves a read where nobody else wrote to it.
-REMEMBERED = 4096
+MAX_CACHED_CONVERSATIONS = 4096
 
 
 class RetryLater(Exception):
@@ -50,7 +50,7 @@ class RateLimiter:
 
     async def turn(self, tenant: str, conversation: str, *, urgent: bool = False) -> None:
         """Return at the moment when a request to `conversation` ("" for none) may leave; raises `RetryLater`."""
-        lane, deadline = self._lane(tenant), self._clock() + int(PATIENCE * SECOND)
+        lane, deadline = self._lane(tenant), self._clock() + int(MAX_WAIT_SECONDS * SECOND)
         if conversation:
             sends, _ = await self._sends(tenant, conversation)
             await self._sleep_until(sends.earliest(self._clock()), deadline)
@@ -60,13 +60,13 @@ class RateLimiter:
                 await self._sleep_until(later, deadline)
                 continue
             await asyncio.sleep((slot - self._clock()) / SECOND)
-            if lane.held_until <= slot and self._clock() <= slot + VOID:
+            if lane.held_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
     def paused_seconds(self, tenant: str) -> float:
         """For how many seconds the tenant is known to be held, where that is longer than one waits; else 0."""
         wait = self._lane(tenant).held_until - self._clock()
-        return wait / SECOND if wait > BRIEF else 0.0
+        return wait / SECOND if wait > MAX_PAUSE_MICROSECONDS else 0.0
 
     async def hold_tenant(self, tenant: str, seconds: float) -> None:
         """Let no request to this tenant leave for so long, from any process."""
@@ -111,7 +111,7 @@ class RateLimiter:
     def _remember(self, tenant: str, conversation: str, known: tuple[Sends, str]) -> None:
         self._known.pop((tenant, conversation), None)
         self._known[tenant, conversation] = known
-        if len(self._known) > REMEMBERED:
+        if len(self._known) > MAX_CACHED_CONVERSATIONS:
             self._known.pop(next(iter(self._known)))
 
     async def _sleep_until(self, at: int, deadline: int) -> None:
@@ -163,7 +163,7 @@ class _TenantLane:
     async def _read(self) -> None:
         self._following, self._etag = await self._lanes.tenant(self._tenant)
         # Slots are never taken so far ahead: somebody was told to wait.
-        if self._following > self._clock() + LEAD + 2 * AHEAD:
+        if self._following > self._clock() + LEAD_MICROSECONDS + 2 * MAX_LEAD:
             self.held_until = self._following
 
     async def _take(self) -> None:
@@ -178,7 +178,7 @@ class _TenantLane:
 
     async def _take_block(self) -> None:
         now = self._clock()
-        slots, following = grant(self._following, now + LEAD, self._rate, len(self._waiting))
+        slots, following = grant(self._following, now + LEAD_MICROSECONDS, self._rate, len(self._waiting))
         if not slots:
             await self._wait(now)
             return
@@ -196,8 +196,8 @@ class _TenantLane:
 
     async def _wait(self, now: int) -> None:
         """Until slots are given out again; those who would wait too long are sent away."""
-        opens = self._following - AHEAD
-        is_brief = opens <= now + BRIEF
+        opens = self._following - MAX_LEAD
+        is_brief = opens <= now + MAX_PAUSE_MICROSECONDS
         staying = [entry for entry in self._waiting if is_brief and entry[2] >= opens]
         for _, _, deadline, granted in self._waiting:
             if not (is_brief and deadline >= opens) and not granted.done():

@@ -12,11 +12,11 @@ from shared.time.localtime import FIRST_PLACE, shown, zone
 from shared.time.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
-MOST_DAYS = 366
+MAX_EVENT_DAYS = 366
 #: Most events that recur, and how often one with a COUNT does at most: such a one is followed from its start, for every
 #: answer.
-MOST_RECURRING = 50
-MOST_COUNTED = 500
+MAX_RECURRING_EVENTS = 50
+MAX_COUNT = 500
 
 _DAY = timedelta(days=1)
 _LINE = re.compile(r'([A-Za-z-]+)((?:;(?:"[^"]*"|[^":;])*)*):(.*)')
@@ -46,8 +46,8 @@ class Holidays:
         events = [event for each in _events(calendar) if (event := _event(each))]
         if not events:
             raise ValueError("has no event for whole days")
-        if sum(event.rule is not None for event in events) > MOST_RECURRING:
-            raise ValueError(f"has more than {MOST_RECURRING} events that recur")
+        if sum(event.rule is not None for event in events) > MAX_RECURRING_EVENTS:
+            raise ValueError(f"has more than {MAX_RECURRING_EVENTS} events that recur")
         self._days, self._read = set(others), date.min
         self._dates = _dates(merge(*(event.spans(first) for event in events)), first)
 
@@ -121,8 +121,8 @@ def _event(found: Mapping[str, str]) -> _Event | None:
         return None
     if unread := found.keys() & {"RDATE", "EXRULE", "RECURRENCE-ID"}:
         raise ValueError(f"an event has {min(unread)}, which is not read")
-    if length is None or length % _DAY or not _DAY <= length <= MOST_DAYS * _DAY:
-        raise ValueError(f"an event from {start} does not have 1 to {MOST_DAYS} whole days")
+    if length is None or length % _DAY or not _DAY <= length <= MAX_EVENT_DAYS * _DAY:
+        raise ValueError(f"an event from {start} does not have 1 to {MAX_EVENT_DAYS} whole days")
     left_out = frozenset(_date(text) for text in found.get("EXDATE", "").split(",") if text)
     midnight = datetime.combine(start, time())
     return _Event(midnight, length, _rule(found, midnight) if "RRULE" in found else None, left_out)
@@ -146,8 +146,8 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
         raise ValueError(f"an event recurs by {rule}, and only one number of BYSETPOS is read")
     if "BYHOUR" in rule or "BYMINUTE" in rule:
         raise ValueError(f"an event for whole days recurs by {rule}, with a time of day")
-    if (count := _COUNT.search(rule)) and int(count[1]) > MOST_COUNTED:
-        raise ValueError(f"an event recurs {count[1]} times, which are more than {MOST_COUNTED}: leave COUNT out")
+    if (count := _COUNT.search(rule)) and int(count[1]) > MAX_COUNT:
+        raise ValueError(f"an event recurs {count[1]} times, which are more than {MAX_COUNT}: leave COUNT out")
     place = found.get("TZID", "")
     return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], place), rule), start)
 

@@ -18,19 +18,19 @@ from zoneinfo import ZoneInfo
 from shared.time.localtime import again, instant, shown
 
 #: Longest rule, in characters.
-LONGEST = 500
+MAX_RULE_CHARS = 500
 #: Most occurrences that a rule with a COUNT has; each is counted from the start, for every answer.
-MOST_COUNTED = 10_000
+MAX_COUNT = 10_000
 #: Most numbers of a BYSETPOS: for each, all days of a month or year are gone through.
-MOST_PLACES = 12
+MAX_POSITIONS = 12
 #: The years (both included) in which a rule starts, ends and is heard.
 YEARS = (1900, 2300)
 #: A rule that falls only on dates to skip for so long is not followed any further.
-LONGEST_REST = timedelta(days=20 * 366)
+MAX_SKIPPED = timedelta(days=20 * 366)
 
 _FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 _WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
-_SINGLE = {"INTERVAL": range(1, 1001), "COUNT": range(1, MOST_COUNTED + 1), "BYMINUTE": range(60)}
+_SINGLE = {"INTERVAL": range(1, 1001), "COUNT": range(1, MAX_COUNT + 1), "BYMINUTE": range(60)}
 # dateutil takes the days of a week 53 that are in the new year for week 52, and the other way round.
 _SEVERAL = {"BYHOUR": range(24), "BYMONTH": range(1, 13), "BYWEEKNO": range(1, 52)}
 _FROM_THE_END_TOO = {"BYMONTHDAY": range(1, 32), "BYYEARDAY": range(1, 367), "BYSETPOS": range(1, 367)}
@@ -86,8 +86,8 @@ class Recurrence:
 
     def __post_init__(self) -> None:
         check_span(self.start, self.end)
-        if len(self.rule) > LONGEST:
-            raise ValueError(f"a rule has at most {LONGEST} characters")
+        if len(self.rule) > MAX_RULE_CHARS:
+            raise ValueError(f"a rule has at most {MAX_RULE_CHARS} characters")
         self._unbounded(_FIRST)
 
     def coming(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
@@ -113,7 +113,7 @@ class Recurrence:
                 yield wall
                 rest_ends = None
             elif rest_ends is None:
-                rest_ends = wall + LONGEST_REST
+                rest_ends = wall + MAX_SKIPPED
             elif wall > rest_ends:
                 return
 
@@ -226,8 +226,8 @@ def _parts(rule: str) -> dict[str, str]:
         _check_weeks(parts)
     if "BYSETPOS" in parts and not any(name.startswith("BY") for name in parts.keys() - {"BYSETPOS"}):
         raise ValueError("BYSETPOS needs another BY part, such as BYDAY: what it chooses from")
-    if len(parts.get("BYSETPOS", "").split(",")) > MOST_PLACES:
-        raise ValueError(f"BYSETPOS has at most {MOST_PLACES} numbers")
+    if len(parts.get("BYSETPOS", "").split(",")) > MAX_POSITIONS:
+        raise ValueError(f"BYSETPOS has at most {MAX_POSITIONS} numbers")
     return parts
 
 

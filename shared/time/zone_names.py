@@ -21,9 +21,9 @@ SUGGESTIONS = 10
 #: Most zones for each season that an answer to an offset names.
 A_SEASON = 3
 #: How alike a misspelt name must be to what it suggests (0 to 1; the ratio of `difflib`).
-LIKENESS = 0.75
+MIN_LIKENESS = 0.75
 #: Longest text that is compared with names, in characters.
-LONGEST = 80
+MAX_NAME_CHARS = 80
 #: Names that CLDR's table does not have (any more), and that old calendars, Outlook and Graph still tell.
 LEGACY = {
     "Armenian Standard Time": "Asia/Yerevan",
@@ -68,10 +68,10 @@ def load(name: str) -> ZoneInfo:
 
 def unknown(text: str) -> UnknownZone:
     """What to answer to a text that `find` does not know: a city, a country, an offset, or something misspelt."""
-    shown = f"{text[:LONGEST]!r} is no IANA time zone and no Windows one"
+    shown = f"{text[:MAX_NAME_CHARS]!r} is no IANA time zone and no Windows one"
     if offset := _OFFSET.fullmatch(text.strip().replace("−", "-")):
         return _at_offset(shown, *offset.groups())
-    if found := list(dict.fromkeys(_meant(text[:LONGEST])))[:SUGGESTIONS]:
+    if found := list(dict.fromkeys(_meant(text[:MAX_NAME_CHARS])))[:SUGGESTIONS]:
         *others, last = found
         choice = f"{', '.join(others)} or {last}" if others else last
         return UnknownZone(f"{shown}; did you mean {choice}?", found)
@@ -168,7 +168,7 @@ def _meant(text: str) -> Iterable[str]:
     meanings = _meanings()
     parts = (text, *re.split(r"[,;()]", text))  # Windows shows "(UTC+01:00) Amsterdam, Berlin, Bern, Rome"
     exact = [essence for part in parts if (essence := _essence(part)) in meanings]
-    alike = exact or get_close_matches(_essence(text), meanings, n=3, cutoff=LIKENESS)
+    alike = exact or get_close_matches(_essence(text), meanings, n=3, cutoff=MIN_LIKENESS)
     return chain.from_iterable(meanings[each] for each in alike)
 
 

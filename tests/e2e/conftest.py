@@ -23,7 +23,7 @@ from shared.queue_messages import NOTIFICATIONS
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind, Status
-from shared.storage.table import BATCH
+from shared.storage.table import MAX_TRANSACTION_ROWS
 from shared.time.clock import real_time
 from tests.support.herald import user
 
@@ -151,7 +151,11 @@ class Deployment:
             async with gate:
                 await table.submit_transaction([("create", row) for row in rows])
 
-        parts = (rows[at : at + BATCH] for rows in by_partition.values() for at in range(0, len(rows), BATCH))
+        parts = (
+            rows[at : at + MAX_TRANSACTION_ROWS]
+            for rows in by_partition.values()
+            for at in range(0, len(rows), MAX_TRANSACTION_ROWS)
+        )
         await asyncio.gather(*(write(part) for part in parts))
         return new
 

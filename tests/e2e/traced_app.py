@@ -14,7 +14,7 @@ from pathlib import Path
 
 import azure.functions as func
 
-from shared.rate_windows import AHEAD, grant
+from shared.rate_windows import MAX_LEAD, grant
 from shared.storage.rate_lanes import RateLanes
 from shared.teams import rate_limiter
 
@@ -25,7 +25,7 @@ _asked: ContextVar[tuple[Sequence[int], int]] = ContextVar("asked", default=((),
 _move_tenant = RateLanes.move_tenant
 
 
-def _asked_for(following: int, now: int, rate: int, wanted: int, ahead: int = AHEAD) -> tuple[Sequence[int], int]:
+def _asked_for(following: int, now: int, rate: int, wanted: int, ahead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
     asked = grant(following, now, rate, wanted, ahead)
     _asked.set(asked)
     return asked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from messages.commands.parser import COMMANDS, LONGEST, Command, Order, Unknown, Verb, first_line, parse
+from messages.commands.parser import COMMANDS, MAX_COMMAND_CHARS, Command, Order, Unknown, Verb, first_line, parse
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
 from shared.preferences.quiet_hours import QuietHours
@@ -142,7 +142,7 @@ def test_markup_goes_and_what_only_looks_like_it_stays() -> None:
 @pytest.mark.parametrize("piece", ["<", "<at>", "<p", "&", "</", "\u200b", "a ", "<at></at>"])
 def test_only_the_beginning_of_a_long_message_is_looked_at(piece: str) -> None:
     text = piece * 100_000
-    assert first_line(text) == first_line(text[:LONGEST])
+    assert first_line(text) == first_line(text[:MAX_COMMAND_CHARS])
     assert not re.search("pause", first_line(text + "\npause"))
 
 

@@ -16,11 +16,11 @@ from local.fake_teams.api import Event
 from messages.activity import verified
 from messages.activity.schema import Incoming
 from messages.commands.dispatch import converse
-from messages.commands.handlers import LONGEST_TOPIC, MOST_COUNTED
+from messages.commands.handlers import MAX_COUNTED, MAX_TOPIC_CHARS
 from messages.commands.parser import Verb
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.conversations import Kind
@@ -158,7 +158,7 @@ WRONG = {
     "digest sometimes": "a digest is daily 09:00",
     "digest daily 9 o'clock": "a digest is daily 09:00",
     "subscribe": "Which topic?",
-    f"subscribe {'x' * (LONGEST_TOPIC + 1)}": f"at most {LONGEST_TOPIC} characters",
+    f"subscribe {'x' * (MAX_TOPIC_CHARS + 1)}": f"at most {MAX_TOPIC_CHARS} characters",
     "puase 2h": "“pause 2h”",
     "<at>Herald</at> STPO": "“stop”",
     "resume what I did": "“resume”",
@@ -196,11 +196,11 @@ async def test_a_subscription_is_kept_as_written_and_found_in_any_case(chat: Cha
 
 
 async def test_one_topic_too_many_is_not_subscribed(chat: Chat) -> None:
-    await chat.prefer(Preferences(topics=tuple(map(str, range(MOST)))))
+    await chat.prefer(Preferences(topics=tuple(map(str, range(MAX_ENTRIES)))))
     told = await chat.ask("subscribe one more")
-    assert told[:2] == ["Nothing was changed", f"there are too many topics: at most {MOST}"]
+    assert told[:2] == ["Nothing was changed", f"there are too many topics: at most {MAX_ENTRIES}"]
     assert (await chat.herald.services.topics.subscribers(chat.herald.tenant, "one more", "", 10))[0] == []
-    assert len(await chat.ask("topics")) == 1 + MOST
+    assert len(await chat.ask("topics")) == 1 + MAX_ENTRIES
 
 
 async def test_a_topic_reaches_who_subscribed_to_it(chat: Chat) -> None:
@@ -294,7 +294,7 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
 async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
     now = chat.herald.clock()
     recipient = f"u:{chat.person.object_id}"
-    for number in range(MOST_COUNTED + 1):
+    for number in range(MAX_COUNTED + 1):
         item = HeldDelivery(
             delivery=Delivery(f"{number:032x}", "0", recipient, "", 0),
             reason=Reason.PAUSED,
@@ -304,7 +304,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             delivery_etag="",
         )
         await chat.herald.services.held_deliveries.put(chat.herald.tenant, item)
-    assert (await chat.ask("status"))[-1] == f"Waiting  {MOST_COUNTED} or more"
+    assert (await chat.ask("status"))[-1] == f"Waiting  {MAX_COUNTED} or more"
 
 
 async def test_an_early_digest_is_asked_for_where_something_waits(chat: Chat) -> None:
@@ -486,12 +486,12 @@ async def test_an_activity_without_an_id_is_answered(chat: Chat) -> None:
 async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
     chat: Chat, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topics = [f"topic {number}" for number in range(MOST)]
-    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)  # the machine of the tests is slower than Azure
+    topics = [f"topic {number}" for number in range(MAX_ENTRIES)]
+    monkeypatch.setattr("messages.endpoint.DEADLINE_SECONDS", 60)  # the machine of the tests is slower than Azure
     async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
         events = [
             Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
-            for topic, url in zip(topics, [chat.endpoint, elsewhere] * (MOST // 2), strict=True)
+            for topic, url in zip(topics, [chat.endpoint, elsewhere] * (MAX_ENTRIES // 2), strict=True)
             for verb in ("subscribe", "unsubscribe nothing of")
         ]
         random.Random(7).shuffle(events)

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from messages.activity.schema import LONGEST_ID
+from messages.activity.schema import MAX_ID_CHARS
 from messages.auth.admission import is_local_caller
-from messages.endpoint import LARGEST, Endpoint, open_endpoint
+from messages.endpoint import MAX_BODY_BYTES, Endpoint, open_endpoint
 from messages.turn_adapter import SendingInTurn, TurnAdapter, read_activity
 from shared.storage.conversations import Conversations
 from shared.storage.table import Conflict
@@ -89,19 +89,19 @@ async def test_an_activity_of_teams_is_accepted_without_a_body(opened: Endpoint,
 
 @pytest.mark.parametrize("authorization", ["", "Bearer garbage", "Basic eDp5"])
 async def test_401_without_a_token_whatever_the_body(closed: Endpoint, authorization: str) -> None:
-    for body in (message(), b"", b"not json", b"x" * LARGEST):
+    for body in (message(), b"", b"not json", b"x" * MAX_BODY_BYTES):
         await refuses(closed, 401, body, authorization)
 
 
 async def test_413_over_256_kb_before_anything_else(closed: Endpoint, publisher: Publisher) -> None:
-    await refuses(closed, 413, b" " * (LARGEST + 1), "")
-    await refuses(closed, 413, b" " * (LARGEST + 1))
+    await refuses(closed, 413, b" " * (MAX_BODY_BYTES + 1), "")
+    await refuses(closed, 413, b" " * (MAX_BODY_BYTES + 1))
     assert not publisher.requests
 
 
 async def test_256_kb_are_not_too_large(opened: Endpoint) -> None:
     body = orjson.dumps(message())
-    assert await post(opened, body + b" " * (LARGEST - len(body))) == (200, None)
+    assert await post(opened, body + b" " * (MAX_BODY_BYTES - len(body))) == (200, None)
 
 
 NOT_ACTIVITIES: dict[str, object] = {
@@ -123,7 +123,7 @@ NOT_ACTIVITIES: dict[str, object] = {
     "from is a list": message(**{"from": []}),
     "object id is a number": message(**{"from": {"id": "29:ada", "aadObjectId": 5}}),
     "an id has a line break": message(**{"from": {"id": "29:\nada"}}),
-    "an id is absurdly long": message(conversation={"id": "a" * (LONGEST_ID + 1), "tenantId": TENANT}),
+    "an id is absurdly long": message(conversation={"id": "a" * (MAX_ID_CHARS + 1), "tenantId": TENANT}),
     "conversation is a text": message(conversation=PERSONAL),
     "a tenant is a number": message(channelData={"tenant": {"id": 5}}),
     "channelData is a text": message(channelData="x"),
@@ -249,7 +249,7 @@ async def test_503_where_storage_does_not_answer_in_time(
         async def save(self, *_: object, **__: object) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("messages.endpoint.PATIENCE", 0.05)
+    monkeypatch.setattr("messages.endpoint.DEADLINE_SECONDS", 0.05)
     await refuses(endpoint(publisher, session, clock, Hanging()), 503, message())
 
 

@@ -17,7 +17,7 @@ from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import action_verbs
 from shared.cards.preferences import fields
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import MOST, Mode, Preferences
+from shared.preferences.preferences import MAX_ENTRIES, Mode, Preferences
 from shared.services import Services, open_services
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind, Reference
@@ -25,9 +25,9 @@ from shared.storage.notifications import notification_key
 from tests.messages.conftest import ADA, PERSONAL, TENANT, Publisher, activity, bearer, message, settings
 
 PROCESSES = 2
-TOPICS = [f"topic {number}" for number in range(MOST)]
+TOPICS = [f"topic {number}" for number in range(MAX_ENTRIES)]
 #: With the settings that are there once, so many that there are 200 activities.
-CATEGORIES = Categories([Category(name=f"category {number}") for number in range(MOST - 4)])
+CATEGORIES = Categories([Category(name=f"category {number}") for number in range(MAX_ENTRIES - 4)])
 MODES = {each.name: mode for each, mode in zip(CATEGORIES.declared, cycle(Mode), strict=False)}
 ONCE: Mapping[str, Mapping[str, object]] = {
     "timezone Asia/Tokyo": {"time_zone": "Asia/Tokyo"},
@@ -43,7 +43,7 @@ async def processes(
 ) -> AsyncIterator[Sequence[Services]]:
     """What two processes stand on, each with its own clients, locks and caches."""
     # They share the loop and the core of the test, and a storage that is slower than the one of Azure.
-    monkeypatch.setattr("messages.endpoint.PATIENCE", 60)
+    monkeypatch.setattr("messages.endpoint.DEADLINE_SECONDS", 60)
     configured = settings(ToBotFromChannelOpenIdMetadataUrl=f"{publisher.url}/openid")
     async with AsyncExitStack() as stack:
         opened = []
@@ -122,7 +122,7 @@ async def test_people_who_install_and_write_at_once_are_all_known_and_answered(
         assert each.name == f"P {each.id}"  # as only the message says
         assert each.status_at  # as only the install says
         assert each.preferences.topics == ("releases",)
-    subscribers, _ = await processes[0].topics.subscribers(TENANT, "releases", "", MOST * 2)
+    subscribers, _ = await processes[0].topics.subscribers(TENANT, "releases", "", MAX_ENTRIES * 2)
     assert sorted(subscribers) == [f"u:{each}" for each in people]
     keys = [notification_key(TENANT, SOURCE, f"a:{each};f:{each}") for each in people]
     answers = await asyncio.gather(*(processes[0].notifications.get(key) for key in keys))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from messages.activity.references import LONGEST_NAME, changes, event_time
+from messages.activity.references import MAX_NAME_CHARS, changes, event_time
 from messages.activity.schema import Incoming
 from shared.storage.conversations import Kind, Status
 from tests.messages.conftest import (
@@ -317,7 +317,7 @@ def test_only_plausible_locales_are_kept(parts: dict[str, Any], expected: str) -
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("Ada " * 100, ("Ada " * 100)[:LONGEST_NAME].strip()), (" A\x00d\na\u202e ", "A d a"), ("Zoë 李", "Zoë 李")],
+    [("Ada " * 100, ("Ada " * 100)[:MAX_NAME_CHARS].strip()), (" A\x00d\na\u202e ", "A d a"), ("Zoë 李", "Zoë 李")],
 )
 def test_names_are_short_and_printable(name: str, expected: str) -> None:
     sender = {"id": "29:ada", "aadObjectId": ADA, "name": name}

@@ -15,7 +15,7 @@ import pytest
 from messages.activity.references import event_time
 from messages.activity.schema import Incoming
 from messages.activity.verified import Event
-from messages.bot import EVENT, REMEMBERED, SOON, HeraldBot
+from messages.bot import EVENT, MAX_REMEMBERED, RECHECK_DELAY_SECONDS, HeraldBot
 from messages.turn_adapter import TurnAdapter, read_activity
 from shared.queue_messages import RecipientTask, Task
 from shared.storage.conversations import Conversations, Kind, Reference, Status
@@ -147,7 +147,7 @@ async def test_a_tenant_is_stored_once_a_service_url(
 
 
 async def test_what_is_remembered_of_tenants_is_bounded(bot: HeraldBot, tell: Tell) -> None:
-    bot._stored = {("tenant", str(number)) for number in range(REMEMBERED)}
+    bot._stored = {("tenant", str(number)) for number in range(MAX_REMEMBERED)}
     await tell(message())
     assert bot._stored == {(TENANT, SERVICE_URL)}
 
@@ -156,25 +156,30 @@ async def test_who_is_in_another_zone_has_what_waits_decided_anew(tell: Tell, qu
     await tell(INSTALL)
     for zone in ("Europe/Berlin", "Europe/Berlin", "Asia/Tokyo"):
         await tell(message(localTimezone=zone))
-    assert queues.wake.await_args_list == [call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)] * 2
+    assert (
+        queues.enqueue_recipient.await_args_list
+        == [call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), RECHECK_DELAY_SECONDS)] * 2
+    )
 
 
 async def test_what_waits_for_who_was_not_known_goes_by_the_zone_that_is_seen_first(
     tell: Tell, queues: AsyncMock
 ) -> None:
     await tell(message(**in_team(), localTimezone="Asia/Tokyo"))
-    assert queues.wake.await_args_list == [call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), SOON)]
+    assert queues.enqueue_recipient.await_args_list == [
+        call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), RECHECK_DELAY_SECONDS)
+    ]
 
 
 async def test_a_new_zone_is_not_stored_before_what_waits_is_to_be_decided_anew(
     tell: Tell, queues: AsyncMock, conversations: Conversations
 ) -> None:
     await tell(INSTALL)
-    queues.wake.side_effect = [RuntimeError, None]
+    queues.enqueue_recipient.side_effect = [RuntimeError, None]
     with pytest.raises(RuntimeError):
         await tell(message(localTimezone="Asia/Tokyo"))
     await tell(message(localTimezone="Asia/Tokyo"))
-    assert queues.wake.await_count == 2
+    assert queues.enqueue_recipient.await_count == 2
     assert (await person(conversations)).time_zone == "Asia/Tokyo"
 
 

@@ -10,7 +10,7 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.delivery import deliver
 from notify.ingest import ingest
-from notify.poison import MAX_POISON_RETRIES, PAUSE, retry_poison
+from notify.poison import MAX_POISON_RETRIES, RETRY_DELAY_SECONDS, retry_poison
 from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import (
@@ -62,7 +62,7 @@ async def test_a_delivery_gets_two_more_chances_by_itself_and_is_sent_if_it_can_
     await poison(timed, queue, message)
     [(at, on, text)] = timed.kept
     assert on == queue
-    assert PAUSE - 1 < (at - timed.clock()).total_seconds() <= PAUSE
+    assert RETRY_DELAY_SECONDS - 1 < (at - timed.clock()).total_seconds() <= RETRY_DELAY_SECONDS
     assert Delivery.decode(text.encode()) == replace(message, poison_retries=1)
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}

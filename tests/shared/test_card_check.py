@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.cards import notification
-from shared.cards.validation import DEEPEST, MOST_FAULTS, MOST_VALUES, faults
+from shared.cards.validation import MAX_DEPTH, MAX_FAULTS, MAX_VALUES, faults
 from shared.contract.faults import Fault
 from shared.contract.models import Action, Actor, Content, Fact, Image, Link
 
@@ -267,27 +267,27 @@ def nested(levels: int) -> dict[str, Any]:
     return card(inner)
 
 
-@pytest.mark.parametrize("levels", [DEEPEST + 1, 10_000])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 10_000])
 def test_a_card_nested_too_deeply_is_one_fault(levels: int) -> None:
-    assert faults(nested(levels)) == [Fault("", f"must be nested at most {DEEPEST} levels deep")]
+    assert faults(nested(levels)) == [Fault("", f"must be nested at most {MAX_DEPTH} levels deep")]
 
 
 def test_a_card_nested_to_the_limit_leaves_room_on_the_stack() -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(800)
     try:
-        found = faults(nested(DEEPEST))
+        found = faults(nested(MAX_DEPTH))
     finally:
         sys.setrecursionlimit(limit)
     assert [fault.message for fault in found] == ["is missing"]
 
 
 def test_a_card_of_too_many_values_is_one_fault() -> None:
-    assert faults(card(*[TEXT] * MOST_VALUES)) == [Fault("", f"must have at most {MOST_VALUES} values")]
+    assert faults(card(*[TEXT] * MAX_VALUES)) == [Fault("", f"must have at most {MAX_VALUES} values")]
 
 
 def test_faults_are_told_up_to_a_number() -> None:
-    assert len(faults(card(*[{"type": "TextBlock"}] * 1000))) == MOST_FAULTS
+    assert len(faults(card(*[{"type": "TextBlock"}] * 1000))) == MAX_FAULTS
 
 
 def test_a_fault_repeats_no_text_of_the_card() -> None:

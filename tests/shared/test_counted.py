@@ -60,7 +60,7 @@ async def rows(connection: str) -> AsyncIterator[Rows]:
 async def test_what_is_patient_shares_a_transaction_with_what_comes_a_moment_later(
     rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0.3)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0.3)
     there = await rows.some(5)
     rows.transactions.clear()
 
@@ -74,7 +74,7 @@ async def test_what_is_patient_shares_a_transaction_with_what_comes_a_moment_lat
 
 
 async def test_who_is_in_a_hurry_takes_the_patient_along_at_once(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 3600)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 3600)
     there = await rows.some(3)
     rows.transactions.clear()
     patient = [asyncio.create_task(rows.end(key, there[key])) for key in ("u:0", "u:1")]
@@ -88,7 +88,7 @@ async def test_who_is_in_a_hurry_takes_the_patient_along_at_once(rows: Rows, mon
 
 
 async def test_a_transaction_that_is_full_waits_for_nobody(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 3600)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 3600)
     there = await rows.some(99)
     async with asyncio.timeout(30):
         assert sum(await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()))) == 1
@@ -96,7 +96,7 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: Rows, monkeypat
 
 
 async def test_more_than_one_transaction_takes_go_into_several(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0)
     there = await rows.some(99) | await rows.some(60, first=99)
     rows.transactions.clear()
     assert sum(await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()))) == 1
@@ -105,7 +105,7 @@ async def test_more_than_one_transaction_takes_go_into_several(rows: Rows, monke
 
 
 async def test_after_who_was_in_a_hurry_the_next_is_patient_again(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0.3)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0.3)
     there = await rows.some(4)
     rows.transactions.clear()
     first = asyncio.create_task(rows.end("u:0", there["u:0"], SENT, patient=False))
@@ -119,7 +119,7 @@ async def test_after_who_was_in_a_hurry_the_next_is_patient_again(rows: Rows, mo
 
 
 async def test_one_that_has_changed_meanwhile_fails_alone(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.storage.delivery_counts.PATIENCE", 0.1)
+    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0.1)
     there = await rows.some(3)
     await rows.end("u:1", there["u:1"], SENT, patient=False)
     found = await asyncio.gather(*(rows.end(key, etag) for key, etag in there.items()), return_exceptions=True)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.cards.digest import LONGEST_DETAIL, LONGEST_LINK, LONGEST_NAME, LONGEST_TITLE, SHOWN, Line, draw
+from shared.cards.digest import MAX_DETAIL_CHARS, MAX_LINK_CHARS, MAX_NAME_CHARS, MAX_TITLE_CHARS, SHOWN, Line, draw
 from shared.cards.notification import activity
 from shared.cards.replies import one_line
 from shared.cards.validation import faults
@@ -112,10 +112,10 @@ def test_what_is_unseen_joins_as_it_is_meant_to(text: str, shown: str) -> None:
 def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
     wide = '\u20ac"'  # a character of two bytes in UTF-16, and one that JSON escapes
     longest = line(
-        wide * LONGEST_TITLE,
-        detail=wide * LONGEST_DETAIL,
-        category=wide * LONGEST_NAME,
-        link="https://ci.example/" + "x" * (LONGEST_LINK - 19),
+        wide * MAX_TITLE_CHARS,
+        detail=wide * MAX_DETAIL_CHARS,
+        category=wide * MAX_NAME_CHARS,
+        link="https://ci.example/" + "x" * (MAX_LINK_CHARS - 19),
         urgent=True,
         times=200,
     )
@@ -128,5 +128,5 @@ def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
 
 
 def test_a_link_that_is_too_long_is_left_out() -> None:
-    [element] = shown(draw([line(link="https://ci/" + "x" * LONGEST_LINK)], BERLIN, "en"))
+    [element] = shown(draw([line(link="https://ci/" + "x" * MAX_LINK_CHARS)], BERLIN, "en"))
     assert "selectAction" not in element["inlines"][0]

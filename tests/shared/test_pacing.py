@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.rate_windows import AHEAD, BLOCK, MARGIN, PART, SECOND, WINDOWS, Sends, grant
+from shared.rate_windows import BLOCK, MARGIN, MAX_LEAD, PART, SECOND, WINDOWS, Sends, grant
 
 
 def most_within(times: Sequence[int], length: int) -> int:
@@ -26,7 +26,7 @@ def test_granted_slots_never_exceed_the_rate_in_any_second(rate: int, asked: lis
     for pause, wanted in asked:
         now += pause
         slots, following = grant(following, now, rate, wanted)
-        assert all(now <= slot <= now + AHEAD for slot in slots)
+        assert all(now <= slot <= now + MAX_LEAD for slot in slots)
         granted += slots
     assert granted == sorted(set(granted))
     assert most_within(granted, SECOND) <= rate
@@ -55,7 +55,7 @@ def test_nothing_is_given_out_further_ahead_than_a_second() -> None:
         slots, following = grant(following, 0, 45, 1000)
         if not slots:
             break
-    assert AHEAD < following <= AHEAD + SECOND // 45 + 1
+    assert MAX_LEAD < following <= MAX_LEAD + SECOND // 45 + 1
 
 
 def test_a_lane_that_is_held_gives_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.preferences.pause import LONGEST, pause_until
+from shared.preferences.pause import MAX_PAUSE, pause_until
 from shared.time.localtime import zone
 from tests.shared.clockchanges import ALL
 
@@ -92,4 +92,4 @@ def test_any_text_is_a_pause_that_ends_later_or_refused(text: str, now: datetime
         until = pause_until(text, now, zone(name))
     except ValueError:
         return
-    assert now < until < now + LONGEST + timedelta(days=2)
+    assert now < until < now + MAX_PAUSE + timedelta(days=2)

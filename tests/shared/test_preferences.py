@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.preferences.preferences import FOREVER, MOST, Mode, Preferences, TooMany, decode
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences, TooMany, decode
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 ALL = Preferences(
@@ -40,14 +40,14 @@ def test_mutes_that_have_ended_go_with_the_next_one() -> None:
 
 def test_there_is_an_end_to_how_many_there_may_be() -> None:
     preferences = Preferences()
-    for turn in range(MOST):
+    for turn in range(MAX_ENTRIES):
         preferences = preferences.with_topic(f"t{turn}")
     with pytest.raises(TooMany, match="topics"):
         preferences.with_topic("one more")
 
 
 def test_what_is_larger_than_a_column_is_refused() -> None:
-    long = {f"{turn:03}" + "x" * 250: Mode.OFF for turn in range(MOST)}
+    long = {f"{turn:03}" + "x" * 250: Mode.OFF for turn in range(MAX_ENTRIES)}
     Preferences(categories=long).encode()
     with pytest.raises(TooMany, match="long names"):
-        Preferences(categories=long, topics=tuple(f"{turn}{'y' * 98}" for turn in range(MOST))).encode()
+        Preferences(categories=long, topics=tuple(f"{turn}{'y' * 98}" for turn in range(MAX_ENTRIES))).encode()

@@ -102,7 +102,7 @@ async def answered() -> AsyncIterator[Answered]:
 async def test_what_storage_was_too_busy_for_is_tried_again(
     answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.storage.entity_writes.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("shared.storage.entity_writes.RETRY_DELAYS_SECONDS", (0.0, 0.0))
     client = await answered(BUSY, BUSY, BOTH)
     assert await write(client, TWO) == ["W/1", "W/1"]
 
@@ -113,7 +113,7 @@ async def test_what_storage_was_too_busy_for_is_tried_again(
 async def test_what_was_not_done_in_the_end_is_never_taken_for_done(
     answered: Answered, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.storage.entity_writes.PAUSES", (0.0,))
+    monkeypatch.setattr("shared.storage.entity_writes.RETRY_DELAYS_SECONDS", (0.0,))
     client = await answered(answer)
     with pytest.raises(HttpResponseError) as refused:
         await write(client, TWO)

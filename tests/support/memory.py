@@ -24,7 +24,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from azure.data.tables import TableEntity
 
 from shared.storage.entity_writes import Refusal
-from shared.storage.table import BATCH, COLUMN_BYTES, Operation, Row, Table
+from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Operation, Row, Table
 
 #: Bytes of a row and of a transaction, and of a message.
 MAX_ROW_BYTES = 1024 * 1024
@@ -131,7 +131,7 @@ class MemoryTableClient:
         if self._partitions is None:
             raise _refusal(404, "TableNotFound")
         keys = [(str(row["PartitionKey"]), str(row["RowKey"])) for _, row, *_ in operations]
-        if len(operations) > BATCH:
+        if len(operations) > MAX_TRANSACTION_ROWS:
             raise _refusal(400, "InvalidInput")
         if len({partition for partition, _ in keys}) > 1:
             raise _refusal(400, "CommandsInBatchActOnDifferentPartitions")

@@ -27,7 +27,7 @@ from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MOST_ALONE, choose, digest_preferences_of
+from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES, choose, digest_preferences_of
 from timer_digest.release_held import release
 from timer_digest.thread_groups import DigestEntry
 
@@ -217,7 +217,9 @@ async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotte
     await go_to(timed, "2026-11-23T09:59:30")
     timed.clock.moved += timedelta(seconds=30)
     late = asyncio.Event()
-    monkeypatch.setattr(timed.services.queues, "enqueue_sweep", lambda *_: late.wait())  # of a waking of the same minute
+    monkeypatch.setattr(
+        timed.services.queues, "enqueue_sweep", lambda *_: late.wait()
+    )  # of a waking of the same minute
     await timed.services.timers.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
@@ -305,7 +307,7 @@ async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_n
 
 async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_called_off(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
-    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MOST_ALONE + 1)]
+    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     build = await ask(timed, ada, "Build 1")
     person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
     await release(timed.services, person)
@@ -313,7 +315,7 @@ async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_
     await release(timed.services, replace(person, task=Task.RECONSIDER))
     await timed.send()
     assert len(await came(timed, ada)) == 2
-    assert [await timed.counts(each) for each in (build, *news)] == [{"digested": 1}] * (MOST_ALONE + 2)
+    assert [await timed.counts(each) for each in (build, *news)] == [{"digested": 1}] * (MAX_SEPARATE_MESSAGES + 2)
 
 
 async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_digest(timed: Herald) -> None:
@@ -329,7 +331,7 @@ async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_dige
 async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 2)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 2)
     ada = await one(timed, "2026-11-25T10:00")
     await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"}, priority="urgent")
     await go_to(timed, "2026-11-26T20:01")
@@ -347,7 +349,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
 async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 1)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 1)
     ada = await one(timed, "2026-11-23T10:00")
     older = await ask(timed, ada, "Older")
     timed.clock.moved += timedelta(minutes=1)

@@ -15,7 +15,7 @@ from shared.queue_messages import Task
 from shared.storage.conversations import Kind, Status
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
-from timer_digest.digest_plan import MOST_ALONE, MOST_TOLD
+from timer_digest.digest_plan import MAX_DIGEST_ITEMS, MAX_SEPARATE_MESSAGES
 
 
 async def test_what_waits_goes_out_in_one_card_at_the_local_time(timed: Herald) -> None:
@@ -137,14 +137,14 @@ async def test_what_is_only_simulated_is_not_told(timed: Herald) -> None:
     assert await timed.counts(asked) == {"simulated": 1}
 
 
-@pytest.mark.parametrize("count", [MOST_ALONE, MOST_ALONE + 1])
+@pytest.mark.parametrize("count", [MAX_SEPARATE_MESSAGES, MAX_SEPARATE_MESSAGES + 1])
 async def test_more_than_five_that_a_pause_held_are_one_digest(timed: Herald, count: int) -> None:
     ada = await one(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 7, tzinfo=UTC))
     asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
     build = await ask(timed, ada, "Build 1")
     await go_to(timed, "2026-11-24T06:59")
     await go_to(timed, "2026-11-24T07:01")
-    digest = count > MOST_ALONE
+    digest = count > MAX_SEPARATE_MESSAGES
     assert len(await came(timed, ada)) == (1 if digest else count)
     ended = {"digested": 1} if digest else {"sent": 1}
     assert [await timed.counts(each) for each in asked] == [ended] * count
@@ -189,7 +189,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     ada = await one(timed, "2026-11-24T06:00", **held)
     asked = [await ask(timed, ada, f"Build {number}") for number in range(2)]
     off, muted = await ask(timed, ada, "Off"), await ask(timed, ada, "Muted", thread={"key": "muted"})
-    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MOST_ALONE + 1)]
+    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
     await timed.services.conversations.prefer(
@@ -199,7 +199,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     [digest] = await came(timed, ada)
     assert texts(digest)[0] == "Digest: 2 notifications"
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 2
-    assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MOST_ALONE + 2)
+    assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MAX_SEPARATE_MESSAGES + 2)
     left = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)
     assert {item.delivery.notification for item in left} == {each.key for each in (*news, muted)}
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
@@ -209,7 +209,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
 async def test_who_asks_has_it_also_behind_much_that_is_not_meant_for_it(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.early.PAGE", 2)
+    monkeypatch.setattr("shared.early.PAGE_ITEMS", 2)
     ada = await one(timed, "2026-11-24T06:00", paused_until=FOREVER)
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(5)]
     timed.clock.moved += timedelta(seconds=5)
@@ -309,11 +309,11 @@ async def test_what_is_told_too_late_is_for_the_date_of_its_slot(timed: Herald) 
     assert len(await came(timed, ada)) == 2
 
 
-@pytest.mark.parametrize("most", [10, pytest.param(MOST_TOLD, marks=pytest.mark.full)])
+@pytest.mark.parametrize("most", [10, pytest.param(MAX_DIGEST_ITEMS, marks=pytest.mark.full)])
 async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", most)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", most)
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(most + 3)]
     await timed.send()
@@ -444,14 +444,14 @@ async def test_a_digest_that_something_put_off_comes_once_that_is_called_off(
     assert {"Before", "Meanwhile"} <= set(texts(digest))
 
 
-@pytest.mark.parametrize("count", [MOST_ALONE, MOST_ALONE + 1])
+@pytest.mark.parametrize("count", [MAX_SEPARATE_MESSAGES, MAX_SEPARATE_MESSAGES + 1])
 async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called_off(timed: Herald, count: int) -> None:
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
     asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
     build = await ask(timed, ada, "Build 1")
     await prefer(timed, ada, paused_until=None)
     await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    digest = count > MOST_ALONE
+    digest = count > MAX_SEPARATE_MESSAGES
     assert len(await came(timed, ada)) == (1 if digest else count)
     assert [await timed.counts(each) for each in asked] == [{"digested" if digest else "sent": 1}] * count
     await go_to(timed, "2026-11-24T08:01")
@@ -461,7 +461,7 @@ async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called
 async def test_what_one_digest_cannot_tell_when_a_pause_is_called_off_comes_after_it(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 7)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 7)
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
     asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(9)]
     await prefer(timed, ada, paused_until=None)
@@ -499,7 +499,7 @@ async def test_what_was_scheduled_during_a_pause_waits_for_the_first_slot_after_
 async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_first(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 4)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 4)
     ada = await one(timed, "2026-11-23T10:00")
     told = ["Build 0", "Build 1", "State 0", "State 1", "State 2", "Fire"]
     for number, title in enumerate(told):
@@ -517,7 +517,7 @@ async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_
 async def test_a_thread_of_more_states_than_a_digest_tells_shows_the_newest_and_no_other_later(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MOST_TOLD", 3)
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 3)
     ada = await one(timed, "2026-11-23T10:00")
     asked = []
     for number in range(5):

@@ -13,7 +13,7 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
-from shared.announcements import MOST, SOURCE
+from shared.announcements import MAX_MISSED_STORED, SOURCE
 from shared.states import NotificationState, ScheduleState
 from shared.storage.notifications import Notification, notification_key
 from shared.storage.schedules import Schedule
@@ -155,9 +155,9 @@ async def test_what_was_missed_in_an_outage_is_said_and_what_is_late_within_the_
 async def test_of_very_many_missed_ones_some_are_stored_and_the_latest_still_sent(
     timed: Herald, ada: PersonView, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.announcements.MOST", 3)
+    monkeypatch.setattr("shared.announcements.MAX_MISSED_STORED", 3)
     monkeypatch.setattr("shared.announcements.AROUND_THE_WORLD", timedelta())
-    assert MOST > 3
+    assert MAX_MISSED_STORED > 3
     await recur(timed, ada, rule="*/30 * * * *")
     await sleep_until(timed, NINE + timedelta(hours=10))
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.MISSED

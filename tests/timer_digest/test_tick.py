@@ -60,7 +60,7 @@ async def test_what_is_too_much_for_one_tick_is_left_to_the_next(
 ) -> None:
     minute = herald.clock() - timedelta(minutes=3)
     await asyncio.gather(*(herald.services.timers.put(minute, "notification", f"{key:064x}") for key in range(130)))
-    monkeypatch.setattr("timer_digest.tick.LONGEST", 0.0)
+    monkeypatch.setattr("timer_digest.tick.MAX_TICK_SECONDS", 0.0)
     assert [await herald.tick() for _ in range(3)] == [100, 30, 0]
     assert await herald.waiting(EXPANSIONS) == 130
 

@@ -10,7 +10,7 @@ import pytest
 from shared.queue_messages import Delivery
 from shared.states import Reason
 from shared.storage.held_deliveries import DigestState, HeldDelivery
-from shared.storage.table import BATCH, Conflict
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict
 from tests.support.herald import Herald
 
 ADA = "u:ada"
@@ -39,7 +39,7 @@ async def left(herald: Herald) -> list[str]:
     return [each.delivery.notification for each in await herald.services.held_deliveries.of(herald.tenant, ADA, 1000)]
 
 
-@pytest.mark.parametrize("count", [1, 3, BATCH, BATCH + 1])
+@pytest.mark.parametrize("count", [1, 3, MAX_TRANSACTION_ROWS, MAX_TRANSACTION_ROWS + 1])
 async def test_what_is_over_goes(herald: Herald, count: int) -> None:
     there = await put(herald, *map(item, range(count)))
     await herald.services.held_deliveries.done(herald.tenant, ADA, there)
