@@ -11,7 +11,7 @@ import azure.functions as func
 from azure.core.exceptions import AzureError
 
 from messages.http_answer import Answer, refusal
-from shared.services import Services, services
+from shared.services import Services, get_services
 
 if TYPE_CHECKING:
     from messages.endpoint import Endpoint
@@ -46,11 +46,11 @@ async def _endpoint() -> Endpoint:
     loop, so that a worker which only sends never does.
     """
     global _opened
-    stand = await services()
-    if _opened is None or _opened[0] is not stand:
+    services = await get_services()
+    if _opened is None or _opened[0] is not services:
         await asyncio.to_thread(importlib.import_module, "messages.endpoint")
         from messages.endpoint import open_endpoint
 
-        if _opened is None or _opened[0] is not stand:
-            _opened = stand, open_endpoint(stand)
+        if _opened is None or _opened[0] is not services:
+            _opened = services, open_endpoint(services)
     return _opened[1]

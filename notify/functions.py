@@ -10,7 +10,7 @@ from notify.ingest import ingest
 from notify.poison import retry_poison
 from notify.sweep import sweep_page
 from shared import queue_messages
-from shared.services import services
+from shared.services import get_services
 from shared.triggers import internal, on
 
 blueprint = func.Blueprint()
@@ -18,7 +18,7 @@ blueprint = func.Blueprint()
 
 @on(blueprint, queue_messages.NOTIFICATIONS)
 async def ingest_message(message: func.QueueMessage) -> None:
-    await ingest(await services(), message.get_body(), str(message.id))
+    await ingest(await get_services(), message.get_body(), str(message.id))
 
 
 @on(blueprint, queue_messages.EXPANSIONS)
@@ -43,7 +43,7 @@ async def sweep_deliveries(message: func.QueueMessage) -> None:
 
 def _retry_poison_of(queue: str) -> None:
     async def trigger(message: func.QueueMessage) -> None:
-        await retry_poison(await services(), queue, message.get_body(), str(message.id))
+        await retry_poison(await get_services(), queue, message.get_body(), str(message.id))
 
     trigger.__name__ = f"retry_poison_{queue.replace('-', '_')}"
     on(blueprint, f"{queue}-poison")(trigger)

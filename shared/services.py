@@ -134,7 +134,7 @@ async def open_services(
 _opening: asyncio.Task[Services] | None = None
 
 
-async def services() -> Services:
+async def get_services() -> Services:
     """The services of this process; a failure to open them is not kept, so that the next call tries again."""
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):

@@ -14,7 +14,7 @@ import azure.functions as func
 
 from shared import queue_messages
 from shared.contract.faults import Fault, Refused
-from shared.services import Services, services
+from shared.services import Services, get_services
 from shared.storage.clients import CONNECTION
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,15 @@ async def internal(
     message: func.QueueMessage, queue: str, kind: type[M], work: Callable[[Services, M], Awaitable[None]]
 ) -> None:
     """Do the work that one of our own messages asks for; one that is not ours becomes a dead letter."""
-    stand, body = await services(), message.get_body()
+    services, body = await get_services(), message.get_body()
     try:
         decoded = kind.decode(body)
     except queue_messages.Newer:
-        await stand.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY)
+        await services.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY)
         return
     except (queue_messages.Unreadable, Refused):
         fault = Fault("", f"is no message of the queue {queue}")
-        row = await stand.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], stand.clock())
+        row = await services.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], services.clock())
         log.warning("A message on %s is none of ours: see DeadLetters %s", queue, row)
         return
-    await work(stand, decoded)
+    await work(services, decoded)

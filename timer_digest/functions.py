@@ -8,7 +8,7 @@ import os
 import azure.functions as func
 
 from shared import queue_messages
-from shared.services import Services, services
+from shared.services import Services, get_services
 from shared.triggers import internal, on
 from timer_digest.release_held import release
 from timer_digest.tick import tick
@@ -30,7 +30,7 @@ blueprint = func.Blueprint()
 # tables before anyone looks for them.
 @blueprint.timer_trigger(arg_name="timer", schedule=TICKS, run_on_startup=True)
 async def tick_each_minute(timer: func.TimerRequest) -> None:
-    await tick(await services())
+    await tick(await get_services())
 
 
 @on(blueprint, queue_messages.RECIPIENTS)
@@ -38,6 +38,6 @@ async def release_recipient(message: func.QueueMessage) -> None:
     await internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 
-async def _release(services: Services, task: queue_messages.RecipientTask) -> None:
+async def _release(get_services: Services, task: queue_messages.RecipientTask) -> None:
     async with _gate:
-        await release(services, task)
+        await release(get_services, task)

@@ -35,7 +35,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     async def services() -> object:
         return stand
 
-    monkeypatch.setattr(functions, "services", services)
+    monkeypatch.setattr(functions, "get_services", services)
     return memory
 
 
@@ -73,7 +73,7 @@ async def test_503_while_storage_cannot_be_opened(
     async def services() -> object:
         raise ServiceRequestError("no connection to a secret place")
 
-    monkeypatch.setattr(functions, "services", services)
+    monkeypatch.setattr(functions, "get_services", services)
     response = await post(activity("message"))
     assert response.status_code == 503
     assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -230,7 +230,7 @@ async def test_an_internal_message_of_a_newer_version_waits_and_one_that_is_not_
     async def ours() -> object:
         return herald.services
 
-    monkeypatch.setattr("shared.triggers.services", ours)
+    monkeypatch.setattr("shared.triggers.get_services", ours)
     trigger = send_delivery.build().get_user_function()  # type: ignore[attr-defined]
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
     assert await herald.waiting(DELIVERIES) == 1
