@@ -1,4 +1,4 @@
-"""The front door: one app, three blueprints."""
+"""The function app: registers the triggers of messages/, notify/ and timer_digest/."""
 
 import azure.functions as func
 

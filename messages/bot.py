@@ -1,4 +1,4 @@
-"""The bot: it remembers whom each activity shows, welcomes, and does what people ask for."""
+"""The bot: store the references that an activity shows, welcome people, and run their commands and clicks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What happens to one request to `/api/messages`: admitted step by step, then handled by the bot.
+"""Admit a request to `/api/messages` step by step, then let the bot handle its activity.
 
-The order is that of the cost and of what a caller may learn: size, token, body, serviceUrl, channel, tenant, host.
-Nothing is stored before all of them are passed.
+The order of the checks follows their cost and what a caller may learn from them: size, token, body, serviceUrl,
+channel, tenant, host. Nothing is stored before all of them have passed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trigger of what Teams tells us."""
+"""HTTP trigger: the endpoint to which Teams posts activities."""
 
 from __future__ import annotations
 

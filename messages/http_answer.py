@@ -1,4 +1,4 @@
-"""What `/api/messages` answers."""
+"""The HTTP answers of `/api/messages`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""botbuilder's turn without its network: it runs a bot on one activity and keeps what answers an invoke.
+"""Run a bot's turn on one activity without botbuilder's network, and keep its answer to an invoke.
 
-`CloudAdapter` would make a client, a token and a connection for every activity; nothing here sends.
+`CloudAdapter` would create a client, a token and a connection for every activity; nothing here sends.
 """
 
 from __future__ import annotations

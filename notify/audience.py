@@ -1,8 +1,8 @@
-"""Who a notification goes to, page by page.
+"""List the recipients of a notification, page by page.
 
-A recipient is a row key of table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id. All
-the names by which a person can be given lead to the same `u:`, so that overlapping audiences meet in one row. `t:` and
-a team stands for its members where Teams does not tell them: nothing is ever sent there, and its row says why.
+A recipient is a row key of table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id. All the names
+of a person lead to the same `u:`, so that overlapping audiences meet in one row. `t:` and a team id stands for members
+whom Teams does not list: nothing is ever sent there, and its row gives the reason.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Commands on the queue: cancel, recall, edit, redrive, reschedule, and those about recurring announcements.
+"""Run commands of upstream systems: cancel, recall, edit, redrive, reschedule, and those about schedules.
 
-To do one again changes nothing.
+Each is safe to repeat.
 """
 
 from __future__ import annotations

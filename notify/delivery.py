@@ -1,8 +1,8 @@
-"""One delivery: decide, claim, send, and write down what came of it.
+"""Deliver one message: decide, claim, send, and record the result.
 
-A message may come twice, and a process may die anywhere. The row in Deliveries is what counts: it is claimed
-before the request leaves, by the ETag, so that no two processes send the same; a claim that nobody ended means
-that the request may have arrived, which the row then says.
+A queue message may arrive twice, and a worker may die anywhere. The row in Deliveries decides: it is claimed by its
+ETag before the request leaves, so that no two workers send the same delivery. A claim that nobody ended means that the
+request may have arrived; the row then says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was sent is taken back, or brought to the newest content."""
+"""Edit sent messages, or delete them."""
 
 from __future__ import annotations
 

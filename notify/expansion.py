@@ -1,8 +1,8 @@
-"""Fan-out: one page of recipients at a time, each when about its turn comes.
+"""Expand an audience: add the deliveries of one page of recipients, about when the page is due.
 
-The notification's row holds the page that is next. The order of a page is: the rows of its deliveries, their
-messages, the row's next page, the message for that. So a page that comes twice, or again after a crash, adds
-what is missing, and only the page that is the row's goes on.
+The notification's row holds the number of the next page. The order of the writes is: the rows of the deliveries, their
+messages, the next page in the row, the message for that page. A page that comes twice, or again after a crash, adds
+only what is missing, and only the page that the row names goes on.
 """
 
 from __future__ import annotations

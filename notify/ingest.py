@@ -1,7 +1,7 @@
-"""The way in: a message is validated, stored once under its identity, and its recipients are listed or scheduled.
+"""Ingest a message of an upstream system: validate it, store it once under its identity, and expand or schedule it.
 
-A repeat of a message whose recipients are not listed yet finishes what the first began, so that a process that
-dies between the row and what follows from it loses nothing: the queue brings the message again.
+A repeated message whose audience is not expanded yet finishes what the first one began: a worker that dies between the
+row and its consequences loses nothing, because the queue delivers the message again.
 """
 
 from __future__ import annotations

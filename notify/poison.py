@@ -1,4 +1,4 @@
-"""Messages on which our own code failed five times: a second chance alone, and then the dead letters."""
+"""Retry messages on which our own code failed five times, one by one, and then move them to the dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions on one delivery, on plain values: is it wanted, and now; what does its row say; when to try again."""
+"""Decide on one delivery, on plain values: is it wanted, is it due, what does its row say, when is the next attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a notification is: its end, and what to do where it stands still."""
+"""Finish a notification when its last delivery has ended, and resume one that makes no progress."""
 
 from __future__ import annotations
 

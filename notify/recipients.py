@@ -1,4 +1,4 @@
-"""Where a recipient is reached, and what they want, by what the tables know."""
+"""Resolve a recipient to its conversation reference and preferences, from what the tables know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has failed, or was missed, is tried again."""
+"""Retry failed and missed deliveries."""
 
 from __future__ import annotations
 

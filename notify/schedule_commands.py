@@ -1,4 +1,4 @@
-"""Commands about recurring announcements: have one recur, let it rest, end it."""
+"""Commands about recurring announcements: create, pause, resume and delete a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a notification is sent by its schedule: an instant, or each recipient's own."""
+"""Compute when a notification is due by its schedule: at one instant, or at each recipient's own time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A delivery under way, and what can become of it: it ends, it is left, it waits, or it is tried again."""
+"""One delivery in progress, and what can become of it: it ends, is held, is requeued, or is retried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going through the deliveries of a notification, a page at a time: to cancel, recall, edit, redrive or resume them."""
+"""Page through the deliveries of a notification: to cancel, recall, edit, redrive or resume them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notifications that share a thread: a later one updates the card of the earlier, or replies under it."""
+"""Notifications that share a thread key: a later one updates the card of the earlier one, or replies to it."""
 
 from __future__ import annotations
 

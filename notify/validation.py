@@ -1,4 +1,4 @@
-"""What a message looks like is judged before it is accepted: Teams would refuse it, or not show it, in silence."""
+"""Validate the appearance of a message at ingestion: what Teams would refuse, or silently not show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same work on many values, much of it at the same time."""
+"""Run the same work on many values, a limited number at a time."""
 
 from __future__ import annotations
 

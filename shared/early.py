@@ -1,4 +1,4 @@
-"""What `digest now` brings: what waits for the digest, and what would if no pause and no quiet hours held it."""
+"""List the items of `digest now`: what waits for the digest, or would wait for it without pause and quiet hours."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How fast Teams lets us: the arithmetic of send slots, on plain values.
+"""The arithmetic of send slots within Teams' rate limits, on plain values.
 
-Teams counts requests of an app in a tenant over each second, and requests of a conversation over several windows
-("Rate limiting for bots", Microsoft Learn). Both are sliding: a bucket that holds a burst of n lets 2n through
-in one window, so there is none here. Times are whole microseconds since 1970.
+Teams counts the requests of an app in a tenant over each second, and those of a conversation over several windows
+("Rate limiting for bots", Microsoft Learn). Both windows are sliding. A token bucket with a burst of n would let 2n
+through in one window, so there is none here. Times are whole microseconds since 1970.
 """
 
 from __future__ import annotations

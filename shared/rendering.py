@@ -1,4 +1,4 @@
-"""The activity of a notification, drawn once and kept."""
+"""Render the activity of a notification once, and cache it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where the long-lived clients are made: once a process, inside its running loop, when first asked."""
+"""Create the long-lived clients: once a process, inside its running loop, when first asked for."""
 
 from __future__ import annotations
 

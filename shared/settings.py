@@ -1,7 +1,7 @@
-"""Every setting of Herald, typed, and checked once at the start.
+"""Every setting of Herald, typed, and validated once at the start.
 
-Names are those of the environment. The Bot Framework's own names are kept where they exist; Herald's begin
-with ``HERALD_``. `load` raises `SettingsError` with one line that names the setting and says what to do.
+Names are those of the environment. The Bot Framework's own names are kept where they exist; Herald's begin with
+``HERALD_``. `load` raises `SettingsError` with one line that names the setting and says what to do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The words for what has become of a notification and of each message of it.
+"""The states of notifications, deliveries and schedules, and the reasons for them.
 
-They are kept in tables, shown to callers and described in `docs/contract.md`; none is ever renamed.
+They are stored in tables, shown to upstream systems and described in `docs/contract.md`; none is ever renamed.
 """
 
 from enum import StrEnum

@@ -1,7 +1,7 @@
-"""What the queue triggers have in common.
+"""What all queue triggers share: register, decode, and put back what a newer version wrote.
 
-Every trigger takes bytes: of a string body, the host copies top-level JSON properties over the metadata of the
-message, so that a body with an `id` would replace the message's own (`docs/decisions.md`).
+Every trigger takes bytes: of a string body, the host copies top-level JSON properties over the metadata of the message,
+so that a body with an `id` would replace the message's own (`docs/decisions.md`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is done with what waits for somebody: told in a digest, sent message by message, or left waiting."""
+"""Plan what to do with a recipient's held deliveries: include in a digest, send one by one, or keep holding."""
 
 from __future__ import annotations
 

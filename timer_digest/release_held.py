@@ -1,4 +1,4 @@
-"""What waits for a person goes on its way when it is time: to be decided about and sent again, or in a digest."""
+"""Release a recipient's held deliveries when they are due: to be evaluated and sent again, or in a digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a digest tells, on plain values: the newest state of each thread, the most urgent first, as many as fit."""
+"""Choose what a digest includes, on plain values: the newest state of each thread, the most urgent first."""
 
 from __future__ import annotations
 

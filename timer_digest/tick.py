@@ -1,7 +1,7 @@
-"""The tick: all that is due is put on its queue, and its row in table Timers is removed only after that.
+"""The tick: enqueue the work of all timers that are due, and remove each timer only after that.
 
-A tick that dies between the two, or two ticks at once, put the same on its queue twice, which changes nothing there.
-For their digests people are woken at the rate of their tenant: of many at once, none is made long before it can go out.
+A tick that dies in between, or two ticks at once, enqueue the same work twice, which is safe. Digests are enqueued at
+the rate of their tenant, so that none is made long before it can be sent.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""What an activity tells us about whom we can reach: the rows of table Conversations that it changes, and how.
+"""Compute, from one activity, which rows of table Conversations change, and how.
 
 - Every activity refreshes the tenant's row with its serviceUrl.
-- Personal chat: an install, or any sign of life, makes the person's row with the chat, and an alias from the chat to
-  the person. An uninstall retires the row.
-- Group chat and channel: the row of the chat, or of the channel and its team; the people who write or are added
-  become known without a chat, so that their personal one is never touched.
+- Personal chat: an install, or any other activity, creates the person's row with the chat, and an alias from the chat
+  to the person. An uninstall deactivates the row.
+- Group chat and channel: the row of the chat, or of the channel and its team. People who write or are added become
+  known without a chat, so that their personal chat is never changed.
 - Team: its row says whether the bot is installed and the team exists, for all of its channels. Archiving changes
-  nothing: whether a bot may post in an archived team is for Teams to say, at each send.
-- An install, an uninstall and the end of a team or channel set the status; a message, being proof of life, revives;
-  other activities leave the status as it is. What retires a row never creates one.
-- People removed from a team or chat keep their rows: these say who someone is, not where they are a member.
+  nothing: Teams decides at each send whether a bot may post in an archived team.
+- An install, an uninstall and the deletion of a team or channel set the status. A message proves that the bot is
+  installed and reactivates. Other activities leave the status as it is. What deactivates a row never creates one.
+- People removed from a team or chat keep their rows: a row says who a person is, not where they are a member.
 
-Activities come repeated, out of order and without some of their parts: rows are keyed by Teams' ids, what an activity
-does not tell stays as it was, and the store compares the times of events before it changes a status.
+Activities arrive repeated, out of order and incomplete. Rows are therefore keyed by Teams' ids, a missing value leaves
+the stored one as it is, and storage compares the times of events before it changes a status.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The part of an activity on which Herald and botbuilder rely, checked before anything reads it.
+"""Validate the part of an activity on which Herald and botbuilder rely, before anything reads it.
 
-The names are those of the Bot Framework activity schema and of Teams' `channelData`. What is missing or null is
-empty; what is there has the right type, and an id is of a length and of characters that can be stored.
+The names are those of the Bot Framework activity schema and of Teams' `channelData`. A missing or null value is empty;
+any other has the right type, and an id has a length and characters that can be stored.
 """
 
 from __future__ import annotations

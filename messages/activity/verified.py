@@ -1,4 +1,4 @@
-"""A verified activity, as the parts of the bot are given it."""
+"""A verified activity, as the parts of the bot receive it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to `/api/messages`, beyond the token: decisions on plain values."""
+"""Decide, on plain values, which activities with a valid token are admitted to `/api/messages`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public keys by which Teams signs its tokens, as published in its OpenID metadata.
+"""The public keys with which Teams signs its tokens, as published in its OpenID metadata.
 
 Only keys that are endorsed for Teams are kept ("Authentication with the Bot Connector API", Microsoft Learn: the
 `endorsements` of a key must hold the activity's channel id).

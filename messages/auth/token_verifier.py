@@ -1,4 +1,4 @@
-"""The token by which Teams shows that an activity comes from it (Bot Connector authentication, Microsoft Learn)."""
+"""Verify the token with which Teams signs its requests (Bot Connector authentication, Microsoft Learn)."""
 
 from __future__ import annotations
 

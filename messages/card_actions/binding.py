@@ -1,8 +1,8 @@
-"""A click on a card: what an invoke says of it, and whether the card that was delivered there has such a button.
+"""Bind a click on a card to the delivery that it belongs to, and check that the delivered card has such a button.
 
-Nothing in an invoke but who sent it is trusted. It has to name a notification of its tenant, that has to have been
-delivered to the person, or to the conversation, that the activity comes from, and the card as it was drawn has to have
-the button, with the data that the click brought.
+Nothing in an invoke is trusted except its verified sender. It must name a notification of its tenant that was delivered
+to the person, or to the conversation, from which the activity comes; and the card as it was rendered must have the
+button, with the data that the click carries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A click under way: who clicked, what language they read, and the card as it is for them."""
+"""The context of one click: who clicked, their language, and the card as they see it."""
 
 from __future__ import annotations
 

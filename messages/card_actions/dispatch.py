@@ -1,7 +1,7 @@
-"""What somebody clicks on a card is done, and answered at once.
+"""Dispatch a click on a card to its handler, and answer it at once.
 
-In a personal chat the answer is the card as it is then. In a group chat or channel the card is everybody's and stays as
-it is: what is personal is done for the person who clicked, and they are told so in a line that only they see.
+In a personal chat the answer is the refreshed card. In a group chat or channel the card belongs to everybody and stays
+as it is: a personal action is done for the person who clicked, and confirmed in a line that only they see.
 
 Sources: "Work with Universal Actions for Adaptive Cards" and "Universal Action Model", Microsoft Learn.
 """

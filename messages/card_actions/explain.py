@@ -1,4 +1,4 @@
-"""Why somebody got a message: what led to them, and what their wishes say of its category."""
+"""Explain why a person received a message: which recipient led to them, and what their preferences say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each button of a card does, and what it answers: one function for each of Herald's own, one for a caller's."""
+"""Handlers of card actions: one for each of Herald's own buttons, and one for those of upstream systems."""
 
 from __future__ import annotations
 

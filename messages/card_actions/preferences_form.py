@@ -1,4 +1,4 @@
-"""What somebody changed on the preferences card, applied to their preferences: pure, on plain values."""
+"""Apply what a person changed on the preferences card to their preferences; pure, on plain values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What somebody answers by a button of a card is written down, and put on the queue `responses` for upstream.
+"""Record a person's response to a notification, and publish it on the queue `responses` for the upstream system.
 
-First the row, then the message, then the row says that upstream was told. Whoever dies in between answers the person
-with nothing; their next click puts the message on the queue then. It has the same id, by which upstream drops one that
-comes twice.
+The row is written first, then the message, then the row records that the message was sent. If a worker dies in between,
+the person gets no answer, and their next click publishes the message, with the same id, by which the upstream system
+drops a duplicate.
 """
 
 from __future__ import annotations

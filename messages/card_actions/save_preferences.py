@@ -1,4 +1,4 @@
-"""The preferences card of a person, or of a group chat or channel, and what is saved by it."""
+"""Show the preferences card of a person, group chat or channel, and save what was changed on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that somebody asks for by a button: the one that they see once more, or a sample."""
+"""Messages that a person asks for with a button: a snoozed notification, or a sample."""
 
 from __future__ import annotations
 

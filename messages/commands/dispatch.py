@@ -1,9 +1,9 @@
-"""What somebody writes to the bot is done, and answered through the queues.
+"""Run what a person writes to the bot as a command, and answer through the queues.
 
-In a personal chat a command is about the person. Of a group chat or channel Teams hands over only what mentions the
-bot: there a command is about that chat or channel, whoever writes it, and is answered there, in its thread.
+In a personal chat a command concerns the person. From a group chat or channel Teams forwards only messages that mention
+the bot: such a command concerns that chat or channel, whoever writes it, and is answered in its thread.
 
-A repeated activity finds its answer stored: nothing is done twice, also where something else was done since.
+A repeated activity finds its answer stored, so that nothing is done twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Each command that somebody may write: what it changes, and what it answers.
+"""Handlers of commands: what each one changes, and what it answers.
 
-A command is one function, found by its verb; what it cannot do it refuses with one line.
+A command is one function, found by its verb. A command that cannot be done raises `Refused` with one line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What somebody writes to the bot, read as a command: one table names the commands, and the help is made from it.
+"""Parse what a person writes to the bot into a command; one table names the commands, and the help is made from it.
 
-Teams hands the text over in several forms: with the mention of the bot, with HTML and its entities, over many lines.
-The first line that says something is the command.
+Teams delivers the text in several forms: with the mention of the bot, with HTML and entities, over many lines. The
+first line with text is the command.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The actions of Herald's own that a card can ask for by an Action.Execute, and the button that does.
+"""The verbs of Herald's own card actions (Action.Execute).
 
-What says in its data, under `herald`, where it belongs is no secret and no proof: whoever answers checks it.
+The data of an action names, under `herald`, the notification that it belongs to. That is neither a secret nor a proof:
+the handler checks it.
 """
 
 from __future__ import annotations

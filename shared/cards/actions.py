@@ -1,4 +1,4 @@
-"""The actions of a card that ask the bot for something (Action.Execute), wherever on it they stand."""
+"""Find the actions of a card that call the bot (Action.Execute), wherever they are on it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The card of a digest: what waited for somebody, by category, the most urgent first.
+"""Render the card of a digest: held notifications by category, the most urgent first.
 
-Of a category the first lines are shown, and the others by a click, without a request: what a digest tells is all on
-its card. Texts of callers are cut to one line, and shown in text runs, which no client reads as Markdown ("TextRun",
+The first lines of a category are visible, the others after a click without a request: the card holds the whole digest.
+Texts of upstream systems are cut to one line and shown in text runs, which no client reads as Markdown ("TextRun",
 Adaptive Cards schema).
 """
 

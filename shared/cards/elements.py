@@ -1,4 +1,4 @@
-"""What the cards that we draw are made of."""
+"""Elements of which Herald's own cards are made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every notification carries besides its content: by what people act on it, and decide about more of its kind.
+"""The footer of every notification: the actions by which people respond, and change what they receive of its kind.
 
-A card is the same for all who get it, so that it is drawn once. An action of it says in its data, under `herald`,
-which notification it belongs to, and no more: who clicked is known from the verified activity.
+A card is the same for all recipients, so that it is rendered once. The data of an action names the notification under
+`herald`, and no person: who clicked is known from the verified activity.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The card of a notification: what happened, what resulted, who set it off, and what one can do.
+"""Render the card of a notification: what happened, the result, who triggered it, and what the reader can do.
 
-Adaptive Cards schema 1.5, within what Teams renders ("Cards reference", Microsoft Learn). The activity carries
-no `text` beside the card, since Teams splits such a message in two and returns no id for it; `summary` is what
-a toast and the list of chats show.
+Adaptive Cards schema 1.5, within what Teams renders ("Cards reference", Microsoft Learn). The activity has no `text`
+beside the card, since Teams splits such a message in two and returns no id for it; `summary` is what a toast and the
+list of chats show.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The card by which somebody decides what they are told, and what a person changed on it.
+"""Render the preferences card, and read what a person changed on it.
 
-A field is an input of the card, by its id; its value is a text, as clients send it. The card carries the values that
-it was drawn with, so that only what a person changed is applied: an old card does not undo newer changes.
+A field is an input of the card, found by its id; its value is a text, as clients send it. The card carries the values
+with which it was rendered, so that only changes are applied: an old card does not undo newer changes.
 """
 
 from __future__ import annotations

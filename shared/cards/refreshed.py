@@ -1,4 +1,4 @@
-"""The cards that answer a click: the one that was clicked as it is then, or why it came."""
+"""The cards that answer a click: the refreshed card, or the explanation of why it came."""
 
 from __future__ import annotations
 

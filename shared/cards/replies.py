@@ -1,7 +1,7 @@
-"""The small cards that answer what somebody wrote.
+"""Render the small cards that answer a command.
 
-Whatever a person wrote is shown in text runs, which no client reads as Markdown ("TextRun", Adaptive Cards schema):
-what is echoed can hold no link, no image and no mention.
+Text that a person wrote is shown in text runs, which no client reads as Markdown ("TextRun", Adaptive Cards schema): it
+can hold no link, no image and no mention.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Fitting a message into what Teams takes: the whole activity, as UTF-16, without the images it carries as Base64.
+"""Fit a message into Teams' limit: the whole activity, as UTF-16, without the images that it carries as Base64.
 
-Teams refuses more than 100 KB with 413 MessageSizeTooBig ("Format your bot messages", Microsoft Learn). Of what we
-draw ourselves the text is shortened, at the end of a word; nothing else is, since a title, fact or link cut short
-says something else. A card of the caller's own is never changed.
+Teams refuses more than 100 KB with 413 MessageSizeTooBig ("Format your bot messages", Microsoft Learn). In Herald's own
+cards the text is shortened, at the end of a word. Nothing else is, since a shortened title, fact or link says something
+else. A card of an upstream system is never changed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What Herald says on its cards, in the languages for which `texts/` has a file.
+"""The texts of Herald's cards, in the languages for which `texts/` has a file.
 
-A file maps keys to texts with `{names}`. English is complete; what another language lacks is said in English.
+A file maps keys to texts with `{names}`. English is complete; a text that another language lacks is shown in English.
 """
 
 from __future__ import annotations

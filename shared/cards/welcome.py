@@ -1,4 +1,4 @@
-"""The card by which Herald introduces itself: why it came, what it offers, and what one can do next."""
+"""Render the welcome card: why it came, what Herald offers, and what to do next."""
 
 from __future__ import annotations
 

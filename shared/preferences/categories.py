@@ -1,7 +1,7 @@
-"""The categories of notifications, as an optional file of the app declares them: what goes for all of a kind.
+"""The categories of notifications, as an optional file of the app declares them.
 
-The file is a JSON array of objects; their fields are those of `Category`, in camelCase. A category that is not
-declared has the rules of the one named `default`, and these are the defaults below where it is not declared either.
+The file is a JSON array of objects with the fields of `Category`, in camelCase. A category that is not declared has the
+rules of the one named `default`; where that is not declared either, the defaults below apply.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the wishes of a recipient say about a notification at one moment; policy asks it, and so does a digest."""
+"""Evaluate a recipient's preferences for one notification at one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a person's digest goes out: never two for one local date, however clocks, zones and wishes change."""
+"""Compute when a person's digest is due: never twice for one local date, whatever clocks, zones and preferences do."""
 
 from __future__ import annotations
 

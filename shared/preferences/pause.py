@@ -1,4 +1,4 @@
-"""How long a pause lasts: `2h`, `until 14:00`, `until monday`, `tomorrow`, as an instant."""
+"""Parse how long a pause lasts (`2h`, `until 14:00`, `until monday`, `tomorrow`) into an instant."""
 
 from __future__ import annotations
 

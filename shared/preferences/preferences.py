@@ -1,6 +1,6 @@
-"""What somebody wants to be told, when, and how: a person, or the people of a group chat or channel together.
+"""What a person wants to receive, when, and how; or what the people of a group chat or channel want together.
 
-Plain values: reading and writing them is `shared.storage.conversations`', deciding by them `notify.policy`'s.
+Plain values: `shared.storage.conversations` stores them, `shared.preferences.delivery_rules` evaluates them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quiet hours: when a person wants to hear nothing, by local time and day of the week."""
+"""Quiet hours: when a person wants to receive nothing, by local time and day of the week."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Partitions of deliveries in which a row, `~counts`, always says how many are open, and how many ended in which state.
+"""Partitions of deliveries whose row `~counts` always says how many are open, and how many ended in which state.
 
-It changes in the same entity group transaction as a state. Changes of one partition are written together: while one
-transaction is under way, what comes in meanwhile waits for the next, and what is patient waits a moment for more.
+The counts change in the same entity group transaction as a state. Changes of one partition are grouped: those that come
+while a transaction is in flight go into the next one, and a patient change waits a moment for others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Writes to a table as plain text: one operation, or up to 100 on one partition, all done or none.
+"""Write to a table with requests of our own making: one operation, or up to 100 on one partition, all or none.
 
-The SDK writes and reads an entity group transaction with Python's `email` package, which takes five times the CPU of a
-single write, and that a third more than it need. Here its client still signs, retries and sends; only the text is
+The SDK encodes and decodes an entity group transaction with Python's `email` package, which takes five times the CPU of
+a single write, and that a third more than needed. The SDK's client still signs, retries and sends; only the text is
 ours ("Insert Entity" and others, "Performing entity group transactions", Table service REST reference).
 """
 

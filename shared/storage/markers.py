@@ -1,4 +1,4 @@
-"""Table Markers: facts that are true once they are written, such as which notifications share a cancellation key."""
+"""Table Markers: facts that may be recorded only once, such as which notifications share a cancellation key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table Notifications: what was accepted, its content, and how far its recipients are listed."""
+"""Table Notifications: accepted notifications, their content, and how far their audience is expanded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Table RateLanes: when the next request may go to a tenant, and what went to a conversation lately.
+"""Table RateLanes: the next free slot of a tenant, and the recent requests to a conversation.
 
-A row is changed only by its ETag, so that what several processes take from it adds up.
+A row is changed only by its ETag, so that workers never give out the same slot twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Table Responses: what people did with a notification by the buttons of its card, each person each of them once."""
+"""Table Responses: which actions of a notification's card a person has used, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table Threads: the message that shows a thread to a recipient, and the newest event that was told there."""
+"""Table Threads: the message that shows a thread to a recipient, and the newest event that it shows."""
 
 from __future__ import annotations
 

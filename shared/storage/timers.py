@@ -1,8 +1,7 @@
-"""Table Timers: what to wake at which minute.
+"""Table Timers: what becomes due at which minute.
 
-The partition key begins with the minute (UTC), so that one range query from the table's start finds all that is
-due, and a row written late into a minute that has passed is found too. A row is deleted only once its effect
-is stored.
+The partition key begins with the minute (UTC). One range query from the table's start finds all timers that are due,
+also one that was written late into a minute that has passed. A row is removed only after its effect is stored.
 """
 
 from __future__ import annotations

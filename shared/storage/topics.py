@@ -1,4 +1,4 @@
-"""Table Topics: who has subscribed to what."""
+"""Table Topics: who has subscribed to which topic."""
 
 from __future__ import annotations
 

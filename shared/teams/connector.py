@@ -1,8 +1,8 @@
-"""The Bot Connector: the requests of the Bot Framework's REST API by which Teams is told something.
+"""A client of the Bot Connector: the REST API of the Bot Framework that sends, edits and deletes messages.
 
-One pooled session serves all; an activity is given as the bytes of its JSON, so that one message to many people
-is encoded once. Whatever happens comes back as an `Outcome`; nothing is raised, and nothing is repeated but a
-request that was refused for its token.
+One pooled session serves all requests. An activity is passed as the bytes of its JSON, so that one message to many
+people is encoded once. Every result is an `Outcome`: nothing is raised, and nothing is retried except a request that
+was refused for its token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ids of Teams ("Get Teams specific context", Microsoft Learn)."""
+"""The parts of a Teams conversation id ("Get Teams specific context", Microsoft Learn)."""
 
 #: What stands between the id of a channel and that of a thread's first message.
 THREAD = ";messageid="

@@ -1,4 +1,4 @@
-"""Which serviceUrl a token of ours may go to.
+"""Decide to which serviceUrl a token of ours may be sent.
 
 Teams' own hosts are those of "Send proactive messages" (Microsoft Learn): one for each Microsoft cloud.
 """

@@ -1,7 +1,7 @@
-"""What an answer of Teams, or the lack of one, means.
+"""Interpret an answer of Teams, or the lack of one.
 
-The table is that of "Status codes from bot conversational APIs" (Microsoft Learn, Teams platform), with both
-documented shapes of an error body.
+The table is that of "Status codes from bot conversational APIs" (Microsoft Learn, Teams platform), with both documented
+shapes of an error body.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every request to Teams takes its turn here: in the lane of its tenant, and in that of its conversation.
+"""Make every request to Teams wait for its slot: in the rate lane of its tenant, and in that of its conversation.
 
-The lanes are rows that all processes share. In a process, one task a tenant takes slots for all that wait, urgent
-ones first; what nobody uses in time lapses.
+The lanes are rows that all workers share. In a process, one task a tenant takes slots for all waiting requests, urgent
+ones first; a slot that is not used in time lapses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our own tokens, from Entra ID by msal: fetched off the loop, once however many wait, and kept until they end."""
+"""Fetch our own tokens from Entra ID with msal: off the loop, once for all who wait, and cached until they expire."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The time by which people and schedules go: the real one, or, on a developer's machine, one that is moved.
+"""The clock of people and schedules: the real time or, on a developer's machine, a moved one.
 
-Policy, schedules, digests and expiry take it from `Services.clock`. What machines go by (tokens, claims, slots,
-retries, the visibility of queue messages) stays on real time, `Services.real_time`.
+Policy, schedules, digests and expiry read `Services.clock`. Tokens, claims, slots, retries and the visibility of queue
+messages go by the real time, `Services.real_time`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dates to leave out, from a calendar file (iCalendar, RFC 5545), as those of public holidays are."""
+"""Dates to skip, from a calendar file (iCalendar, RFC 5545) such as one of public holidays."""
 
 from __future__ import annotations
 

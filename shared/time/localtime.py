@@ -1,4 +1,4 @@
-"""Wall time and instants: what a time on somebody's clock means, through changes of daylight saving."""
+"""Convert wall times to instants, also where daylight saving skips or repeats them."""
 
 from __future__ import annotations
 

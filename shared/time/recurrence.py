@@ -1,9 +1,9 @@
 """Recurring announcements: cron expressions and recurrence rules, on the wall time of a zone.
 
-A rule is evaluated on wall times alone, and each of its occurrences then becomes an instant: one that clocks skip
-is the first instant after the gap, one that they show twice is the first of the two. For a rule with fixed times this
-is what Debian's cron does, as `cronsim` does. One with several times an hour (`*/15 * * * *`) rests while an hour is
-shown again, and is heard once, at its end, for all of a gap.
+A rule is evaluated on wall times alone; each occurrence then becomes an instant. A wall time that clocks skip becomes
+the first instant after the gap, one that they repeat the first of the two. For a rule with fixed times this is what
+Debian's cron does, as `cronsim` does. One with several times an hour (`*/15 * * * *`) pauses while an hour is repeated,
+and occurs once, at its end, for all of a gap.
 """
 
 from __future__ import annotations

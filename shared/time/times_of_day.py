@@ -1,4 +1,4 @@
-"""Times of day and days of the week, as people write them in a chat and as we write them back."""
+"""Parse and format times of day and days of the week, as people write them in a chat."""
 
 from __future__ import annotations
 

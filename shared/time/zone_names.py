@@ -1,6 +1,6 @@
-"""Names of time zones as people and systems write them, and a helpful answer to those that name none.
+"""Find the time zone that a person or a system means, and suggest names where there is none.
 
-IANA's names are those of the package `tzdata`, Windows' names go by CLDR's table (`windowsZones.xml`, in `tzlocal`).
+IANA's names are those of the package `tzdata`; Windows' names go by CLDR's table (`windowsZones.xml`, in `tzlocal`).
 This module is loaded when the first zone is looked up, and CLDR's table when a name is none of IANA's.
 """
 
