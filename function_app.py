@@ -9,7 +9,7 @@ from shared import settings
 from shared.preferences import categories
 
 # A missing or contradictory setting stops the start, and says which.
-categories.load(settings.load().categories_file)
+categories.load_categories(settings.load_settings().categories_file)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 app.register_functions(messages.functions.blueprint)

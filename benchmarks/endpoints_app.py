@@ -25,7 +25,7 @@ from messages import functions
 from messages.auth.signing_keys import SigningKeys
 from messages.auth.token_verifier import Verifier
 from messages.endpoint import Endpoint
-from shared.settings import load
+from shared.settings import load_settings
 from shared.time.clock import real_time
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
@@ -40,7 +40,7 @@ class Adapter(CloudAdapterBase):  # type: ignore[misc]
 @cache
 def adapter() -> Adapter:
     """With the settings that Herald has too."""
-    settings = load()
+    settings = load_settings()
     authentication = BotFrameworkAuthenticationFactory.create(
         validate_authority=True,
         to_channel_from_bot_login_url=settings.authority,
@@ -60,7 +60,7 @@ def adapter() -> Adapter:
 @cache
 def endpoint() -> Endpoint:
     """Herald's endpoint in front of the bot that does nothing; called inside the running loop."""
-    settings = load()
+    settings = load_settings()
     keys = SigningKeys(settings.openid_metadata_url, aiohttp.ClientSession(), real_time)
     verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
     return Endpoint(settings, verifier, ActivityHandler(), real_time)

@@ -22,11 +22,11 @@ from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
 from shared import keys, queue_messages
 from shared.services import Services, open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import NotificationState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import SHARDS, VERSION, Kind
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ class Stage:
         await self.services.queues.put(queue_messages.NOTIFICATIONS, orjson.dumps(body).decode())
         return notification_key(tenant, SOURCE, identifier)
 
-    async def finished(self, key: str, seconds: float) -> Notification:
+    async def finished(self, key: str, seconds: float) -> StoredNotification:
         """The notification once its final counts are stored; raises TimeoutError."""
 
-        async def look() -> Notification | None:
+        async def look() -> StoredNotification | None:
             found = await self.services.notifications.get(key)
             return found if found and found.state is NotificationState.FINISHED else None
 
@@ -156,7 +156,7 @@ async def stage(*of_teams: str, rate: int) -> AsyncIterator[Stage]:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         environ = _environ(teams, azurite.connection_string(), rate)
         storage = open_storage(environ)
-        services = await open_services(load(environ), storage)
+        services = await open_services(load_settings(environ), storage)
         stack.push_async_callback(services.close)
         yield Stage(teams, azurite.connection_string(), folder, http, services, storage[1], rate)
 

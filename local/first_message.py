@@ -46,7 +46,7 @@ async def first_message(
     `app_settings` are those of the function host, which is the last of `programs`; `progress` is told each thing
     when it is seen.
     """
-    services = await open_services(settings.load(app_settings), open_storage(app_settings))
+    services = await open_services(settings.load_settings(app_settings), open_storage(app_settings))
     going = asyncio.create_task(_go(playground_url, app_settings[CONNECTION], services, progress))
     watching = asyncio.create_task(_watch(programs))
     try:

@@ -9,9 +9,9 @@ from botbuilder.core.teams import TeamsActivityHandler
 
 from messages.activity.references import Change, changes
 from messages.activity.verified import Event
-from messages.card_actions.dispatch import act
-from messages.commands.dispatch import converse
-from messages.welcome import welcome
+from messages.card_actions.dispatch import dispatch_click
+from messages.commands.dispatch import dispatch_command
+from messages.welcome import welcome_people
 from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
@@ -41,17 +41,17 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         await super().on_turn(turn_context)
 
     async def on_message_activity(self, turn_context: TurnContext) -> None:
-        await converse(self._services, turn_context.turn_state[EVENT])
+        await dispatch_command(self._services, turn_context.turn_state[EVENT])
 
     async def on_conversation_update_activity(self, turn_context: TurnContext) -> None:
         """No more than a welcome: botbuilder's own would ask Teams about every new member."""
-        await welcome(self._services, turn_context.turn_state[EVENT])
+        await welcome_people(self._services, turn_context.turn_state[EVENT])
 
     async def on_installation_update(self, turn_context: TurnContext) -> None:
-        await welcome(self._services, turn_context.turn_state[EVENT])
+        await welcome_people(self._services, turn_context.turn_state[EVENT])
 
     async def on_invoke_activity(self, turn_context: TurnContext) -> InvokeResponse:
-        status, body = await act(self._services, turn_context.turn_state[EVENT])
+        status, body = await dispatch_click(self._services, turn_context.turn_state[EVENT])
         return InvokeResponse(status=status, body=body)
 
     async def _save(self, event: Event, change: Change) -> None:

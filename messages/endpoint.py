@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from messages.activity.references import event_time
 from messages.activity.schema import Incoming
 from messages.activity.verified import Event
-from messages.auth.admission import Refused, is_local_caller, tenant_of
+from messages.auth.admission import ActivityRefused, is_local_caller, tenant_of
 from messages.auth.signing_keys import KeysUnavailable, SigningKeys
 from messages.auth.token_verifier import TokenRefused, Verifier
 from messages.bot import EVENT, HeraldBot
@@ -53,14 +53,14 @@ class Endpoint:
         """Handle one request, header names in lower case; never raises for what a caller sent or storage refused."""
         try:
             if len(body) > MAX_BODY_BYTES:
-                raise Refused(413, "the body is too large")
+                raise ActivityRefused(413, "the body is too large")
             issued_for = await self._caller(headers)
             activity, incoming = _read(body)
             tenant = tenant_of(incoming, self._settings, issued_for)
             event = Event(incoming, tenant, event_time(incoming, self._clock()))
             async with asyncio.timeout(DEADLINE_SECONDS):
                 response = await self._adapter.process(activity, self._bot, {EVENT: event})
-        except Refused as refused:
+        except ActivityRefused as refused:
             log.info("An activity was refused with %d: %s", refused.status, refused.detail)
             return refusal(refused.status, refused.reason)
         except NotAnActivity:
@@ -74,18 +74,18 @@ class Endpoint:
         return Answer(int(response.status), b"" if response.body is None else orjson.dumps(response.body))
 
     async def _caller(self, headers: Mapping[str, str]) -> str | None:
-        """The serviceUrl for which the caller's token was issued, None where none is needed; raises `Refused`."""
+        """Return the serviceUrl of the caller's token, None where no token is needed; raises `ActivityRefused`."""
         if self._verifier is None:
             if not is_local_caller(headers):
-                raise Refused(401, "without an app id, only this machine may call")
+                raise ActivityRefused(401, "without an app id, only this machine may call")
             return None
         try:
             return await self._verifier.service_url(headers.get("authorization", ""))
         except TokenRefused as refused:
             reason = "the token does not show that Microsoft Teams is calling"
-            raise Refused(401, reason, detail=str(refused)) from None
+            raise ActivityRefused(401, reason, detail=str(refused)) from None
         except KeysUnavailable:
-            raise Refused(503, "tokens cannot be verified at the moment") from None
+            raise ActivityRefused(503, "tokens cannot be verified at the moment") from None
 
 
 def open_endpoint(services: Services) -> Endpoint:

@@ -16,21 +16,21 @@ from messages.activity.verified import Event
 from shared import publishing
 from shared.cards.texts import language, say
 from shared.cards.welcome import welcome_card
-from shared.contract.parsing import stored
+from shared.contract.parsing import parse_stored
 from shared.preferences.preferences import Mode
 from shared.publishing import accept, shards
 from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage.conversations import Kind
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 
 #: The source of welcomes, and their category: declared with `off` it switches them off, and only where it is declared
 #: otherwise are the members of teams and group chats welcomed.
 SOURCE, CATEGORY = "/herald/welcomes", "welcome"
 
 
-async def welcome(services: Services, event: Event) -> None:
+async def welcome_people(services: Services, event: Event) -> None:
     """Welcome those to whom an install brought the bot, where it is one and the settings want it."""
     if not is_install(event.incoming):
         return
@@ -76,7 +76,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
     data = _data({"team": there}, card, tongue)
     await accept(
         services,
-        Notification(
+        StoredNotification(
             key=key,
             tenant=event.tenant,
             source=SOURCE,
@@ -85,7 +85,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
             data=data,
             state=NotificationState.ACCEPTED,
             created=services.clock(),
-            shards=shards(stored(data).recipients),
+            shards=shards(parse_stored(data).recipients),
             purpose=Purpose.WELCOME,
         ),
     )

@@ -43,14 +43,16 @@ _MANY = (TeamRecipient, TopicRecipient, AllRecipient)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class AudiencePage:
     """Some recipients, each with its place in the audience, and where the next page begins; "" after the last."""
 
     recipients: Mapping[str, int]
     cursor: str
 
 
-async def page(services: Services, tenant: str, audience: Sequence[Recipient], cursor: str, limit: int) -> Page:
+async def list_page(
+    services: Services, tenant: str, audience: Sequence[Recipient], cursor: str, limit: int
+) -> AudiencePage:
     """The recipients from `cursor` ("" at first) on, about `limit` at most; maybe none, before the end too.
 
     Those that are named one by one come first. Raises `RetryLater` where Teams has to be asked and does not answer.
@@ -71,7 +73,7 @@ async def page(services: Services, tenant: str, audience: Sequence[Recipient], c
     recipients: dict[str, int] = {}
     for recipient, place in zip(found, places, strict=True):
         recipients.setdefault(recipient, place)
-    return Page(recipients, _cursor(start, after) if start < len(audience) else "")
+    return AudiencePage(recipients, _cursor(start, after) if start < len(audience) else "")
 
 
 async def _some(

@@ -16,15 +16,15 @@ from notify.redrive import list_again, reopen
 from notify.schedule_commands import arrange
 from notify.scheduling import check_expiry, planned
 from notify.validation import check_form
-from shared.contract.faults import Fault, Refused
-from shared.contract.models import Command, DeadLetters, Schedule, Target
-from shared.contract.parsing import DEFAULT_SOURCE, canonical, stored
+from shared.contract.faults import Fault, MessageRefused
+from shared.contract.models import Command, CommandTarget, DeadLetterSelection, Schedule
+from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
 from shared.queue_messages import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.markers import cancellation, snoozes
-from shared.storage.notifications import MAX_AGE, Notification, notification_key
+from shared.storage.notifications import MAX_AGE, StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: Seconds until all processes have seen what became of a notification, with what they had begun to send.
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 async def control(services: Services, command: Command, tenant: str, data: str) -> None:
-    """Do what a command says; raises `Refused` where there is nothing that it is about.
+    """Do what a command says; raises `MessageRefused` where there is nothing that it is about.
 
     `data` is the JSON pointer to the command in its message.
     """
@@ -54,24 +54,24 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
         keys = [*keys, *[copy for key in keys for copy in await services.markers.of(snoozes(key))]]
     found = [each for key in keys if (each := await services.notifications.get(key))]
     if not found:
-        raise Refused("unknown", [Fault(f"{data}/target", "there is no such notification")])
+        raise MessageRefused("unknown", [Fault(f"{data}/target", "there is no such notification")])
     refused = None
     for notification in found:
         try:
             await _apply(services, command, notification, data)
-        except Refused as why:  # the others are seen to all the same
+        except MessageRefused as why:  # the others are seen to all the same
             refused = why
     if refused:
         raise refused
 
 
-async def _meant(services: Services, target: Target, tenant: str) -> Sequence[str]:
+async def _meant(services: Services, target: CommandTarget, tenant: str) -> Sequence[str]:
     if target.cancellation_key:
         return await services.markers.of(cancellation(tenant, target.cancellation_key))
     return [notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))]
 
 
-async def _apply(services: Services, command: Command, notification: Notification, inside: str) -> None:
+async def _apply(services: Services, command: Command, notification: StoredNotification, pointer: str) -> None:
     key = notification.key
     if command.command == "redrive":
         if notification.state in _CALLED_OFF or notification.recalled:
@@ -83,20 +83,20 @@ async def _apply(services: Services, command: Command, notification: Notificatio
         assert command.content
         content = command.content
 
-        def edited(now: Notification) -> Mapping[str, object]:
+        def edited(now: StoredNotification) -> Mapping[str, object]:
             data = _replaced(now.data, content=content.model_dump(by_alias=True, mode="json"), card=None)
-            new = stored(data)
-            check_form(new, services.settings.max_activity_bytes, inside)
+            new = parse_stored(data)
+            check_form(new, services.settings.max_activity_bytes, pointer)
             return {} if new == now.content else {"data": data, "revision": now.revision + 1}
 
         notification = await _change(services, notification, edited)
         await sweep(services, notification, Task.EDIT, SETTLED)
     elif command.schedule:
-        await _reschedule(services, command.schedule, notification, inside)
+        await _reschedule(services, command.schedule, notification, pointer)
     else:
         recall = command.command == "recall"
 
-        def called_off(now: Notification) -> Mapping[str, object]:
+        def called_off(now: StoredNotification) -> Mapping[str, object]:
             ended = now.state in (*_CALLED_OFF, NotificationState.FINISHED)
             changes: dict[str, object] = {} if ended else {"state": NotificationState.CANCELLED}
             return changes | ({"recalled": True} if recall and not now.recalled else {})
@@ -111,18 +111,20 @@ async def _apply(services: Services, command: Command, notification: Notificatio
     log.info("Notification %s: %s", key, command.command)
 
 
-async def _reschedule(services: Services, schedule: Schedule, notification: Notification, inside: str) -> None:
-    """Send what waits for its time at another; raises `Refused` where it has begun."""
+async def _reschedule(services: Services, schedule: Schedule, notification: StoredNotification, pointer: str) -> None:
+    """Send what waits for its time at another; raises `MessageRefused` where it has begun."""
     now = services.clock()
     plan = planned(schedule, services.settings.default_time_zone, now)
-    check_expiry(plan, notification.expires, f"{inside}/schedule/at")
+    check_expiry(plan, notification.expires, f"{pointer}/schedule/at")
     state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
 
-    def moved(known: Notification) -> Mapping[str, object]:
+    def moved(known: StoredNotification) -> Mapping[str, object]:
         if known.content.schedule == schedule:
             return {}
         if known.state is not NotificationState.SCHEDULED:
-            raise Refused("begun", [Fault(f"{inside}/target", f"does not wait for its time any more: {known.state}")])
+            raise MessageRefused(
+                "begun", [Fault(f"{pointer}/target", f"does not wait for its time any more: {known.state}")]
+            )
         return {
             "data": _replaced(known.data, schedule=schedule.model_dump(by_alias=True, mode="json")),
             "state": NotificationState.SKIPPED if plan.skip else state,
@@ -139,13 +141,13 @@ async def _reschedule(services: Services, schedule: Schedule, notification: Noti
 
 
 def _replaced(data: bytes, **parts: object) -> bytes:
-    """The canonical `data` of a notification with these parts instead of its own; raises `Refused`."""
-    return canonical(orjson.loads(data) | parts)
+    """The canonical `data` of a notification with these parts instead of its own; raises `MessageRefused`."""
+    return canonical_json(orjson.loads(data) | parts)
 
 
 async def _change(
-    services: Services, notification: Notification, change: Callable[[Notification], Mapping[str, object]]
-) -> Notification:
+    services: Services, notification: StoredNotification, change: Callable[[StoredNotification], Mapping[str, object]]
+) -> StoredNotification:
     """Change the columns that `change` names of the notification as it is now, maybe none; returns it after that."""
     while changes := change(notification):
         try:
@@ -153,15 +155,15 @@ async def _change(
         except Conflict:
             found = await services.notifications.get(notification.key)
             if found is None:
-                raise Refused("unknown", [Fault("", "is about a notification that is gone")]) from None
+                raise MessageRefused("unknown", [Fault("", "is about a notification that is gone")]) from None
             notification = found
     return notification
 
 
-async def _redrive_letters(services: Services, asked: DeadLetters, data: str) -> None:
+async def _redrive_letters(services: Services, asked: DeadLetterSelection, data: str) -> None:
     letters = await services.dead_letters.of(asked.queue, asked.key, asked.reason, MAX_DEAD_LETTERS)
     if not letters:
-        raise Refused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
+        raise MessageRefused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
     for letter in letters:
         # First back on the queue, then forgotten: a death between the two puts it there twice, which does no harm.
         await _put_back(services, letter["queue"], services.dead_letters.body(letter))
@@ -173,7 +175,7 @@ async def _put_back(services: Services, queue: str, body: bytes) -> None:
     """Put what was given up back on its queue, with all its chances; what it had led to is taken back before."""
     try:
         message = MESSAGES[queue].decode(body)
-    except (KeyError, Newer, Unreadable, Refused):  # upstream's, or none of ours
+    except (KeyError, Newer, Unreadable, MessageRefused):  # upstream's, or none of ours
         await services.queues.put(queue, body.decode())
         return
     if isinstance(message, Delivery):

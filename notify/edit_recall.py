@@ -14,7 +14,7 @@ from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage.deliveries import State
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
@@ -29,7 +29,7 @@ _DONE = Outcome(Verdict.DONE)
 log = logging.getLogger(__name__)
 
 
-async def amend(services: Services, notification: Notification, message: Delivery) -> None:
+async def amend(services: Services, notification: StoredNotification, message: Delivery) -> None:
     """Recall or edit one delivery that was sent; to do so twice changes nothing."""
     known = await services.deliveries.get(message)
     if known is None:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 
-from notify.audience import Page, page
+from notify.audience import AudiencePage, list_page
 from notify.progress import finish, watch
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
@@ -21,7 +21,7 @@ from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import shard_of
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.rate_limiter import RetryLater
 
@@ -75,12 +75,12 @@ async def expand(services: Services, message: Expansion) -> None:
         await services.queues.enqueue_expansion(following, delay)
 
 
-async def _begin(services: Services, scheduled: Notification, message: Expansion) -> Notification | None:
+async def _begin(services: Services, scheduled: StoredNotification, message: Expansion) -> StoredNotification | None:
     """Begin with what is scheduled, or see that it is missed; returns it as it is then, None where it is too early.
 
     That is written before anybody is listed: whoever reschedules it from then on is told that it has begun.
     """
-    found: Notification | None = scheduled
+    found: StoredNotification | None = scheduled
     while found and found.state is NotificationState.SCHEDULED:
         now = services.clock()
         if found.due and found.due > now:
@@ -103,13 +103,13 @@ async def _begin(services: Services, scheduled: Notification, message: Expansion
     return found
 
 
-def _at_their_own_time(notification: Notification) -> bool:
+def _at_their_own_time(notification: StoredNotification) -> bool:
     """Whether most of its deliveries only wait, each for its recipient's own time: all are listed before that."""
     schedule = notification.content.schedule
     return schedule is not None and schedule.time_zone == RECIPIENT
 
 
-def _is_missed(services: Services, notification: Notification, now: datetime) -> bool:
+def _is_missed(services: Services, notification: StoredNotification, now: datetime) -> bool:
     """Whether it is too late to begin with it; one in each recipient's own zone is looked at one by one."""
     if notification.purpose is not Purpose.NOTIFICATION or _at_their_own_time(notification):
         return False
@@ -117,10 +117,10 @@ def _is_missed(services: Services, notification: Notification, now: datetime) ->
     return notification.due is not None and now - notification.due > grace
 
 
-async def _put_page(services: Services, notification: Notification) -> Page:
+async def _put_page(services: Services, notification: StoredNotification) -> AudiencePage:
     limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
-    found = await page(services, notification.tenant, recipients, notification.cursor, limit)
+    found = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)
     for recipient, place in found.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = place
@@ -135,7 +135,7 @@ async def _put_page(services: Services, notification: Notification) -> Page:
     return found
 
 
-async def _move_on(services: Services, notification: Notification, cursor: str) -> Notification:
+async def _move_on(services: Services, notification: StoredNotification, cursor: str) -> StoredNotification:
     """Let the row show the next page, or the end; returns it as it is then, whoever moved it."""
     this = notification.page
     changes: dict[str, object] = {"page": this + 1, "cursor": cursor}

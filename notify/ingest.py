@@ -14,16 +14,16 @@ from notify.command_dispatch import control
 from notify.expansion import expand
 from notify.scheduling import check_expiry, planned
 from notify.validation import check_form
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Command
-from shared.contract.parsing import Request, inside, read
+from shared.contract.parsing import Request, data_pointer, parse_message
 from shared.publishing import accept, shards
 from shared.queue_messages import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
 from shared.storage import timers
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,15 @@ async def ingest(services: Services, body: bytes, message_id: str) -> None:
     """Take in one message of the queue `notifications`; what cannot be taken becomes a dead letter."""
     now = services.clock()
     try:
-        request = read(body)
-        data = inside(request)
+        request = parse_message(body)
+        data = data_pointer(request)
         if isinstance(request, Command):
             await control(services, request, allowed_tenant(request.tenant, services.settings, data), data)
             return
         tenant = allowed_tenant(request.notification.tenant, services.settings, data)
         check_form(request.notification, services.settings.max_activity_bytes, data)
         await _store(services, request, tenant, request.id or message_id, now)
-    except Refused as refused:
+    except MessageRefused as refused:
         row = await services.dead_letters.put(
             NOTIFICATIONS, message_id, body, refused.reason, refused.faults, services.clock()
         )
@@ -49,9 +49,9 @@ async def ingest(services: Services, body: bytes, message_id: str) -> None:
 
 async def _store(services: Services, request: Request, tenant: str, identifier: str, now: datetime) -> None:
     plan = planned(request.notification.schedule, services.settings.default_time_zone, now)
-    check_expiry(plan, request.expires_at, f"{inside(request)}/schedule/at")
+    check_expiry(plan, request.expires_at, f"{data_pointer(request)}/schedule/at")
     state = NotificationState.SCHEDULED if plan.due else NotificationState.ACCEPTED
-    new = Notification(
+    new = StoredNotification(
         key=notification_key(tenant, request.source, identifier),
         tenant=tenant,
         source=request.source,
@@ -67,7 +67,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
     )
     stored = await accept(services, new)
     if stored.content_hash != new.content_hash:
-        raise Refused("reused", _REUSED)
+        raise MessageRefused("reused", _REUSED)
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
     else:
@@ -76,13 +76,13 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
 
 
 def allowed_tenant(named: str | None, settings: Settings, data: str) -> str:
-    """The tenant that a message names, or the only one allowed; raises `Refused`, `data` being the pointer to it."""
+    """Return the tenant of a message, or the only one allowed; raises `MessageRefused` with the pointer `data`."""
     if named is None:
         if len(settings.tenants) == 1:
             return next(iter(settings.tenants))
-        raise Refused("invalid", [Fault(f"{data}/tenant", "is required, as several tenants are allowed")])
+        raise MessageRefused("invalid", [Fault(f"{data}/tenant", "is required, as several tenants are allowed")])
     if not settings.allows_tenant(named):
-        raise Refused("invalid", [Fault(f"{data}/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
+        raise MessageRefused("invalid", [Fault(f"{data}/tenant", "is not one of HERALD_ALLOWED_TENANTS")])
     return named.lower()
 
 

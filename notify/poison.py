@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from notify.expansion import LISTED
 from notify.progress import finish
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, RecipientTask, Task, Unreadable
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason
@@ -32,7 +32,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
         return
     try:
         message = MESSAGES[queue].decode(body)
-    except (Newer, Unreadable, Refused):
+    except (Newer, Unreadable, MessageRefused):
         await _give_up(services, queue, body, message_id)
         return
     if message.poison_retries < MAX_POISON_RETRIES:

@@ -14,7 +14,7 @@ from shared.services import Services
 from shared.states import OPEN, DeliveryState, NotificationState
 from shared.storage import timers
 from shared.storage.deliveries import shard_names
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 
 #: When a notification that is under way is looked at for the first time, and how rarely at least after that: each look
@@ -52,7 +52,7 @@ async def finish(services: Services, key: str) -> bool:
     return False
 
 
-async def finish_only(services: Services, notification: Notification, state: DeliveryState) -> None:
+async def finish_only(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
     """The same where there is one delivery, which ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
         with suppress(Conflict):  # it may have been opened again
@@ -61,7 +61,7 @@ async def finish_only(services: Services, notification: Notification, state: Del
     await finish(services, notification.key)
 
 
-async def _store(services: Services, notification: Notification, counts: Counter[str]) -> None:
+async def _store(services: Services, notification: StoredNotification, counts: Counter[str]) -> None:
     changes: dict[str, object] = {"counts": _final(counts), "total": counts.total()}
     if notification.state is NotificationState.EXPANDED:
         changes["state"] = NotificationState.FINISHED
@@ -106,6 +106,6 @@ async def resume_stalled(services: Services, key: str) -> None:
     await watch(services, key, min(WATCH_EACH, max(WATCH_AFTER, age / 2)))
 
 
-async def sweep(services: Services, notification: Notification, task: Task, delay: float = 0) -> None:
+async def sweep(services: Services, notification: StoredNotification, task: Task, delay: float = 0) -> None:
     """Go through all deliveries of a notification for `task`, beginning in `delay` seconds."""
     await services.queues.enqueue_sweep(Sweep(notification.key, task, shard_names(notification.shards)[0]), delay)

@@ -6,19 +6,19 @@ import logging
 
 from notify.validation import check_form
 from shared.announcements import announce, following, move_on, place_of, wake
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
-from shared.contract.parsing import canonical
+from shared.contract.parsing import canonical_json
 from shared.services import Services
 from shared.states import ScheduleState
-from shared.storage.schedules import Schedule
+from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
 
 log = logging.getLogger(__name__)
 
 
 async def arrange(services: Services, command: Command, tenant: str, data: str) -> None:
-    """Do what a command says about the schedule that is its target; raises `Refused`.
+    """Do what a command says about the schedule that is its target; raises `MessageRefused`.
 
     `data` is the JSON pointer to the command in its message.
     """
@@ -34,7 +34,7 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
             if command.announcement:
                 schedule = await _set(services, command.announcement, tenant, name, known, data)
             elif known is None or (known.state is ScheduleState.DELETED and command.command != "deleteSchedule"):
-                raise Refused("unknown", [Fault(f"{data}/target/schedule", "there is no such schedule")])
+                raise MessageRefused("unknown", [Fault(f"{data}/target/schedule", "there is no such schedule")])
             else:
                 schedule = await _turn(services, command.command, known)
         except Conflict:
@@ -44,27 +44,27 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
     log.info("%s: a schedule is %s", command.command, schedule.state)
 
 
-def _check(services: Services, announcement: Announcement, tenant: str, inside: str) -> None:
+def _check(services: Services, announcement: Announcement, tenant: str, pointer: str) -> None:
     notification = announcement.notification
     if notification.tenant and notification.tenant.lower() != tenant:
-        raise Refused("invalid", [Fault(f"{inside}/tenant", "is not the tenant of the command")])
-    check_form(notification, services.settings.max_activity_bytes, inside)
+        raise MessageRefused("invalid", [Fault(f"{pointer}/tenant", "is not the tenant of the command")])
+    check_form(notification, services.settings.max_activity_bytes, pointer)
 
 
 async def _set(
-    services: Services, announcement: Announcement, tenant: str, name: str, known: Schedule | None, data: str
-) -> Schedule:
-    """Store what recurs, with its next occurrence; raises `Refused` where there is none, or `Conflict`."""
+    services: Services, announcement: Announcement, tenant: str, name: str, known: StoredSchedule | None, data: str
+) -> StoredSchedule:
+    """Store what recurs, with its next occurrence; raises `MessageRefused` where there is none, or `Conflict`."""
     told = announcement.model_dump(by_alias=True, mode="json", exclude_unset=True)
-    wanted = canonical(told)
+    wanted = canonical_json(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
     found = following(announcement, services.clock(), place_of(announcement, services.settings.default_time_zone))
     if found is None:
-        raise Refused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
+        raise MessageRefused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
     if known is None:
         return await services.schedules.insert(
-            Schedule(
+            StoredSchedule(
                 tenant=tenant,
                 name=name,
                 data=wanted,
@@ -77,7 +77,7 @@ async def _set(
     return await services.schedules.change(known, data=wanted, state=state, next=found.at, occurrence=found.name)
 
 
-async def _turn(services: Services, command: str, known: Schedule) -> Schedule:
+async def _turn(services: Services, command: str, known: StoredSchedule) -> StoredSchedule:
     """Pause it, resume it with what comes from now on, or delete it; raises `Conflict`."""
     if command == "deleteSchedule":
         return await services.schedules.change(known, state=ScheduleState.DELETED)

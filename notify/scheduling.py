@@ -6,52 +6,52 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import RECIPIENT, Schedule
 from shared.time.localtime import AHEAD, instant, zone
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DueTime:
     """When a notification is to be sent: `due` is None for at once; `skip` says never."""
 
     due: datetime | None = None
     skip: bool = False
 
 
-def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> Plan:
+def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> DueTime:
     """When to begin by `schedule`, told at an instant; a time that had passed then goes by its `ifPast`.
 
     One in each recipient's own zone begins when clocks show its time in the first of all places.
     """
     if schedule is None:
-        return Plan()
+        return DueTime()
     if schedule.time_zone != RECIPIENT:
         return _in(schedule, zone(schedule.time_zone or default_zone), told)
     begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - AHEAD
-    return Plan(begins if begins >= told else None)
+    return DueTime(begins if begins >= told else None)
 
 
-def check_expiry(plan: Plan, expires: datetime | None, pointer: str) -> None:
-    """Raises `Refused`, with a pointer to the time, where all of it would have expired before that is reached."""
+def check_expiry(plan: DueTime, expires: datetime | None, pointer: str) -> None:
+    """Raise `MessageRefused`, with a pointer to the time, where the notification would expire before it is due."""
     if plan.due and expires and expires <= plan.due:
-        raise Refused("invalid", [Fault(pointer, f"is not before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
+        raise MessageRefused("invalid", [Fault(pointer, f"is not before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
 
 
-def in_zone(schedule: Schedule | None, place: ZoneInfo, told: datetime) -> Plan:
+def in_zone(schedule: Schedule | None, place: ZoneInfo, told: datetime) -> DueTime:
     """When it is the time of `schedule` for a recipient in `place`, where each has their own; else at once."""
-    return _in(schedule, place, told) if schedule and schedule.time_zone == RECIPIENT else Plan()
+    return _in(schedule, place, told) if schedule and schedule.time_zone == RECIPIENT else DueTime()
 
 
-def _in(schedule: Schedule, place: ZoneInfo, told: datetime) -> Plan:
+def _in(schedule: Schedule, place: ZoneInfo, told: datetime) -> DueTime:
     wall = datetime.fromisoformat(schedule.at)
     at = instant(wall, place)
     if at >= told:
-        return Plan(at)
+        return DueTime(at)
     if schedule.if_past == "skip":
-        return Plan(skip=True)
+        return DueTime(skip=True)
     if schedule.if_past == "send":
-        return Plan()
+        return DueTime()
     today = told.astimezone(place).date()
     at = instant(datetime.combine(today, wall.time()), place)
-    return Plan(at if at >= told else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))
+    return DueTime(at if at >= told else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))

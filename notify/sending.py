@@ -16,7 +16,7 @@ from shared.storage.deliveries import State
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.markers import welcomed
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.teams.conversation_ids import channel_of
 
 #: States in which it was seen by the recipient, or may have been.
@@ -31,7 +31,7 @@ class Sending:
     """
 
     services: Services
-    notification: Notification
+    notification: StoredNotification
     message: Delivery
     known: State
     now: datetime

@@ -18,7 +18,7 @@ from shared.queue_messages import Delivery, Sweep, Task
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import State, shard_names
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 
 #: Deliveries of one page.
 PAGE_DELIVERIES = 200
@@ -45,7 +45,9 @@ async def sweep_page(services: Services, message: Sweep) -> None:
         await services.queues.enqueue_sweep(following, len(todo) / services.settings.tenant_rate)
 
 
-def _following(message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]) -> Sweep | None:
+def _following(
+    message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, State]]
+) -> Sweep | None:
     """The page after the one of `message`, where `found` was seen to; None after the last."""
     if len(found) == PAGE_DELIVERIES:
         return replace(message, after=keys.key(found[-1][0].recipient), poison_retries=0)
@@ -54,7 +56,7 @@ def _following(message: Sweep, notification: Notification, found: Sequence[tuple
 
 
 async def _todo(
-    services: Services, message: Sweep, notification: Notification, found: Sequence[tuple[Delivery, State]]
+    services: Services, message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, State]]
 ) -> Sequence[Delivery]:
     """The messages that do the task of `message` for those of a page for which there is something to do."""
     if message.task is Task.REDRIVE:

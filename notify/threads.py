@@ -8,27 +8,27 @@ from notify.policy import Target
 from shared.rendering import rendered
 from shared.services import Services
 from shared.storage.conversations import Kind
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
-from shared.storage.threads import Thread
+from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
 from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 
-async def shown(services: Services, notification: Notification, recipient: str) -> Thread | None:
+async def shown(services: Services, notification: StoredNotification, recipient: str) -> StoredThread | None:
     """What the recipient sees of the notification's thread, if it has one and anything was sent there."""
     thread = notification.content.thread
     return await services.threads.get(notification.tenant, recipient, thread.key) if thread else None
 
 
-def is_update(notification: Notification, seen: Thread) -> bool:
+def is_update(notification: StoredNotification, seen: StoredThread) -> bool:
     """Whether it changes the card that shows its thread, given what is seen of that."""
     thread = notification.content.thread
     return thread is not None and thread.on_repeat == "update" and bool(seen.activity_id)
 
 
-def below(notification: Notification, target: Target, seen: Thread | None) -> str:
+def below(notification: StoredNotification, target: Target, seen: StoredThread | None) -> str:
     """The conversation under the first message of its thread, where it replies to that; else ""."""
     thread = notification.content.thread
     if not (thread and thread.on_repeat == "reply" and seen and seen.activity_id):
@@ -40,8 +40,13 @@ def below(notification: Notification, target: Target, seen: Thread | None) -> st
 
 
 async def update(
-    services: Services, notification: Notification, recipient: str, route: Route, seen: Thread, activity: bytes
-) -> tuple[Outcome, Thread | None]:
+    services: Services,
+    notification: StoredNotification,
+    recipient: str,
+    route: Route,
+    seen: StoredThread,
+    activity: bytes,
+) -> tuple[Outcome, StoredThread | None]:
     """Show it on the card of the thread; returns also what is newer there, where it covers, or may cover, that.
 
     What is newest is written down before the request leaves, and read after it: of updates that are under way at
@@ -62,13 +67,15 @@ async def update(
     return Outcome(Verdict.DONE), seen
 
 
-async def newer(services: Services, notification: Notification, recipient: str, activity: str) -> Thread | None:
+async def newer(
+    services: Services, notification: StoredNotification, recipient: str, activity: str
+) -> StoredThread | None:
     """What `activity` is to show instead of the notification, as something newer of its thread was told there."""
     now = await shown(services, notification, recipient)
     return now if now and now.activity_id == activity and now.notification != notification.key else None
 
 
-async def show_again(services: Services, notification: Notification, recipient: str, route: Route) -> Outcome:
+async def show_again(services: Services, notification: StoredNotification, recipient: str, route: Route) -> Outcome:
     """Bring the card of the notification's thread to what is newest in it."""
     shows = await shown(services, notification, recipient)
     while shows and (newest := await services.notifications.get(shows.notification)):
@@ -80,7 +87,7 @@ async def show_again(services: Services, notification: Notification, recipient: 
     return Outcome(Verdict.DONE)
 
 
-async def _put(services: Services, route: Route, on: Thread, activity: bytes) -> Outcome:
+async def _put(services: Services, route: Route, on: StoredThread, activity: bytes) -> Outcome:
     outcome = await services.connector.update(route, on.conversation_id, on.activity_id, activity)
     if outcome.verdict is Verdict.UNKNOWN:  # the same update again changes nothing
         return replace(outcome, verdict=Verdict.RETRY)
@@ -88,7 +95,11 @@ async def _put(services: Services, route: Route, on: Thread, activity: bytes) ->
 
 
 async def keep(
-    services: Services, notification: Notification, recipient: str, seen: Thread | None, sent: tuple[str, str]
+    services: Services,
+    notification: StoredNotification,
+    recipient: str,
+    seen: StoredThread | None,
+    sent: tuple[str, str],
 ) -> None:
     """Remember that the activity and conversation `sent` show the thread; `seen` is what did before."""
     thread = notification.content.thread
@@ -98,7 +109,7 @@ async def keep(
     at, tenant = notification.happened, notification.tenant
     while seen is None or seen.newest <= at:
         root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
-        now = Thread(
+        now = StoredThread(
             newest=at,
             notification=notification.key,
             activity_id=root.activity_id if root else activity,

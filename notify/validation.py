@@ -11,7 +11,7 @@ from shared.cards.notification import activity
 from shared.cards.schema import pointer
 from shared.cards.size import TooLarge
 from shared.cards.texts import language
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Notification
 
 #: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
@@ -20,19 +20,19 @@ MAX_LABEL_UNITS = 512
 
 
 def check_form(notification: Notification, limit: int, data: str) -> None:
-    """Raises `Refused` for a card that Teams would not show, or a message over `limit` bytes of UTF-16.
+    """Raises `MessageRefused` for a card that Teams would not show, or a message over `limit` bytes of UTF-16.
 
     The size counts the controls that each message gets. `data` is the JSON pointer to the notification in its message.
     """
     field = data + ("/content" if notification.card is None else "/card")
     if found := list(_faults(notification)):
-        raise Refused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
+        raise MessageRefused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
     spoken = language(notification.locale or "")
     largest = Controls("0" * 64, "W" * MAX_LABEL_UNITS, mandatory=False, thread=True, language=spoken)
     try:
         activity(notification, limit, largest)
     except TooLarge as large:
-        raise Refused("invalid", [Fault(field, f"is too large for Teams: {large}")]) from None
+        raise MessageRefused("invalid", [Fault(field, f"is too large for Teams: {large}")]) from None
 
 
 def _faults(notification: Notification) -> Iterator[Fault]:

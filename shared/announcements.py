@@ -22,8 +22,8 @@ from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
 from shared.storage import timers
-from shared.storage.notifications import Notification, notification_key
-from shared.storage.schedules import Schedule
+from shared.storage.notifications import StoredNotification, notification_key
+from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
 from shared.time.holidays import Holidays
 from shared.time.localtime import FIRST_PLACE, shown, zone
@@ -60,7 +60,7 @@ async def announce(services: Services, tenant: str, name: str) -> None:
         await wake(services, schedule)
 
 
-async def move_on(services: Services, schedule: Schedule, after: datetime) -> Schedule:
+async def move_on(services: Services, schedule: StoredSchedule, after: datetime) -> StoredSchedule:
     """Store the first occurrence after an instant, or the end; raises `Conflict`."""
     place = place_of(schedule.announcement, services.settings.default_time_zone)
     found = following(schedule.announcement, after, place)
@@ -69,24 +69,24 @@ async def move_on(services: Services, schedule: Schedule, after: datetime) -> Sc
     return await services.schedules.change(schedule, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
 
 
-async def wake(services: Services, schedule: Schedule) -> None:
+async def wake(services: Services, schedule: StoredSchedule) -> None:
     """Have the next occurrence wake, where there is one."""
     if schedule.state is ScheduleState.ACTIVE:
         await services.timers.put(schedule.next, timers.OCCURRENCE, schedule.tenant, schedule.name)
 
 
-def _missed_before(services: Services, schedule: Schedule, now: datetime) -> datetime:
+def _missed_before(services: Services, schedule: StoredSchedule, now: datetime) -> datetime:
     """Up to when an occurrence was due that is too late by now everywhere."""
     category = services.categories.of(schedule.announcement.notification.category)
     return now - category.late_grace(services.settings.late_grace) - AROUND_THE_WORLD
 
 
-async def _announce(services: Services, schedule: Schedule, now: datetime) -> None:
+async def _announce(services: Services, schedule: StoredSchedule, now: datetime) -> None:
     source, announcement = SOURCE + schedule.name, schedule.announcement
     own_time = {"at": schedule.occurrence} | ({"timeZone": announcement.time_zone} if announcement.time_zone else {})
     value = orjson.loads(schedule.data)["notification"] | {"schedule": own_time}
     data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    new = Notification(
+    new = StoredNotification(
         key=notification_key(schedule.tenant, source, schedule.occurrence),
         tenant=schedule.tenant,
         source=source,

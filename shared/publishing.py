@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
-from shared.contract.parsing import stored
+from shared.contract.parsing import parse_stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import SHARDED_FROM
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import cancellation
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: The category of what Herald says on its own: nobody can opt out of the answer to what they asked.
@@ -36,13 +36,13 @@ async def post(
     purpose: Purpose,
     at: datetime | None = None,
 ) -> str:
-    """Send `data` (canonical JSON of a `contract.Notification`) to a recipient (`notify.audience`), now or at `at`.
+    """Send `data` (canonical JSON of a `models.Notification`) to a recipient (`notify.audience`), now or at `at`.
 
     Returns the key of the notification. The same identity again is the same notification, whatever its data: to post
     it twice sends it once, and finishes what a process that died had begun.
     """
     now = services.clock()
-    new = Notification(
+    new = StoredNotification(
         key=notification_key(tenant, source, identifier),
         tenant=tenant,
         source=source,
@@ -67,13 +67,13 @@ async def post(
     if at:
         await services.timers.put(at, timers.NOTIFICATION, new.key)
         return new.key
-    urgent = stored(data).priority == "urgent"
+    urgent = parse_stored(data).priority == "urgent"
     for message in await services.deliveries.add(new.key, SINGLE_SHARD, {recipient: 0}, now, fresh=fresh):
         await services.queues.enqueue_delivery(message, urgent=urgent)
     return new.key
 
 
-async def accept(services: Services, new: Notification) -> Notification:
+async def accept(services: Services, new: StoredNotification) -> StoredNotification:
     """Store it, and return it as it is then; the one that has its identity, where there is one."""
     if new.content.cancellation_key:
         # Before the row: what is accepted can be called off.

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
 
-from shared.contract.parsing import decode
+from shared.contract.parsing import decode_json
 
 NOTIFICATIONS = "notifications"
 EXPANSIONS = "expansions"
@@ -78,7 +78,7 @@ class _Message:
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """The message in `body`; raises `Newer` or `Unreadable`."""
-        value = decode(body)
+        value = decode_json(body)
         if not isinstance(value, dict):
             raise Unreadable
         version = value.pop("v", None)

@@ -14,7 +14,7 @@ import aiohttp
 
 from shared import queue_messages, queues, settings
 from shared.preferences.categories import Categories
-from shared.preferences.categories import load as load_categories
+from shared.preferences.categories import load_categories
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.dead_letters import DeadLetters
@@ -138,7 +138,7 @@ async def get_services() -> Services:
     """The services of this process; a failure to open them is not kept, so that the next call tries again."""
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
-        configured = settings.load()
+        configured = settings.load_settings()
         clock = moved(configured.clock)
         _opening = asyncio.create_task(open_services(configured, open_storage(), clock, real_time))
     return await asyncio.shield(_opening)

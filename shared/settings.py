@@ -1,7 +1,7 @@
 """Every setting of Herald, typed, and validated once at the start.
 
 Names are those of the environment. The Bot Framework's own names are kept where they exist; Herald's begin with
-``HERALD_``. `load` raises `SettingsError` with one line that names the setting and says what to do.
+``HERALD_``. `load_settings` raises `SettingsError` with one line that names the setting and says what to do.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Settings(BaseModel):
         return tenant.lower() in self.tenants if self.tenants else not self.app_id
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of `environ` (the process's own by default); raises `SettingsError`."""
     values = os.environ if environ is None else environ
     by_name = {str(field.alias).lower(): str(field.alias) for field in Settings.model_fields.values()}

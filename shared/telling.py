@@ -20,7 +20,7 @@ from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
 from shared.storage.deliveries import State
 from shared.storage.held_deliveries import DigestState, HeldDelivery
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: The source of digests.
@@ -71,7 +71,7 @@ async def is_unwanted(
     services: Services,
     tenant: str,
     recipient: str,
-    digest: Notification,
+    digest: StoredNotification,
     digest_preferences: Preferences,
     place: ZoneInfo,
 ) -> bool:

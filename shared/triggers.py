@@ -13,7 +13,7 @@ from typing import TypeVar
 import azure.functions as func
 
 from shared import queue_messages
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.services import Services, get_services
 from shared.storage.clients import CONNECTION
 
@@ -40,7 +40,7 @@ async def internal(
     except queue_messages.Newer:
         await services.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY)
         return
-    except (queue_messages.Unreadable, Refused):
+    except (queue_messages.Unreadable, MessageRefused):
         fault = Fault("", f"is no message of the queue {queue}")
         row = await services.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], services.clock())
         log.warning("A message on %s is none of ours: see DeadLetters %s", queue, row)

@@ -36,7 +36,7 @@ class ReleasedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DigestPlan:
     """What is done now: `go` waits no longer, `wait` does until `next_at`, and `tell` is for one digest.
 
     `more` is how many are left for the next digest, None where that follows at once. `slot` is the one whose digest
@@ -81,7 +81,7 @@ async def choose(
     digest_preferences: DigestPreferences,
     last: date | None,
     items: Sequence[HeldDelivery],
-) -> Plan:
+) -> DigestPlan:
     """What to do now with these items, each of which waits for a digest, or the wish that held it has ended.
 
     `last` is the local date of the last regular digest. Where it is too early for the next one, what waits for it goes
@@ -107,7 +107,7 @@ async def choose(
     go = [ReleasedItem(item, ended.get(item.delivery)) for item in (*held, *waits) if item.delivery not in stay]
     items_of = {each.case.delivery: each.item for each in chosen}
     tell = [(items_of[case.delivery], case) for story in included[:fit] for case in story]
-    return Plan(go, wait, tell, sum(map(len, included[fit:])) if timely else None, slot, next_at)
+    return DigestPlan(go, wait, tell, sum(map(len, included[fit:])) if timely else None, slot, next_at)
 
 
 def times(

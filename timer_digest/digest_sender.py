@@ -31,7 +31,7 @@ from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import RESERVED, reserved_for
-from timer_digest.digest_plan import DigestPreferences, Plan, digest_preferences_of
+from timer_digest.digest_plan import DigestPlan, DigestPreferences, digest_preferences_of
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, by_thread, compose, stories
 
 #: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
@@ -41,7 +41,11 @@ LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
 
 async def send(
-    services: Services, person: RecipientTask, state: DigestState, plan: Plan, digest_preferences: DigestPreferences
+    services: Services,
+    person: RecipientTask,
+    state: DigestState,
+    plan: DigestPlan,
+    digest_preferences: DigestPreferences,
 ) -> None:
     """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
     number = state.number + 1

@@ -22,10 +22,10 @@ import orjson
 from azure.core.exceptions import AzureError
 
 from shared.announcements import coming, for_each_own
-from shared.contract.faults import Refused
+from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
-from shared.contract.parsing import decode, read
-from shared.settings import Settings, SettingsError, load
+from shared.contract.parsing import decode_json, parse_message
+from shared.settings import Settings, SettingsError, load_settings
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind, Reference
 from shared.storage.table import Table
@@ -108,13 +108,13 @@ def lines(found: Mapping[str, Sequence[Occurrence]], people: Mapping[str, str]) 
 
 
 def _announcement(body: bytes) -> Announcement:
-    """The announcement in a command, or on its own; raises `Refused`."""
-    value = decode(body)
+    """The announcement in a command, or on its own; raises `MessageRefused`."""
+    value = decode_json(body)
     if isinstance(value, dict) and "rule" in value:
         body = orjson.dumps({"command": "schedule", "target": {"schedule": "preview"}, "announcement": value})
-    command = read(body)
+    command = parse_message(body)
     if not isinstance(command, Command) or command.announcement is None:
-        raise Refused("invalid", [])
+        raise MessageRefused("invalid", [])
     return command.announcement
 
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         announcement = _announcement(options.file.read_bytes())
         own = announcement.time_zone or default_zone
         if options.person:
-            settings = load(_as_reader(os.environ))
+            settings = load_settings(_as_reader(os.environ))
             tenant = options.tenant or (min(settings.tenants) if len(settings.tenants) == 1 else "")
             if not tenant:
                 parser.error("--tenant is required: HERALD_ALLOWED_TENANTS names several, or none")
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         zones = list(dict.fromkeys([*options.zone, *people.values()]))
         zones = zones or [default_zone if own == RECIPIENT else own]
         found = preview(announcement, zones, options.count, options.after or datetime.now(UTC), own)
-    except Refused as refused:
+    except MessageRefused as refused:
         faults = [": ".join(filter(None, (fault.pointer, fault.message))) for fault in refused.faults]
         sys.stderr.write("".join(f"{options.file}: {fault}\n" for fault in faults or ["holds no announcement"]))
         return 1

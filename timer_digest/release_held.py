@@ -17,7 +17,7 @@ from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import MAX_ITEMS
 from timer_digest import digest_sender
-from timer_digest.digest_plan import DigestPreferences, Plan, ReleasedItem, choose, digest_preferences_of
+from timer_digest.digest_plan import DigestPlan, DigestPreferences, ReleasedItem, choose, digest_preferences_of
 
 #: By how much the clock of the instance that woke somebody may be ahead. What is not due yet by ours waits anew, until
 #: the next tick.
@@ -100,7 +100,7 @@ async def _planned(
     digest_preferences: DigestPreferences,
     state: DigestState,
     items: Sequence[HeldDelivery],
-) -> Plan:
+) -> DigestPlan:
     """What to do now with these items; what waits for a later digest is made due then."""
     plan = await choose(services, person, digest_preferences, state.last, items)
     if plan.wait and plan.next_at:

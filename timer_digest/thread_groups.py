@@ -18,7 +18,7 @@ from shared.cards.size import TooLarge
 from shared.contract import models, parsing
 from shared.preferences.categories import Categories
 from shared.queue_messages import Delivery
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class DigestEntry:
     """A delivery that a digest tells, or may tell, its notification, and when its recipient's turn came, if known."""
 
     delivery: Delivery
-    notification: Notification
+    notification: StoredNotification
     since: datetime | None = None
 
     @property
@@ -98,7 +98,7 @@ def compose(
     def too_large(count: int) -> bool:
         drawn = data(count)
         try:
-            activity(parsing.stored(drawn), limit)
+            activity(parsing.parse_stored(drawn), limit)
         except TooLarge:
             return True
         return len(drawn) > parsing.MAX_DATA_BYTES

@@ -15,7 +15,7 @@ from benchmarks.contenders.world import Chat, Send, World
 from shared.preferences.categories import Category
 from shared.rendering import drawn
 from shared.services import CONNECTIONS
-from shared.settings import load
+from shared.settings import load_settings
 from shared.teams.connector import Connector, Route
 from shared.teams.hosts import allowed_service_url
 from shared.teams.outcome import Verdict
@@ -28,7 +28,7 @@ CATEGORY = Category(name="benchmark")
 
 @asynccontextmanager
 async def sender(world: World) -> AsyncIterator[Send]:
-    settings, route = load(), Route(world.tenant, world.service_url)
+    settings, route = load_settings(), Route(world.tenant, world.service_url)
     data = orjson.dumps({"recipients": [{"all": True}], "category": "benchmark", "card": world.card})
 
     def allowed(url: str) -> bool:

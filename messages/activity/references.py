@@ -26,7 +26,7 @@ from itertools import chain
 
 from messages.activity.schema import Account, Incoming
 from shared.storage.conversations import Kind, Status
-from shared.time.zone_names import find
+from shared.time.zone_names import find_zone
 
 #: Longest name that is kept, in characters.
 MAX_NAME_CHARS = 200
@@ -235,7 +235,7 @@ def client(incoming: Incoming) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _zone(text: str) -> str:
     """The IANA name that a client means, "" for none."""
-    return find(text) or "" if len(text) <= MAX_ZONE_CHARS else ""
+    return find_zone(text) or "" if len(text) <= MAX_ZONE_CHARS else ""
 
 
 def _name(text: str) -> str:

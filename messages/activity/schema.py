@@ -61,7 +61,7 @@ class Named(_Part):
     name: str = ""
 
 
-class Team(Named):
+class TeamData(Named):
     aad_group_id: Id = ""
 
 
@@ -71,7 +71,7 @@ class InstallSettings(_Part):
 
 class ChannelData(_Part):
     tenant: Named = Named()
-    team: Team = Team()
+    team: TeamData = TeamData()
     channel: Named = Named()
     event_type: str = ""
     settings: InstallSettings = InstallSettings()

@@ -14,7 +14,7 @@ _TENANT = re.compile(r"[a-z0-9.-]{1,100}")
 _ADDRESSES = ("x-forwarded-for", "x-forwarded-host", "x-client-ip", "x-real-ip")
 
 
-class Refused(Exception):
+class ActivityRefused(Exception):
     """The request is refused with this HTTP status, for a reason that the caller may read; the log tells `detail`."""
 
     def __init__(self, status: int, reason: str, *, detail: str = "") -> None:
@@ -25,21 +25,21 @@ class Refused(Exception):
 
 
 def tenant_of(incoming: Incoming, settings: Settings, issued_for: str | None) -> str:
-    """The tenant (lower case) of an activity that is to be handled; raises `Refused`.
+    """The tenant (lower case) of an activity that is to be handled; raises `ActivityRefused`.
 
     `issued_for` is the serviceUrl in the caller's token, None where no token is needed: then only loopback
     serviceUrls are taken.
     """
     if issued_for is not None and (not issued_for or issued_for != incoming.service_url):
-        raise Refused(401, "the token was not issued for this serviceUrl")
+        raise ActivityRefused(401, "the token was not issued for this serviceUrl")
     if incoming.channel_id != CHANNEL:
-        raise Refused(403, "only Microsoft Teams may call")
+        raise ActivityRefused(403, "only Microsoft Teams may call")
     tenants = incoming.tenants
     tenant = min(tenants, default="")
     if len(tenants) != 1 or not _TENANT.fullmatch(tenant) or not settings.allows_tenant(tenant):
-        raise Refused(403, "this tenant is not allowed")
+        raise ActivityRefused(403, "this tenant is not allowed")
     if not allowed_service_url(incoming.service_url, hosts=settings.service_hosts, loopback_only=issued_for is None):
-        raise Refused(403, "this serviceUrl is not allowed")
+        raise ActivityRefused(403, "this serviceUrl is not allowed")
     return tenant
 
 

@@ -22,7 +22,7 @@ from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import State, shard_of
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.teams.conversation_ids import channel_of
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -59,7 +59,7 @@ class BoundAction:
     `title` is what the button says, `inputs` what its data and the inputs of the card say.
     """
 
-    notification: Notification
+    notification: StoredNotification
     recipient: str
     known: State
     card: Mapping[str, Any]
@@ -67,7 +67,7 @@ class BoundAction:
     inputs: Mapping[str, Any]
 
 
-def read(value: object) -> CardAction:
+def read_click(value: object) -> CardAction:
     """The click of an invoke's value; raises `Malformed`."""
     action = value.get("action") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(action, dict) or action.get("type") != "Action.Execute":
@@ -106,14 +106,14 @@ async def bind(services: Services, event: Event, click: CardAction) -> BoundActi
     )
 
 
-def sent_card(services: Services, notification: Notification) -> Mapping[str, Any]:
+def sent_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
     """The card of a notification, as it is sent; raises `TooLarge` where Teams would not take it any more."""
     message = orjson.loads(rendered(services, notification))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 
 
-async def _delivered(services: Services, event: Event, notification: Notification) -> tuple[str, State] | None:
+async def _delivered(services: Services, event: Event, notification: StoredNotification) -> tuple[str, State] | None:
     """Who of the notification's recipients the event comes from, with the delivery, where that was or may be seen."""
     here = event.incoming.conversation.id
     # A message to a channel is named by the channel, one in a thread by the thread; a click names the thread in both.

@@ -19,7 +19,7 @@ from shared.cards.texts import language, moment, say
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.storage.conversations import Kind
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
 Card = Mapping[str, Any]
@@ -27,7 +27,7 @@ Card = Mapping[str, Any]
 Answer = Card | str
 
 
-class Refused(Exception):
+class ClickRefused(Exception):
     """It is not done, for a reason of this key of the texts."""
 
     def __init__(self, key: str, **values: object) -> None:
@@ -78,7 +78,7 @@ class ActionContext:
         return f"{text} {self.say('done.elsewhere')}"
 
 
-async def _newest(services: Services, bound: BoundAction) -> Notification:
+async def _newest(services: Services, bound: BoundAction) -> StoredNotification:
     """What the card shows: the notification, or something newer of its thread that has taken its place since."""
     content, activity = bound.notification.content, bound.known.activity_id
     if content.thread is None or not activity:

@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import Any
 
 from messages.activity.verified import Event
-from messages.card_actions.binding import Malformed, bind, read
-from messages.card_actions.context import ActionContext, Answer, Refused, begin
+from messages.card_actions.binding import Malformed, bind, read_click
+from messages.card_actions.context import ActionContext, Answer, ClickRefused, begin
 from messages.card_actions.handlers import BUTTONS, record
 from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import action_verbs, refreshed
@@ -34,18 +34,18 @@ _CHANGES = (action_verbs.SAVE, action_verbs.MUTE, action_verbs.TO_DIGEST, action
 _PERSON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-async def act(services: Services, event: Event) -> tuple[int, dict[str, Any] | None]:
+async def dispatch_click(services: Services, event: Event) -> tuple[int, dict[str, Any] | None]:
     """Do what an invoke asks for; returns the status and the body of the answer."""
     if event.incoming.name != "adaptiveCard/action":
         return HTTPStatus.NOT_IMPLEMENTED, None  # as botbuilder answers what a bot does not implement
     try:
-        click = read(event.incoming.value)
+        click = read_click(event.incoming.value)
     except Malformed:
         return _answered(ERROR, {"code": "BadRequest", "message": "this is no Action.Execute"}, HTTPStatus.BAD_REQUEST)
     context = await begin(services, event, click)
     try:
         answer = await _done(context)
-    except Refused as refused:
+    except ClickRefused as refused:
         told = say(context.tongue, refused.key, **refused.values)
         answer = refreshed.only(told) if event.personal else told
     return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
@@ -56,9 +56,9 @@ def _answered(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[in
 
 
 async def _done(context: ActionContext) -> Answer:
-    """Do what was clicked; raises `Refused`."""
+    """Do what was clicked; raises `ClickRefused`."""
     if not _PERSON.fullmatch(context.event.person):
-        raise Refused("refused")
+        raise ClickRefused("refused")
     changes = context.click.verb in _CHANGES
     repeat = changes and await _is_repeat(context)
     answer = await _pressed(context, repeat=repeat)
@@ -84,13 +84,13 @@ async def _pressed(context: ActionContext, *, repeat: bool) -> Answer:
             return await (saved_before(context) if repeat else save(context))
         bound = await bind(context.services, context.event, context.click)
         if bound is None:
-            raise Refused("refused")
+            raise ClickRefused("refused")
         if context.click.automatic:
             return await context.shown(bound)
         if repeat:
             return await context.told(bound, context.say("done.repeated"))
         return await BUTTONS.get(context.click.verb, record)(context, bound)
     except TooMany as many:
-        raise Refused("refused.tooMany", reason=many) from None
+        raise ClickRefused("refused.tooMany", reason=many) from None
     except TooLarge:  # the limit was lowered since
-        raise Refused("refused") from None
+        raise ClickRefused("refused") from None

@@ -9,7 +9,7 @@ from datetime import timedelta
 import orjson
 
 from messages.card_actions.binding import BoundAction
-from messages.card_actions.context import ActionContext, Answer, Refused
+from messages.card_actions.context import ActionContext, Answer, ClickRefused
 from messages.card_actions.explain import why, wishes_of
 from messages.card_actions.responses import TooLong, respond
 from messages.card_actions.snooze import TooLate, sample, snooze
@@ -35,7 +35,7 @@ async def record(context: ActionContext, bound: BoundAction) -> Answer:
     try:
         response, before = await respond(context.services, context.event, bound, context.click.verb)
     except TooLong:
-        raise Refused("refused.tooLong") from None
+        raise ClickRefused("refused.tooLong") from None
     if before:
         note = context.say("done.before", at=context.moment(response.at))
         return await context.shown(bound, note) if context.event.personal else note
@@ -87,7 +87,7 @@ async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
     try:
         comes = await snooze(context.services, context.event, bound, context.click.verb, at)
     except TooLate:
-        raise Refused("refused.expired") from None
+        raise ClickRefused("refused.expired") from None
     return await context.told(bound, context.say("done.snooze", at=context.moment(comes)))
 
 

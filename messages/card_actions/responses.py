@@ -16,7 +16,7 @@ from messages.card_actions.snooze import SAMPLES, origin
 from shared.keys import digest
 from shared.queue_messages import RESPONSES
 from shared.services import Services
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
 #: The type and source of the CloudEvents that tell of it.
@@ -46,7 +46,7 @@ async def respond(services: Services, event: Event, bound: BoundAction, action: 
     return response, False
 
 
-def encoded(of: Notification, event: Event, bound: BoundAction, action: str, at: datetime) -> str:
+def encoded(of: StoredNotification, event: Event, bound: BoundAction, action: str, at: datetime) -> str:
     """The CloudEvent (JSON in ASCII) of an action of `event.person`; raises `TooLong`."""
     whole = {
         "specversion": "1.0",

@@ -14,7 +14,7 @@ from shared.cards.texts import say
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.markers import snoozes
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 
 #: The sources of what is posted here. The id of a snooze begins with the key of what upstream sent.
 SNOOZES, SAMPLES = "/herald/snoozes", "/herald/samples"
@@ -29,7 +29,7 @@ class TooLate(Exception):
     """The message expires before it would come again."""
 
 
-async def origin(services: Services, notification: Notification) -> Notification:
+async def origin(services: Services, notification: StoredNotification) -> StoredNotification:
     """What upstream sent of which a notification is a copy for one person, or the notification itself."""
     if notification.source != SNOOZES:
         return notification

@@ -29,7 +29,7 @@ from shared.teams.conversation_ids import channel_of
 SOURCE = "/herald/commands"
 
 
-async def converse(services: Services, event: Event) -> None:
+async def dispatch_command(services: Services, event: Event) -> None:
     """Do the command in a message."""
     incoming = event.incoming
     if incoming.value is not None and not incoming.text.strip():

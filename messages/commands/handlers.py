@@ -1,6 +1,6 @@
 """Handlers of commands: what each one changes, and what it answers.
 
-A command is one function, found by its verb. A command that cannot be done raises `Refused` with one line.
+A command is one function, found by its verb. A command that cannot be done raises `CommandRefused` with one line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from messages.commands.parser import COMMANDS, Command, Unknown, Verb, parse
+from messages.commands.parser import COMMANDS, ChatCommand, Unknown, Verb, parse
 from shared import early
 from shared.cards import replies
 from shared.cards.preferences import preferences_card
@@ -35,7 +35,7 @@ MAX_COUNTED = 100
 T = TypeVar("T")
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The command cannot be done; the text is one line that says why."""
 
 
@@ -90,7 +90,7 @@ async def do(subject: PreferenceSubject, text: str) -> dict[str, Any]:
         return card_of(subject, await subject.preferences())
     try:
         reply = await _DO[order.command.verb](replace(subject, argument=order.argument))
-    except (Refused, TooMany) as refused:
+    except (CommandRefused, TooMany) as refused:
         reply = Reply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
     return replies.draw(reply)
 
@@ -105,7 +105,7 @@ def _help_lines(subject: PreferenceSubject) -> Sequence[Line]:
     return [*map(_help_line, COMMANDS), *([here] if subject.kind is Kind.CONVERSATION else ())]
 
 
-def _help_line(command: Command) -> Line:
+def _help_line(command: ChatCommand) -> Line:
     return command.usage, command.does
 
 
@@ -151,7 +151,7 @@ async def _subscribe(subject: PreferenceSubject) -> Reply:
         await subject.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
     except TooMany as many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
-        raise Refused(str(many)) from None
+        raise CommandRefused(str(many)) from None
     return Reply("Subscribed", [("Topic", topic)])
 
 
@@ -172,9 +172,9 @@ async def _unsubscribe(subject: PreferenceSubject) -> Reply:
 
 def _topic(subject: PreferenceSubject) -> str:
     if not subject.argument:
-        raise Refused("Which topic?")
+        raise CommandRefused("Which topic?")
     if len(subject.argument) > MAX_TOPIC_CHARS:
-        raise Refused(f"A topic has at most {MAX_TOPIC_CHARS} characters.")
+        raise CommandRefused(f"A topic has at most {MAX_TOPIC_CHARS} characters.")
     return subject.argument
 
 
@@ -239,7 +239,9 @@ async def _digest(subject: PreferenceSubject) -> Reply:
         try:
             rule = str(DigestRule.parse(subject.argument))
         except ValueError as error:
-            raise Refused(f"{error}; now sends it early. What goes into it is chosen by “preferences”.") from None
+            raise CommandRefused(
+                f"{error}; now sends it early. What goes into it is chosen by “preferences”."
+            ) from None
         preferences = await subject.prefer(lambda old: replace(old, digest=rule))
     else:
         preferences = await subject.preferences()
@@ -290,7 +292,7 @@ def _read(reader: Callable[[str], T], text: str) -> T:
     try:
         return reader(text)
     except ValueError as error:
-        raise Refused(str(error)) from None
+        raise CommandRefused(str(error)) from None
 
 
 _DO: Mapping[Verb, Callable[[PreferenceSubject], Awaitable[Reply]]] = {

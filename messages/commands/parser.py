@@ -42,7 +42,7 @@ class Verb(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ChatCommand:
     """`names` are what people may write, the first is shown; `takes` is what follows it, `does` what comes of it."""
 
     verb: Verb
@@ -56,27 +56,27 @@ class Command:
 
 
 #: All commands, in the order of the help.
-COMMANDS: Sequence[Command] = (
-    Command(Verb.HELP, ("help", "?"), "", "shows this"),
-    Command(Verb.PREFERENCES, ("preferences", "settings"), "", "opens a card on which all of this can be set"),
-    Command(Verb.STATUS, ("status",), "", "tells what is set, and how many messages wait"),
-    Command(Verb.SUBSCRIBE, ("subscribe",), "TOPIC", "sends what comes up about a topic"),
-    Command(Verb.UNSUBSCRIBE, ("unsubscribe",), "TOPIC", "does so no longer"),
-    Command(Verb.TOPICS, ("topics",), "", "lists the subscriptions"),
-    Command(Verb.PAUSE, ("pause",), "2h | until 14:00 | until monday", "keeps messages back; alone: until resume"),
-    Command(Verb.RESUME, ("resume",), "", "ends the pause, and sends what was kept back"),
-    Command(Verb.QUIET, ("quiet",), "18:00-08:00 | sat,sun | off", "keeps messages back at these hours and days"),
-    Command(
+COMMANDS: Sequence[ChatCommand] = (
+    ChatCommand(Verb.HELP, ("help", "?"), "", "shows this"),
+    ChatCommand(Verb.PREFERENCES, ("preferences", "settings"), "", "opens a card on which all of this can be set"),
+    ChatCommand(Verb.STATUS, ("status",), "", "tells what is set, and how many messages wait"),
+    ChatCommand(Verb.SUBSCRIBE, ("subscribe",), "TOPIC", "sends what comes up about a topic"),
+    ChatCommand(Verb.UNSUBSCRIBE, ("unsubscribe",), "TOPIC", "does so no longer"),
+    ChatCommand(Verb.TOPICS, ("topics",), "", "lists the subscriptions"),
+    ChatCommand(Verb.PAUSE, ("pause",), "2h | until 14:00 | until monday", "keeps messages back; alone: until resume"),
+    ChatCommand(Verb.RESUME, ("resume",), "", "ends the pause, and sends what was kept back"),
+    ChatCommand(Verb.QUIET, ("quiet",), "18:00-08:00 | sat,sun | off", "keeps messages back at these hours and days"),
+    ChatCommand(
         Verb.TIMEZONE, ("timezone", "tz"), "Europe/Berlin | auto", "by which local time goes; auto: by that of Teams"
     ),
-    Command(
+    ChatCommand(
         Verb.DIGEST,
         ("digest",),
         "daily 09:00 | weekdays 17:00 | weekly mon 09:00 | off | now",
         "when all that is in the digest comes, urgent or not, in one message",
     ),
-    Command(Verb.STOP, ("stop",), "", "switches off all that is not mandatory"),
-    Command(Verb.START, ("start",), "", "switches it on again"),
+    ChatCommand(Verb.STOP, ("stop",), "", "switches off all that is not mandatory"),
+    ChatCommand(Verb.START, ("start",), "", "switches it on again"),
 )
 
 _BY_NAME = {name: command for command in COMMANDS for name in command.names}
@@ -86,7 +86,7 @@ _BY_NAME = {name: command for command in COMMANDS for name in command.names}
 class Order:
     """A command, and what was written after its name."""
 
-    command: Command
+    command: ChatCommand
     argument: str = ""
 
 

@@ -15,7 +15,7 @@ class Fault:
     message: str
 
 
-class Refused(Exception):
+class MessageRefused(Exception):
     """A message that is not taken; `reason` is `unreadable`, `invalid`, `reused`, `unknown` or `begun`."""
 
     def __init__(

@@ -313,7 +313,7 @@ class Announcement(_Model):
         return notification
 
 
-class DeadLetters(_Model):
+class DeadLetterSelection(_Model):
     """Dead letters of a queue: the one of this row key, or all that have this reason."""
 
     queue: Name
@@ -327,14 +327,14 @@ class DeadLetters(_Model):
         return self
 
 
-class Target(_Model):
+class CommandTarget(_Model):
     """What a command is about: one notification, all that share a cancellation key, a schedule, or dead letters."""
 
     source: Name | None = None
     id: Name | None = None
     cancellation_key: Name | None = None
     schedule: ScheduleName | None = None
-    dead_letters: DeadLetters | None = None
+    dead_letters: DeadLetterSelection | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -360,7 +360,7 @@ class Command(_Model):
         "cancel", "recall", "edit", "redrive", "reschedule",
         "schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule",
     ]  # fmt: skip
-    target: Target
+    target: CommandTarget
     content: Content | None = None
     schedule: Schedule | None = None
     announcement: Announcement | None = None

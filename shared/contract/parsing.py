@@ -1,6 +1,6 @@
 """Parse the bytes of a queue message into a `Request` or a `Command`.
 
-What cannot be taken raises `Refused`, with a JSON pointer (RFC 6901) to each fault.
+What cannot be taken raises `MessageRefused`, with a JSON pointer (RFC 6901) to each fault.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from shared.contract.faults import Fault, Refused
+from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import (
     INSTANT,
     Announcement,
@@ -24,10 +24,10 @@ from shared.contract.models import (
     CloudEvent,
     Command,
     CommandEvent,
+    CommandTarget,
     Content,
     Notification,
     Schedule,
-    Target,
     Thread,
 )
 
@@ -61,20 +61,20 @@ class Request:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def decode(body: bytes) -> Any:
-    """The JSON value of a queue message, raw or base64; raises `Refused`."""
+def decode_json(body: bytes) -> Any:
+    """The JSON value of a queue message, raw or base64; raises `MessageRefused`."""
     text = body.removeprefix(_BOM)
     if text.lstrip()[:1] not in (b"{", b"["):
         try:
             text = base64.b64decode(text.strip(), validate=True).removeprefix(_BOM)
         except (binascii.Error, ValueError):
             said = "is neither a JSON object, which begins with {, nor base64 of one"
-            raise Refused("unreadable", [Fault("", said)]) from None
+            raise MessageRefused("unreadable", [Fault("", said)]) from None
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         said = f"is no JSON in UTF-8: {_fault_of_json(text, error)}"
-        raise Refused("unreadable", [Fault("", said)]) from None
+        raise MessageRefused("unreadable", [Fault("", said)]) from None
 
 
 def _fault_of_json(text: bytes, error: orjson.JSONDecodeError) -> str:
@@ -88,18 +88,18 @@ def _fault_of_json(text: bytes, error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} in line {error.lineno}, column {error.colno}"
 
 
-def read(body: bytes) -> Request | Command:
-    """The notification or the command in the body of a queue message; raises `Refused`."""
-    value = decode(body)
+def parse_message(body: bytes) -> Request | Command:
+    """The notification or the command in the body of a queue message; raises `MessageRefused`."""
+    value = decode_json(body)
     if not isinstance(value, dict):
-        raise Refused("invalid", [Fault("", "must be a JSON object")])
+        raise MessageRefused("invalid", [Fault("", "must be a JSON object")])
     if "specversion" in value:
         return _read_event(value)
     if "command" in value:
         return _validated(BareCommand, value)
     bare = _validated(BareNotification, value)
     data = {name: part for name, part in value.items() if name not in ("id", "source")}
-    return Request(bare.source or DEFAULT_SOURCE, bare.id, canonical(data), bare, bare.expires_at)
+    return Request(bare.source or DEFAULT_SOURCE, bare.id, canonical_json(data), bare, bare.expires_at)
 
 
 def _read_event(value: dict[str, Any]) -> Request | Command:
@@ -107,33 +107,37 @@ def _read_event(value: dict[str, Any]) -> Request | Command:
         try:
             value = value | {"data": orjson.loads(base64.b64decode(value["data_base64"], validate=True))}
         except ValueError:
-            raise Refused("invalid", [Fault("/data_base64", "is no base64 of JSON")]) from None
+            raise MessageRefused("invalid", [Fault("/data_base64", "is no base64 of JSON")]) from None
     if isinstance(value.get("data"), dict) and "command" in value["data"]:
         return _validated(CommandEvent, value).data
     event = _validated(CloudEvent, value)
     ends = [end for end in (event.expirytime, event.data.expires_at) if end]
-    return Request(event.source, event.id, canonical(value["data"]), event.data, min(ends, default=None), event.time)
+    return Request(
+        event.source, event.id, canonical_json(value["data"]), event.data, min(ends, default=None), event.time
+    )
 
 
-def inside(request: Request | Command) -> str:
+def data_pointer(request: Request | Command) -> str:
     """The JSON pointer to the `data` of what was read: "" where it came bare."""
     model = request.notification if isinstance(request, Request) else request
     return "" if isinstance(model, BareNotification | BareCommand) else "/data"
 
 
-def stored(data: bytes) -> Notification:
+def parse_stored(data: bytes) -> Notification:
     """The notification whose canonical `data` was stored."""
     return Notification.model_validate_json(data)
 
 
-def canonical(data: Any) -> bytes:
-    """The canonical JSON of a value of JSON; raises `Refused` where it cannot be stored."""
+def canonical_json(data: Any) -> bytes:
+    """The canonical JSON of a value of JSON; raises `MessageRefused` where it cannot be stored."""
     try:
         text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
-        raise Refused("invalid", [Fault("", "is nested too deep")]) from None
+        raise MessageRefused("invalid", [Fault("", "is nested too deep")]) from None
     if len(text) > MAX_DATA_BYTES:
-        raise Refused("invalid", [Fault("", f"has {len(text)} bytes of JSON, and {MAX_DATA_BYTES} is the limit")])
+        raise MessageRefused(
+            "invalid", [Fault("", f"has {len(text)} bytes of JSON, and {MAX_DATA_BYTES} is the limit")]
+        )
     return text
 
 
@@ -154,7 +158,7 @@ def _validated(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise Refused("invalid", [_fault(item) for item in error.errors(include_input=False)]) from None
+        raise MessageRefused("invalid", [_fault(item) for item in error.errors(include_input=False)]) from None
 
 
 def _fault(item: Any) -> Fault:
@@ -170,7 +174,7 @@ def _likest(name: str) -> str:
     """The name of a field that is most like this one, "" for none."""
     from difflib import get_close_matches
 
-    models = (CloudEvent, BareNotification, Content, Schedule, Thread, Announcement, BareCommand, Target)
+    models = (CloudEvent, BareNotification, Content, Schedule, Thread, Announcement, BareCommand, CommandTarget)
     names = {field.alias or name: None for model in models for name, field in model.model_fields.items()}
     by_letters = {each.casefold(): each for each in names}
     return next((by_letters[each] for each in get_close_matches(name.casefold(), by_letters, n=1)), "")

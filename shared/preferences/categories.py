@@ -75,7 +75,7 @@ class Categories:
         return self._default.model_copy(update={"name": name, "title": "", "description": ""})
 
 
-def load(file: str) -> Categories:
+def load_categories(file: str) -> Categories:
     """The categories that `file` declares, or none where it is "" and there is no `categories.json`.
 
     Raises `SettingsError` with one line.

@@ -15,7 +15,7 @@ from shared.states import Rule
 
 if TYPE_CHECKING:
     from shared.services import Services
-    from shared.storage.notifications import Notification
+    from shared.storage.notifications import StoredNotification
 
 digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
 _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
@@ -45,7 +45,7 @@ def wish(
 
 
 def rule_of(
-    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: Notification
+    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: StoredNotification
 ) -> Rule:
     """The wish that decides about a notification, for somebody who wants this and lives by the clocks of `place`."""
     category, digest = services.categories.of(notification.content.category), services.settings.default_digest

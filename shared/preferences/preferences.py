@@ -104,7 +104,7 @@ def mute_key(thread: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def decode(text: str) -> Preferences:
+def decode_preferences(text: str) -> Preferences:
     """The preferences that `Preferences.encode` wrote, "" being none; what a newer version added is left out."""
     value = orjson.loads(text) if text else {}
     known = {name: value[name] for name in _DEFAULTS if name in value}

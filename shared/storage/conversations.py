@@ -86,7 +86,7 @@ class Reference:
 _COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id", "preferences"))
 
 
-def refreshed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
+def merge_observed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
     """What is known after an event at `at` (UTC): what it did not tell stays, an older one keeps the status.
 
     A `status_at` among what it told counts also where the status stays the same, and never goes back.
@@ -141,7 +141,7 @@ class Conversations:
             if old is None and not create:
                 return {}
             stored = _row(old) if old else {}
-            new = refreshed(old or blank, seen, status, at)
+            new = merge_observed(old or blank, seen, status, at)
             return {name: value for name, value in _row(new).items() if stored.get(name) != value}
 
         await self._change(tenant, kind, identifier, refresh, before)
@@ -233,5 +233,5 @@ def _reference(tenant: str, kind: Kind, identifier: str, row: Row) -> Reference:
     known = {name: row[name] for name in _COLUMNS if name in row}
     if "status" in known:
         known["status"] = Status(known["status"])
-    decoded = preferences.decode(row.get(_PREFERENCES, ""))
+    decoded = preferences.decode_preferences(row.get(_PREFERENCES, ""))
     return Reference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **known)

@@ -37,7 +37,7 @@ _ETAG = re.compile(rb"^ETag: *(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
 _CODE = re.compile(rb'"code": *"(\w+)"')
 
 
-class Refusal(HttpResponseError):
+class StorageRefusal(HttpResponseError):
     """Storage did not do it: `status_code` and `code` say why ("Table service error codes", REST reference)."""
 
     def __init__(self, status: int, answer: bytes) -> None:
@@ -48,10 +48,10 @@ class Refusal(HttpResponseError):
 
 
 async def write(client: TableClient, operations: Sequence[Operation]) -> list[str]:
-    """Do all of it; returns the new ETags, "" for what is removed.
+    """Do all operations, and return the new ETags, "" for a removed row.
 
-    Raises `Refusal` where none of it was done. After a status of 500 and more that is not sure: who tries again may
-    meet what they did themselves.
+    Raises `StorageRefusal` where none was done. After a status of 500 or more that is not certain: a caller who tries
+    again may meet its own write.
     """
     if len(operations) == 1:
         return [await _one(client, *operations[0])]
@@ -63,7 +63,7 @@ async def write(client: TableClient, operations: Sequence[Operation]) -> list[st
             break
         pause = next(pauses, None)
         if refused[0] < 500 or pause is None:
-            raise Refusal(*refused)
+            raise StorageRefusal(*refused)
         await asyncio.sleep(pause)
     if len(found) < len(operations):
         raise HttpResponseError("The answer to a transaction cannot be read")
@@ -77,7 +77,7 @@ async def _one(client: TableClient, kind: str, row: Row, etag: str = "") -> str:
     request = HttpRequest(method, f"{url}/{where}{question}{query}", headers=headers, content=body.encode())
     status, answer, new = await _send(client, request)
     if status >= 300:
-        raise Refusal(status, answer)
+        raise StorageRefusal(status, answer)
     return new
 
 
@@ -101,7 +101,7 @@ async def _many(client: TableClient, operations: Sequence[Operation]) -> list[tu
     request = HttpRequest("POST", f"{url}/$batch{question}{query}", headers=headers, content=text)
     status, answer, _ = await _send(client, request)
     if status != 202:
-        raise Refusal(status, answer)
+        raise StorageRefusal(status, answer)
     _, *found = _STATUS.split(answer)
     return list(zip(map(int, found[::2]), found[1::2], strict=True))
 

@@ -22,7 +22,7 @@ CACHED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notification:
+class StoredNotification:
     """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (models.Notification).
 
     `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many partitions
@@ -56,7 +56,7 @@ class Notification:
 
     @cached_property
     def content(self) -> models.Notification:
-        return parsing.stored(self.data)
+        return parsing.parse_stored(self.data)
 
     @property
     def told(self) -> datetime:
@@ -97,9 +97,9 @@ class Notifications:
     def __init__(self, table: Table, monotonic: Callable[[], float]) -> None:
         self._table = table
         self._monotonic = monotonic
-        self._cache: OrderedDict[str, tuple[float, asyncio.Future[Notification | None]]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, asyncio.Future[StoredNotification | None]]] = OrderedDict()
 
-    async def insert(self, notification: Notification) -> Notification:
+    async def insert(self, notification: StoredNotification) -> StoredNotification:
         """Store a new one and return it with its ETag; raises `Conflict` where there is one of this key."""
         row = _where(notification.key) | {
             "v": VERSION,
@@ -119,12 +119,12 @@ class Notifications:
         begun = self._monotonic()
         return self._written(replace(notification, etag=await self._table.insert(row)), begun)
 
-    async def get(self, key: str) -> Notification | None:
+    async def get(self, key: str) -> StoredNotification | None:
         """The notification as it is now, or None."""
         found = await self._table.get(key[:2], key)
         return _notification(*found) if found else None
 
-    async def recent(self, key: str) -> Notification | None:
+    async def recent(self, key: str) -> StoredNotification | None:
         """The notification as it was at most `MAX_AGE` ago, or None; however many wait, it is read once."""
         read_at, reading = self._cache.get(key, (0.0, None))
         if reading is None or self._monotonic() - read_at > MAX_AGE or (reading.done() and reading.exception()):
@@ -132,25 +132,25 @@ class Notifications:
             self._remember(key, reading, self._monotonic())
         return await asyncio.shield(reading)
 
-    def _remember(self, key: str, reading: asyncio.Future[Notification | None], begun: float) -> None:
+    def _remember(self, key: str, reading: asyncio.Future[StoredNotification | None], begun: float) -> None:
         self._cache[key] = (begun, reading)
         self._cache.move_to_end(key)
         if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
 
-    async def advance(self, notification: Notification, **changes: object) -> Notification:
+    async def advance(self, notification: StoredNotification, **changes: object) -> StoredNotification:
         """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
         plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
         begun = self._monotonic()
         etag = await self._table.merge(_where(notification.key) | plain, notification.etag)
         return self._written(replace(notification, **changes, etag=etag), begun)  # type: ignore[arg-type]
 
-    def _written(self, notification: Notification, begun: float) -> Notification:
+    def _written(self, notification: StoredNotification, begun: float) -> StoredNotification:
         newer = self._cache.get(notification.key, (begun, None))[0] > begun
         # What waits for its time has no delivery yet; and its time may be changed until the moment when it has.
         if newer or notification.state is NotificationState.SCHEDULED:
             return notification
-        reading: asyncio.Future[Notification | None] = asyncio.get_running_loop().create_future()
+        reading: asyncio.Future[StoredNotification | None] = asyncio.get_running_loop().create_future()
         reading.set_result(notification)
         self._remember(notification.key, reading, begun)
         return notification
@@ -160,9 +160,9 @@ def _where(key: str) -> dict[str, object]:
     return {"PartitionKey": key[:2], "RowKey": key}
 
 
-def _notification(row: Row, etag: str) -> Notification:
+def _notification(row: Row, etag: str) -> StoredNotification:
     columns = ("tenant", "source", "id", "content_hash", "data", "created", "shards", "page", "cursor")
-    return Notification(
+    return StoredNotification(
         key=row["RowKey"],
         state=NotificationState(row["state"]),
         total=row.get("total"),

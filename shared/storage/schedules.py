@@ -15,7 +15,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class StoredSchedule:
     """One row. `data` is canonical JSON (contract.Announcement).
 
     While it is active, its occurrence `occurrence` (`recurrence.Occurrence.name`) is the next, and due at `next`.
@@ -38,17 +38,17 @@ class Schedules:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def get(self, tenant: str, name: str) -> Schedule | None:
+    async def get(self, tenant: str, name: str) -> StoredSchedule | None:
         found = await self._table.get(keys.key(tenant), keys.key(name))
         return _schedule(*found) if found else None
 
-    async def insert(self, schedule: Schedule) -> Schedule:
+    async def insert(self, schedule: StoredSchedule) -> StoredSchedule:
         """Store a new one and return it with its ETag; raises `Conflict` where there is one of this name."""
         columns = {"v": VERSION, "tenant": schedule.tenant, "name": schedule.name, "data": schedule.data}
         timing = {"state": str(schedule.state), "next": schedule.next, "occurrence": schedule.occurrence}
         return replace(schedule, etag=await self._table.insert(_where(schedule) | columns | timing))
 
-    async def change(self, schedule: Schedule, **changes: object) -> Schedule:
+    async def change(self, schedule: StoredSchedule, **changes: object) -> StoredSchedule:
         """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
         plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
         etag = await self._table.merge(_where(schedule) | plain, schedule.etag)
@@ -60,10 +60,10 @@ def _announcement(data: bytes) -> Announcement:
     return Announcement.model_validate_json(data)
 
 
-def _where(schedule: Schedule) -> dict[str, object]:
+def _where(schedule: StoredSchedule) -> dict[str, object]:
     return {"PartitionKey": keys.key(schedule.tenant), "RowKey": keys.key(schedule.name)}
 
 
-def _schedule(row: Row, etag: str) -> Schedule:
+def _schedule(row: Row, etag: str) -> StoredSchedule:
     columns = ("tenant", "name", "data", "next", "occurrence")
-    return Schedule(state=ScheduleState(row["state"]), etag=etag, **{name: row[name] for name in columns})
+    return StoredSchedule(state=ScheduleState(row["state"]), etag=etag, **{name: row[name] for name in columns})

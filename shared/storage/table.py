@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from shared.concurrency import gather_limited
-from shared.storage.entity_writes import Refusal, write
+from shared.storage.entity_writes import StorageRefusal, write
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
@@ -83,7 +83,7 @@ class Table:
         """Remove the row, where it exists; with an ETag only the row that still has it, else raises `Conflict`."""
         try:
             await self._write([removal(partition, row, etag)])
-        except Refusal as refusal:
+        except StorageRefusal as refusal:
             if not _is_conflict(refusal):
                 raise
             if refusal.status_code != 404:
@@ -113,7 +113,7 @@ class Table:
     async def _do(self, operations: Sequence[Operation]) -> list[str]:
         try:
             return await self._write(operations)
-        except Refusal as refusal:
+        except StorageRefusal as refusal:
             if _is_conflict(refusal):
                 raise Conflict from None
             raise
@@ -143,5 +143,5 @@ class Table:
             yield [row async for row in page]
 
 
-def _is_conflict(refusal: Refusal) -> bool:
+def _is_conflict(refusal: StorageRefusal) -> bool:
     return refusal.status_code in (404, 409, 412) and refusal.code != "TableNotFound"

@@ -12,7 +12,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thread:
+class StoredThread:
     """What a recipient sees of a thread: an activity in a conversation, "" where nothing was sent yet.
 
     `newest` is the time of the newest event, and `notification` the key of what told it.
@@ -29,13 +29,13 @@ class Threads:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def get(self, tenant: str, recipient: str, thread: str) -> Thread | None:
+    async def get(self, tenant: str, recipient: str, thread: str) -> StoredThread | None:
         """What the recipient sees of the thread, or None."""
         found = await self._table.get(_partition(tenant, recipient), keys.digest(thread))
         if found is None:
             return None
         row, etag = found
-        return Thread(
+        return StoredThread(
             newest=row["newest"],
             notification=row["notification"],
             activity_id=row.get("activity_id", ""),
@@ -43,7 +43,7 @@ class Threads:
             etag=etag,
         )
 
-    async def save(self, tenant: str, recipient: str, thread: str, shown: Thread) -> str:
+    async def save(self, tenant: str, recipient: str, thread: str, shown: StoredThread) -> str:
         """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`."""
         row = {
             "PartitionKey": _partition(tenant, recipient),

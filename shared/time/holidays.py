@@ -154,10 +154,10 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
 
 def _last_date(until: str, name: str) -> str:
     """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all places."""
-    from shared.time.zone_names import find
+    from shared.time.zone_names import find_zone
 
     try:
-        return f"{shown(datetime.fromisoformat(until), zone(find(name) or FIRST_PLACE)):%Y%m%d}"
+        return f"{shown(datetime.fromisoformat(until), zone(find_zone(name) or FIRST_PLACE)):%Y%m%d}"
     except OverflowError:  # the end of the calendar: without end
         return until[:8]
     except ValueError:

@@ -17,11 +17,11 @@ def zone(name: str) -> ZoneInfo:
 
     Raises `shared.time.zone_names.UnknownZone`, a `ValueError` whose text says what may be meant.
     """
-    from shared.time.zone_names import find, load, unknown
+    from shared.time.zone_names import find_zone, load_zone, unknown
 
-    if (found := find(name)) is None:
+    if (found := find_zone(name)) is None:
         raise unknown(name)
-    return load(found)
+    return load_zone(found)
 
 
 def shown(at: datetime, place: ZoneInfo) -> datetime:

@@ -49,14 +49,14 @@ class UnknownZone(ValueError):
         self.suggestions = tuple(suggestions)
 
 
-def find(text: str) -> str | None:
+def find_zone(text: str) -> str | None:
     """The IANA name that `text` is: an IANA name or a Windows one, in any case, with blanks for underscores."""
     folded = _folded(text)
     return _iana().get(folded) or _windows().get(folded)
 
 
 @cache
-def load(name: str) -> ZoneInfo:
+def load_zone(name: str) -> ZoneInfo:
     """The zone of an IANA name, by the package's data and not the machine's.
 
     What `ZoneInfo(name)` finds depends on the machine, whose data may be years behind the laws and differ between
@@ -67,7 +67,7 @@ def load(name: str) -> ZoneInfo:
 
 
 def unknown(text: str) -> UnknownZone:
-    """What to answer to a text that `find` does not know: a city, a country, an offset, or something misspelt."""
+    """What to answer to a text that `find_zone` does not know: a city, a country, an offset, or something misspelt."""
     shown = f"{text[:MAX_NAME_CHARS]!r} is no IANA time zone and no Windows one"
     if offset := _OFFSET.fullmatch(text.strip().replace("−", "-")):
         return _at_offset(shown, *offset.groups())
@@ -133,7 +133,7 @@ def _by_use() -> dict[str, int]:
 
 
 def _seasons(name: str) -> tuple[datetime, datetime]:
-    year, zone = datetime.now(UTC).year, load(name)
+    year, zone = datetime.now(UTC).year, load_zone(name)
     january, july = (datetime(year, month, 1, tzinfo=zone) for month in (1, 7))
     winter_first = (january.utcoffset() or timedelta()) <= (july.utcoffset() or timedelta())
     return (january, july) if winter_first else (july, january)
@@ -203,7 +203,7 @@ def _with_offset(names: Iterable[str], offset: timedelta) -> dict[str, list[str]
 
 def _is_constant(name: str) -> bool:
     """Whether its clocks do not change in this year, be it for Ramadan alone."""
-    year, zone = datetime.now(UTC).year, load(name)
+    year, zone = datetime.now(UTC).year, load_zone(name)
     return len({datetime(year, month, 1, tzinfo=zone).utcoffset() for month in range(1, 13)}) == 1
 
 

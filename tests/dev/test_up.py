@@ -27,7 +27,7 @@ from local.send import event
 from shared.contract import parsing
 from shared.preferences.preferences import FOREVER, Mode, Preferences
 from shared.services import open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind
 from tests.e2e.playground import open_chat
@@ -213,7 +213,7 @@ async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(conne
         (Preferences(stopped=True), "suppressed (optedOut)"),
     )
     with open_chat(connection, tmp_path) as chat:
-        services = await open_services(load(chat.settings), open_storage(chat.settings))
+        services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
         for wants, why in wishes:
             said: list[str] = []
             await services.conversations.prefer(TENANT, Kind.USER, PERSON, always(wants))
@@ -223,7 +223,7 @@ async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(conne
 
 
 def test_what_send_puts_on_the_queue_fits_the_contract() -> None:
-    request = parsing.read(json.dumps(event({"title": "Hello"})).encode())
+    request = parsing.parse_message(json.dumps(event({"title": "Hello"})).encode())
     assert isinstance(request, parsing.Request)
     assert [recipient.model_dump() for recipient in request.notification.recipients] == [{"user": PERSON}]
     assert request.id

@@ -21,7 +21,7 @@ from notify.ingest import ingest
 from shared.contract.parsing import DEFAULT_SOURCE
 from shared.preferences.preferences import Mode, Preferences
 from shared.services import open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind
@@ -141,7 +141,7 @@ async def _announce(deployment: Deployment, count: int, zones: Sequence[str]) ->
     No host is needed for that: what it does with the command is done here.
     """
     storage = {"AzureWebJobsStorage": deployment.connection}
-    services = await open_services(load(deployment.teams.settings | storage), open_storage(storage))
+    services = await open_services(load_settings(deployment.teams.settings | storage), open_storage(storage))
     due: dict[str, datetime] = {}
     for number, zone in enumerate(zones):
         share = (count + number) // len(zones)

@@ -19,7 +19,7 @@ from local.processes import Azurite
 from shared.preferences.preferences import Mode, Preferences
 from shared.queue_messages import RESPONSES, Delivery
 from shared.services import Services, open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import DeliveryState, Reason
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind
@@ -146,7 +146,7 @@ async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathF
     await page.route(lambda url: not url.startswith(chat.url), lambda route: route.abort())
     page.set_default_timeout(SOON * 1000)
     expect.set_options(timeout=SOON * 1000)
-    services = await open_services(load(chat.settings), open_storage(chat.settings))
+    services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
     await page.goto(chat.url)
     screen = Screen(chat, page, services, Path(IMAGES) if IMAGES else tmp_path_factory.mktemp("pictures"))
     await screen.card(WELCOME)

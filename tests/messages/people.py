@@ -19,7 +19,7 @@ from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
 from shared.states import Purpose
 from shared.storage.conversations import Kind
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.herald import Herald, user
 
 CONTENT = {"title": "Build 42 failed", "actions": [{"id": "retry", "title": "Retry"}]}
@@ -75,7 +75,7 @@ class Chat:
         answer = await self.herald.teams.post(activity, endpoint=self.endpoint)
         assert answer.status == 200
 
-    async def told(self, activity: dict[str, Any]) -> Notification | None:
+    async def told(self, activity: dict[str, Any]) -> StoredNotification | None:
         """The answer to an activity, or None."""
         identifier = f"{activity['conversation']['id']};{activity['id']}"
         return await self.herald.services.notifications.get(notification_key(self.herald.tenant, SOURCE, identifier))
@@ -141,7 +141,7 @@ class Desk:
     async def preferences(self) -> Preferences:
         return await preferences(self.herald, self.person)
 
-    async def get(self, **data: Any) -> tuple[Notification, dict[str, Any]]:
+    async def get(self, **data: Any) -> tuple[StoredNotification, dict[str, Any]]:
         """Be sent a notification; returns it and the card that came."""
         asked = await self.herald.ask(user(self.person), **({"content": CONTENT} | data))
         await self.herald.send()

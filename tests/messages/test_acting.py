@@ -18,7 +18,7 @@ from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Mode, Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
-from shared.settings import load
+from shared.settings import load_settings
 from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import (
@@ -404,7 +404,7 @@ NOWHERE: dict[str, Any] = {"localTimezone": None, "entities": []}
 async def test_a_delivery_in_another_tenant_changes_nothing(ada: Desk) -> None:
     of = await world(ada)
     elsewhere = "9c1f6a52-3b7d-4e80-a5c4-2d8e7f0b6a13"
-    settings = load(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{elsewhere}"})
+    settings = load_settings(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{elsewhere}"})
     herald = replace(ada.herald, services=replace(ada.herald.services, settings=settings))
     async with endpoint(herald) as url:
         changes = {"conversation": {"tenantId": elsewhere}, "channelData": {"tenant": {"id": elsewhere}}, **NOWHERE}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from messages.commands.parser import COMMANDS, MAX_COMMAND_CHARS, Command, Order, Unknown, Verb, first_line, parse
+from messages.commands.parser import COMMANDS, MAX_COMMAND_CHARS, ChatCommand, Order, Unknown, Verb, first_line, parse
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
 from shared.preferences.quiet_hours import QuietHours
@@ -52,7 +52,7 @@ def order(text: str) -> Order:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.verb))
 @pytest.mark.parametrize("form", FORMS)
-def test_a_command_is_read_in_every_form(form: str, command: Command) -> None:
+def test_a_command_is_read_in_every_form(form: str, command: ChatCommand) -> None:
     argument = ARGUMENTS.get(command.verb, "")
     for name in command.names:
         for written in (name, name.upper(), name.title()):
@@ -92,7 +92,7 @@ def test_what_is_misspelt_is_not_done_and_the_likest_command_is_named(written: s
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not each.takes], ids=lambda each: str(each.verb))
-def test_a_sentence_that_begins_like_a_command_is_none(command: Command) -> None:
+def test_a_sentence_that_begins_like_a_command_is_none(command: ChatCommand) -> None:
     if command.verb is Verb.HELP:
         assert order("help me, please").command is command
     else:
@@ -147,6 +147,6 @@ def test_only_the_beginning_of_a_long_message_is_looked_at(piece: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.verb))
-def test_the_page_about_commands_shows_each(command: Command) -> None:
+def test_the_page_about_commands_shows_each(command: ChatCommand) -> None:
     page = Path(__file__).parents[2].joinpath("docs", "commands.md").read_text()
     assert f"| `{command.names[0]}" in page

@@ -15,7 +15,7 @@ import pytest
 from local.fake_teams.api import Event
 from messages.activity import verified
 from messages.activity.schema import Incoming
-from messages.commands.dispatch import converse
+from messages.commands.dispatch import dispatch_command
 from messages.commands.handlers import MAX_COUNTED, MAX_TOPIC_CHARS
 from messages.commands.parser import Verb
 from shared.cards.validation import faults
@@ -524,7 +524,7 @@ async def test_a_command_costs_few_operations(tapped: Herald) -> None:
             incoming = Incoming.model_validate(activity | {"id": f"counted {number}", "text": text})
             counting = Counting()
             token = TAP.set(counting)
-            await converse(tapped.services, verified.Event(incoming, tapped.tenant, tapped.clock()))
+            await dispatch_command(tapped.services, verified.Event(incoming, tapped.tenant, tapped.clock()))
             TAP.reset(token)
             costs[text] = counting.operations
     assert max(costs.values()) <= MOST_OPERATIONS, costs

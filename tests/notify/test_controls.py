@@ -17,7 +17,7 @@ from notify.redrive import reopen
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState
 from shared.storage.conversations import Kind, Status
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.herald import Herald, notification, user
 
@@ -36,7 +36,7 @@ async def titles(herald: Herald) -> dict[str, str]:
     return {str(m.person): m.activity["summary"] for m in received if not m.deleted_at}
 
 
-async def broadcast(herald: Herald) -> Notification:
+async def broadcast(herald: Herald) -> StoredNotification:
     """One to 12 people, in pages of five, of which the first is sent."""
     await people(herald, 12)
     object.__setattr__(herald.services.settings, "tenant_rate", 1)
@@ -109,7 +109,7 @@ async def test_what_finishes_at_the_moment_it_is_cancelled_stays_finished(
     asked = await timed.ask(user(ada))
     advance = timed.services.notifications.advance
 
-    async def late(of: Notification, **changes: object) -> Notification:
+    async def late(of: StoredNotification, **changes: object) -> StoredNotification:
         monkeypatch.setattr(timed.services.notifications, "advance", advance)
         await timed.send()
         return await advance(of, **changes)
@@ -186,7 +186,9 @@ async def test_what_is_being_sent_while_it_is_recalled_is_taken_back_too(timed: 
     assert await titles(timed) == {}
 
 
-async def stalled(herald: Herald, monkeypatch: pytest.MonkeyPatch, asked: Notification, person: PersonView) -> Any:
+async def stalled(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch, asked: StoredNotification, person: PersonView
+) -> Any:
     """A delivery whose process stands still between its look at the notification and the claim."""
     message = await herald.message(asked, f"u:{person.object_id}")
     goes_on, is_current = asyncio.Event(), asyncio.Event()
@@ -342,7 +344,7 @@ async def test_an_edit_that_meets_a_recall_ends_with_the_recall(timed: Herald) -
     assert await titles(timed) == {}
 
 
-async def failed(herald: Herald) -> tuple[Notification, list[PersonView]]:
+async def failed(herald: Herald) -> tuple[StoredNotification, list[PersonView]]:
     """One that one of two people could not be given."""
     ada, bob = await people(herald, 2)
     await herald.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))

@@ -18,8 +18,8 @@ from azure.functions.decorators.queue import QueueTrigger
 
 import notify.functions
 import timer_digest.functions
-from shared.contract.faults import Refused
-from shared.contract.parsing import read
+from shared.contract.faults import MessageRefused
+from shared.contract.parsing import parse_message
 from shared.queue_messages import (
     ALL,
     DELIVERIES,
@@ -38,7 +38,7 @@ from shared.queue_messages import (
     Unreadable,
 )
 from shared.storage.dead_letters import DeadLetters
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
 #: The same messages in every run.
@@ -206,10 +206,10 @@ def fate(queue: str, body: bytes) -> str:
     """What is to become of a message: `unreadable` or `invalid` as a dead letter, put off for `later`, or `taken`."""
     try:
         if queue == NOTIFICATIONS:
-            read(body)
+            parse_message(body)
         else:
             MESSAGES[queue].decode(body)
-    except Refused as refused:
+    except MessageRefused as refused:
         return refused.reason if queue == NOTIFICATIONS else "unreadable"
     except Unreadable:
         return "unreadable"
@@ -258,7 +258,7 @@ def triggers() -> Mapping[str, Trigger]:
     return {trigger.queue_name: call for trigger, call in found if isinstance(trigger, QueueTrigger)}
 
 
-async def own_messages(herald: Herald, known: Notification, recipient: str) -> Mapping[str, Sequence[str]]:
+async def own_messages(herald: Herald, known: StoredNotification, recipient: str) -> Mapping[str, Sequence[str]]:
     """Messages of our own queues, about a delivery that there is."""
     delivery = (await herald.message(known, recipient)).encode()
     expansion = Expansion(known.key, known.page).encode()

@@ -12,13 +12,13 @@ import pytest
 from notify.expansion import expand
 from notify.functions import send_delivery
 from notify.ingest import allowed_tenant, ingest
-from notify.scheduling import Plan, planned
-from shared.contract.faults import Refused
+from notify.scheduling import DueTime, planned
+from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import NotificationState
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.shared.test_settings import BOT, TENANT
 from tests.support.herald import Herald, notification, user
 
@@ -124,14 +124,14 @@ async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_
     assert await herald.counts(stored) == {"sent": 1}
 
 
-def _as_stored(herald: Herald, body: bytes) -> Notification:
-    from shared.contract.parsing import Request, read
+def _as_stored(herald: Herald, body: bytes) -> StoredNotification:
+    from shared.contract.parsing import Request, parse_message
     from shared.storage.notifications import notification_key
 
-    request = read(body)
+    request = parse_message(body)
     assert isinstance(request, Request)
     assert request.id
-    return Notification(
+    return StoredNotification(
         key=notification_key(herald.tenant, request.source, request.id),
         tenant=herald.tenant,
         source=request.source,
@@ -180,34 +180,37 @@ def at(day: int, hour: int, minute: int = 0) -> datetime:
 @pytest.mark.parametrize(
     ("schedule", "plan"),
     [
-        (None, Plan()),
-        ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, Plan(at(23, 12, 30))),
-        ({"at": "2026-11-23T12:30"}, Plan()),  # 03:30 UTC, as the default zone is Tokyo's
-        ({"at": "2026-11-23T21:30"}, Plan(at(23, 12, 30))),
-        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, Plan(at(23, 12))),
-        ({"at": "2026-11-23T11:59", "timeZone": "UTC"}, Plan()),
-        ({"at": "2026-11-23T11:59", "timeZone": "UTC", "ifPast": "skip"}, Plan(skip=True)),
-        ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(24, 9))),
-        ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, Plan(at(23, 13))),
-        ({"at": "2026-11-23T13:30", "timeZone": "W. Europe Standard Time"}, Plan(at(23, 12, 30))),
-        ({"at": "2026-11-24T03:00", "timeZone": "recipient"}, Plan(at(23, 13))),  # in Kiritimati
-        ({"at": "2026-11-24T01:59", "timeZone": "recipient", "ifPast": "skip"}, Plan()),  # it is each one's to skip it
-        ({"at": "2999-12-31T23:59", "timeZone": "UTC"}, Plan(datetime(2999, 12, 31, 23, 59, tzinfo=UTC))),
+        (None, DueTime()),
+        ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, DueTime(at(23, 12, 30))),
+        ({"at": "2026-11-23T12:30"}, DueTime()),  # 03:30 UTC, as the default zone is Tokyo's
+        ({"at": "2026-11-23T21:30"}, DueTime(at(23, 12, 30))),
+        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, DueTime(at(23, 12))),
+        ({"at": "2026-11-23T11:59", "timeZone": "UTC"}, DueTime()),
+        ({"at": "2026-11-23T11:59", "timeZone": "UTC", "ifPast": "skip"}, DueTime(skip=True)),
+        ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(at(24, 9))),
+        ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(at(23, 13))),
+        ({"at": "2026-11-23T13:30", "timeZone": "W. Europe Standard Time"}, DueTime(at(23, 12, 30))),
+        ({"at": "2026-11-24T03:00", "timeZone": "recipient"}, DueTime(at(23, 13))),  # in Kiritimati
+        (
+            {"at": "2026-11-24T01:59", "timeZone": "recipient", "ifPast": "skip"},
+            DueTime(),
+        ),  # it is each one's to skip it
+        ({"at": "2999-12-31T23:59", "timeZone": "UTC"}, DueTime(datetime(2999, 12, 31, 23, 59, tzinfo=UTC))),
     ],
 )
 def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(
-    schedule: dict[str, str] | None, plan: Plan
+    schedule: dict[str, str] | None, plan: DueTime
 ) -> None:
     model = Schedule.model_validate(schedule) if schedule else None
     assert planned(model, "Asia/Tokyo", at(23, 12)) == plan
 
 
 def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:
-    one, two = load(BOT), load(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
+    one, two = load_settings(BOT), load_settings(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
     assert allowed_tenant(None, one, "") == TENANT
     assert allowed_tenant("A", two, "") == "a"
     for named, settings in ((None, two), ("c", two), ("a", one)):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(MessageRefused) as refused:
             allowed_tenant(named, settings, "/data")
         assert refused.value.faults[0].pointer == "/data/tenant"
 

@@ -31,11 +31,11 @@ from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage.conversations import Kind
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, notification, user
 
 
-async def one(herald: Herald) -> tuple[PersonView, Notification, Delivery]:
+async def one(herald: Herald) -> tuple[PersonView, StoredNotification, Delivery]:
     """A person, a notification to them, and the message of its delivery, which is not on the queue any more."""
     await herald.grow(people=1)
     [ada] = await herald.people(1)
@@ -45,7 +45,7 @@ async def one(herald: Herald) -> tuple[PersonView, Notification, Delivery]:
     return ada, asked, message
 
 
-async def scheduled(herald: Herald) -> Notification:
+async def scheduled(herald: Herald) -> StoredNotification:
     """A notification to one person that waits for its time."""
     await herald.grow(people=1)
     [ada] = await herald.people(1)

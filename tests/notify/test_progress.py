@@ -18,11 +18,11 @@ from notify.redrive import reopen
 from shared import publishing
 from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
 from shared.services import open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import CLAIM_SECONDS, shard_of
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
@@ -93,7 +93,7 @@ async def between(first: Awaitable[None], second: Awaitable[None], operations: i
     return met
 
 
-async def accepted(herald: Herald, *recipients: dict[str, str]) -> Notification:
+async def accepted(herald: Herald, *recipients: dict[str, str]) -> StoredNotification:
     """A notification, none of whose recipients is listed yet."""
     asked = await herald.ask(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
     return await herald.services.notifications.advance(asked, state=NotificationState.ACCEPTED, due=None)
@@ -118,7 +118,7 @@ async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_en
             raise AssertionError("there are more operations than thought")
 
 
-async def row(herald: Herald, of: Notification, person: PersonView) -> Delivery:
+async def row(herald: Herald, of: StoredNotification, person: PersonView) -> Delivery:
     """Add the row of a delivery; returns its message."""
     recipient = f"u:{person.object_id}"
     shard = shard_of(recipient, of.shards)
@@ -132,7 +132,7 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     by_shard = {shard_of(f"u:{each.object_id}", 16): each for each in people}
     two = list(by_shard.values())[:2]
     assert len(two) == 2
-    another = await open_services(load(tapped.environ), tapped.storage.open(), tapped.clock)
+    another = await open_services(load_settings(tapped.environ), tapped.storage.open(), tapped.clock)
     for operations in range(1, MANY):
         # An audience that may be large lies in 16 partitions.
         asked = await accepted(tapped, *map(user, two), {"topic": "nobody's"})
@@ -148,7 +148,7 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     await another.close()
 
 
-async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], Notification]:
+async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:
     await herald.grow(people=count)
     people = await herald.people(count)
     return people, await herald.ask(*map(user, people))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.states import NotificationState
-from shared.storage.notifications import MAX_AGE, Notification, Notifications
+from shared.storage.notifications import MAX_AGE, Notifications, StoredNotification
 from shared.storage.table import Row, Table
 from tests.support.herald import Herald
 
@@ -36,9 +36,9 @@ def now() -> list[float]:
     return [100.0]
 
 
-async def stored(herald: Herald, state: NotificationState) -> Notification:
+async def stored(herald: Herald, state: NotificationState) -> StoredNotification:
     return await herald.services.notifications.insert(
-        Notification(
+        StoredNotification(
             key="a" * 64,
             tenant=herald.tenant,
             source="/ci",
@@ -56,7 +56,9 @@ def another(herald: Herald, now: list[float]) -> Notifications:
     return Notifications(herald.services.notifications._table, lambda: now[0])
 
 
-async def writing(of: Notification, herald: Herald, now: list[float]) -> tuple[Notifications, Slow, asyncio.Task[Any]]:
+async def writing(
+    of: StoredNotification, herald: Herald, now: list[float]
+) -> tuple[Notifications, Slow, asyncio.Task[Any]]:
     """The notifications of a process whose first write has happened, and not been answered."""
     slow = Slow(herald.services.notifications._table)
     notifications = Notifications(slow, lambda: now[0])

@@ -15,14 +15,14 @@ from local.fake_teams.api import Behaviour, PersonView
 from notify.delivery import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
-from notify.scheduling import Plan, in_zone
+from notify.scheduling import DueTime, in_zone
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, RECIPIENTS, Expansion, RecipientTask, Task
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.conversations import Kind
 from shared.storage.held_deliveries import HeldDelivery
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.time.localtime import zone
 from tests.support.herald import Herald, notification, user
 from timer_digest.release_held import release
@@ -69,7 +69,7 @@ async def who_was_told(herald: Herald) -> list[str]:
     return [str(message.person) for message in await herald.received()]
 
 
-async def reschedule(herald: Herald, of: Notification, **schedule: Any) -> None:
+async def reschedule(herald: Herald, of: StoredNotification, **schedule: Any) -> None:
     await herald.command("reschedule", of, schedule=schedule)
 
 
@@ -269,17 +269,17 @@ async def test_who_is_past_the_time_when_it_is_asked_for_goes_by_ifpast(
 @pytest.mark.parametrize(
     ("at", "place", "plan"),
     [
-        ("2027-03-28T02:30", "Europe/Berlin", Plan(datetime(2027, 3, 28, 1, tzinfo=UTC))),  # in the gap
-        ("2027-10-31T02:30", "Europe/Berlin", Plan(datetime(2027, 10, 31, 0, 30, tzinfo=UTC))),  # shown twice
-        ("2026-11-23T12:00", "UTC", Plan(NOW)),
-        ("2026-11-23T12:00", "Europe/Berlin", Plan()),
+        ("2027-03-28T02:30", "Europe/Berlin", DueTime(datetime(2027, 3, 28, 1, tzinfo=UTC))),  # in the gap
+        ("2027-10-31T02:30", "Europe/Berlin", DueTime(datetime(2027, 10, 31, 0, 30, tzinfo=UTC))),  # shown twice
+        ("2026-11-23T12:00", "UTC", DueTime(NOW)),
+        ("2026-11-23T12:00", "Europe/Berlin", DueTime()),
     ],
 )
-def test_a_recipients_own_time_is_an_instant_or_has_passed(at: str, place: str, plan: Plan) -> None:
+def test_a_recipients_own_time_is_an_instant_or_has_passed(at: str, place: str, plan: DueTime) -> None:
     own = Schedule.model_validate({"at": at, "timeZone": "recipient"})
     assert in_zone(own, zone(place), NOW) == plan
     fixed = Schedule.model_validate({"at": at, "timeZone": "UTC"})
-    assert in_zone(fixed, zone(place), NOW) == Plan()
+    assert in_zone(fixed, zone(place), NOW) == DueTime()
 
 
 @pytest.mark.parametrize(("late", "state"), [(59, NotificationState.FINISHED), (62, NotificationState.MISSED)])
@@ -378,7 +378,7 @@ async def test_who_reschedules_at_the_moment_of_sending_either_does_or_is_told_t
         set_clock(timed, at_nine(0))
         letters = len(await timed.dead_letters())
 
-        async def late(of: Notification = asked, number: int = number) -> None:
+        async def late(of: StoredNotification = asked, number: int = number) -> None:
             await asyncio.sleep(number * 0.004)
             target = {"source": of.source, "id": of.id}
             schedule = {"at": "2026-12-01T09:00", "timeZone": "UTC"}

@@ -16,7 +16,7 @@ from notify.delivery import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.conversations import Kind, Status
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
 
@@ -43,7 +43,7 @@ async def channel(herald: Herald) -> ChannelView:
 
 async def tell(
     herald: Herald, recipient: dict[str, Any], title: str, on_repeat: str = "update", ago: float = 0, **data: Any
-) -> Notification:
+) -> StoredNotification:
     """Take in a notification of the thread about something that happened `ago` seconds before the true time."""
     whole = {
         "recipients": [recipient],
@@ -113,7 +113,7 @@ async def test_updates_out_of_order_at_once_end_with_the_newest(timed: Herald) -
         assert shown(await timed.received()) == [f"{round_}.5"]
 
 
-async def overtaken(herald: Herald, monkeypatch: pytest.MonkeyPatch, ada: PersonView) -> Notification:
+async def overtaken(herald: Herald, monkeypatch: pytest.MonkeyPatch, ada: PersonView) -> StoredNotification:
     """An older update whose request is under way while a newer one is shown; returns the older one, covering it."""
     older = await tell(herald, user(ada), "Older", ago=50)
     message = await herald.message(older, f"u:{ada.object_id}")

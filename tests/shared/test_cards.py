@@ -21,7 +21,7 @@ from shared.cards.size import utf16_bytes
 from shared.cards.texts import LANGUAGES, language, plain, say
 from shared.cards.validation import faults
 from shared.cards.welcome import welcome_card
-from shared.contract.faults import Refused
+from shared.contract.faults import MessageRefused
 from shared.contract.models import Content, Notification
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, Mode, Preferences
@@ -149,7 +149,7 @@ def test_the_check_at_intake_counts_the_controls() -> None:
     of = notification(card=own)
     limit = 80 * 1024
     assert utf16_bytes(activity(of, limit)) <= limit
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(MessageRefused) as refused:
         check_form(of, limit, "/data")
     assert [fault.pointer for fault in refused.value.faults] == ["/data/card"]
 
@@ -160,7 +160,7 @@ def test_what_the_check_takes_can_be_sent_under_any_label(length: int) -> None:
     of, limit = notification(card=own, thread={"key": "x"}), 80 * 1024
     try:
         check_form(of, limit, "")
-    except Refused:
+    except MessageRefused:
         return
     label = Category(name="x", title="\U0001f600" * 100)
     assert utf16_bytes(activity(of, limit, Controls.of(KEY, of, label))) <= limit
@@ -179,7 +179,7 @@ ACTIONS = [{"id": "ok", "title": "A"}, {"id": "herald.stop", "title": "B"}]
     ],
 )
 def test_names_of_our_own_are_refused_in_what_a_caller_sends(parts: dict[str, Any], pointer: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(MessageRefused) as refused:
         check_form(notification(**parts), 80 * 1024, "/data")
     assert [fault.pointer for fault in refused.value.faults] == [f"/data{pointer}"]
 

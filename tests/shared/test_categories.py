@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.preferences.categories import load
+from shared.preferences.categories import load_categories
 from shared.settings import SettingsError
 
 
@@ -17,30 +17,30 @@ def declared(folder: Path, value: object) -> str:
 
 def test_without_a_file_every_category_has_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (load("").of("builds").on_unknown, load("").of("builds").simulate) == ("resend", False)
+    assert (load_categories("").of("builds").on_unknown, load_categories("").of("builds").simulate) == ("resend", False)
 
 
 def test_a_declared_category_has_its_rules_and_others_those_of_default(tmp_path: Path) -> None:
     file = declared(tmp_path, [{"name": "payments", "onUnknown": "stop"}, {"name": "default", "simulate": True}])
-    assert load(file).of("payments").on_unknown == "stop"
-    assert not load(file).of("payments").simulate
-    assert load(file).of("builds").simulate
+    assert load_categories(file).of("payments").on_unknown == "stop"
+    assert not load_categories(file).of("payments").simulate
+    assert load_categories(file).of("builds").simulate
 
 
 def test_the_file_of_the_apps_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declared(tmp_path, [{"name": "builds", "simulate": True}])
     monkeypatch.chdir(tmp_path)
-    assert load("").of("builds").simulate
+    assert load_categories("").of("builds").simulate
 
 
 @pytest.mark.parametrize("value", ["no json", {"name": "x"}, [{"name": ""}], [{"name": "x", "onUnknwon": "stop"}]])
 def test_a_file_that_is_wrong_stops_the_start_with_one_line(tmp_path: Path, value: object) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(declared(tmp_path, value))
+        load_categories(declared(tmp_path, value))
     assert "categories.json" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_a_file_that_is_named_and_missing_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="HERALD_CATEGORIES_FILE"):
-        load(str(tmp_path / "missing.json"))
+        load_categories(str(tmp_path / "missing.json"))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.settings import SettingsError, load
+from shared.settings import SettingsError, load_settings
 from shared.time import clock
 
 START = datetime(2027, 3, 28, 0, 55, tzinfo=UTC)
@@ -42,7 +42,7 @@ def test_without_a_setting_it_is_the_real_time() -> None:
 @pytest.mark.parametrize("text", ["tomorrow", "2027-03-28T00:55Z", f"{clock.FORM}0000000", "@*", "x@y*1"])
 def test_what_names_no_clock_stops_the_start_with_one_line(text: str) -> None:
     with pytest.raises(SettingsError, match="HERALD_CLOCK") as refused:
-        load(DEVELOPMENT | {"HERALD_CLOCK": text})
+        load_settings(DEVELOPMENT | {"HERALD_CLOCK": text})
     assert "\n" not in str(refused.value)
 
 
@@ -50,6 +50,6 @@ def test_what_names_no_clock_stops_the_start_with_one_line(text: str) -> None:
 def test_it_is_refused_where_people_are_served(name: str) -> None:
     deployed = {"MicrosoftAppId": "a", "MicrosoftAppPassword": "b", "MicrosoftAppTenantId": "c"}
     moved = DEVELOPMENT | deployed | {"HERALD_CLOCK": clock.FORM}
-    assert load(moved).clock == clock.FORM
+    assert load_settings(moved).clock == clock.FORM
     with pytest.raises(SettingsError, match="HERALD_CLOCK"):
-        load(moved | {name: "Production"})
+        load_settings(moved | {name: "Production"})

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contract import models, parsing
-from shared.contract.faults import Refused
+from shared.contract.faults import MessageRefused
 from shared.contract.models import Command
-from shared.contract.parsing import Request, read
+from shared.contract.parsing import Request, parse_message
 from shared.states import DeliveryState, NotificationState, Reason, Rule
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
@@ -39,21 +39,21 @@ def body(value: object) -> bytes:
 
 
 def taken(text: bytes) -> Request:
-    request = read(text)
+    request = parse_message(text)
     assert isinstance(request, Request)
     return request
 
 
 def faults(value: object) -> dict[str, str]:
-    with pytest.raises(Refused) as refused:
-        read(body(value))
+    with pytest.raises(MessageRefused) as refused:
+        parse_message(body(value))
     return {fault.pointer: fault.message for fault in refused.value.faults}
 
 
 def test_an_event_and_its_bare_data_are_the_same_notification() -> None:
     event, bare = taken(body(EVENT)), taken(body(DATA | {"id": "build-42", "source": "/ci"}))
     assert (event.source, event.id, event.content_hash) == (bare.source, bare.id, bare.content_hash)
-    assert event.notification == parsing.stored(bare.data)
+    assert event.notification == parsing.parse_stored(bare.data)
 
 
 def test_base64_is_read_like_raw() -> None:
@@ -179,7 +179,7 @@ def test_a_thread_is_named_by_the_id_of_a_message(message: str) -> None:
     [(pointer, said)] = faults(DATA | {"recipients": [recipient]}).items()
     assert pointer.startswith("/recipients/0")
     assert "the id of a message" in said
-    read(body(DATA | {"recipients": [{"conversation": "19:channel@thread.tacv2;messageid=1700000000000"}]}))
+    parse_message(body(DATA | {"recipients": [{"conversation": "19:channel@thread.tacv2;messageid=1700000000000"}]}))
 
 
 AT_NINE: dict[str, Any] = {"at": "2026-12-01T09:00", "timeZone": "recipient"}
@@ -197,7 +197,7 @@ DAILY: dict[str, Any] = {"rule": "0 9 * * *", "notification": DATA}
     ],
 )
 def test_a_command_is_read_bare_and_in_an_envelope(command: dict[str, Any]) -> None:
-    bare, event = read(body(command)), read(body(EVENT | {"data": command}))
+    bare, event = parse_message(body(command)), parse_message(body(EVENT | {"data": command}))
     assert isinstance(bare, Command)
     assert isinstance(event, Command)
     assert (bare.command, bare.target, bare.schedule, bare.announcement) == (
@@ -259,8 +259,8 @@ def test_every_fault_is_told_at_once() -> None:
     [b"", b"\xff\xfe", b"hello", b"aGVsbG8=", b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' * 5000, b"[" * 100000],
 )
 def test_what_is_no_json_is_unreadable(bytes_: bytes) -> None:
-    with pytest.raises(Refused) as refused:
-        read(bytes_)
+    with pytest.raises(MessageRefused) as refused:
+        parse_message(bytes_)
     assert refused.value.reason == "unreadable"
 
 
@@ -276,8 +276,8 @@ def test_what_is_no_json_is_unreadable(bytes_: bytes) -> None:
     ],
 )
 def test_it_is_said_where_json_ends_to_be_json(bytes_: bytes, said: str) -> None:
-    with pytest.raises(Refused) as refused:
-        read(bytes_)
+    with pytest.raises(MessageRefused) as refused:
+        parse_message(bytes_)
     [fault] = refused.value.faults
     assert said in fault.message
 
@@ -290,15 +290,15 @@ def test_a_fault_never_repeats_the_text_it_was_found_in() -> None:
 def test_any_json_is_either_taken_or_refused(value: Any) -> None:
     for bytes_ in (body(value), body(DATA | {"content": value}), body(EVENT | {"data": value})):
         try:
-            read(bytes_)
-        except Refused as refused:
+            parse_message(bytes_)
+        except MessageRefused as refused:
             assert refused.faults  # noqa: PT017
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_either_taken_or_refused(bytes_: bytes) -> None:
-    with pytest.raises(Refused):
-        read(bytes_)
+    with pytest.raises(MessageRefused):
+        parse_message(bytes_)
 
 
 def test_the_exported_schema_is_the_models() -> None:

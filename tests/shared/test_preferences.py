@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences, TooMany, decode
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences, TooMany, decode_preferences
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 ALL = Preferences(
@@ -26,11 +26,11 @@ ALL = Preferences(
 
 @pytest.mark.parametrize("wants", [Preferences(), ALL])
 def test_they_come_back_as_they_were_stored(preferences: Preferences) -> None:
-    assert decode(preferences.encode()) == preferences
+    assert decode_preferences(preferences.encode()) == preferences
 
 
 def test_what_a_newer_version_added_is_left_out() -> None:
-    assert decode('{"added": 1, "locale": "de"}') == Preferences(locale="de")
+    assert decode_preferences('{"added": 1, "locale": "de"}') == Preferences(locale="de")
 
 
 def test_mutes_that_have_ended_go_with_the_next_one() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from shared.settings import Settings, SettingsError, load
+from shared.settings import Settings, SettingsError, load_settings
 from shared.storage.clients import open_storage
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -20,23 +20,23 @@ BOT = {
 
 
 def test_a_single_tenant_bot_is_open_to_its_own_tenant_alone() -> None:
-    settings = load(BOT)
+    settings = load_settings(BOT)
     assert settings.allows_tenant(TENANT.upper())
     assert not settings.allows_tenant("33333333-3333-3333-3333-333333333333")
     assert settings.authority == f"https://login.microsoftonline.com/{TENANT}"
 
 
 def test_named_tenants_take_the_place_of_the_bots_own() -> None:
-    settings = load(BOT | {"HERALD_ALLOWED_TENANTS": " A , b,"})
+    settings = load_settings(BOT | {"HERALD_ALLOWED_TENANTS": " A , b,"})
     assert settings.tenants == {"a", "b"}
 
 
 def test_names_are_found_in_any_case_as_on_windows() -> None:
-    assert load({name.upper(): value for name, value in BOT.items()}) == load(BOT)
+    assert load_settings({name.upper(): value for name, value in BOT.items()}) == load_settings(BOT)
 
 
 def test_an_empty_value_is_a_missing_one() -> None:
-    assert load(BOT | {"ToBotFromChannelTokenIssuer": "", "HERALD_TENANT_RATE": ""}) == load(BOT)
+    assert load_settings(BOT | {"ToBotFromChannelTokenIssuer": "", "HERALD_TENANT_RATE": ""}) == load_settings(BOT)
 
 
 def without(name: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ def without(name: str) -> dict[str, str]:
 )
 def test_a_bad_setting_is_refused_in_one_line_that_names_it(environ: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(environ)
+        load_settings(environ)
     text = str(refused.value)
     assert named in text
     assert "\n" not in text
@@ -74,14 +74,14 @@ def test_a_bad_setting_is_refused_in_one_line_that_names_it(environ: dict[str, s
 
 
 def test_without_an_app_id_development_takes_any_tenant_unless_some_are_named() -> None:
-    free = load({"AZURE_FUNCTIONS_ENVIRONMENT": "Development"})
+    free = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development"})
     assert free.allows_tenant(TENANT)
-    named = load({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "HERALD_ALLOWED_TENANTS": TENANT})
+    named = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "HERALD_ALLOWED_TENANTS": TENANT})
     assert not named.allows_tenant("another")
 
 
 def test_the_secret_is_not_in_the_settings_printed() -> None:
-    assert "a-secret" not in repr(load(BOT))
+    assert "a-secret" not in repr(load_settings(BOT))
 
 
 def test_every_setting_has_a_name_in_the_environment() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tzlocal.windows_tz import win_tz
 
 from shared.time.localtime import zone
-from shared.time.zone_names import LEGACY, UnknownZone, load
+from shared.time.zone_names import LEGACY, UnknownZone, load_zone
 from tests.shared.clockchanges import ALL
 
 
@@ -98,7 +98,7 @@ def test_the_clocks_of_a_zone_are_those_of_the_locked_package_whatever_the_machi
     (tmp_path / "Europe").mkdir()
     (tmp_path / "Europe" / "Sofia").write_bytes(tokyo)
     zone.cache_clear()
-    load.cache_clear()
+    load_zone.cache_clear()
     zoneinfo.reset_tzpath([tmp_path])
     try:
         assert zone("Europe/Sofia").utcoffset(datetime(2026, 1, 1)) == timedelta(hours=2)  # noqa: DTZ001 (a wall time)

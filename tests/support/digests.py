@@ -11,7 +11,7 @@ from local.fake_teams.api import PersonView, Received
 from shared.preferences.preferences import Mode
 from shared.queue_messages import RecipientTask, Task
 from shared.storage.conversations import Kind
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
 #: What a person wants in these tests, where nothing else is said: builds in the digest, at 9 in Berlin.
@@ -45,7 +45,7 @@ async def prefer(herald: Herald, person: PersonView, **preferences: Any) -> None
     )
 
 
-async def ask(herald: Herald, person: PersonView, title: str = "Build 1", **data: Any) -> Notification:
+async def ask(herald: Herald, person: PersonView, title: str = "Build 1", **data: Any) -> StoredNotification:
     """A notification of this title, as far as it gets at once."""
     content = {"title": title} | data.pop("content", {})
     asked = await herald.ask(user(person), content=content, **data)

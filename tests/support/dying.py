@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.services import open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import DeliveryState
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.timers import WATCH
@@ -199,7 +199,7 @@ class Host(Herald):
     async def start(self) -> None:
         """Start a process."""
         token = TAP.set(Tap())
-        self.services = await open_services(load(self.environ | FAST), self.storage.open(), self.clock)
+        self.services = await open_services(load_settings(self.environ | FAST), self.storage.open(), self.clock)
         TAP.reset(token)
         give_token(self.services, self.token)
         object.__setattr__(self.services.settings, "tenant_rate", 1)  # pages of two

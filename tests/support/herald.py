@@ -24,7 +24,7 @@ from notify.delivery import deliver
 from notify.expansion import LISTED, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
-from shared.contract.parsing import Request, read
+from shared.contract.parsing import Request, parse_message
 from shared.queue_messages import (
     ALL,
     DELIVERIES,
@@ -41,11 +41,11 @@ from shared.queue_messages import (
 from shared.queues import Queues
 from shared.rate_windows import SECOND
 from shared.services import Services, open_services
-from shared.settings import load
+from shared.settings import load_settings
 from shared.states import DeliveryState
 from shared.storage.conversations import Kind, Status
 from shared.storage.deliveries import State, shard_of
-from shared.storage.notifications import Notification, notification_key
+from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.storage import Storage
 from timer_digest.release_held import release
 from timer_digest.tick import tick
@@ -114,7 +114,7 @@ class Herald:
         """Add to the world of the bot's own tenant; returns what is new."""
         return await self.teams.grow(Growth(tenant=self.tenant, **growth))
 
-    async def expand(self, of: Notification) -> Notification:
+    async def expand(self, of: StoredNotification) -> StoredNotification:
         """List all pages of recipients now, not each at its turn; returns the notification as it is then."""
         while of.state in LISTED:
             await expand(self.services, Expansion(of.key, of.page))
@@ -135,26 +135,26 @@ class Herald:
         seen = {"service_url": self.teams.service_url}
         await self.services.conversations.save(self.tenant, Kind.TENANT, self.tenant, seen, at=self.clock())
 
-    async def ask(self, *recipients: dict[str, Any], **data: Any) -> Notification:
+    async def ask(self, *recipients: dict[str, Any], **data: Any) -> StoredNotification:
         """Send a notification through the intake; returns it as it is stored then."""
         body = notification(*recipients, **data)
         await ingest(self.services, body, uuid.uuid4().hex)
         return await self.stored(body)
 
-    async def stored(self, body: bytes) -> Notification:
-        request = read(body)
+    async def stored(self, body: bytes) -> StoredNotification:
+        request = parse_message(body)
         assert isinstance(request, Request)
         assert request.id
         found = await self.services.notifications.get(notification_key(self.tenant, request.source, request.id))
         assert found
         return found
 
-    async def row(self, of: Notification, recipient: str) -> dict[str, Any]:
+    async def row(self, of: StoredNotification, recipient: str) -> dict[str, Any]:
         """A row of table Deliveries, as an operator sees it."""
         table = self.outside_tables.get_table_client("HeraldDeliveries")
         return dict(await table.get_entity(f"{of.key};{shard_of(recipient, of.shards)}", recipient))
 
-    async def message(self, of: Notification, recipient: str) -> Delivery:
+    async def message(self, of: StoredNotification, recipient: str) -> Delivery:
         """The message for a delivery, as it would be written now."""
         shard = shard_of(recipient, of.shards)
         known = await self.state(Delivery(of.key, shard, recipient, "", 0))
@@ -166,7 +166,7 @@ class Herald:
         assert found
         return found
 
-    async def counts(self, of: Notification) -> Counter[str]:
+    async def counts(self, of: StoredNotification) -> Counter[str]:
         return +await self.services.deliveries.counts(of.key, of.shards)
 
     async def send(self) -> None:
@@ -182,7 +182,7 @@ class Herald:
         while any([await self._drain(name, work[name]) for name in ALL]):
             continue
 
-    async def command(self, command: str, of: Notification, **more: Any) -> None:
+    async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
         """Give a command about a notification, and let it be done as far as it can at once."""
         target = {"source": of.source, "id": of.id}
         body = json.dumps({"command": command, "target": target, **more}).encode()
@@ -214,7 +214,7 @@ class Herald:
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
-    async def now(self, of: Notification) -> Notification:
+    async def now(self, of: StoredNotification) -> StoredNotification:
         """The notification as it is now."""
         found = await self.services.notifications.get(of.key)
         assert found
@@ -279,7 +279,7 @@ async def opened(
     if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()
-    services = await open_services(load(environ), storage.open(), clock)
+    services = await open_services(load_settings(environ), storage.open(), clock)
     give_token(services, token)
     queues, tables = storage.open()
     async with queues, tables:

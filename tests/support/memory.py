@@ -23,7 +23,7 @@ from typing import Any, Self
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
-from shared.storage.entity_writes import Refusal
+from shared.storage.entity_writes import StorageRefusal
 from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Operation, Row, Table
 
 #: Bytes of a row and of a transaction, and of a message.
@@ -126,7 +126,7 @@ class MemoryTableClient:
                 yield from (rows[key] for key in sorted(rows) if (name, key) > after)
 
     async def write(self, operations: Sequence[Operation]) -> list[str]:
-        """Do all of it or, with a `Refusal`, none; returns the new ETags, "" for what is removed."""
+        """Do all of it or, with a `StorageRefusal`, none; returns the new ETags, "" for what is removed."""
         await asyncio.sleep(0)
         if self._partitions is None:
             raise _refusal(404, "TableNotFound")
@@ -157,7 +157,7 @@ class MemoryTableClient:
     def _changed(
         self, old: TableEntity | None, kind: str, partition: str, key: str, row: Row, etag: str = "*"
     ) -> TableEntity | None:
-        """The row as it is after one operation, None where it is removed; raises `Refusal`."""
+        """The row as it is after one operation, None where it is removed; raises `StorageRefusal`."""
         if not (_KEY.fullmatch(partition) and _KEY.fullmatch(key)):
             raise _refusal(400, "InvalidInput" if len(max(partition, key, key=len)) <= 512 else "KeyValueTooLarge")
         if kind == "create" and old is not None:
@@ -242,8 +242,8 @@ def _bytes(value: Any) -> int:
     return len(value) if isinstance(value, bytes) else 8
 
 
-def _refusal(status: int, code: str) -> Refusal:
-    return Refusal(status, json.dumps({"odata.error": {"code": code}}).encode())
+def _refusal(status: int, code: str) -> StorageRefusal:
+    return StorageRefusal(status, json.dumps({"odata.error": {"code": code}}).encode())
 
 
 @cache

@@ -15,7 +15,7 @@ from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import NotificationState
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.time.localtime import shown, zone
 from timer_digest.digest_plan import DigestPreferences, newest_slot, times
 from timer_digest.thread_groups import DigestEntry, stories
@@ -111,7 +111,7 @@ def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, 
 
 def case(key: str, minute: int, **data: Any) -> DigestEntry:
     whole = {"recipients": [{"all": True}], "category": "builds", "content": {"title": key}, **data}
-    notification = Notification(
+    notification = StoredNotification(
         key=key,
         tenant="t",
         source="/ci",

@@ -16,7 +16,7 @@ import pytest
 from local.fake_teams.api import Fault, PersonView
 from shared.preferences.preferences import FOREVER, Mode
 from shared.queue_messages import RecipientTask, Task
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from tests.support.digests import ask, came, prefer, texts
 from tests.support.dying import MANY, Host, Life, die_at_each, sleep_at_each
 from timer_digest.release_held import release
@@ -27,7 +27,7 @@ class Held:
     """What waits for one person; each of it is to end in one of the states `ends`, and to be told where it is told."""
 
     person: PersonView
-    asked: Sequence[Notification]
+    asked: Sequence[StoredNotification]
     ends: Sequence[str] = ("digested",)
 
 

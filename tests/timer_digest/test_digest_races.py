@@ -22,7 +22,7 @@ from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage import timers
 from shared.storage.held_deliveries import HeldDelivery
-from shared.storage.notifications import Notification
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
@@ -71,7 +71,9 @@ async def test_a_card_that_comes_again_ends_nothing_of_the_next_digest(timed: He
     assert await timed.counts(second) == {"digested": 1}
 
 
-async def failed_before_it_was_settled(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> tuple[Notification, Delivery]:
+async def failed_before_it_was_settled(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> tuple[StoredNotification, Delivery]:
     """What a digest told that failed, whose end was written down, but not that the digest is settled; and its card."""
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)

@@ -15,8 +15,8 @@ from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
 from shared.states import NotificationState, ScheduleState
-from shared.storage.notifications import Notification, notification_key
-from shared.storage.schedules import Schedule
+from shared.storage.notifications import StoredNotification, notification_key
+from shared.storage.schedules import StoredSchedule
 from shared.time.localtime import zone
 from tests.notify.test_schedules import set_clock, sleep_until
 from tests.support.herald import Herald, user
@@ -45,13 +45,13 @@ async def recur(herald: Herald, *to: PersonView, name: str = "morning", **change
     await order(herald, "schedule", name, announcement=announcement(*to, **changes))
 
 
-async def stored(herald: Herald, name: str = "morning") -> Schedule:
+async def stored(herald: Herald, name: str = "morning") -> StoredSchedule:
     found = await herald.services.schedules.get(herald.tenant, name)
     assert found
     return found
 
 
-async def occurrence(herald: Herald, of: str, name: str = "morning") -> Notification | None:
+async def occurrence(herald: Herald, of: str, name: str = "morning") -> StoredNotification | None:
     return await herald.services.notifications.get(notification_key(herald.tenant, SOURCE + name, of))
 
 
