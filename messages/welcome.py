@@ -17,11 +17,10 @@ from shared import publishing
 from shared.cards.texts import language, say
 from shared.cards.welcome import welcome_card
 from shared.contract.parsing import parse_stored
-from shared.preferences.preferences import Mode
 from shared.publishing import accept, shards
 from shared.queue_messages import Expansion
 from shared.services import Services
-from shared.states import NotificationState, Purpose
+from shared.states import Mode, NotificationState, Purpose
 from shared.storage.conversations import Kind
 from shared.storage.notifications import StoredNotification, notification_key
 

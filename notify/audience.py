@@ -24,11 +24,11 @@ from shared.contract.models import (
     TopicRecipient,
     UserRecipient,
 )
+from shared.conversation_ids import channel_of
 from shared.services import Services
 from shared.states import Reason
 from shared.storage.conversations import Kind, Reference, Status
 from shared.teams.connector import Route
-from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Verdict
 from shared.teams.rate_limiter import RetryLater
 

@@ -20,6 +20,7 @@ from notify.scheduling import in_zone
 from notify.sending import Sending
 from shared import telling
 from shared.cards.size import TooLarge
+from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.rendering import rendered
 from shared.services import Services
@@ -29,7 +30,6 @@ from shared.storage.deliveries import CLAIM_SECONDS, State
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 from shared.teams.connector import TIMEOUT, Route
-from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds over which those come back, by chance, whom a lane that is held sent away.

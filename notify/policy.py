@@ -8,7 +8,7 @@ from enum import Enum
 from zoneinfo import ZoneInfo
 
 from shared.preferences.categories import Category
-from shared.preferences.delivery_rules import wish
+from shared.preferences.delivery_rules import evaluate
 from shared.preferences.preferences import Preferences
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.storage.conversations import Kind, Reference, Status
@@ -129,7 +129,7 @@ def decide(case: PolicyInput) -> Decision:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if case.own and not preferences.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    rule, until = wish(preferences, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
+    rule, until = evaluate(preferences, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
     if rule is Rule.OPTED_OUT:
         return Decision(rule, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     return Decision(rule, reason=Reason(rule) if until else None, until=until)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from notify.progress import finish, finish_only
 from shared import telling
+from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery
 from shared.services import Services
@@ -17,7 +18,6 @@ from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.markers import welcomed
 from shared.storage.notifications import StoredNotification
-from shared.teams.conversation_ids import channel_of
 
 #: States in which it was seen by the recipient, or may have been.
 _ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from notify.policy import Target
+from shared.conversation_ids import channel_of
 from shared.rendering import rendered
 from shared.services import Services
 from shared.storage.conversations import Kind
@@ -12,7 +13,6 @@ from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
-from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict
 
 

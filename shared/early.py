@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from shared.concurrency import gather_limited
-from shared.preferences.delivery_rules import rule_of
 from shared.preferences.preferences import Preferences
+from shared.states import Rule
+
+if TYPE_CHECKING:
+    from shared.services import Services
+    from shared.storage.notifications import StoredNotification
+
+from dataclasses import replace
+
+from shared.concurrency import gather_limited
+from shared.preferences.delivery_rules import evaluate
 from shared.services import Services
-from shared.states import Reason, Rule
+from shared.states import Reason
 from shared.storage.held_deliveries import HeldDelivery
 
 #: Why a delivery waits that it may bring.
@@ -45,3 +54,11 @@ async def digest_now_items(
         if len(found) >= most or looked_at >= MAX_ITEMS:
             break
     return found
+
+
+def rule_of(
+    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: StoredNotification
+) -> Rule:
+    """Return the rule by which a recipient's preferences decide on a notification; `place` is the recipient's zone."""
+    category, digest = services.categories.of(notification.content.category), services.settings.default_digest
+    return evaluate(preferences, category, notification.thread, now=now, place=place, digest=digest)[0]

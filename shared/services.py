@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from shared import queue_messages, queues, settings
-from shared.preferences.categories import Categories
-from shared.preferences.categories import load_categories
+from shared.preferences.categories import Categories, load_categories
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.dead_letters import DeadLetters

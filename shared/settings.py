@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared.preferences.digest_schedule import DigestRule
+from shared.states import SettingsError
 from shared.time.clock import moved
 from shared.time.localtime import zone
 
@@ -26,10 +27,6 @@ TOKEN_ISSUER = "https://api.botframework.com"  # noqa: S105 (a name, not a secre
 #: The scope of the tokens that we show to Teams, and the authority of a bot that still is multi-tenant.
 CONNECTOR_SCOPE = "https://api.botframework.com/.default"
 MULTI_TENANT_AUTHORITY = "https://login.microsoftonline.com/botframework.com"
-
-
-class SettingsError(Exception):
-    """A setting is missing or contradicts another; the text is one line for the operator."""
 
 
 class Settings(BaseModel):

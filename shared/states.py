@@ -3,7 +3,13 @@
 They are stored in tables, shown to upstream systems and described in `docs/contract.md`; none is ever renamed.
 """
 
+from __future__ import annotations
+
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 
 class NotificationState(StrEnum):
@@ -117,3 +123,15 @@ class Purpose(StrEnum):
     REPLY = "reply"  #: it answers somebody's command, or click
     SNOOZE = "snooze"  #: somebody asked for it by a button: to see it again at this time, or a sample
     DIGEST = "digest"  #: it tells what waited for it
+
+
+class SettingsError(Exception):
+    """A setting is missing or contradicts another; the text is one line for the operator."""
+
+
+class Mode(StrEnum):
+    """How one is told of a category."""
+
+    IMMEDIATE = "immediate"
+    DIGEST = "digest"
+    OFF = "off"

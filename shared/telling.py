@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 from shared import early
 from shared.concurrency import gather_limited
-from shared.preferences.delivery_rules import quiet_until, rule_of
+from shared.early import rule_of
+from shared.preferences.delivery_rules import quiet_until
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.services import Services

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 from shared.cards.texts import language
 from shared.concurrency import gather_limited
-from shared.early import without_holds
-from shared.preferences.delivery_rules import digest_rule, quiet_until, rule_of
+from shared.early import rule_of, without_holds
+from shared.preferences.delivery_rules import digest_rule, quiet_until
 from shared.preferences.digest_schedule import DigestRule, Slot
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery, RecipientTask, Task

@@ -25,7 +25,8 @@ from shared.announcements import coming, for_each_own
 from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
 from shared.contract.parsing import decode_json, parse_message
-from shared.settings import Settings, SettingsError, load_settings
+from shared.settings import Settings, load_settings
+from shared.states import SettingsError
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind, Reference
 from shared.storage.table import Table

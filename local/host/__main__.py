@@ -17,7 +17,7 @@ from pathlib import Path
 from local.host.config import HostConfig, StartError, apply_local_settings, load_host_config
 from local.host.functions import Function, index, load_app
 from local.host.host import Host, describe, reserve
-from shared.settings import SettingsError
+from shared.states import SettingsError
 
 #: The setting that holds the key which `--require-keys` asks for.
 KEY_SETTING = "HERALD_LOCAL_KEY"

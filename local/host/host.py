@@ -22,7 +22,7 @@ from local.host.invoke import Invoker
 from local.host.queue_trigger import Polling, QueueListener
 from local.host.timer_store import TABLE, TimerStore, host_id
 from local.host.timer_trigger import TimerListener
-from shared.settings import SettingsError
+from shared.states import SettingsError
 from shared.storage.clients import CONNECTION, open_storage
 
 #: How long a message is invisible while it is processed, in seconds (fixed in Azure), and the setting that

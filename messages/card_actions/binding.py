@@ -17,13 +17,13 @@ import orjson
 from messages.activity.verified import Event
 from shared.cards.action_verbs import SHOW, verb_of
 from shared.cards.actions import executed
+from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import State, shard_of
 from shared.storage.notifications import StoredNotification
-from shared.teams.conversation_ids import channel_of
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SEEN = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)

@@ -17,8 +17,8 @@ from messages.commands.handlers import card_of
 from shared import publishing
 from shared.cards import action_verbs, refreshed
 from shared.preferences.pause import pause_until
-from shared.preferences.preferences import Mode, Preferences
-from shared.states import Purpose
+from shared.preferences.preferences import Preferences
+from shared.states import Mode, Purpose
 
 #: How long a thread is muted.
 MUTED_FOR = timedelta(days=7)

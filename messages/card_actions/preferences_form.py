@@ -12,8 +12,9 @@ from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
-from shared.preferences.preferences import Mode, Preferences
+from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
+from shared.states import Mode
 from shared.time.localtime import zone
 
 #: What turns the text of a field into preferences; raises `ValueError` with one line.

@@ -9,9 +9,9 @@ from messages.card_actions.context import ActionContext, Answer
 from messages.card_actions.preferences_form import Wrong, applied, changed, left
 from messages.commands.handlers import PreferenceSubject, card_of
 from shared.cards.texts import language, say
+from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
 from shared.storage.conversations import Kind
-from shared.teams.conversation_ids import channel_of
 
 
 async def save(context: ActionContext) -> Answer:

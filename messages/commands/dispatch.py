@@ -19,11 +19,11 @@ from messages.activity.verified import Event
 from messages.commands.handlers import PreferenceSubject, do
 from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
+from shared.conversation_ids import channel_of
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.conversations import Kind
 from shared.storage.notifications import notification_key
-from shared.teams.conversation_ids import channel_of
 
 #: The source of the answers: with the activity that it answers each is one notification.
 SOURCE = "/herald/commands"

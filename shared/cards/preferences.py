@@ -15,7 +15,8 @@ from shared.cards.action_verbs import SAVE, SHOW, execute
 from shared.cards.elements import card, done, heading, line
 from shared.cards.texts import LANGUAGES, language, moment, say
 from shared.preferences.categories import Categories
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
+from shared.states import Mode
 from shared.time.localtime import zone as zone_of
 
 #: Most categories and topics on the card, which has to fit into a message; commands reach all of them.

@@ -13,7 +13,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.preferences.categories import DEFAULT, Categories
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
+from shared.states import Mode
 from shared.time.localtime import shown
 
 #: Longest text in one line, in characters, and longest piece of it that a person wrote.

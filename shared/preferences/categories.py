@@ -15,8 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from shared.preferences.preferences import Mode
-from shared.settings import SettingsError
+from shared.states import Mode, SettingsError
 
 #: Where the file is, when `HERALD_CATEGORIES_FILE` names no other; relative to the folder of `host.json`.
 FILE = "categories.json"

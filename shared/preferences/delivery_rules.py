@@ -9,19 +9,18 @@ from zoneinfo import ZoneInfo
 
 from shared.preferences.categories import Category
 from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
 from shared.preferences.quiet_hours import QuietHours
-from shared.states import Rule
+from shared.states import Mode, Rule
 
 if TYPE_CHECKING:
-    from shared.services import Services
-    from shared.storage.notifications import StoredNotification
+    pass
 
 digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
 _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
 
 
-def wish(
+def evaluate(
     preferences: Preferences, category: Category, thread: str, *, now: datetime, place: ZoneInfo, digest: str
 ) -> tuple[Rule, datetime | None]:
     """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
@@ -42,14 +41,6 @@ def wish(
     if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, place, None)):
         return Rule.DIGEST, slot.at
     return Rule.SEND, None
-
-
-def rule_of(
-    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: StoredNotification
-) -> Rule:
-    """The wish that decides about a notification, for somebody who wants this and lives by the clocks of `place`."""
-    category, digest = services.categories.of(notification.content.category), services.settings.default_digest
-    return wish(preferences, category, notification.thread, now=now, place=place, digest=digest)[0]
 
 
 def next_digest(

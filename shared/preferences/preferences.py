@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +17,7 @@ from shared.keys import digest
 
 if TYPE_CHECKING:
     from shared.preferences.categories import Category
+from shared.states import Mode
 
 T = TypeVar("T")
 
@@ -27,14 +27,6 @@ MAX_ENTRIES = 100
 LARGEST = 64 * 1024
 #: A pause without an end.
 FOREVER = datetime(9000, 1, 1, tzinfo=UTC)
-
-
-class Mode(StrEnum):
-    """How one is told of a category."""
-
-    IMMEDIATE = "immediate"
-    DIGEST = "digest"
-    OFF = "off"
 
 
 class TooMany(ValueError):

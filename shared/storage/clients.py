@@ -15,7 +15,7 @@ from urllib.request import getproxies_environment
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from shared.settings import SettingsError
+from shared.states import SettingsError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential

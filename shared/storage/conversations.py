@@ -23,10 +23,10 @@ from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from shared import keys
+from shared.conversation_ids import channel_of
 from shared.preferences import preferences
 from shared.preferences.preferences import Preferences
 from shared.storage.table import Conflict, Row, Table
-from shared.teams.conversation_ids import channel_of
 from shared.time.localtime import zone
 
 #: How often a write is tried again when other processes change the same row at the same moment.

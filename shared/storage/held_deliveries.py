@@ -14,10 +14,10 @@ from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
 
 from shared import keys
+from shared.conversation_ids import THREAD, channel_of
 from shared.queue_messages import Delivery
 from shared.states import Reason
 from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of, removal
-from shared.teams.conversation_ids import THREAD, channel_of
 
 VERSION = 1
 _DIGEST = "~digest"

@@ -19,8 +19,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from shared.conversation_ids import channel_of
 from shared.states import Reason
-from shared.teams.conversation_ids import channel_of
 from shared.teams.outcome import Outcome, Verdict, classify
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens

@@ -25,9 +25,10 @@ from local.first_message import PERSON, TENANT, first_message
 from local.processes import ROOT, Failed, FunctionHost, Playground, free_port, is_taken
 from local.send import event
 from shared.contract import parsing
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import open_services
 from shared.settings import load_settings
+from shared.states import Mode
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind
 from tests.e2e.playground import open_chat

@@ -19,10 +19,10 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.contract.parsing import DEFAULT_SOURCE
-from shared.preferences.preferences import Mode, Preferences
+from shared.preferences.preferences import Preferences
 from shared.services import open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState
+from shared.states import DeliveryState, Mode
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations, Kind
 from shared.storage.held_deliveries import HeldDeliveries

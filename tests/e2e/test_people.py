@@ -16,11 +16,11 @@ import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from local.processes import Azurite
-from shared.preferences.preferences import Mode, Preferences
+from shared.preferences.preferences import Preferences
 from shared.queue_messages import RESPONSES, Delivery
 from shared.services import Services, open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState, Reason
+from shared.states import DeliveryState, Mode, Reason
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind
 from shared.storage.deliveries import State

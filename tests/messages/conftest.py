@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from messages.auth.signing_keys import SigningKeys
 from shared.services import Services
-from shared.settings import Settings
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.storage.conversations import Conversations
 from shared.storage.table import Row
 from tests.support.memory import MemoryAccount, MemoryTable

@@ -16,9 +16,10 @@ from messages.card_actions.snooze import SNOOZES
 from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import Mode, Preferences, mute_key
+from shared.preferences.preferences import Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
 from shared.settings import load_settings
+from shared.states import Mode
 from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import (

@@ -20,9 +20,9 @@ from messages.commands.handlers import MAX_COUNTED, MAX_TOPIC_CHARS
 from messages.commands.parser import Verb
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
-from shared.states import DeliveryState, Reason, Rule
+from shared.states import DeliveryState, Mode, Reason, Rule
 from shared.storage.conversations import Kind
 from shared.storage.held_deliveries import HeldDelivery
 from shared.time.localtime import zone

@@ -17,8 +17,9 @@ from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import action_verbs
 from shared.cards.preferences import fields
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import MAX_ENTRIES, Mode, Preferences
+from shared.preferences.preferences import MAX_ENTRIES, Preferences
 from shared.services import Services, open_services
+from shared.states import Mode
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Kind, Reference
 from shared.storage.notifications import notification_key

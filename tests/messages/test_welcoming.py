@@ -15,7 +15,7 @@ from local.fake_teams.api import Event, PersonView
 from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import Mode
+from shared.states import Mode
 from shared.storage.conversations import Kind
 from shared.time.localtime import shown, zone
 from tests.messages.people import Desk, endpoint, has, lines, responses, text

@@ -10,8 +10,8 @@ import pytest
 
 from notify.policy import Decision, PolicyInput, Target, decide
 from shared.preferences.categories import Category
-from shared.preferences.preferences import FOREVER, Mode, Preferences
-from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.preferences.preferences import FOREVER, Preferences
+from shared.states import DeliveryState, Mode, Purpose, Reason, Rule
 from shared.storage.conversations import Kind
 from shared.time.localtime import zone
 

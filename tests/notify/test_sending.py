@@ -8,10 +8,10 @@ import json
 
 from local.fake_teams.api import Behaviour, Fault
 from shared.cards.footer import FOOTER
+from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState
 from shared.storage.conversations import Kind, Status
-from shared.teams.conversation_ids import channel_of
 from tests.support.herald import Herald, give_token, notification, user
 
 

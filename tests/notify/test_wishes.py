@@ -10,8 +10,9 @@ import pytest
 
 from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
 from shared.queue_messages import DELIVERIES, RecipientTask, Task
+from shared.states import Mode
 from shared.storage.conversations import Kind
 from shared.storage.held_deliveries import HeldDelivery
 from tests.support.herald import Herald, user

@@ -24,7 +24,8 @@ from shared.cards.welcome import welcome_card
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Content, Notification
 from shared.preferences.categories import Categories, Category
-from shared.preferences.preferences import FOREVER, Mode, Preferences
+from shared.preferences.preferences import FOREVER, Preferences
+from shared.states import Mode
 
 KEY = "ab" * 32
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

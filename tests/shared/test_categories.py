@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.preferences.categories import load_categories
-from shared.settings import SettingsError
+from shared.states import SettingsError
 
 
 def declared(folder: Path, value: object) -> str:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.settings import SettingsError, load_settings
+from shared.settings import load_settings
+from shared.states import SettingsError
 from shared.time import clock
 
 START = datetime(2027, 3, 28, 0, 55, tzinfo=UTC)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Mode, Preferences, TooMany, decode_preferences
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences, TooMany, decode_preferences
+from shared.states import Mode
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 ALL = Preferences(

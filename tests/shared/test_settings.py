@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from shared.settings import Settings, SettingsError, load_settings
+from shared.settings import Settings, load_settings
+from shared.states import SettingsError
 from shared.storage.clients import open_storage
 
 TENANT = "11111111-1111-1111-1111-111111111111"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from notify.policy import Decision, decide
-from shared.preferences.delivery_rules import next_digest, wish
+from shared.preferences.delivery_rules import evaluate, next_digest
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Rule
 from shared.time.localtime import zone
@@ -22,7 +22,9 @@ OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIG
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
 def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
     case = replace(CASE, **given)
-    rule, until = wish(case.preferences, case.category, case.thread, now=case.now, place=case.zone, digest=case.digest)
+    rule, until = evaluate(
+        case.preferences, case.category, case.thread, now=case.now, place=case.zone, digest=case.digest
+    )
     assert rule in OF_WISHES
     if decided.rule in OF_WISHES:
         assert (decide(case).rule, decide(case).until) == (rule, until)

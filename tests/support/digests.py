@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from local.fake_teams.api import PersonView, Received
-from shared.preferences.preferences import Mode
 from shared.queue_messages import RecipientTask, Task
+from shared.states import Mode
 from shared.storage.conversations import Kind
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user

@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.preferences.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
+from shared.states import Mode
 from shared.storage.conversations import Kind, Status
 from tests.support.digests import go_to, see_to, texts
 from tests.support.herald import Herald

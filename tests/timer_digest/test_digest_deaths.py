@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Fault, PersonView
-from shared.preferences.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
+from shared.states import Mode
 from shared.storage.notifications import StoredNotification
 from tests.support.digests import ask, came, prefer, texts
 from tests.support.dying import MANY, Host, Life, die_at_each, sleep_at_each

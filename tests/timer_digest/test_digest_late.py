@@ -13,8 +13,9 @@ import pytest
 from local.fake_teams.api import Fault, PersonView
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, retry_poison
-from shared.preferences.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, RECIPIENTS, Delivery, RecipientTask, Task
+from shared.states import Mode
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald
 from timer_digest import digest_sender

@@ -10,8 +10,9 @@ import pytest
 
 from local.fake_teams.api import Fault
 from notify.command_dispatch import SETTLED
-from shared.preferences.preferences import FOREVER, Mode
+from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
+from shared.states import Mode
 from shared.storage.conversations import Kind, Status
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
