@@ -23,9 +23,9 @@ from local.processes import ROOT, Azurite, FunctionHost
 from shared import keys, queue_messages
 from shared.services import Services, open_services
 from shared.settings import load_settings
-from shared.states import NotificationState
+from shared.states import NotificationState, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.conversations import SHARDS, VERSION, Kind
+from shared.storage.conversations import SHARDS, VERSION
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 
@@ -129,7 +129,7 @@ class Stage:
 
     def _row(self, person: PersonView) -> dict[str, object]:
         return {
-            "PartitionKey": f"{person.tenant};{Kind.USER};{keys.shard(person.object_id)}",
+            "PartitionKey": f"{person.tenant};{ReferenceKind.USER};{keys.shard(person.object_id)}",
             "RowKey": keys.key(person.object_id),
             "v": VERSION,
             "id": person.object_id,

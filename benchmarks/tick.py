@@ -25,8 +25,9 @@ from benchmarks.operations import operation
 from benchmarks.report import Options, Report
 from benchmarks.stage import Stage, stage
 from shared import keys
+from shared.states import ReferenceKind
 from shared.storage import timers
-from shared.storage.conversations import VERSION, Kind
+from shared.storage.conversations import VERSION
 from shared.storage.table import MAX_TRANSACTION_ROWS, Row, Table
 from shared.storage.timers import Timers
 from timer_digest.tick import tick
@@ -102,7 +103,7 @@ async def _populate(on: Stage, numbers: range, *, whole: bool) -> Counter[str]:
     for number in numbers:
         who = str(UUID(int=number))
         await writing.put(nine - timedelta(hours=number % ZONES), timers.DIGEST, f"{on.teams.tenant};u:{who}")
-        partition = f"{on.teams.tenant};{Kind.USER};{keys.shard(who)}"
+        partition = f"{on.teams.tenant};{ReferenceKind.USER};{keys.shard(who)}"
         await people.put({"PartitionKey": partition, "RowKey": who, "v": VERSION, "id": who, "status": "active"})
     for name, kept in (("Timers", digests), ("Conversations", people)):
         await kept.store(Table(on.tables.get_table_client(services.settings.table_prefix + name)))

@@ -13,11 +13,10 @@ from local.processes import Failed, Program
 from local.send import PLAYGROUND, QUEUE, event, put
 from shared import settings
 from shared.queue_messages import Delivery
+from shared.records import DeliveryRecord
 from shared.services import Services, open_services
-from shared.states import DeliveryState, Reason
+from shared.states import DeliveryState, Reason, ReferenceKind
 from shared.storage.clients import CONNECTION, open_storage
-from shared.storage.conversations import Kind
-from shared.storage.deliveries import State
 from shared.storage.notifications import notification_key
 
 #: Seconds in which it must have been delivered.
@@ -73,7 +72,7 @@ async def _go(playground_url: str, connection_string: str, services: Services, p
             answer.raise_for_status()
         if (status := (await _logged(log, "installationUpdate"))["response"]["statusCode"]) != 200:
             raise Failed(f"the app answered the installation of the bot with {status}")
-        reference = await _until(lambda: services.conversations.get(TENANT, Kind.USER, PERSON), bool)
+        reference = await _until(lambda: services.conversations.get(TENANT, ReferenceKind.USER, PERSON), bool)
         progress(f"Bot installed, reference stored      conversation {reference.conversation_id}")
 
         message = event(_content())
@@ -121,7 +120,7 @@ async def _until(look: Callable[[], Awaitable[T | None]], wanted: Callable[[T | 
         await asyncio.sleep(LOOK)
 
 
-def _is_decided(delivery: State | None) -> bool:
+def _is_decided(delivery: DeliveryRecord | None) -> bool:
     return delivery is not None and (delivery.state.final or delivery.reason in WISHES)
 
 

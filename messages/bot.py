@@ -14,8 +14,9 @@ from messages.commands.dispatch import dispatch_command
 from messages.welcome import welcome_people
 from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
+from shared.records import ConversationReference
 from shared.services import Services
-from shared.storage.conversations import Kind, Reference
+from shared.states import ReferenceKind
 
 #: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.
 RECHECK_DELAY_SECONDS = 5
@@ -56,14 +57,14 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
 
     async def _save(self, event: Event, change: Change) -> None:
         stored = (event.tenant, event.incoming.service_url)
-        if change.kind is Kind.TENANT and stored in self._stored:
+        if change.kind is ReferenceKind.TENANT and stored in self._stored:
             return
         seen = dict(change.seen)
         if change.status is not None and event.incoming.type != "message":
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
 
-        async def tell(known: Reference | None, changed: Mapping[str, str]) -> None:
+        async def tell(known: ConversationReference | None, changed: Mapping[str, str]) -> None:
             place, default = changed.get("time_zone"), self._services.settings.default_time_zone
             if place and place != ((known and known.time_zone) or default):
                 # What waits for a time of their own, as that of their digest, goes by the new one.
@@ -81,7 +82,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             create=change.create,
             before=tell,
         )
-        if change.kind is Kind.TENANT:
+        if change.kind is ReferenceKind.TENANT:
             if len(self._stored) >= MAX_REMEMBERED:
                 self._stored.clear()
             self._stored.add(stored)

@@ -20,8 +20,7 @@ from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shards
 from shared.queue_messages import Expansion
 from shared.services import Services
-from shared.states import Mode, NotificationState, Purpose
-from shared.storage.conversations import Kind
+from shared.states import Mode, NotificationState, Purpose, ReferenceKind
 from shared.storage.notifications import StoredNotification, notification_key
 
 #: The source of welcomes, and their category: declared with `off` it switches them off, and only where it is declared
@@ -47,7 +46,7 @@ async def _welcome_person(services: Services, event: Event) -> None:
     if account is None:
         return
     person = account.aad_object_id.lower()
-    known = await services.conversations.get(event.tenant, Kind.USER, person)
+    known = await services.conversations.get(event.tenant, ReferenceKind.USER, person)
     tongue = language(known.preferences.locale, known.locale) if known else language(event.incoming.locale)
     identifier = _identifier(event, person)
     card = welcome_card(tongue, notification_key(event.tenant, SOURCE, identifier))
@@ -66,7 +65,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
     """Have the members of the team or group chat welcomed one by one, each in their own chat."""
     incoming = event.incoming
     there = incoming.channel_data.team.id if scope(incoming) == "channel" else incoming.conversation.id
-    adder = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
+    adder = await services.conversations.get(event.tenant, ReferenceKind.USER, event.person) if event.person else None
     tongue = language(incoming.locale, adder.locale if adder else "")
     identifier = _identifier(event, there)
     key = notification_key(event.tenant, SOURCE, identifier)
@@ -101,7 +100,7 @@ async def _place(services: Services, event: Event, tongue: str) -> str:
             if conversation.name
             else say(tongue, "welcome.someChat")
         )
-    known = await services.conversations.get(event.tenant, Kind.TEAM, data.team.id)
+    known = await services.conversations.get(event.tenant, ReferenceKind.TEAM, data.team.id)
     team = data.team.name or (known.name if known else "")
     channel = data.settings.selected_channel.name
     if team and channel:

@@ -25,9 +25,9 @@ from shared.contract.models import (
     UserRecipient,
 )
 from shared.conversation_ids import channel_of
+from shared.records import ConversationReference
 from shared.services import Services
-from shared.states import Reason
-from shared.storage.conversations import Kind, Reference, Status
+from shared.states import Reason, ReferenceKind, ReferenceStatus
 from shared.teams.connector import Route
 from shared.teams.outcome import Verdict
 from shared.teams.rate_limiter import RetryLater
@@ -91,7 +91,7 @@ async def _some(
 async def _members(services: Services, tenant: str, team_id: str, after: str, limit: int) -> tuple[Sequence[str], str]:
     """Members of a team or group chat as Teams tells them, or that itself as `t:` where it does not."""
     team = await _with_members(services, tenant, team_id)
-    if team is None or team.status is not Status.ACTIVE:
+    if team is None or team.status is not ReferenceStatus.ACTIVE:
         return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
@@ -102,7 +102,9 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
         log.warning("Teams does not tell the members of a team: %s", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:
             now = services.real_time()
-            await services.conversations.save(tenant, team.kind, team.id, {}, at=now, status=Status.UNINSTALLED)
+            await services.conversations.save(
+                tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
+            )
         return [f"t:{team.id}"], ""
     members = outcome.body.get("members")
     found = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
@@ -122,7 +124,7 @@ async def _named(services: Services, tenant: str, recipient: Recipient) -> str:
         await _know_channel(services, tenant, recipient.channel)
         return f"c:{recipient.channel.channel_id}"
     assert isinstance(recipient, ConversationRecipient)
-    reference = await services.conversations.get(tenant, Kind.CONVERSATION, channel_of(recipient.conversation))
+    reference = await services.conversations.get(tenant, ReferenceKind.CONVERSATION, channel_of(recipient.conversation))
     if reference and reference.user:
         return f"u:{reference.user}"
     return f"c:{recipient.conversation}"
@@ -131,23 +133,23 @@ async def _named(services: Services, tenant: str, recipient: Recipient) -> str:
 async def _know_channel(services: Services, tenant: str, channel: ChannelId) -> None:
     """Store the reference of a channel from which nothing came yet, by that of its team."""
     conversations = services.conversations
-    if await conversations.get(tenant, Kind.CONVERSATION, channel.channel_id):
+    if await conversations.get(tenant, ReferenceKind.CONVERSATION, channel.channel_id):
         return
     team = await _team(services, tenant, channel.team_id)
     if team:
         seen = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
-        await conversations.save(tenant, Kind.CONVERSATION, channel.channel_id, seen, at=services.real_time())
+        await conversations.save(tenant, ReferenceKind.CONVERSATION, channel.channel_id, seen, at=services.real_time())
 
 
-async def _team(services: Services, tenant: str, identifier: str) -> Reference | None:
+async def _team(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
     """The team of this thread id or Entra group id, or None."""
-    team = await services.conversations.get(tenant, Kind.TEAM, identifier)
+    team = await services.conversations.get(tenant, ReferenceKind.TEAM, identifier)
     if team and team.team:  # the alias of its group id
-        team = await services.conversations.get(tenant, Kind.TEAM, team.team)
+        team = await services.conversations.get(tenant, ReferenceKind.TEAM, team.team)
     return team
 
 
-async def _with_members(services: Services, tenant: str, identifier: str) -> Reference | None:
+async def _with_members(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
     """The team of this id, or the group chat, or None."""
     team = await _team(services, tenant, identifier)
-    return team or await services.conversations.get(tenant, Kind.CONVERSATION, identifier)
+    return team or await services.conversations.get(tenant, ReferenceKind.CONVERSATION, identifier)

@@ -22,11 +22,11 @@ from shared import telling
 from shared.cards.size import TooLarge
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, RecipientTask, Task
+from shared.records import DeliveryRecord
 from shared.rendering import rendered
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
-from shared.storage.conversations import Kind, Status
-from shared.storage.deliveries import CLAIM_SECONDS, State
+from shared.states import DeliveryState, NotificationState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
+from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 from shared.teams.connector import TIMEOUT, Route
@@ -41,8 +41,8 @@ GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
 #: What an answer of Teams tells of the recipient from now on.
 _MARKS = {
-    Reason.BLOCKED: Status.BLOCKED,
-    Reason.NOT_INSTALLED: Status.UNINSTALLED,
+    Reason.BLOCKED: ReferenceStatus.BLOCKED,
+    Reason.NOT_INSTALLED: ReferenceStatus.UNINSTALLED,
 }
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ async def deliver(services: Services, message: Delivery) -> None:
         log.warning("No notification %s: its delivery is dropped", message.notification)
         return
     # An ETag that still holds says that the delivery was not tried yet: its row need not be read.
-    untried = State(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
+    untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
     known = untried if message.etag else await services.deliveries.get(message)
     for _ in range(MAX_CONFLICTS):
         if known is None:
@@ -225,7 +225,7 @@ async def _post(
         outcome = await services.connector.send(route, target.conversation, activity)
         if outcome.reason is Reason.WRONG_CLOUD and route.service_url != GCC:
             return await _post(sending, replace(target, service_url=GCC), replace(route, service_url=GCC), activity)
-        if outcome.reason is not Reason.CONVERSATION_GONE or target.kind is not Kind.USER:
+        if outcome.reason is not Reason.CONVERSATION_GONE or target.kind is not ReferenceKind.USER:
             return outcome, target.conversation
         # The person deleted the chat: it is created anew, once.
     created = await _create(services, route, target)
@@ -248,9 +248,9 @@ async def _create(services: Services, route: Route, target: Target) -> Outcome:
         if not conversation:
             return Outcome(Verdict.FAILED, Reason.SERVICE_ERROR)
         seen = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
-        await services.conversations.save(route.tenant, Kind.USER, target.id, seen, at=now)
+        await services.conversations.save(route.tenant, ReferenceKind.USER, target.id, seen, at=now)
         alias = {"user": target.id, "conversation_type": "personal"}
-        await services.conversations.save(route.tenant, Kind.CONVERSATION, conversation, alias, at=now)
+        await services.conversations.save(route.tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)
     return outcome
 
 

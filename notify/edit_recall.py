@@ -10,10 +10,10 @@ from notify import policy, threads
 from notify.progress import watch
 from notify.recipients import resolve
 from shared.queue_messages import Delivery, Task
+from shared.records import DeliveryRecord
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState, Reason
-from shared.storage.deliveries import State
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.connector import Route
@@ -72,7 +72,7 @@ async def amend(services: Services, notification: StoredNotification, message: D
         log.warning("Teams does not change a message of notification %s: %s", notification.key, outcome.reason)
 
 
-async def _note(services: Services, message: Delivery, known: State, revision: int | None) -> None:
+async def _note(services: Services, message: Delivery, known: DeliveryRecord, revision: int | None) -> None:
     """Write down that it shows this revision, or, for None, that it was taken back; raises `Conflict`."""
     if revision is None:
         now, was = services.real_time(), DeliveryState.SENT

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 from shared.preferences.categories import Category
 from shared.preferences.delivery_rules import evaluate
 from shared.preferences.preferences import Preferences
-from shared.states import DeliveryState, Purpose, Reason, Rule
-from shared.storage.conversations import Kind, Reference, Status
-from shared.storage.deliveries import State
+from shared.records import ConversationReference, DeliveryRecord
+from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
@@ -30,9 +29,9 @@ NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO
 HELD = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
 
 _BY_STATUS = {
-    Status.UNINSTALLED: Reason.NOT_INSTALLED,
-    Status.BLOCKED: Reason.BLOCKED,
-    Status.DELETED: Reason.CONVERSATION_GONE,
+    ReferenceStatus.UNINSTALLED: Reason.NOT_INSTALLED,
+    ReferenceStatus.BLOCKED: Reason.BLOCKED,
+    ReferenceStatus.DELETED: Reason.CONVERSATION_GONE,
 }
 
 
@@ -45,7 +44,7 @@ class Step(Enum):
     RESOLVE = "resolve"  #: a sender died: whether the message arrived is not known
 
 
-def step(known: State, now: datetime) -> tuple[Step, datetime]:
+def step(known: DeliveryRecord, now: datetime) -> tuple[Step, datetime]:
     """What to do at `now`, and for `Step.WAIT` until when."""
     if known.state.final:
         return Step.END, now
@@ -64,7 +63,7 @@ class Target:
     A person's chat which has no `conversation` yet is created; `bot_id` is "" where it is not known.
     """
 
-    kind: Kind
+    kind: ReferenceKind
     id: str
     service_url: str
     conversation: str
@@ -135,20 +134,22 @@ def decide(case: PolicyInput) -> Decision:
     return Decision(rule, reason=Reason(rule) if until else None, until=until)
 
 
-def person(reference: Reference, tenant: Reference | None) -> Target | Reason:
+def person(reference: ConversationReference, tenant: ConversationReference | None) -> Target | Reason:
     """How to reach a person, by what is known of them, maybe nothing, and of their tenant; or why not."""
-    if reference.status is not Status.ACTIVE:
+    if reference.status is not ReferenceStatus.ACTIVE:
         return _BY_STATUS[reference.status]
     service_url = reference.service_url or (tenant and tenant.service_url)
     if not service_url:
         return Reason.NOT_INSTALLED
-    return Target(Kind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id)
+    return Target(ReferenceKind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id)
 
 
-def conversation(identifier: str, reference: Reference, team: Reference | None) -> Target | Reason:
+def conversation(
+    identifier: str, reference: ConversationReference, team: ConversationReference | None
+) -> Target | Reason:
     """How to reach a group chat or channel, by what is known of it and of its team; or why not."""
     for known in (reference, team):
-        if known and known.status is not Status.ACTIVE:
+        if known and known.status is not ReferenceStatus.ACTIVE:
             return _BY_STATUS[known.status]
     if not reference.service_url:
         return Reason.NOT_INSTALLED
@@ -157,11 +158,11 @@ def conversation(identifier: str, reference: Reference, team: Reference | None) 
     return Target(of.kind, of.id, reference.service_url, identifier)
 
 
-def unlisted_reason(team: Reference | None) -> Reason:
+def unlisted_reason(team: ConversationReference | None) -> Reason:
     """Why the members of a team were not told, by what is known of it."""
     if team is None:
         return Reason.NOT_INSTALLED
-    return Reason.NOT_PERMITTED if team.status is Status.ACTIVE else _BY_STATUS[team.status]
+    return Reason.NOT_PERMITTED if team.status is ReferenceStatus.ACTIVE else _BY_STATUS[team.status]
 
 
 def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliveryState | None:

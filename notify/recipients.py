@@ -9,8 +9,7 @@ from notify import policy
 from notify.policy import Target
 from shared.preferences.preferences import Preferences
 from shared.services import Services
-from shared.states import Reason
-from shared.storage.conversations import Kind
+from shared.states import Reason, ReferenceKind
 from shared.time.localtime import zone
 
 
@@ -27,13 +26,13 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     """All that is known of a recipient (`notify.audience`)."""
     conversations, identifier = services.conversations, recipient[2:]
     if recipient.startswith("t:"):
-        team = await conversations.get(tenant, Kind.TEAM, identifier)
+        team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), zone(services.settings.default_time_zone))
     reference, default = await conversations.of(tenant, recipient), services.settings.default_time_zone
     if recipient.startswith("u:"):
-        of_tenant = None if reference.service_url else await conversations.get(tenant, Kind.TENANT, tenant)
+        of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
         target = policy.person(reference, of_tenant)
     else:
-        team = await conversations.get(tenant, Kind.TEAM, reference.team) if reference.team else None
+        team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
         target = policy.conversation(identifier, reference, team)
     return ResolvedRecipient(target, reference.place(default), reference.preferences)

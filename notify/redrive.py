@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from notify.progress import unfinish
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Expansion
+from shared.records import DeliveryRecord
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
-from shared.storage.deliveries import State
 from shared.storage.table import Conflict
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
 _UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)
 
 
-async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, State]]) -> Sequence[Delivery]:
+async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, DeliveryRecord]]) -> Sequence[Delivery]:
     """Open those deliveries of a notification that have failed; returns messages for all that are open.
 
     That are also those which were open before: whoever opened them may have died before their messages were put.
     """
 
-    async def one(pair: tuple[Delivery, State]) -> None:
+    async def one(pair: tuple[Delivery, DeliveryRecord]) -> None:
         try:
             await services.deliveries.reopen(*pair, services.real_time())
         except Conflict:

@@ -10,12 +10,11 @@ from shared import telling
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery
+from shared.records import DeliveryRecord, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, Rule
 from shared.storage import timers
-from shared.storage.deliveries import State
 from shared.storage.delivery_counts import SINGLE_SHARD
-from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.markers import welcomed
 from shared.storage.notifications import StoredNotification
 
@@ -33,7 +32,7 @@ class Sending:
     services: Services
     notification: StoredNotification
     message: Delivery
-    known: State
+    known: DeliveryRecord
     now: datetime
     rule: Rule | None = None
 

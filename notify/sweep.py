@@ -15,9 +15,10 @@ from notify.redrive import reopen
 from shared import keys
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Sweep, Task
+from shared.records import DeliveryRecord
 from shared.services import Services
 from shared.states import DeliveryState
-from shared.storage.deliveries import State, shard_names
+from shared.storage.deliveries import shard_names
 from shared.storage.notifications import StoredNotification
 
 #: Deliveries of one page.
@@ -46,7 +47,7 @@ async def sweep_page(services: Services, message: Sweep) -> None:
 
 
 def _following(
-    message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, State]]
+    message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, DeliveryRecord]]
 ) -> Sweep | None:
     """The page after the one of `message`, where `found` was seen to; None after the last."""
     if len(found) == PAGE_DELIVERIES:
@@ -56,7 +57,10 @@ def _following(
 
 
 async def _todo(
-    services: Services, message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, State]]
+    services: Services,
+    message: Sweep,
+    notification: StoredNotification,
+    found: Sequence[tuple[Delivery, DeliveryRecord]],
 ) -> Sequence[Delivery]:
     """The messages that do the task of `message` for those of a page for which there is something to do."""
     if message.task is Task.REDRIVE:

@@ -8,7 +8,7 @@ from notify.policy import Target
 from shared.conversation_ids import channel_of
 from shared.rendering import rendered
 from shared.services import Services
-from shared.storage.conversations import Kind
+from shared.states import ReferenceKind
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
@@ -33,7 +33,7 @@ def below(notification: StoredNotification, target: Target, seen: StoredThread |
     thread = notification.content.thread
     if not (thread and thread.on_repeat == "reply" and seen and seen.activity_id):
         return ""
-    if target.kind is not Kind.TEAM:  # only channels have threads
+    if target.kind is not ReferenceKind.TEAM:  # only channels have threads
         return ""
     in_thread = channel_of(seen.conversation_id) != seen.conversation_id
     return seen.conversation_id if in_thread else f"{seen.conversation_id};messageid={seen.activity_id}"

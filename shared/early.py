@@ -17,9 +17,9 @@ from dataclasses import replace
 
 from shared.concurrency import gather_limited
 from shared.preferences.delivery_rules import evaluate
+from shared.records import HeldDelivery
 from shared.services import Services
 from shared.states import Reason
-from shared.storage.held_deliveries import HeldDelivery
 
 #: Why a delivery waits that it may bring.
 REASONS = (Reason.DIGEST, Reason.PAUSED, Reason.QUIET_HOURS)

@@ -135,3 +135,17 @@ class Mode(StrEnum):
     IMMEDIATE = "immediate"
     DIGEST = "digest"
     OFF = "off"
+
+
+class ReferenceKind(StrEnum):
+    USER = "user"
+    CONVERSATION = "conversation"
+    TEAM = "team"
+    TENANT = "tenant"
+
+
+class ReferenceStatus(StrEnum):
+    ACTIVE = "active"
+    UNINSTALLED = "uninstalled"
+    BLOCKED = "blocked"
+    DELETED = "deleted"

@@ -17,10 +17,9 @@ from shared.early import rule_of
 from shared.preferences.delivery_rules import quiet_until
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery, RecipientTask, Task
+from shared.records import DeliveryRecord, DigestState, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.storage.deliveries import State
-from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import Conflict
 
@@ -62,7 +61,7 @@ def key_of(tenant: str, recipient: str, state: DigestState) -> str:
     return notification_key(tenant, SOURCE, identity(recipient, state))
 
 
-def reserved_for(known: State) -> int:
+def reserved_for(known: DeliveryRecord) -> int:
     """The number of the digest for which a delivery is kept, or was; 0 for none."""
     kept = known.state is DeliveryState.QUEUED and known.rule.startswith(RESERVED)
     return int(known.rule.removeprefix(RESERVED)) if kept else 0

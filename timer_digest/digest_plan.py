@@ -14,9 +14,9 @@ from shared.preferences.delivery_rules import digest_rule, quiet_until
 from shared.preferences.digest_schedule import DigestRule, Slot
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery, RecipientTask, Task
+from shared.records import HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.storage.held_deliveries import HeldDelivery
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, limited, stories
 
 #: What a pause, a mute or quiet hours held goes out message by message up to so many; more becomes one digest.

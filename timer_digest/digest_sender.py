@@ -23,12 +23,11 @@ from shared import publishing, telling
 from shared.concurrency import gather_limited
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
+from shared.records import DeliveryRecord, DigestState, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
-from shared.storage.deliveries import State
 from shared.storage.delivery_counts import SINGLE_SHARD
-from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import RESERVED, reserved_for
 from timer_digest.digest_plan import DigestPlan, DigestPreferences, digest_preferences_of
@@ -94,13 +93,13 @@ async def settle(
     return await telling.settle(services, person.tenant, person.recipient, state, items, ended)
 
 
-def _is_tried(known: State, now: datetime) -> bool:
+def _is_tried(known: DeliveryRecord, now: datetime) -> bool:
     """Whether somebody is sending it, or it is soon tried again: its message is there, and needs no copy."""
     until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
     return until is not None and until > now - LOST_MESSAGE_AFTER
 
 
-async def free(services: Services, delivery: Delivery, known: State) -> str:
+async def free(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:
     """Say in the row of a delivery that waits that nothing holds it, so that no digest keeps it; returns the ETag.
 
     Raises `Conflict` where it was kept, or sent, meanwhile.

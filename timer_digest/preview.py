@@ -25,10 +25,11 @@ from shared.announcements import coming, for_each_own
 from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
 from shared.contract.parsing import decode_json, parse_message
+from shared.records import ConversationReference
 from shared.settings import Settings, load_settings
-from shared.states import SettingsError
+from shared.states import ReferenceKind, SettingsError
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Conversations, Kind, Reference
+from shared.storage.conversations import Conversations
 from shared.storage.table import Table
 from shared.time.localtime import shown, zone
 from shared.time.recurrence import YEARS, Occurrence
@@ -81,15 +82,15 @@ def _later(by: timedelta) -> str:
     return f"{minutes} minutes {'later' if by > timedelta() else 'earlier'}"
 
 
-async def known_of(people: Sequence[str], settings: Settings, tenant: str) -> dict[str, Reference | None]:
+async def known_of(people: Sequence[str], settings: Settings, tenant: str) -> dict[str, ConversationReference | None]:
     """What the app knows of each of these people (Entra object ids)."""
     queues, tables = open_storage()
     async with queues, tables:
         conversations = Conversations(Table(tables.get_table_client(f"{settings.table_prefix}Conversations")))
-        return {person: await conversations.get(tenant, Kind.USER, person.lower()) for person in people}
+        return {person: await conversations.get(tenant, ReferenceKind.USER, person.lower()) for person in people}
 
 
-def without_zone(person: str, known: Reference | None, default_zone: str) -> str:
+def without_zone(person: str, known: ConversationReference | None, default_zone: str) -> str:
     """By whose clocks somebody is told of whom no zone is known, and why, in one line; "" for whom one is known."""
     if known and (known.preferences.time_zone or known.time_zone):
         return ""

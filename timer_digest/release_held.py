@@ -9,11 +9,10 @@ from datetime import timedelta
 from shared import early, telling
 from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
+from shared.records import DeliveryRecord, DigestState, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage import timers
-from shared.storage.deliveries import State
-from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import Conflict
 from shared.telling import MAX_ITEMS
 from timer_digest import digest_sender
@@ -127,7 +126,7 @@ async def release_items(
     return state
 
 
-async def _release_item(services: Services, parting: ReleasedItem, known: State | None) -> None:
+async def _release_item(services: Services, parting: ReleasedItem, known: DeliveryRecord | None) -> None:
     delivery = parting.item.delivery
     if known is None or known.state is not DeliveryState.QUEUED:
         return

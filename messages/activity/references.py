@@ -25,7 +25,7 @@ from functools import lru_cache
 from itertools import chain
 
 from messages.activity.schema import Account, Incoming
-from shared.storage.conversations import Kind, Status
+from shared.states import ReferenceKind, ReferenceStatus
 from shared.time.zone_names import find_zone
 
 #: Longest name that is kept, in characters.
@@ -35,43 +35,43 @@ MAX_NAME_CHARS = 200
 MAX_ZONE_CHARS = 64
 
 #: What `installationUpdate` says (`action`), with the status that it sets.
-INSTALLATIONS: Mapping[str, Status] = {
-    "add": Status.ACTIVE,
-    "add-upgrade": Status.ACTIVE,
-    "remove": Status.UNINSTALLED,
-    "remove-upgrade": Status.UNINSTALLED,
+INSTALLATIONS: Mapping[str, ReferenceStatus] = {
+    "add": ReferenceStatus.ACTIVE,
+    "add-upgrade": ReferenceStatus.ACTIVE,
+    "remove": ReferenceStatus.UNINSTALLED,
+    "remove-upgrade": ReferenceStatus.UNINSTALLED,
 }
 #: Events of a team and of a channel (`channelData.eventType`), with the status that they set.
-TEAM_EVENTS: dict[str, Status | None] = {
+TEAM_EVENTS: dict[str, ReferenceStatus | None] = {
     "teamRenamed": None,
     "teamArchived": None,
     "teamUnarchived": None,
-    "teamRestored": Status.ACTIVE,
-    "teamDeleted": Status.DELETED,
-    "teamHardDeleted": Status.DELETED,
+    "teamRestored": ReferenceStatus.ACTIVE,
+    "teamDeleted": ReferenceStatus.DELETED,
+    "teamHardDeleted": ReferenceStatus.DELETED,
 }
-CHANNEL_EVENTS: dict[str, Status | None] = {
+CHANNEL_EVENTS: dict[str, ReferenceStatus | None] = {
     "channelRenamed": None,
-    "channelCreated": Status.ACTIVE,
-    "channelRestored": Status.ACTIVE,
-    "channelDeleted": Status.DELETED,
+    "channelCreated": ReferenceStatus.ACTIVE,
+    "channelRestored": ReferenceStatus.ACTIVE,
+    "channelDeleted": ReferenceStatus.DELETED,
 }
 
 _THREAD = ";messageid="
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
 
 #: Statuses that retire a row: an activity that sets one creates no row.
-ENDS = (Status.UNINSTALLED, Status.DELETED)
+ENDS = (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One row to refresh: `seen` maps fields of a reference to what the activity shows, "" for nothing."""
 
-    kind: Kind
+    kind: ReferenceKind
     id: str
     seen: Mapping[str, str]
-    status: Status | None = None
+    status: ReferenceStatus | None = None
 
     @property
     def create(self) -> bool:
@@ -96,7 +96,7 @@ def changes(incoming: Incoming, tenant: str) -> list[Change]:
     else:
         rows = _channels(incoming, status)
     seen = {"service_url": incoming.service_url}
-    return [Change(Kind.TENANT, tenant, seen), *(row for row in rows if row.id)]
+    return [Change(ReferenceKind.TENANT, tenant, seen), *(row for row in rows if row.id)]
 
 
 def person_of(incoming: Incoming) -> Account | None:
@@ -113,24 +113,24 @@ def is_install(incoming: Incoming) -> bool:
     return incoming.type == "conversationUpdate" and _bot_is_in(incoming.members_added, incoming)
 
 
-def _personal(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+def _personal(incoming: Incoming, status: ReferenceStatus | None) -> Iterator[Change]:
     person = person_of(incoming)
     if person is None:
         return
     user = person.aad_object_id.lower()
-    yield Change(Kind.USER, user, _who(person, incoming) | _chat(incoming, "personal"), status)
+    yield Change(ReferenceKind.USER, user, _who(person, incoming) | _chat(incoming, "personal"), status)
     if status not in ENDS:
-        yield Change(Kind.CONVERSATION, incoming.conversation.id, {"user": user})
+        yield Change(ReferenceKind.CONVERSATION, incoming.conversation.id, {"user": user})
 
 
-def _group_chat(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+def _group_chat(incoming: Incoming, status: ReferenceStatus | None) -> Iterator[Change]:
     seen = _chat(incoming, "groupChat") | {"name": _name(incoming.conversation.name)}
-    yield Change(Kind.CONVERSATION, incoming.conversation.id, seen, status)
+    yield Change(ReferenceKind.CONVERSATION, incoming.conversation.id, seen, status)
     if status not in ENDS:
         yield from _people(incoming)
 
 
-def _channels(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+def _channels(incoming: Incoming, status: ReferenceStatus | None) -> Iterator[Change]:
     data = incoming.channel_data
     yield from _team(incoming, status)
     if status in ENDS and data.team.id:
@@ -152,19 +152,19 @@ def _team_event(incoming: Incoming) -> Iterator[Change]:
         yield _channel(incoming, incoming.channel_data.channel.id, CHANNEL_EVENTS[event])
 
 
-def _team(incoming: Incoming, status: Status | None) -> Iterator[Change]:
+def _team(incoming: Incoming, status: ReferenceStatus | None) -> Iterator[Change]:
     team = incoming.channel_data.team
     group = team.aad_group_id.lower()
-    yield Change(Kind.TEAM, team.id, _here(incoming) | {"name": _name(team.name), "group": group}, status)
+    yield Change(ReferenceKind.TEAM, team.id, _here(incoming) | {"name": _name(team.name), "group": group}, status)
     if team.id and status not in ENDS:
-        yield Change(Kind.TEAM, group, {"team": team.id})
+        yield Change(ReferenceKind.TEAM, group, {"team": team.id})
 
 
-def _channel(incoming: Incoming, channel: str, status: Status | None) -> Change:
+def _channel(incoming: Incoming, channel: str, status: ReferenceStatus | None) -> Change:
     data = incoming.channel_data
     name = next((named.name for named in (data.channel, data.settings.selected_channel) if named.id == channel), "")
     seen = _chat(incoming, "channel") | {"conversation_id": channel, "team": data.team.id, "name": _name(name)}
-    return Change(Kind.CONVERSATION, channel, seen, status)
+    return Change(ReferenceKind.CONVERSATION, channel, seen, status)
 
 
 def _people(incoming: Incoming) -> Iterator[Change]:
@@ -174,18 +174,18 @@ def _people(incoming: Incoming) -> Iterator[Change]:
         if _is_person(account, incoming)
     }
     for user, account in accounts.items():
-        yield Change(Kind.USER, user, _who(account, incoming) | {"service_url": incoming.service_url})
+        yield Change(ReferenceKind.USER, user, _who(account, incoming) | {"service_url": incoming.service_url})
 
 
-def _status(incoming: Incoming) -> Status | None:
+def _status(incoming: Incoming) -> ReferenceStatus | None:
     if incoming.type == "message":
-        return Status.ACTIVE
+        return ReferenceStatus.ACTIVE
     if incoming.type == "installationUpdate":
         return INSTALLATIONS.get(incoming.action)
     if incoming.type == "conversationUpdate" and _bot_is_in(incoming.members_added, incoming):
-        return Status.ACTIVE
+        return ReferenceStatus.ACTIVE
     if incoming.type == "conversationUpdate" and _bot_is_in(incoming.members_removed, incoming):
-        return Status.UNINSTALLED
+        return ReferenceStatus.UNINSTALLED
     return None
 
 

@@ -19,10 +19,11 @@ from shared.cards.action_verbs import SHOW, verb_of
 from shared.cards.actions import executed
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery
+from shared.records import DeliveryRecord
 from shared.rendering import rendered
 from shared.services import Services
 from shared.states import DeliveryState
-from shared.storage.deliveries import State, shard_of
+from shared.storage.deliveries import shard_of
 from shared.storage.notifications import StoredNotification
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -61,7 +62,7 @@ class BoundAction:
 
     notification: StoredNotification
     recipient: str
-    known: State
+    known: DeliveryRecord
     card: Mapping[str, Any]
     title: str = ""
     inputs: Mapping[str, Any]
@@ -113,7 +114,9 @@ def sent_card(services: Services, notification: StoredNotification) -> Mapping[s
     return card
 
 
-async def _delivered(services: Services, event: Event, notification: StoredNotification) -> tuple[str, State] | None:
+async def _delivered(
+    services: Services, event: Event, notification: StoredNotification
+) -> tuple[str, DeliveryRecord] | None:
     """Who of the notification's recipients the event comes from, with the delivery, where that was or may be seen."""
     here = event.incoming.conversation.id
     # A message to a channel is named by the channel, one in a thread by the thread; a click names the thread in both.
@@ -127,7 +130,7 @@ async def _delivered(services: Services, event: Event, notification: StoredNotif
     return None
 
 
-def _was_seen(known: State) -> bool:
+def _was_seen(known: DeliveryRecord) -> bool:
     """Whether the card is, or may be, before somebody's eyes."""
     return known.state in _SEEN or (known.state is DeliveryState.QUEUED and known.maybe_twice)
 

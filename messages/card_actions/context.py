@@ -18,7 +18,7 @@ from shared.cards.actions import executed
 from shared.cards.texts import language, moment, say
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
-from shared.storage.conversations import Kind
+from shared.states import ReferenceKind
 from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
@@ -94,11 +94,11 @@ async def _newest(services: Services, bound: BoundAction) -> StoredNotification:
 
 async def begin(services: Services, event: Event, click: CardAction) -> ActionContext:
     """A click as the start of what it leads to."""
-    known = await services.conversations.get(event.tenant, Kind.USER, event.person) if event.person else None
+    known = await services.conversations.get(event.tenant, ReferenceKind.USER, event.person) if event.person else None
     preferences = known.preferences if known else Preferences()
     seen = known.time_zone if known else ""
     spoken = event.incoming.locale or (known.locale if known else "")
     subject = PreferenceSubject(
-        services=services, tenant=event.tenant, kind=Kind.USER, id=event.person, seen_zone=seen, locale=spoken
+        services=services, tenant=event.tenant, kind=ReferenceKind.USER, id=event.person, seen_zone=seen, locale=spoken
     )
     return ActionContext(services, event, click, subject, preferences, language(preferences.locale, spoken))

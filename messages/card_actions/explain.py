@@ -17,8 +17,7 @@ from shared.contract.models import (
 from shared.preferences.categories import Category
 from shared.preferences.preferences import Preferences
 from shared.services import Services
-from shared.states import Purpose
-from shared.storage.conversations import Kind
+from shared.states import Purpose, ReferenceKind
 
 
 async def why(services: Services, bound: BoundAction, preferences: Preferences, tongue: str) -> Sequence[str]:
@@ -63,10 +62,10 @@ _PLAIN: dict[type[Recipient], str] = {
 
 async def _member(services: Services, tenant: str, by: TeamRecipient, tongue: str) -> str:
     conversations = services.conversations
-    team = await conversations.get(tenant, Kind.TEAM, by.team)
+    team = await conversations.get(tenant, ReferenceKind.TEAM, by.team)
     if team and team.team:  # the alias of its group id
-        team = await conversations.get(tenant, Kind.TEAM, team.team)
-    known = team or await conversations.get(tenant, Kind.CONVERSATION, by.team)
+        team = await conversations.get(tenant, ReferenceKind.TEAM, team.team)
+    known = team or await conversations.get(tenant, ReferenceKind.CONVERSATION, by.team)
     if known and known.name:
         return say(tongue, "because.team", team=known.name)
     return say(tongue, "because.someTeam")

@@ -11,7 +11,7 @@ from messages.commands.handlers import PreferenceSubject, card_of
 from shared.cards.texts import language, say
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
-from shared.storage.conversations import Kind
+from shared.states import ReferenceKind
 
 
 async def save(context: ActionContext) -> Answer:
@@ -53,4 +53,4 @@ def _turn(context: ActionContext) -> PreferenceSubject:
     if context.event.personal:
         return context.subject
     here = channel_of(context.event.incoming.conversation.id)
-    return replace(context.subject, kind=Kind.CONVERSATION, id=here, seen_zone="")
+    return replace(context.subject, kind=ReferenceKind.CONVERSATION, id=here, seen_zone="")

@@ -21,8 +21,7 @@ from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.conversation_ids import channel_of
 from shared.services import Services
-from shared.states import Purpose
-from shared.storage.conversations import Kind
+from shared.states import Purpose, ReferenceKind
 from shared.storage.notifications import notification_key
 
 #: The source of the answers: with the activity that it answers each is one notification.
@@ -66,12 +65,14 @@ def _named(recipient: str) -> Mapping[str, Any] | None:
 
 async def _of_person(services: Services, event: Event) -> PreferenceSubject:
     seen = client(event.incoming)
-    if not seen["time_zone"] and (known := await services.conversations.get(event.tenant, Kind.USER, event.person)):
+    if not seen["time_zone"] and (
+        known := await services.conversations.get(event.tenant, ReferenceKind.USER, event.person)
+    ):
         seen["time_zone"] = known.time_zone
     return PreferenceSubject(
         services=services,
         tenant=event.tenant,
-        kind=Kind.USER,
+        kind=ReferenceKind.USER,
         id=event.person,
         seen_zone=seen["time_zone"],
         locale=seen["locale"],
@@ -81,4 +82,4 @@ async def _of_person(services: Services, event: Event) -> PreferenceSubject:
 def _of_conversation(services: Services, event: Event) -> PreferenceSubject:
     # The zone and the language of who wrote are not those of the others there.
     place = channel_of(event.incoming.conversation.id)
-    return PreferenceSubject(services=services, tenant=event.tenant, kind=Kind.CONVERSATION, id=place)
+    return PreferenceSubject(services=services, tenant=event.tenant, kind=ReferenceKind.CONVERSATION, id=place)

@@ -24,7 +24,7 @@ from shared.preferences.preferences import FOREVER, Preferences, TooMany
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
-from shared.storage.conversations import Kind
+from shared.states import ReferenceKind
 from shared.time.localtime import zone
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
@@ -48,7 +48,7 @@ class PreferenceSubject:
 
     services: Services
     tenant: str
-    kind: Kind
+    kind: ReferenceKind
     id: str
     seen_zone: str = ""
     locale: str = ""
@@ -57,7 +57,7 @@ class PreferenceSubject:
     @property
     def recipient(self) -> str:
         """The same as deliveries and subscriptions name it."""
-        return f"{'u' if self.kind is Kind.USER else 'c'}:{self.id}"
+        return f"{'u' if self.kind is ReferenceKind.USER else 'c'}:{self.id}"
 
     def zone_of(self, preferences: Preferences) -> ZoneInfo:
         return zone(preferences.time_zone or self.seen_zone or self.services.settings.default_time_zone)
@@ -102,7 +102,7 @@ def _unknown(subject: PreferenceSubject, unknown: Unknown) -> Reply:
 
 def _help_lines(subject: PreferenceSubject) -> Sequence[Line]:
     here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
-    return [*map(_help_line, COMMANDS), *([here] if subject.kind is Kind.CONVERSATION else ())]
+    return [*map(_help_line, COMMANDS), *([here] if subject.kind is ReferenceKind.CONVERSATION else ())]
 
 
 def _help_line(command: ChatCommand) -> Line:

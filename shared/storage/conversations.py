@@ -16,18 +16,17 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
-from enum import StrEnum
 from weakref import WeakValueDictionary
-from zoneinfo import ZoneInfo
 
 from shared import keys
 from shared.conversation_ids import channel_of
 from shared.preferences import preferences
 from shared.preferences.preferences import Preferences
+from shared.records import ConversationReference, merge_observed
+from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.table import Conflict, Row, Table
-from shared.time.localtime import zone
 
 #: How often a write is tried again when other processes change the same row at the same moment.
 MAX_CONFLICTS = 30
@@ -38,65 +37,7 @@ VERSION = 1
 _PREFERENCES = "preferences"
 
 
-class Kind(StrEnum):
-    USER = "user"
-    CONVERSATION = "conversation"
-    TEAM = "team"
-    TENANT = "tenant"
-
-
-class Status(StrEnum):
-    ACTIVE = "active"
-    UNINSTALLED = "uninstalled"
-    BLOCKED = "blocked"
-    DELETED = "deleted"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """One row. Ids are those of Teams; an empty string is what is not known.
-
-    `status_at` is the time of the event that last changed `status`, in ISO 8601 with zone: an event that is
-    older than it, such as one which Teams repeats, changes the status no more.
-    """
-
-    tenant: str
-    kind: Kind
-    id: str
-    service_url: str = ""
-    conversation_id: str = ""
-    conversation_type: str = ""
-    user_id: str = ""
-    bot_id: str = ""
-    name: str = ""
-    locale: str = ""
-    time_zone: str = ""
-    team: str = ""
-    group: str = ""
-    user: str = ""
-    status: Status = Status.ACTIVE
-    status_at: str = ""
-    preferences: Preferences = field(default_factory=Preferences)
-
-    def place(self, default: str) -> ZoneInfo:
-        """The zone in which they live: the one they chose, else that of their Teams client, else `default`."""
-        return zone(self.preferences.time_zone or self.time_zone or default)
-
-
-_COLUMNS = tuple(f.name for f in fields(Reference) if f.name not in ("tenant", "kind", "id", "preferences"))
-
-
-def merge_observed(old: Reference, seen: Mapping[str, str], status: Status | None, at: datetime) -> Reference:
-    """What is known after an event at `at` (UTC): what it did not tell stays, an older one keeps the status.
-
-    A `status_at` among what it told counts also where the status stays the same, and never goes back.
-    """
-    known = {name: value for name, value in seen.items() if value}
-    if known.get("status_at", "") < old.status_at:
-        known.pop("status_at", None)
-    if status is not None and status is not old.status and at.isoformat() >= old.status_at:
-        known |= {"status": status, "status_at": at.isoformat()}
-    return replace(old, **known)  # type: ignore[arg-type]
+_COLUMNS = tuple(f.name for f in fields(ConversationReference) if f.name not in ("tenant", "kind", "id", "preferences"))
 
 
 class Conversations:
@@ -105,39 +46,39 @@ class Conversations:
         #: Who changes a row in this process waits for the one before, instead of losing to it again and again.
         self._writing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def get(self, tenant: str, kind: Kind, identifier: str) -> Reference | None:
+    async def get(self, tenant: str, kind: ReferenceKind, identifier: str) -> ConversationReference | None:
         """The reference, or None; one point read."""
         found = await self._table.get(_partition(tenant, kind, identifier), keys.key(identifier))
         return _reference(tenant, kind, identifier, found[0]) if found else None
 
-    async def of(self, tenant: str, recipient: str) -> Reference:
+    async def of(self, tenant: str, recipient: str) -> ConversationReference:
         """The row of a recipient, `u:` and an Entra object id or `c:` and a conversation id; a blank one for none."""
-        kind = Kind.USER if recipient.startswith("u:") else Kind.CONVERSATION
-        identifier = channel_of(recipient[2:]) if kind is Kind.CONVERSATION else recipient[2:]
+        kind = ReferenceKind.USER if recipient.startswith("u:") else ReferenceKind.CONVERSATION
+        identifier = channel_of(recipient[2:]) if kind is ReferenceKind.CONVERSATION else recipient[2:]
         found = await self.get(tenant, kind, identifier)
-        return found or Reference(tenant=tenant, kind=kind, id=identifier)
+        return found or ConversationReference(tenant=tenant, kind=kind, id=identifier)
 
     async def save(
         self,
         tenant: str,
-        kind: Kind,
+        kind: ReferenceKind,
         identifier: str,
         seen: Mapping[str, str],
         *,
         at: datetime,
-        status: Status | None = None,
+        status: ReferenceStatus | None = None,
         create: bool = True,
-        before: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
+        before: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> None:
         """Write what an event showed, only where that changes the row.
 
-        `seen` maps fields of `Reference` to values, empty ones ignored. Without `create`, an unknown row stays
-        unknown. `before` is called with the row as it is and the columns that are about to change, for what must not be
-        lost with who dies after the write. Raises `Conflict` if others changed the row each time.
+        `seen` maps fields of `ConversationReference` to values; empty ones are ignored. Without `create` no row is
+        added. `before` is called with the row and the columns that are about to change, for work that must not be lost
+        if the worker dies after the write. Raises `Conflict` if others changed the row each time.
         """
-        blank = Reference(tenant=tenant, kind=kind, id=identifier)
+        blank = ConversationReference(tenant=tenant, kind=kind, id=identifier)
 
-        def refresh(old: Reference | None) -> Mapping[str, str]:
+        def refresh(old: ConversationReference | None) -> Mapping[str, str]:
             if old is None and not create:
                 return {}
             stored = _row(old) if old else {}
@@ -147,7 +88,7 @@ class Conversations:
         await self._change(tenant, kind, identifier, refresh, before)
 
     async def prefer(
-        self, tenant: str, kind: Kind, identifier: str, change: Callable[[Preferences], Preferences]
+        self, tenant: str, kind: ReferenceKind, identifier: str, change: Callable[[Preferences], Preferences]
     ) -> Preferences:
         """Change what somebody wants; returns it as it is then.
 
@@ -156,7 +97,7 @@ class Conversations:
         """
         wanted = Preferences()
 
-        def prefers(old: Reference | None) -> Mapping[str, str]:
+        def prefers(old: ConversationReference | None) -> Mapping[str, str]:
             nonlocal wanted
             before = old.preferences if old else Preferences()
             wanted = change(before)
@@ -171,10 +112,10 @@ class Conversations:
     async def _change(
         self,
         tenant: str,
-        kind: Kind,
+        kind: ReferenceKind,
         identifier: str,
-        change: Callable[[Reference | None], Mapping[str, str]],
-        beforehand: Callable[[Reference | None, Mapping[str, str]], Awaitable[None]] | None = None,
+        change: Callable[[ConversationReference | None], Mapping[str, str]],
+        beforehand: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> None:
         """Write the columns that `change` makes of the row as it is, where there are any."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
@@ -210,7 +151,7 @@ class Conversations:
         shard, last = json.loads(after) if after else (SHARDS[0], "")
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @last and status eq 'active' and conversation_id ne ''",
-            {"partition": f"{tenant};{Kind.USER};{shard}", "last": last},
+            {"partition": f"{tenant};{ReferenceKind.USER};{shard}", "last": last},
             limit=limit,
             select=["id"],
         )
@@ -221,17 +162,17 @@ class Conversations:
         return ids, json.dumps([following[0], ""]) if following else ""
 
 
-def _partition(tenant: str, kind: Kind, identifier: str) -> str:
+def _partition(tenant: str, kind: ReferenceKind, identifier: str) -> str:
     return f"{tenant};{kind};{keys.shard(identifier)}"
 
 
-def _row(reference: Reference) -> dict[str, str]:
+def _row(reference: ConversationReference) -> dict[str, str]:
     return {name: str(value) for name in _COLUMNS if (value := getattr(reference, name))}
 
 
-def _reference(tenant: str, kind: Kind, identifier: str, row: Row) -> Reference:
+def _reference(tenant: str, kind: ReferenceKind, identifier: str, row: Row) -> ConversationReference:
     known = {name: row[name] for name in _COLUMNS if name in row}
     if "status" in known:
-        known["status"] = Status(known["status"])
+        known["status"] = ReferenceStatus(known["status"])
     decoded = preferences.decode_preferences(row.get(_PREFERENCES, ""))
-    return Reference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **known)
+    return ConversationReference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **known)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 from shared import keys
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
+from shared.records import DeliveryRecord
 from shared.states import DeliveryState, Reason
 from shared.storage.delivery_counts import COUNTS, SINGLE_SHARD, Counted
 from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of
@@ -36,32 +36,6 @@ MAX_CONFLICTS = 20
 _TWICE = {"maybe_twice": True}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """How far one delivery is.
-
-    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` means that an
-    earlier request may have arrived. `not_before` is when the next attempt is due, `claimed_until` when the claim of a
-    worker ends. The message sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
-    `recipient_index` is the place, among the notification's `recipients`, of the one that led to this delivery; `rule`
-    is the policy rule that decided.
-    """
-
-    state: DeliveryState
-    attempts: int
-    etag: str
-    since: datetime | None = None
-    maybe_twice: bool = False
-    claimed_until: datetime | None = None
-    not_before: datetime | None = None
-    reason: str = ""
-    activity_id: str = ""
-    conversation_id: str = ""
-    revision: int = 0
-    recipient_index: int = 0
-    rule: str = ""
-
-
 class Deliveries:
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -72,8 +46,8 @@ class Deliveries:
     ) -> list[Delivery]:
         """Add a row for each recipient that has none, and return a message for each delivery that is not final.
 
-        `recipients` maps each recipient to its `State.recipient_index`. With `fresh` the partition is taken to be empty
-        and is read only if that turns out to be wrong.
+        `recipients` maps each recipient to its `DeliveryRecord.recipient_index`. With `fresh` the partition is taken to
+        be empty, and is read only if that turns out to be wrong.
         """
         partition, wanted = _partition(notification, shard), {keys.key(each): each for each in recipients}
         for attempt in range(MAX_CONFLICTS):
@@ -85,7 +59,7 @@ class Deliveries:
                     part = missing[start : start + MAX_TRANSACTION_ROWS - 1]
                     rows = [_new(partition, key, wanted[key], recipients[wanted[key]], now) for key in part]
                     etags = await self._counted.add(partition, rows, fresh=first and start == 0)
-                    fresh_ones = (State(state=DeliveryState.QUEUED, attempts=0, etag=etag) for etag in etags)
+                    fresh_ones = (DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=etag) for etag in etags)
                     present |= dict(zip(part, fresh_ones, strict=True))
             except Conflict:
                 continue
@@ -95,12 +69,12 @@ class Deliveries:
             ]
         raise Conflict
 
-    async def get(self, message: Delivery) -> State | None:
+    async def get(self, message: Delivery) -> DeliveryRecord | None:
         """How far the delivery is that `message` names, or None."""
         found = await self._table.get(_partition(message.notification, message.shard), keys.key(message.recipient))
         return _state(*found) if found else None
 
-    async def claim(self, message: Delivery, known: State, now: datetime) -> str:
+    async def claim(self, message: Delivery, known: DeliveryRecord, now: datetime) -> str:
         """Claim it for `CLAIM_SECONDS` and one more attempt; returns the ETag, or raises `Conflict`."""
         claim = uuid4().hex
         row = _where(message) | {
@@ -180,7 +154,7 @@ class Deliveries:
         _, last = await self._counted.change(row, etag, was, state, patient=patient)
         return last
 
-    async def reopen(self, message: Delivery, known: State, now: datetime) -> None:
+    async def reopen(self, message: Delivery, known: DeliveryRecord, now: datetime) -> None:
         """Let one that has ended be tried again from now on, as long as a new one; raises `Conflict`."""
         row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "rule": ""}
         row |= {"since": now, "not_before": now, "updated": now}
@@ -191,7 +165,9 @@ class Deliveries:
         """Note that what was sent shows this revision now; raises `Conflict`."""
         await self._table.merge(_where(message) | {"revision": revision}, etag)
 
-    async def page(self, notification: str, shard: str, after: str, limit: int) -> Sequence[tuple[Delivery, State]]:
+    async def page(
+        self, notification: str, shard: str, after: str, limit: int
+    ) -> Sequence[tuple[Delivery, DeliveryRecord]]:
         """The first `limit` deliveries of a partition whose row key is above `after`, as messages, in that order."""
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts",
@@ -212,7 +188,7 @@ class Deliveries:
         )
         return sum(found, Counter())
 
-    async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, State]:
+    async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, DeliveryRecord]:
         """The rows there are of `wanted`, and maybe others that lie between them."""
         limit = max(MAX_RANGE_ROWS, RANGE_FACTOR * len(wanted))
         rows = await self._table.query(
@@ -240,7 +216,7 @@ def _partition(notification: str, shard: str) -> str:
     return f"{notification};{shard}"
 
 
-def _message(notification: str, shard: str, recipient: str, state: State) -> Delivery:
+def _message(notification: str, shard: str, recipient: str, state: DeliveryRecord) -> Delivery:
     """The message that asks for a delivery. It has the ETag only of a row that was never tried: whoever finds that
     ETag still good then knows the row, and nobody takes the claim of another, or comes before the next try is due."""
     untried = state.state is DeliveryState.QUEUED and not state.attempts and state.not_before is None
@@ -259,8 +235,8 @@ def _where(message: Delivery) -> dict[str, object]:
     }
 
 
-def _state(row: Row, etag: str) -> State:
-    return State(
+def _state(row: Row, etag: str) -> DeliveryRecord:
+    return DeliveryRecord(
         state=DeliveryState(row["state"]),
         attempts=row["attempts"],
         etag=etag,

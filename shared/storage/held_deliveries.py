@@ -9,59 +9,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
 
 from shared import keys
 from shared.conversation_ids import THREAD, channel_of
 from shared.queue_messages import Delivery
+from shared.records import DigestState, HeldDelivery
 from shared.states import Reason
 from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of, removal
 
 VERSION = 1
 _DIGEST = "~digest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldDelivery:
-    """One held delivery.
-
-    `key` and `etag` are those of its row. `until` is when it is evaluated again. `notification_time` orders the rows of
-    a recipient. `eligible_since` is when the delivery became due; it is later than `notification_time` where it goes by
-    the recipient's own time. `delivery_etag` is the ETag of the delivery's row since it is held. `urgent` tells on
-    which queue its message goes.
-    """
-
-    delivery: Delivery
-    reason: Reason
-    until: datetime
-    notification_time: datetime
-    eligible_since: datetime
-    delivery_etag: str
-    urgent: bool = False
-    key: str = ""
-    etag: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DigestState:
-    """The state of a recipient's digests.
-
-    `number` counts the digests made. `last` is the last local date that had its scheduled digest, `before` what it was
-    before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its row; it is
-    empty once that digest is settled. `more` is how many deliveries the last digest said it leaves to the next one,
-    None where it said nothing. `asked` means the recipient asked for it (`digest now`); `made` is when it was made.
-    """
-
-    number: int = 0
-    last: date | None = None
-    before: date | None = None
-    asked: bool = False
-    made: datetime | None = None
-    included: Sequence[Delivery] = ()
-    more: int | None = None
-    etag: str = ""
 
 
 class HeldDeliveries:

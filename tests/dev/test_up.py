@@ -28,9 +28,8 @@ from shared.contract import parsing
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import open_services
 from shared.settings import load_settings
-from shared.states import Mode
+from shared.states import Mode, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Kind
 from tests.e2e.playground import open_chat
 
 REFUSES = """
@@ -217,7 +216,7 @@ async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(conne
         services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
         for wants, why in wishes:
             said: list[str] = []
-            await services.conversations.prefer(TENANT, Kind.USER, PERSON, always(wants))
+            await services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, always(wants))
             await first_message(chat.url, chat.settings, [], said.append)
             assert said[-1] == f"Not shown to Ada: it is {why}, as what was stored says that she wants"
         await services.close()

@@ -20,9 +20,8 @@ from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
 from shared import keys
 from shared.queue_messages import NOTIFICATIONS
-from shared.states import DeliveryState
+from shared.states import DeliveryState, ReferenceKind, ReferenceStatus
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Kind, Status
 from shared.storage.table import MAX_TRANSACTION_ROWS
 from shared.time.clock import real_time
 from tests.support.herald import user
@@ -131,7 +130,7 @@ class Deployment:
         new = (await self.teams.grow(Growth(tenant=tenant or self.teams.tenant, people=count))).people
         by_partition: dict[str, list[Row]] = defaultdict(list)
         for person in new:
-            partition = f"{person.tenant};{Kind.USER};{keys.shard(person.object_id)}"
+            partition = f"{person.tenant};{ReferenceKind.USER};{keys.shard(person.object_id)}"
             row = {
                 "PartitionKey": partition,
                 "RowKey": keys.key(person.object_id),
@@ -142,7 +141,7 @@ class Deployment:
                 "service_url": self.teams.service_url,
                 "user_id": person.id,
                 "bot_id": f"28:{self.teams.app_id}",
-                "status": str(Status.ACTIVE),
+                "status": str(ReferenceStatus.ACTIVE),
             } | ({"time_zone": zone} if zone else {})
             by_partition[partition].append(row)
         table, gate = self.tables.get_table_client("HeraldConversations"), asyncio.Semaphore(AT_ONCE)

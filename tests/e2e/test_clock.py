@@ -22,9 +22,9 @@ from shared.contract.parsing import DEFAULT_SOURCE
 from shared.preferences.preferences import Preferences
 from shared.services import open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState, Mode
+from shared.states import DeliveryState, Mode, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Conversations, Kind
+from shared.storage.conversations import Conversations
 from shared.storage.held_deliveries import HeldDeliveries
 from shared.storage.notifications import notification_key
 from shared.storage.table import Table
@@ -175,7 +175,7 @@ async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) ->
 
     conversations = Conversations(Table(deployment.tables.get_table_client("HeraldConversations")))
     for person in people:
-        await conversations.prefer(person.tenant, Kind.USER, person.object_id, prefer)
+        await conversations.prefer(person.tenant, ReferenceKind.USER, person.object_id, prefer)
 
 
 async def _settled(deployment: Deployment, people: Sequence[PersonView], names: Iterable[str]) -> dict[str, set[str]]:

@@ -18,12 +18,11 @@ from playwright.async_api import Browser, Locator, Page, async_playwright, expec
 from local.processes import Azurite
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import RESPONSES, Delivery
+from shared.records import DeliveryRecord
 from shared.services import Services, open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState, Mode, Reason
+from shared.states import DeliveryState, Mode, Reason, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Kind
-from shared.storage.deliveries import State
 from tests.e2e.playground import PERSON, TENANT, Chat, open_chat
 
 CHROMIUM = shutil.which("chromium")
@@ -85,7 +84,7 @@ class Screen:
         await frame.screenshot(path=self.folder / f"{name}.png")
 
     async def preferences(self) -> Preferences:
-        known = await self.services.conversations.get(TENANT, Kind.USER, PERSON)
+        known = await self.services.conversations.get(TENANT, ReferenceKind.USER, PERSON)
         return known.preferences if known else Preferences()
 
     async def kept(self, *keys: str) -> None:
@@ -97,7 +96,7 @@ class Screen:
                 waiting = await self.services.held_deliveries.of(TENANT, f"u:{PERSON}", 100)
                 there = {each.delivery.notification for each in waiting}
 
-    async def ended(self, key: str) -> State:
+    async def ended(self, key: str) -> DeliveryRecord:
         """The delivery of the notification of this key, once it has its final state."""
         async with asyncio.timeout(SOON):
             while True:
@@ -158,7 +157,7 @@ async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathF
 @pytest_asyncio.fixture(loop_scope="module")
 async def screen(shown: Screen) -> Screen:
     """The chat of somebody who wants what all want; what other tests have sent stands further up in it."""
-    await shown.services.conversations.prefer(TENANT, Kind.USER, PERSON, lambda _: Preferences())
+    await shown.services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
     await shown.responses()
     return shown
 
@@ -231,7 +230,10 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
 
 async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
     await screen.services.conversations.prefer(
-        TENANT, Kind.USER, PERSON, lambda old: old.with_mode("builds", Mode.DIGEST).with_mode("releases", Mode.DIGEST)
+        TENANT,
+        ReferenceKind.USER,
+        PERSON,
+        lambda old: old.with_mode("builds", Mode.DIGEST).with_mode("releases", Mode.DIGEST),
     )
     for number in (50, 51, 52):
         told = {"title": f"Build {number} failed", "result": f"Production still runs build {number - 1}"}

@@ -17,8 +17,7 @@ from shared.cards.validation import faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
-from shared.states import Purpose
-from shared.storage.conversations import Kind
+from shared.states import Purpose, ReferenceKind
 from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.herald import Herald, user
 
@@ -92,13 +91,15 @@ class Chat:
         return lines(told.content.card)
 
     async def preferences(self) -> Preferences:
-        found = await self.herald.services.conversations.get(self.herald.tenant, Kind.USER, self.person.object_id)
+        found = await self.herald.services.conversations.get(
+            self.herald.tenant, ReferenceKind.USER, self.person.object_id
+        )
         assert found
         return found.preferences
 
     async def prefer(self, preferences: Preferences) -> None:
         await self.herald.services.conversations.prefer(
-            self.herald.tenant, Kind.USER, self.person.object_id, lambda _: preferences
+            self.herald.tenant, ReferenceKind.USER, self.person.object_id, lambda _: preferences
         )
 
 
@@ -185,7 +186,7 @@ def text(card: dict[str, Any]) -> str:
 
 
 async def preferences(herald: Herald, person: PersonView) -> Preferences:
-    found = await herald.services.conversations.get(herald.tenant, Kind.USER, person.object_id)
+    found = await herald.services.conversations.get(herald.tenant, ReferenceKind.USER, person.object_id)
     assert found
     return found.preferences
 

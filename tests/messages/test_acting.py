@@ -19,8 +19,7 @@ from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
 from shared.settings import load_settings
-from shared.states import Mode
-from shared.storage.conversations import Kind
+from shared.states import Mode, ReferenceKind
 from shared.time.localtime import shown, zone
 from tests.messages.people import (
     CARD,
@@ -276,7 +275,7 @@ async def test_what_was_snoozed_comes_as_upstream_has_edited_it(ada: Desk) -> No
 async def test_why_names_the_rule_and_leads_back(ada: Desk) -> None:
     _, card = await ada.get(category="builds")
     await ada.herald.services.conversations.prefer(
-        ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
+        ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
     )
     answer = await ada.click(card, action_verbs.WHY)
     assert lines(answer) == [
@@ -306,16 +305,16 @@ async def test_why_says_where_the_setting_comes_from(ada: Desk) -> None:
     tenant, person = ada.herald.tenant, ada.person.object_id
     for prefer, category, setting in SETTINGS:
         _, card = await ada.get(category=category)
-        await ada.herald.services.conversations.prefer(tenant, Kind.USER, person, prefer)
+        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, prefer)
         assert setting in lines(await ada.click(card, action_verbs.WHY))
-        await ada.herald.services.conversations.prefer(tenant, Kind.USER, person, lambda old: Preferences())
+        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, lambda old: Preferences())
 
 
 async def test_why_names_the_topic_and_the_team(ada: Desk) -> None:
     services, tenant = ada.herald.services, ada.herald.tenant
     [team] = (await ada.herald.grow(teams=1, members=50)).teams
     seen = {"service_url": ada.herald.teams.service_url, "name": "Platform"}
-    await services.conversations.save(tenant, Kind.TEAM, team.id, seen, at=ada.herald.clock())
+    await services.conversations.save(tenant, ReferenceKind.TEAM, team.id, seen, at=ada.herald.clock())
     await services.topics.subscribe(tenant, "releases", f"u:{ada.person.object_id}")
     for recipient, line in (
         ({"topic": "releases"}, "You subscribed to the topic releases."),
@@ -503,9 +502,13 @@ async def channel(ada: Desk) -> Desk:
     place = team.channels[0].id
     services, now = ada.herald.services, ada.herald.clock()
     seen = {"service_url": ada.herald.teams.service_url, "name": team.name}
-    await services.conversations.save(ada.herald.tenant, Kind.TEAM, team.id, seen, at=now)
+    await services.conversations.save(ada.herald.tenant, ReferenceKind.TEAM, team.id, seen, at=now)
     await services.conversations.save(
-        ada.herald.tenant, Kind.CONVERSATION, place, seen | {"conversation_type": "channel", "team": team.id}, at=now
+        ada.herald.tenant,
+        ReferenceKind.CONVERSATION,
+        place,
+        seen | {"conversation_type": "channel", "team": team.id},
+        at=now,
     )
     return replace(ada, place={"team": team.id, "channel": place})
 
@@ -529,7 +532,9 @@ async def test_in_a_channel_wishes_are_those_of_who_clicked_and_the_card_stays(c
     assert known.categories == {"builds": Mode.OFF}
     assert set(known.mutes) == {mute_key("x")}
     assert await preferences(ada.herald, ben.person) == Preferences()
-    there = await ada.herald.services.conversations.get(ada.herald.tenant, Kind.CONVERSATION, ada.place["channel"])
+    there = await ada.herald.services.conversations.get(
+        ada.herald.tenant, ReferenceKind.CONVERSATION, ada.place["channel"]
+    )
     assert there
     assert there.preferences == Preferences()
 
@@ -591,7 +596,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
     await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{ada.person.object_id}")
     await herald.services.conversations.prefer(
         herald.tenant,
-        Kind.USER,
+        ReferenceKind.USER,
         ada.person.object_id,
         lambda old: (
             old.with_topic("releases").with_topic("news").mute("x", herald.clock() + timedelta(days=1), herald.clock())
@@ -646,7 +651,7 @@ async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> N
     stopped = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.preferences()).categories == {"builds": Mode.OFF}
     await ada.herald.services.conversations.prefer(
-        ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
+        ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
     again = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.preferences()).categories == {"builds": Mode.IMMEDIATE}
@@ -663,7 +668,7 @@ async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_ne
     await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.preferences()).quiet == "18:00-08:00"
     await ada.herald.services.conversations.prefer(
-        ada.herald.tenant, Kind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
+        ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.preferences()).quiet == ""
@@ -715,7 +720,7 @@ async def test_in_a_channel_the_card_is_about_the_channel(channel: Desk) -> None
     body = await channel.invoke(action_verbs.SAVE, data)
     assert body["type"] == CARD
     there = await channel.herald.services.conversations.get(
-        channel.herald.tenant, Kind.CONVERSATION, channel.place["channel"]
+        channel.herald.tenant, ReferenceKind.CONVERSATION, channel.place["channel"]
     )
     assert there
     assert there.preferences.quiet == "sat,sun"

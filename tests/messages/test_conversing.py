@@ -22,9 +22,8 @@ from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
-from shared.states import DeliveryState, Mode, Reason, Rule
-from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import HeldDelivery
+from shared.records import HeldDelivery
+from shared.states import DeliveryState, Mode, Reason, ReferenceKind, Rule
 from shared.time.localtime import zone
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user
@@ -76,7 +75,7 @@ async def people_tasks(herald: Herald) -> Counter[Task]:
 async def in_place(chat: Chat) -> Preferences:
     """What the group chat or channel wants."""
     identifier = chat.place.get("channel") or chat.place["chat"]
-    found = await chat.herald.services.conversations.get(chat.herald.tenant, Kind.CONVERSATION, identifier)
+    found = await chat.herald.services.conversations.get(chat.herald.tenant, ReferenceKind.CONVERSATION, identifier)
     assert found
     return found.preferences
 

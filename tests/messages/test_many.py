@@ -18,10 +18,10 @@ from shared.cards import action_verbs
 from shared.cards.preferences import fields
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import MAX_ENTRIES, Preferences
+from shared.records import ConversationReference
 from shared.services import Services, open_services
-from shared.states import Mode
+from shared.states import Mode, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.conversations import Kind, Reference
 from shared.storage.notifications import notification_key
 from tests.messages.conftest import ADA, PERSONAL, TENANT, Publisher, activity, bearer, message, settings
 
@@ -85,8 +85,8 @@ def begun(who: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return install, message(id=f"f:{who}", text="subscribe releases", **{"from": named}, **place)
 
 
-async def person(processes: Sequence[Services], who: str) -> Reference:
-    found = await processes[0].conversations.get(TENANT, Kind.USER, who)
+async def person(processes: Sequence[Services], who: str) -> ConversationReference:
+    found = await processes[0].conversations.get(TENANT, ReferenceKind.USER, who)
     assert found
     return found
 

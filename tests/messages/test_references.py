@@ -8,7 +8,7 @@ import pytest
 
 from messages.activity.references import MAX_NAME_CHARS, changes, event_time
 from messages.activity.schema import Incoming
-from shared.storage.conversations import Kind, Status
+from shared.states import ReferenceKind, ReferenceStatus
 from tests.messages.conftest import (
     ADA,
     BEN,
@@ -26,7 +26,7 @@ from tests.messages.conftest import (
     message,
 )
 
-Rows = dict[tuple[Kind, str], tuple[dict[str, str], Status | None]]
+Rows = dict[tuple[ReferenceKind, str], tuple[dict[str, str], ReferenceStatus | None]]
 
 THREAD = f"{CHANNEL};messageid=1481567603816"
 HERE = {"service_url": SERVICE_URL, "bot_id": BOT}
@@ -36,9 +36,9 @@ CLIENT = {"name": "Ada", "locale": "de-DE", "time_zone": "Europe/Berlin"}
 ADA_KNOWN = {"user_id": "29:ada", "service_url": SERVICE_URL}
 BEN_KNOWN = {"user_id": "29:ben", "service_url": SERVICE_URL}
 
-ADA_ROW, BEN_ROW = (Kind.USER, ADA), (Kind.USER, BEN)
-ALIAS = (Kind.CONVERSATION, PERSONAL)
-TEAM_ROW, GROUP_ROW = (Kind.TEAM, TEAM), (Kind.TEAM, GROUP)
+ADA_ROW, BEN_ROW = (ReferenceKind.USER, ADA), (ReferenceKind.USER, BEN)
+ALIAS = (ReferenceKind.CONVERSATION, PERSONAL)
+TEAM_ROW, GROUP_ROW = (ReferenceKind.TEAM, TEAM), (ReferenceKind.TEAM, GROUP)
 TEAM_SEEN = HERE | {"name": "Platform", "group": GROUP}
 BEN_ACCOUNT = {"id": "29:ben", "aadObjectId": BEN}
 
@@ -48,7 +48,7 @@ def rows(body: Mapping[str, Any]) -> Rows:
     found = changes(Incoming.model_validate(body), TENANT)
     tenant, *others = found
     assert (tenant.kind, tenant.id, tenant.seen, tenant.status) == (
-        Kind.TENANT, TENANT, {"service_url": body.get("serviceUrl", "")}, None,
+        ReferenceKind.TENANT, TENANT, {"service_url": body.get("serviceUrl", "")}, None,
     )  # fmt: skip
     assert len({(change.kind, change.id) for change in found}) == len(found)
     return {
@@ -66,17 +66,17 @@ def team_event(event: str, **data: Any) -> dict[str, Any]:
 
 
 INSTALLED: Rows = {
-    ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, Status.ACTIVE),
+    ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, ReferenceStatus.ACTIVE),
     ALIAS: ({"user": ADA}, None),
 }
-UNINSTALLED: Rows = {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, Status.UNINSTALLED)}
+UNINSTALLED: Rows = {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, ReferenceStatus.UNINSTALLED)}
 TEAM_INSTALLED: Rows = {
-    TEAM_ROW: (TEAM_SEEN, Status.ACTIVE),
+    TEAM_ROW: (TEAM_SEEN, ReferenceStatus.ACTIVE),
     GROUP_ROW: ({"team": TEAM}, None),
-    (Kind.CONVERSATION, TEAM): (channel_seen(TEAM), Status.ACTIVE),
+    (ReferenceKind.CONVERSATION, TEAM): (channel_seen(TEAM), ReferenceStatus.ACTIVE),
     ADA_ROW: (ADA_KNOWN, None),
 }
-TEAM_UNINSTALLED: Rows = {TEAM_ROW: (TEAM_SEEN, Status.UNINSTALLED)}
+TEAM_UNINSTALLED: Rows = {TEAM_ROW: (TEAM_SEEN, ReferenceStatus.UNINSTALLED)}
 
 CASES: dict[str, tuple[dict[str, Any], Rows]] = {
     "a personal install makes the person and the alias of the chat": (
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
     "so does the bot as a new member": (activity("conversationUpdate", membersAdded=[{"id": BOT}]), INSTALLED),
     "an install tells the locale of the client": (
         activity("installationUpdate", action="add", entities=[{"type": "clientInfo", "locale": "en-GB"}]),
-        INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada", "locale": "en-GB"}, Status.ACTIVE)},
+        INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada", "locale": "en-GB"}, ReferenceStatus.ACTIVE)},
     ),
     "an object id is kept in lower case": (
         activity("installationUpdate", action="add", **{"from": {"id": "29:ada", "aadObjectId": ADA.upper()}}),
@@ -121,7 +121,7 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
     ),
     "a personal message is proof of life and tells about the client": (
         message(),
-        INSTALLED | {ADA_ROW: (PERSONAL_CHAT | CLIENT | {"user_id": "29:ada"}, Status.ACTIVE)},
+        INSTALLED | {ADA_ROW: (PERSONAL_CHAT | CLIENT | {"user_id": "29:ada"}, ReferenceStatus.ACTIVE)},
     ),
     "other activities refresh and leave the status": (
         activity("messageReaction", reactionsAdded=[{"type": "like"}]),
@@ -137,35 +137,35 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
     ),
     "a group chat's install makes the chat and the person without a chat": (
         activity("installationUpdate", action="add", **in_chat()),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, Status.ACTIVE), ADA_ROW: (ADA_KNOWN, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN, None)},
     ),
     "a group chat's uninstall retires the chat": (
         activity("installationUpdate", action="remove", **in_chat()),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, Status.UNINSTALLED)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.UNINSTALLED)},
     ),
     "a group chat's message leaves the sender's own chat alone": (
         message(**in_chat()),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, Status.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
     ),
     "a chat without a type is a group where Teams says so": (
         message(conversation={"isGroup": True, "tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, Status.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
     ),
     "or where its id says so": (
         message(conversation={"tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, Status.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
     ),
     "people added to a group chat become known": (
         activity("conversationUpdate", membersAdded=[BEN_ACCOUNT | {"name": "Ben"}], **in_chat()),
         {
-            (Kind.CONVERSATION, CHAT): (GROUP_CHAT, None),
+            (ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None),
             ADA_ROW: (ADA_KNOWN, None),
             BEN_ROW: (BEN_KNOWN | {"name": "Ben"}, None),
         },
     ),
     "people removed keep their rows as they are": (
         activity("conversationUpdate", membersRemoved=[BEN_ACCOUNT], **in_chat()),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
     ),
     "the bot added to a team makes team, alias and General channel": (
         activity("conversationUpdate", membersAdded=[{"id": BOT}], **in_team(eventType="teamMemberAdded")),
@@ -177,11 +177,12 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
             action="add",
             **in_team(settings={"selectedChannel": {"id": CHANNEL, "name": "Deployments"}}),
         ),
-        TEAM_INSTALLED | {(Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), Status.ACTIVE)},
+        TEAM_INSTALLED
+        | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE)},
     ),
     "an install in a channel makes the General channel too": (
         activity("installationUpdate", action="add", **in_team(CHANNEL)),
-        TEAM_INSTALLED | {(Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL), Status.ACTIVE)},
+        TEAM_INSTALLED | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL), ReferenceStatus.ACTIVE)},
     ),
     "a group id is kept in lower case": (
         activity(
@@ -201,21 +202,21 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
     ),
     "an uninstall that names no team retires the channel": (
         activity("installationUpdate", action="remove", **in_team(CHANNEL) | {"channelData": None}),
-        {(Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, Status.UNINSTALLED)},
+        {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, ReferenceStatus.UNINSTALLED)},
     ),
     "a channel's message refreshes team, channel and person": (
         message(**in_team(THREAD, channel={"id": CHANNEL, "name": "Deployments"})),
         {
-            TEAM_ROW: (TEAM_SEEN, Status.ACTIVE),
+            TEAM_ROW: (TEAM_SEEN, ReferenceStatus.ACTIVE),
             GROUP_ROW: ({"team": TEAM}, None),
-            (Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), Status.ACTIVE),
+            (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE),
             ADA_ROW: (ADA_KNOWN | CLIENT, None),
         },
     ),
     "a channel's message may name neither team nor group": (
         message(**in_team(THREAD) | {"channelData": {"tenant": {"id": TENANT}}}),
         {
-            (Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, Status.ACTIVE),
+            (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, ReferenceStatus.ACTIVE),
             ADA_ROW: (ADA_KNOWN | CLIENT, None),
         },
     ),
@@ -224,14 +225,14 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
         {
             TEAM_ROW: (TEAM_SEEN, None),
             GROUP_ROW: ({"team": TEAM}, None),
-            (Kind.CONVERSATION, TEAM): (channel_seen(TEAM), None),
+            (ReferenceKind.CONVERSATION, TEAM): (channel_seen(TEAM), None),
             ADA_ROW: (ADA_KNOWN, None),
             BEN_ROW: (BEN_KNOWN, None),
         },
     ),
     "new members without an object id stay unknown": (
         activity("conversationUpdate", membersAdded=[{"id": "29:ben"}, {"id": "28:other"}], **in_chat()),
-        {(Kind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
     ),
     **{
         f"{event} writes the team": (
@@ -242,11 +243,11 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
             ("teamRenamed", None),
             ("teamArchived", None),
             ("teamUnarchived", None),
-            ("teamRestored", Status.ACTIVE),
+            ("teamRestored", ReferenceStatus.ACTIVE),
         )
     },
     **{
-        f"{event} retires the team": (team_event(event), {TEAM_ROW: (TEAM_SEEN, Status.DELETED)})
+        f"{event} retires the team": (team_event(event), {TEAM_ROW: (TEAM_SEEN, ReferenceStatus.DELETED)})
         for event in ("teamDeleted", "teamHardDeleted")
     },
     **{
@@ -255,14 +256,14 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
             {
                 TEAM_ROW: (TEAM_SEEN, None),
                 GROUP_ROW: ({"team": TEAM}, None),
-                (Kind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), status),
+                (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), status),
             },
         )
         for event, status in (
-            ("channelCreated", Status.ACTIVE),
-            ("channelRestored", Status.ACTIVE),
+            ("channelCreated", ReferenceStatus.ACTIVE),
+            ("channelRestored", ReferenceStatus.ACTIVE),
             ("channelRenamed", None),
-            ("channelDeleted", Status.DELETED),
+            ("channelDeleted", ReferenceStatus.DELETED),
         )
     },
 }
@@ -280,7 +281,7 @@ def test_references(name: str) -> None:
 def test_what_retires_a_row_creates_none() -> None:
     for name, (body, _) in CASES.items():
         for change in changes(Incoming.model_validate(body), TENANT):
-            assert change.create == (change.status not in (Status.UNINSTALLED, Status.DELETED)), name
+            assert change.create == (change.status not in (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)), name
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from messages.activity.verified import Event
 from messages.bot import EVENT, MAX_REMEMBERED, RECHECK_DELAY_SECONDS, HeraldBot
 from messages.turn_adapter import TurnAdapter, read_activity
 from shared.queue_messages import RecipientTask, Task
-from shared.storage.conversations import Conversations, Kind, Reference, Status
+from shared.records import ConversationReference
+from shared.states import ReferenceKind, ReferenceStatus
+from shared.storage.conversations import Conversations
 from tests.messages.conftest import (
     ADA,
     BEN,
@@ -82,35 +84,35 @@ INSTALL = activity("installationUpdate", action="add")
 UNINSTALL = activity("installationUpdate", action="remove")
 
 
-async def person(conversations: Conversations, user: str = ADA) -> Reference:
-    found = await conversations.get(TENANT, Kind.USER, user)
+async def person(conversations: Conversations, user: str = ADA) -> ConversationReference:
+    found = await conversations.get(TENANT, ReferenceKind.USER, user)
     assert found
     return found
 
 
-async def status_of(conversations: Conversations, kind: Kind, identifier: str) -> Status | None:
+async def status_of(conversations: Conversations, kind: ReferenceKind, identifier: str) -> ReferenceStatus | None:
     found = await conversations.get(TENANT, kind, identifier)
     return found.status if found else None
 
 
 async def test_an_install_makes_person_alias_and_tenant(tell: Tell, conversations: Conversations) -> None:
     await tell(INSTALL)
-    assert await person(conversations) == Reference(
+    assert await person(conversations) == ConversationReference(
         tenant=TENANT,
-        kind=Kind.USER,
+        kind=ReferenceKind.USER,
         id=ADA,
         service_url=SERVICE_URL,
         conversation_id=PERSONAL,
         conversation_type="personal",
         user_id="29:ada",
         bot_id=BOT,
-        status=Status.ACTIVE,
+        status=ReferenceStatus.ACTIVE,
         status_at=START.isoformat(),
     )
-    alias = await conversations.get(TENANT, Kind.CONVERSATION, PERSONAL)
+    alias = await conversations.get(TENANT, ReferenceKind.CONVERSATION, PERSONAL)
     assert alias
     assert alias.user == ADA
-    tenant = await conversations.get(TENANT, Kind.TENANT, TENANT)
+    tenant = await conversations.get(TENANT, ReferenceKind.TENANT, TENANT)
     assert tenant
     assert tenant.service_url == SERVICE_URL
 
@@ -138,7 +140,7 @@ async def test_a_tenant_is_stored_once_a_service_url(
     await tell(message())
     moved = "https://smba.trafficmanager.net/amer/"
     await tell(message(serviceUrl=moved))
-    tenant = await conversations.get(TENANT, Kind.TENANT, TENANT)
+    tenant = await conversations.get(TENANT, ReferenceKind.TENANT, TENANT)
     assert tenant
     assert tenant.service_url == moved
     table.calls.clear()
@@ -204,7 +206,7 @@ async def test_a_message_elsewhere_never_touches_the_personal_chat(
     await tell(at(2, message(**place)))
     known = await person(conversations)
     assert (known.conversation_id, known.conversation_type) == (PERSONAL, "personal")
-    assert (known.status, known.name) == (Status.UNINSTALLED, "Ada")
+    assert (known.status, known.name) == (ReferenceStatus.UNINSTALLED, "Ada")
 
 
 async def test_a_person_seen_elsewhere_is_known_without_a_chat(tell: Tell, conversations: Conversations) -> None:
@@ -220,9 +222,9 @@ async def test_an_uninstall_is_marked_and_a_reinstall_or_message_revives(
     await tell(INSTALL)
     for minutes, revival in ((1, INSTALL), (3, message())):
         await tell(at(minutes, UNINSTALL))
-        assert (await person(conversations)).status is Status.UNINSTALLED
+        assert (await person(conversations)).status is ReferenceStatus.UNINSTALLED
         await tell(at(minutes + 1, revival))
-        assert (await person(conversations)).status is Status.ACTIVE
+        assert (await person(conversations)).status is ReferenceStatus.ACTIVE
 
 
 async def test_an_uninstall_of_someone_unknown_leaves_no_row(tell: Tell, conversations: Conversations) -> None:
@@ -230,25 +232,31 @@ async def test_an_uninstall_of_someone_unknown_leaves_no_row(tell: Tell, convers
     await tell(activity("conversationUpdate", membersRemoved=[{"id": BOT}], **in_team()))
     await tell(activity("installationUpdate", action="remove", **in_chat()))
     await tell(activity("conversationUpdate", **in_team(eventType="teamDeleted")))
-    assert await conversations.get(TENANT, Kind.USER, ADA) is None
+    assert await conversations.get(TENANT, ReferenceKind.USER, ADA) is None
     for identifier in (PERSONAL, CHAT, TEAM):
-        assert await conversations.get(TENANT, Kind.CONVERSATION, identifier) is None
-    assert await conversations.get(TENANT, Kind.TEAM, TEAM) is None
+        assert await conversations.get(TENANT, ReferenceKind.CONVERSATION, identifier) is None
+    assert await conversations.get(TENANT, ReferenceKind.TEAM, TEAM) is None
 
 
-OUT_OF_ORDER: dict[str, tuple[list[tuple[int, dict[str, Any]]], Status]] = {
-    "an older uninstall after a newer install": ([(0, INSTALL), (6, INSTALL), (5, UNINSTALL)], Status.ACTIVE),
-    "the same, repeated": ([(0, INSTALL), (6, INSTALL), (5, UNINSTALL), (5, UNINSTALL)], Status.ACTIVE),
-    "an older uninstall after the first install": ([(6, INSTALL), (5, UNINSTALL)], Status.ACTIVE),
-    "an older install after a newer uninstall": ([(0, INSTALL), (6, UNINSTALL), (5, INSTALL)], Status.UNINSTALLED),
+OUT_OF_ORDER: dict[str, tuple[list[tuple[int, dict[str, Any]]], ReferenceStatus]] = {
+    "an older uninstall after a newer install": ([(0, INSTALL), (6, INSTALL), (5, UNINSTALL)], ReferenceStatus.ACTIVE),
+    "the same, repeated": ([(0, INSTALL), (6, INSTALL), (5, UNINSTALL), (5, UNINSTALL)], ReferenceStatus.ACTIVE),
+    "an older uninstall after the first install": ([(6, INSTALL), (5, UNINSTALL)], ReferenceStatus.ACTIVE),
+    "an older install after a newer uninstall": (
+        [(0, INSTALL), (6, UNINSTALL), (5, INSTALL)],
+        ReferenceStatus.UNINSTALLED,
+    ),
     "an older install after a repeated uninstall": (
         [(0, INSTALL), (1, UNINSTALL), (6, UNINSTALL), (5, INSTALL)],
-        Status.UNINSTALLED,
+        ReferenceStatus.UNINSTALLED,
     ),
-    "an older message after a newer uninstall": ([(0, INSTALL), (6, UNINSTALL), (5, message())], Status.UNINSTALLED),
+    "an older message after a newer uninstall": (
+        [(0, INSTALL), (6, UNINSTALL), (5, message())],
+        ReferenceStatus.UNINSTALLED,
+    ),
     "everything repeated backwards": (
         [(0, INSTALL), (1, UNINSTALL), (2, INSTALL), (2, INSTALL), (1, UNINSTALL), (0, INSTALL), (1, UNINSTALL)],
-        Status.ACTIVE,
+        ReferenceStatus.ACTIVE,
     ),
 }
 
@@ -264,7 +272,7 @@ async def test_the_newest_event_decides_in_whatever_order(tell: Tell, conversati
 async def test_fifty_installs_at_once_make_one_consistent_row(tell: Tell, conversations: Conversations) -> None:
     await asyncio.gather(*(tell(INSTALL) for _ in range(50)))
     known = await person(conversations)
-    assert (known.conversation_id, known.status) == (PERSONAL, Status.ACTIVE)
+    assert (known.conversation_id, known.status) == (PERSONAL, ReferenceStatus.ACTIVE)
 
 
 async def test_different_news_at_once_are_all_kept(tell: Tell, conversations: Conversations) -> None:
@@ -277,35 +285,35 @@ async def test_the_team_row_counts_for_its_channels(tell: Tell, conversations: C
     added = activity("conversationUpdate", membersAdded=[{"id": BOT}], **in_team(eventType="teamMemberAdded"))
     await tell(added)
     await tell(at(1, message(**in_team(f"{CHANNEL};messageid=1", channel={"id": CHANNEL, "name": "Deployments"}))))
-    channel = await conversations.get(TENANT, Kind.CONVERSATION, CHANNEL)
+    channel = await conversations.get(TENANT, ReferenceKind.CONVERSATION, CHANNEL)
     assert channel
     assert (channel.team, channel.name, channel.conversation_id) == (TEAM, "Deployments", CHANNEL)
-    alias = await conversations.get(TENANT, Kind.TEAM, GROUP)
+    alias = await conversations.get(TENANT, ReferenceKind.TEAM, GROUP)
     assert alias
     assert alias.team == TEAM
 
     removed = activity("conversationUpdate", membersRemoved=[{"id": BOT}], **in_team(eventType="teamMemberRemoved"))
     for minutes, body, expected in (
-        (2, removed, Status.UNINSTALLED),
-        (3, added, Status.ACTIVE),
-        (4, activity("conversationUpdate", **in_team(eventType="teamDeleted")), Status.DELETED),
-        (5, activity("conversationUpdate", **in_team(eventType="teamRestored")), Status.ACTIVE),
+        (2, removed, ReferenceStatus.UNINSTALLED),
+        (3, added, ReferenceStatus.ACTIVE),
+        (4, activity("conversationUpdate", **in_team(eventType="teamDeleted")), ReferenceStatus.DELETED),
+        (5, activity("conversationUpdate", **in_team(eventType="teamRestored")), ReferenceStatus.ACTIVE),
     ):
         await tell(at(minutes, body))
-        assert await status_of(conversations, Kind.TEAM, TEAM) is expected
-        assert await status_of(conversations, Kind.CONVERSATION, CHANNEL) is Status.ACTIVE
+        assert await status_of(conversations, ReferenceKind.TEAM, TEAM) is expected
+        assert await status_of(conversations, ReferenceKind.CONVERSATION, CHANNEL) is ReferenceStatus.ACTIVE
 
 
 async def test_a_channel_ends_and_comes_back_alone(tell: Tell, conversations: Conversations) -> None:
     for minutes, event, expected in (
-        (0, "channelCreated", Status.ACTIVE),
-        (1, "channelDeleted", Status.DELETED),
-        (2, "channelRestored", Status.ACTIVE),
+        (0, "channelCreated", ReferenceStatus.ACTIVE),
+        (1, "channelDeleted", ReferenceStatus.DELETED),
+        (2, "channelRestored", ReferenceStatus.ACTIVE),
     ):
         place = in_team(eventType=event, channel={"id": CHANNEL, "name": "Deployments"})
         await tell(at(minutes, activity("conversationUpdate", **place)))
-        assert await status_of(conversations, Kind.CONVERSATION, CHANNEL) is expected
-        assert await status_of(conversations, Kind.TEAM, TEAM) is Status.ACTIVE
+        assert await status_of(conversations, ReferenceKind.CONVERSATION, CHANNEL) is expected
+        assert await status_of(conversations, ReferenceKind.TEAM, TEAM) is ReferenceStatus.ACTIVE
 
 
 async def test_members_of_a_whole_team_become_known(tell: Tell, conversations: Conversations) -> None:
@@ -320,6 +328,6 @@ async def test_ids_that_no_key_may_hold_are_stored_all_the_same(tell: Tell, conv
     await tell(activity("installationUpdate", action="add", **in_chat() | {
         "conversation": {"conversationType": "groupChat", "tenantId": TENANT, "id": strange},
     }))  # fmt: skip
-    found = await conversations.get(TENANT, Kind.CONVERSATION, strange)
+    found = await conversations.get(TENANT, ReferenceKind.CONVERSATION, strange)
     assert found
     assert found.conversation_id == strange

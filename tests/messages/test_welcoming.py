@@ -15,8 +15,7 @@ from local.fake_teams.api import Event, PersonView
 from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
-from shared.states import Mode
-from shared.storage.conversations import Kind
+from shared.states import Mode, ReferenceKind
 from shared.time.localtime import shown, zone
 from tests.messages.people import Desk, endpoint, has, lines, responses, text
 from tests.support.herald import Herald
@@ -239,7 +238,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     assert timedelta(0) < until - now <= timedelta(days=2)
     longer = until + timedelta(days=3)
     await plain.herald.services.conversations.prefer(
-        plain.herald.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
+        plain.herald.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
     await desk.click(card, action_verbs.PAUSE)
     assert (await desk.preferences()).paused_until == longer

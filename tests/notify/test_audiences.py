@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, Fault, TeamView
-from shared.states import NotificationState
+from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
-from shared.storage.conversations import Kind, Status
 from tests.support.herald import Herald, user
 
 
@@ -21,11 +20,13 @@ async def team(herald: Herald, members: int, **seen: str) -> TeamView:
     await herald.teams.behave(Behaviour(enforce_limits=False))
     known = {"service_url": herald.teams.service_url, "group": grown.group_id} | seen
     save = herald.services.conversations.save
-    await save(herald.tenant, Kind.TEAM, grown.id, known, at=herald.clock(), status=Status.ACTIVE)
-    await save(herald.tenant, Kind.TEAM, grown.group_id, {"team": grown.id}, at=herald.clock())
+    await save(herald.tenant, ReferenceKind.TEAM, grown.id, known, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, grown.group_id, {"team": grown.id}, at=herald.clock())
     # Its General channel has the id of the team itself.
     channel = {"service_url": herald.teams.service_url, "conversation_type": "channel", "team": grown.id}
-    await save(herald.tenant, Kind.CONVERSATION, grown.id, channel, at=herald.clock(), status=Status.ACTIVE)
+    await save(
+        herald.tenant, ReferenceKind.CONVERSATION, grown.id, channel, at=herald.clock(), status=ReferenceStatus.ACTIVE
+    )
     return grown
 
 
@@ -104,7 +105,7 @@ async def test_a_team_that_does_not_tell_its_members_has_one_row_that_says_why_a
     await timed.run()
     row = await timed.row(asked, f"t:{grown.id}")
     assert (row["state"], row["reason"]) == ("suppressed", reason)
-    known = await timed.services.conversations.get(timed.tenant, Kind.TEAM, grown.id)
+    known = await timed.services.conversations.get(timed.tenant, ReferenceKind.TEAM, grown.id)
     assert known
     assert known.status == status
     assert await timed.received() == []
@@ -114,7 +115,7 @@ async def test_a_team_that_does_not_tell_its_members_has_one_row_that_says_why_a
 async def test_where_the_bot_is_not_in_the_team_nothing_is_asked(timed: Herald) -> None:
     grown = await team(timed, 3)
     save = timed.services.conversations.save
-    await save(timed.tenant, Kind.TEAM, grown.id, {}, at=timed.clock(), status=Status.UNINSTALLED)
+    await save(timed.tenant, ReferenceKind.TEAM, grown.id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED)
     for name in (grown.id, grown.group_id, "19:nobody@thread.tacv2"):
         asked = await timed.ask({"team": name})
         await timed.run()
@@ -129,7 +130,7 @@ async def test_a_topic_goes_to_its_subscribers_page_by_page_and_to_nobody_else(t
     chat = (await timed.teams.world()).chats[0].id
     seen = {"service_url": timed.teams.service_url}
     save = timed.services.conversations.save
-    await save(timed.tenant, Kind.CONVERSATION, chat, seen, at=timed.clock(), status=Status.ACTIVE)
+    await save(timed.tenant, ReferenceKind.CONVERSATION, chat, seen, at=timed.clock(), status=ReferenceStatus.ACTIVE)
     topics = timed.services.topics
     for each in (*(f"u:{person.object_id}" for person in people[:11]), f"c:{chat}"):
         await topics.subscribe(timed.tenant, "releases", each)

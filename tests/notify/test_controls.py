@@ -15,8 +15,7 @@ from notify.ingest import ingest
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
-from shared.states import NotificationState
-from shared.storage.conversations import Kind, Status
+from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.herald import Herald, notification, user
@@ -444,7 +443,7 @@ async def test_who_uninstalled_cannot_be_given_a_change_and_stands_in_nobodys_wa
     asked = await timed.ask(user(ada), user(bob))
     await timed.send()
     await timed.services.conversations.save(
-        timed.tenant, Kind.USER, ada.object_id, {}, at=timed.clock(), status=Status.UNINSTALLED
+        timed.tenant, ReferenceKind.USER, ada.object_id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED
     )
     await timed.command("recall", asked)
     await timed.run()

@@ -13,7 +13,7 @@ from notify.delivery import deliver
 from notify.policy import TRY_FOR
 from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES
-from shared.storage.conversations import Kind, Status
+from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.support.herald import Herald, give_token, user
 
@@ -150,7 +150,7 @@ async def test_who_blocked_the_bot_is_not_asked_again_until_there_is_a_sign_of_l
     assert await herald.counts(second) == {"suppressed": 1}
     assert (await herald.teams.stats()).count("send") == 1
     await herald.services.conversations.save(
-        herald.tenant, Kind.USER, ada.object_id, {}, at=herald.clock(), status=Status.ACTIVE
+        herald.tenant, ReferenceKind.USER, ada.object_id, {}, at=herald.clock(), status=ReferenceStatus.ACTIVE
     )
     third = await herald.ask(user(ada))
     await herald.send()

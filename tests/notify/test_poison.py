@@ -27,8 +27,7 @@ from shared.queue_messages import (
     Sweep,
     Task,
 )
-from shared.states import DeliveryState, NotificationState, Purpose
-from shared.storage.conversations import Kind
+from shared.states import DeliveryState, NotificationState, Purpose, ReferenceKind
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
 from shared.storage.notifications import StoredNotification
@@ -236,12 +235,12 @@ async def test_somebody_whose_message_is_given_up_is_seen_to_again_the_next_day(
     await timed.grow(people=1)
     [ada] = await timed.people(1)
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
+        timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
     )
     asked = await timed.ask(user(ada))
     await timed.send()
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
+        timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
     resumed = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, poison_retries=MAX_POISON_RETRIES)
     await retry_poison(timed.services, RECIPIENTS, resumed.encode().encode(), "m1")

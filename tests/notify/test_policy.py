@@ -11,8 +11,7 @@ import pytest
 from notify.policy import Decision, PolicyInput, Target, decide
 from shared.preferences.categories import Category
 from shared.preferences.preferences import FOREVER, Preferences
-from shared.states import DeliveryState, Mode, Purpose, Reason, Rule
-from shared.storage.conversations import Kind
+from shared.states import DeliveryState, Mode, Purpose, Reason, ReferenceKind, Rule
 from shared.time.localtime import zone
 
 #: A Monday, 12:00 in Berlin.
@@ -21,7 +20,7 @@ LATER, BEFORE = NOW + timedelta(hours=1), NOW - timedelta(seconds=1)
 QUIET = Preferences(quiet="11:00-13:00")
 CASE = PolicyInput(
     now=NOW,
-    target=Target(Kind.USER, "ada", "https://smba.trafficmanager.net/emea/", "a:1"),
+    target=Target(ReferenceKind.USER, "ada", "https://smba.trafficmanager.net/emea/", "a:1"),
     category=Category(name="builds"),
     zone=zone("Europe/Berlin"),
     digest="daily 09:00",

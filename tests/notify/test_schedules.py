@@ -18,10 +18,9 @@ from notify.ingest import ingest
 from notify.scheduling import DueTime, in_zone
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, RECIPIENTS, Expansion, RecipientTask, Task
-from shared.states import NotificationState
+from shared.records import HeldDelivery
+from shared.states import NotificationState, ReferenceKind
 from shared.storage import timers
-from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.notifications import StoredNotification
 from shared.time.localtime import zone
 from tests.support.herald import Herald, notification, user
@@ -127,7 +126,7 @@ async def test_what_a_wish_held_beyond_the_grace_is_not_missed(timed: Herald) ->
     [ada] = await people(timed, ["Europe/Berlin"])
     paused = at_nine(1) + timedelta(hours=5)
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, ada.object_id, lambda preferences: preferences.__class__(paused_until=paused)
+        timed.tenant, ReferenceKind.USER, ada.object_id, lambda preferences: preferences.__class__(paused_until=paused)
     )
     await timed.ask(user(ada), schedule=OWN)
     await sleep_until(timed, at_nine(14))
@@ -190,7 +189,7 @@ async def test_who_moves_while_it_waits_is_told_at_the_time_of_the_new_place(tim
     await sleep_until(timed, at_nine(14))
     for person, place in ((ada, "Europe/Berlin"), (bob, "Pacific/Pago_Pago")):
         await timed.services.conversations.save(
-            timed.tenant, Kind.USER, person.object_id, {"time_zone": place}, at=timed.clock()
+            timed.tenant, ReferenceKind.USER, person.object_id, {"time_zone": place}, at=timed.clock()
         )
         await timed.services.queues.enqueue_recipient(
             RecipientTask(timed.tenant, f"u:{person.object_id}", Task.RECONSIDER)
@@ -214,7 +213,7 @@ async def test_who_moves_while_it_begins_to_wait_is_told_at_the_time_of_the_new_
             return await put(tenant, item)
         moved = True
         zone_of = {"time_zone": "Asia/Tokyo"}
-        await timed.services.conversations.save(tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
+        await timed.services.conversations.save(tenant, ReferenceKind.USER, ada.object_id, zone_of, at=timed.clock())
         await release(timed.services, RecipientTask(tenant, f"u:{ada.object_id}", Task.RECONSIDER))
         return await put(tenant, item)
 
@@ -232,7 +231,7 @@ async def test_who_moves_to_where_the_time_is_long_over_is_told_all_the_same(tim
     await sleep_until(timed, at_nine(14))
     await sleep_until(timed, at_nine(-2))
     zone_of = {"time_zone": "Europe/Berlin"}
-    await timed.services.conversations.save(timed.tenant, Kind.USER, ada.object_id, zone_of, at=timed.clock())
+    await timed.services.conversations.save(timed.tenant, ReferenceKind.USER, ada.object_id, zone_of, at=timed.clock())
     if said:
         await timed.services.queues.enqueue_recipient(
             RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)

@@ -10,8 +10,7 @@ from local.fake_teams.api import Behaviour, Fault
 from shared.cards.footer import FOOTER
 from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
-from shared.states import NotificationState
-from shared.storage.conversations import Kind, Status
+from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from tests.support.herald import Herald, give_token, notification, user
 
 
@@ -65,8 +64,10 @@ async def test_people_without_a_chat_or_who_left_are_not_everyone(herald: Herald
     await herald.grow(people=3)
     ada, bob, eve = await herald.people(3)
     conversations = herald.services.conversations
-    await conversations.save(herald.tenant, Kind.USER, "3" * 8, {"name": "seen in a team"}, at=herald.clock())
-    await conversations.save(herald.tenant, Kind.USER, bob.object_id, {}, at=herald.clock(), status=Status.UNINSTALLED)
+    await conversations.save(herald.tenant, ReferenceKind.USER, "3" * 8, {"name": "seen in a team"}, at=herald.clock())
+    await conversations.save(
+        herald.tenant, ReferenceKind.USER, bob.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
+    )
     asked = await herald.ask({"all": True})
     await herald.expand(asked)
     await herald.send()
@@ -81,8 +82,8 @@ async def test_a_person_without_a_chat_gets_one_and_it_is_kept(herald: Herald) -
         await herald.send()
     assert len(await herald.received()) == 2
     assert (await herald.teams.stats()).count("create") == 1
-    known = await herald.services.conversations.get(herald.tenant, Kind.USER, ada.object_id)
-    alias = await herald.services.conversations.get(herald.tenant, Kind.CONVERSATION, ada.conversation)
+    known = await herald.services.conversations.get(herald.tenant, ReferenceKind.USER, ada.object_id)
+    alias = await herald.services.conversations.get(herald.tenant, ReferenceKind.CONVERSATION, ada.conversation)
     assert known
     assert alias
     assert (known.conversation_id, alias.user) == (ada.conversation, ada.object_id)
@@ -103,7 +104,7 @@ async def test_who_uninstalled_gets_nothing_and_no_call_leaves(herald: Herald) -
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     await herald.services.conversations.save(
-        herald.tenant, Kind.USER, ada.object_id, {}, at=herald.clock(), status=Status.UNINSTALLED
+        herald.tenant, ReferenceKind.USER, ada.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
     )
     asked = await herald.ask(user(ada))
     await herald.send()
@@ -126,8 +127,8 @@ async def test_a_channel_is_reached_by_its_team_even_before_it_said_anything(her
     channel = team.channels[-1]
     seen = {"service_url": herald.teams.service_url, "group": team.group_id}
     save = herald.services.conversations.save
-    await save(herald.tenant, Kind.TEAM, team.id, seen, at=herald.clock(), status=Status.ACTIVE)
-    await save(herald.tenant, Kind.TEAM, team.group_id, {"team": team.id}, at=herald.clock())
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.group_id, {"team": team.id}, at=herald.clock())
     for name in (team.id, team.group_id):
         await herald.ask({"channel": {"teamId": name, "channelId": channel.id}})
     await herald.send()
@@ -139,7 +140,7 @@ async def test_what_is_learnt_of_a_team_counts_for_its_channels_until_it_is_inst
     team = grown.teams[0]
     save = herald.services.conversations.save
     seen = {"service_url": herald.teams.service_url}
-    await save(herald.tenant, Kind.TEAM, team.id, seen, at=herald.clock(), status=Status.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     await herald.teams.set_installed([team.id], installed=False)
     channels = [{"channel": {"teamId": team.id, "channelId": each.id}} for each in team.channels]
     first = await herald.ask(channels[0])
@@ -151,7 +152,7 @@ async def test_what_is_learnt_of_a_team_counts_for_its_channels_until_it_is_inst
     assert await herald.counts(second) == {"suppressed": 1}
     assert (await herald.teams.stats()).count("send") == asked_teams
     await herald.teams.set_installed([team.id])
-    await save(herald.tenant, Kind.TEAM, team.id, seen, at=herald.clock(), status=Status.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     third = await herald.ask(*channels)
     await herald.send()
     assert await herald.counts(third) == {"sent": len(channels)}
@@ -163,7 +164,14 @@ async def test_a_group_chat_and_a_thread_are_reached_by_conversation_id(herald: 
     save = herald.services.conversations.save
     for identifier in (chat.id, team.id):
         seen = {"service_url": herald.teams.service_url}
-        await save(herald.tenant, Kind.CONVERSATION, identifier, seen, at=herald.clock(), status=Status.ACTIVE)
+        await save(
+            herald.tenant,
+            ReferenceKind.CONVERSATION,
+            identifier,
+            seen,
+            at=herald.clock(),
+            status=ReferenceStatus.ACTIVE,
+        )
     await herald.ask({"conversation": team.id})
     await herald.send()
     [root] = await herald.received()

@@ -15,7 +15,7 @@ from notify import threads
 from notify.delivery import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
-from shared.storage.conversations import Kind, Status
+from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
@@ -34,10 +34,12 @@ async def channel(herald: Herald) -> ChannelView:
     team = grown.teams[0]
     seen = {"service_url": herald.teams.service_url}
     save = herald.services.conversations.save
-    await save(herald.tenant, Kind.TEAM, team.id, seen, at=herald.clock(), status=Status.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     for each in team.channels:
         known = seen | {"conversation_type": "channel", "team": team.id}
-        await save(herald.tenant, Kind.CONVERSATION, each.id, known, at=herald.clock(), status=Status.ACTIVE)
+        await save(
+            herald.tenant, ReferenceKind.CONVERSATION, each.id, known, at=herald.clock(), status=ReferenceStatus.ACTIVE
+        )
     return team.channels[-1]
 
 

@@ -12,9 +12,8 @@ from local.fake_teams.api import PersonView
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.queue_messages import DELIVERIES, RecipientTask, Task
-from shared.states import Mode
-from shared.storage.conversations import Kind
-from shared.storage.held_deliveries import HeldDelivery
+from shared.records import HeldDelivery
+from shared.states import Mode, ReferenceKind
 from tests.support.herald import Herald, user
 from timer_digest.release_held import release
 
@@ -27,7 +26,7 @@ async def one(herald: Herald) -> PersonView:
 
 async def prefer(herald: Herald, person: PersonView, **wishes: Any) -> Preferences:
     return await herald.services.conversations.prefer(
-        herald.tenant, Kind.USER, person.object_id, lambda old: replace(old, **wishes)
+        herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **wishes)
     )
 
 
@@ -210,16 +209,16 @@ async def test_preferences_may_come_before_the_person_is_reached(timed: Herald) 
     ada = await one(timed)
     other = "00000000-0000-4000-8000-000000000001"
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, other, lambda old: replace(old, time_zone="Asia/Tokyo")
+        timed.tenant, ReferenceKind.USER, other, lambda old: replace(old, time_zone="Asia/Tokyo")
     )
     people, _ = await timed.services.conversations.people(timed.tenant, "", 100)
     assert other not in people
-    known = await timed.services.conversations.get(timed.tenant, Kind.USER, other)
+    known = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, other)
     assert known
     assert known.preferences.time_zone == "Asia/Tokyo"
     await timed.know(ada)  # an install leaves them as they are
     await prefer(timed, ada, locale="de")
     await timed.know(ada, name="Ada again")
-    kept = await timed.services.conversations.get(timed.tenant, Kind.USER, ada.object_id)
+    kept = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
     assert kept
     assert (kept.preferences.locale, kept.name) == ("de", "Ada again")

@@ -9,8 +9,7 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, Received
 from shared.queue_messages import RecipientTask, Task
-from shared.states import Mode
-from shared.storage.conversations import Kind
+from shared.states import Mode, ReferenceKind
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
@@ -41,7 +40,7 @@ async def one(herald: Herald, when: str, **preferences: Any) -> PersonView:
 
 async def prefer(herald: Herald, person: PersonView, **preferences: Any) -> None:
     await herald.services.conversations.prefer(
-        herald.tenant, Kind.USER, person.object_id, lambda old: replace(old, **preferences)
+        herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 
 

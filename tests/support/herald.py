@@ -40,11 +40,11 @@ from shared.queue_messages import (
 )
 from shared.queues import Queues
 from shared.rate_windows import SECOND
+from shared.records import DeliveryRecord
 from shared.services import Services, open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState
-from shared.storage.conversations import Kind, Status
-from shared.storage.deliveries import State, shard_of
+from shared.states import DeliveryState, ReferenceKind, ReferenceStatus
+from shared.storage.deliveries import shard_of
 from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.storage import Storage
 from timer_digest.release_held import release
@@ -106,9 +106,11 @@ class Herald:
         }
         now = self.clock()
         conversations = self.services.conversations
-        await conversations.save(self.tenant, Kind.USER, person.object_id, known | seen, at=now, status=Status.ACTIVE)
+        await conversations.save(
+            self.tenant, ReferenceKind.USER, person.object_id, known | seen, at=now, status=ReferenceStatus.ACTIVE
+        )
         alias = {"user": person.object_id}
-        await conversations.save(self.tenant, Kind.CONVERSATION, person.conversation, alias, at=now)
+        await conversations.save(self.tenant, ReferenceKind.CONVERSATION, person.conversation, alias, at=now)
 
     async def grow(self, **growth: Any) -> WorldView:
         """Add to the world of the bot's own tenant; returns what is new."""
@@ -133,7 +135,7 @@ class Herald:
     async def know_tenant(self) -> None:
         """Store the serviceUrl of the tenant, as every activity does."""
         seen = {"service_url": self.teams.service_url}
-        await self.services.conversations.save(self.tenant, Kind.TENANT, self.tenant, seen, at=self.clock())
+        await self.services.conversations.save(self.tenant, ReferenceKind.TENANT, self.tenant, seen, at=self.clock())
 
     async def ask(self, *recipients: dict[str, Any], **data: Any) -> StoredNotification:
         """Send a notification through the intake; returns it as it is stored then."""
@@ -161,7 +163,7 @@ class Herald:
         untried = known.state is DeliveryState.QUEUED and not known.attempts and not known.not_before
         return Delivery(of.key, shard, recipient, known.etag if untried else "", known.attempts)
 
-    async def state(self, message: Delivery) -> State:
+    async def state(self, message: Delivery) -> DeliveryRecord:
         found = await self.services.deliveries.get(message)
         assert found
         return found

@@ -8,8 +8,7 @@ from typing import Any
 
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
-from shared.states import Mode
-from shared.storage.conversations import Kind, Status
+from shared.states import Mode, ReferenceKind, ReferenceStatus
 from tests.support.digests import go_to, see_to, texts
 from tests.support.herald import Herald
 
@@ -21,7 +20,7 @@ async def test_a_channel_has_its_digest_by_its_own_wishes(timed: Herald) -> None
     await timed.teams.set_installed([team.id])
     await know_channel(timed, team.id, channel)
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.CONVERSATION, channel, lambda old: old.with_mode("builds", Mode.DIGEST)
+        timed.tenant, ReferenceKind.CONVERSATION, channel, lambda old: old.with_mode("builds", Mode.DIGEST)
     )
     place = {"channel": {"teamId": team.id, "channelId": channel}}
     asked = [await timed.ask(place, content={"title": f"Build {number}"}) for number in range(2)]
@@ -36,9 +35,11 @@ async def test_a_channel_has_its_digest_by_its_own_wishes(timed: Herald) -> None
 async def know_channel(herald: Herald, team: str, channel: str) -> None:
     seen = {"service_url": herald.teams.service_url, "conversation_type": "channel", "team": team}
     save = herald.services.conversations.save
-    await save(herald.tenant, Kind.CONVERSATION, channel, seen, at=herald.clock(), status=Status.ACTIVE)
+    await save(
+        herald.tenant, ReferenceKind.CONVERSATION, channel, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE
+    )
     installed = {"service_url": herald.teams.service_url}
-    await save(herald.tenant, Kind.TEAM, team, installed, at=herald.clock(), status=Status.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team, installed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
 
 
 async def channel_with_a_thread(herald: Herald, **wants: Any) -> tuple[str, str]:
@@ -52,7 +53,7 @@ async def channel_with_a_thread(herald: Herald, **wants: Any) -> tuple[str, str]
     await herald.send()
     [root] = await herald.received()
     await herald.services.conversations.prefer(
-        herald.tenant, Kind.CONVERSATION, channel, lambda old: replace(old, **wants)
+        herald.tenant, ReferenceKind.CONVERSATION, channel, lambda old: replace(old, **wants)
     )
     return f"c:{channel}", f"c:{channel};messageid={root.id}"
 
@@ -63,7 +64,7 @@ async def test_what_goes_to_a_thread_waits_with_its_channel(timed: Herald) -> No
     await timed.send()
     assert len(await timed.services.held_deliveries.of(timed.tenant, channel, 10)) == 2
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
+        timed.tenant, ReferenceKind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
     )
     await see_to(timed, channel, Task.RECONSIDER)
     assert await timed.counts(asked) == {"sent": 2}

@@ -18,10 +18,10 @@ from notify.redrive import reopen
 from shared import telling
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
+from shared.records import HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage import timers
-from shared.storage.held_deliveries import HeldDelivery
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts

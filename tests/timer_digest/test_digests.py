@@ -12,8 +12,7 @@ from local.fake_teams.api import Fault
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
-from shared.states import Mode
-from shared.storage.conversations import Kind, Status
+from shared.states import Mode, ReferenceKind, ReferenceStatus
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest.digest_plan import MAX_DIGEST_ITEMS, MAX_SEPARATE_MESSAGES
@@ -194,7 +193,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
     await timed.services.conversations.prefer(
-        timed.tenant, Kind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
+        timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
     )
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     [digest] = await came(timed, ada)
@@ -370,7 +369,7 @@ async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald)
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
     await timed.services.conversations.save(
-        timed.tenant, Kind.USER, ada.object_id, {}, at=timed.clock(), status=Status.UNINSTALLED
+        timed.tenant, ReferenceKind.USER, ada.object_id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED
     )
     await go_to(timed, "2026-11-24T08:01")
     row = await timed.row(asked, f"u:{ada.object_id}")

@@ -12,8 +12,7 @@ from azure.core.exceptions import HttpResponseError
 
 from shared import keys as store_keys
 from shared.queue_messages import EXPANSIONS, Expansion
-from shared.states import NotificationState
-from shared.storage.conversations import Kind
+from shared.states import NotificationState, ReferenceKind
 from shared.storage.table import Operation, Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
@@ -124,7 +123,7 @@ async def test_a_scheduled_notification_looks_up_its_recipients_when_it_is_sent(
     moved = {"service_url": "https://127.0.0.1:1/"}
     await herald.services.conversations.save(
         herald.tenant,
-        Kind.USER,
+        ReferenceKind.USER,
         ada.object_id,  # type: ignore[attr-defined]
         moved,
         at=herald.clock(),

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.queue_messages import Delivery
+from shared.records import DigestState, HeldDelivery
 from shared.states import Reason
-from shared.storage.held_deliveries import DigestState, HeldDelivery
 from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict
 from tests.support.herald import Herald
 

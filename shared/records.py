@@ -1,0 +1,126 @@
+"""Table rows as plain values, for code that decides without storage: references, deliveries, held deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+from shared.preferences.preferences import Preferences
+from shared.queue_messages import Delivery
+from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus
+from shared.time.localtime import zone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationReference:
+    """How a person, chat, channel, team or tenant is reached. Ids are those of Teams; an unknown value is "".
+
+    `status_at` is the time of the event that last changed `status` (ISO 8601 with zone). An older event, such as one
+    that Teams repeats, does not change the status.
+    """
+
+    tenant: str
+    kind: ReferenceKind
+    id: str
+    service_url: str = ""
+    conversation_id: str = ""
+    conversation_type: str = ""
+    user_id: str = ""
+    bot_id: str = ""
+    name: str = ""
+    locale: str = ""
+    time_zone: str = ""
+    team: str = ""
+    group: str = ""
+    user: str = ""
+    status: ReferenceStatus = ReferenceStatus.ACTIVE
+    status_at: str = ""
+    preferences: Preferences = field(default_factory=Preferences)
+
+    def place(self, default: str) -> ZoneInfo:
+        """The zone in which they live: the one they chose, else that of their Teams client, else `default`."""
+        return zone(self.preferences.time_zone or self.time_zone or default)
+
+
+def merge_observed(
+    old: ConversationReference, seen: Mapping[str, str], status: ReferenceStatus | None, at: datetime
+) -> ConversationReference:
+    """What is known after an event at `at` (UTC): what it did not tell stays, an older one keeps the status.
+
+    A `status_at` among what it told counts also where the status stays the same, and never goes back.
+    """
+    known = {name: value for name, value in seen.items() if value}
+    if known.get("status_at", "") < old.status_at:
+        known.pop("status_at", None)
+    if status is not None and status is not old.status and at.isoformat() >= old.status_at:
+        known |= {"status": status, "status_at": at.isoformat()}
+    return replace(old, **known)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRecord:
+    """How far one delivery is.
+
+    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` means that an
+    earlier request may have arrived. `not_before` is when the next attempt is due, `claimed_until` when the claim of a
+    worker ends. The message sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
+    `recipient_index` is the place, among the notification's `recipients`, of the one that led to this delivery; `rule`
+    is the policy rule that decided.
+    """
+
+    state: DeliveryState
+    attempts: int
+    etag: str
+    since: datetime | None = None
+    maybe_twice: bool = False
+    claimed_until: datetime | None = None
+    not_before: datetime | None = None
+    reason: str = ""
+    activity_id: str = ""
+    conversation_id: str = ""
+    revision: int = 0
+    recipient_index: int = 0
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldDelivery:
+    """One held delivery.
+
+    `key` and `etag` are those of its row. `until` is when it is evaluated again. `notification_time` orders the rows of
+    a recipient. `eligible_since` is when the delivery became due; it is later than `notification_time` where it goes by
+    the recipient's own time. `delivery_etag` is the ETag of the delivery's row since it is held. `urgent` tells on
+    which queue its message goes.
+    """
+
+    delivery: Delivery
+    reason: Reason
+    until: datetime
+    notification_time: datetime
+    eligible_since: datetime
+    delivery_etag: str
+    urgent: bool = False
+    key: str = ""
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestState:
+    """The state of a recipient's digests.
+
+    `number` counts the digests made. `last` is the last local date that had its scheduled digest, `before` what it was
+    before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its row; it is
+    empty once that digest is settled. `more` is how many deliveries the last digest said it leaves to the next one,
+    None where it said nothing. `asked` means the recipient asked for it (`digest now`); `made` is when it was made.
+    """
+
+    number: int = 0
+    last: date | None = None
+    before: date | None = None
+    asked: bool = False
+    made: datetime | None = None
+    included: Sequence[Delivery] = ()
+    more: int | None = None
+    etag: str = ""
