@@ -28,7 +28,8 @@ from shared import keys
 from shared.states import ReferenceKind
 from shared.storage import timers
 from shared.storage.conversations import VERSION
-from shared.storage.table import MAX_TRANSACTION_ROWS, Row, Table
+from shared.storage.entity_writes import Row
+from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 from shared.storage.timers import Timers
 from timer_digest.tick import tick
 

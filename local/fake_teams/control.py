@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -14,12 +14,16 @@ from pydantic import ValidationError
 
 from local.fake_teams import inbox
 from local.fake_teams.api import Answer, Behaviour, Event, Fault, Growth, Installed, Stats
+from local.fake_teams.courier import Courier
 from local.fake_teams.errors import answer
 from local.fake_teams.events import happen
-from local.fake_teams.world import Chat, Person, Team
-
-if TYPE_CHECKING:
-    from local.fake_teams.server import Server
+from local.fake_teams.faults import Faults
+from local.fake_teams.inbox import Inbox
+from local.fake_teams.keys import KeyRing
+from local.fake_teams.limits import Limits
+from local.fake_teams.tokens import Bot, Tokens
+from local.fake_teams.traffic import Traffic
+from local.fake_teams.world import Chat, Person, Team, World
 
 #: Messages of one page of `received`, and the longest wait for them in seconds.
 LARGEST_PAGE = 5_000
@@ -29,10 +33,34 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Handler = Callable[[bytes, dict[str, str]], Awaitable[Any]]
 
 
-class Control:
-    """Serves the control API of one server."""
+class Controlled(Protocol):
+    """The parts of a fake Teams that the control API reads and changes."""
 
-    def __init__(self, server: Server) -> None:
+    bot: Bot
+    behaviour: Behaviour
+    world: World
+    keys: KeyRing
+    tokens: Tokens
+    limits: Limits
+    faults: Faults
+    inbox: Inbox
+    traffic: Traffic
+    courier: Courier
+
+    @property
+    def service_url(self) -> str: ...
+
+    def settings(self) -> dict[str, str]: ...
+
+    def reset(self) -> None: ...
+
+    def grow(self, growth: Growth) -> tuple[list[Person], list[Team], list[Chat]]: ...
+
+
+class Control:
+    """Serves the control API of one fake Teams."""
+
+    def __init__(self, server: Controlled) -> None:
         self._server = server
         self._handlers: dict[tuple[str, str], Handler] = {
             ("GET", "settings"): self._settings,

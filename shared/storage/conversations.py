@@ -26,7 +26,8 @@ from shared.preferences import preferences
 from shared.preferences.preferences import Preferences
 from shared.records import ConversationReference, merge_observed
 from shared.states import ReferenceKind, ReferenceStatus
-from shared.storage.table import Conflict, Row, Table
+from shared.storage.entity_writes import Row
+from shared.storage.table import Conflict, Table
 
 #: How often a write is tried again when other processes change the same row at the same moment.
 MAX_CONFLICTS = 30

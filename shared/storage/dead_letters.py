@@ -9,7 +9,8 @@ import orjson
 
 from shared import keys
 from shared.contract.faults import Fault
-from shared.storage.table import COLUMN_BYTES, Row, Table
+from shared.storage.entity_writes import Row
+from shared.storage.table import COLUMN_BYTES, Table
 
 VERSION = 1
 #: Faults that are kept of one message, at most, and fewer where they fill a column.

@@ -18,7 +18,8 @@ from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
 from shared.states import DeliveryState, Reason
 from shared.storage.delivery_counts import COUNTS, SINGLE_SHARD, Counted
-from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of
+from shared.storage.entity_writes import Row
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Table, etag_of
 
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.

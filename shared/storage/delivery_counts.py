@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shared.states import OPEN, DeliveryState
-from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Operation, Row, Table
+from shared.storage.entity_writes import Operation, Row
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Table
 
 VERSION = 1
 #: The row that counts.

@@ -11,9 +11,9 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -23,7 +23,11 @@ from azure.core.rest import HttpRequest
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
 
-    from shared.storage.table import Operation, Row
+#: A row of a table: its columns, with `PartitionKey` and `RowKey`.
+Row = Mapping[str, Any]
+#: One write: insert a row (`create`), replace any (`put`), merge where the ETag holds (`update`), or remove (`delete`),
+#: with an ETag only where that holds.
+Operation = tuple[Literal["create", "put", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
 
 #: Seconds before each further try where storage was too busy for a transaction, which it says within its answer: the
 #: client, who tries again what fails as a whole, does not see that.

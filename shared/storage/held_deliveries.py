@@ -17,7 +17,8 @@ from shared.conversation_ids import THREAD, channel_of
 from shared.queue_messages import Delivery
 from shared.records import DigestState, HeldDelivery
 from shared.states import Reason
-from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Row, Table, etag_of, removal
+from shared.storage.entity_writes import Row
+from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Table, etag_of, removal
 
 VERSION = 1
 _DIGEST = "~digest"

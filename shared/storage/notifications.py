@@ -12,7 +12,8 @@ from functools import cached_property
 from shared import keys
 from shared.contract import models, parsing
 from shared.states import NotificationState, Purpose
-from shared.storage.table import Row, Table
+from shared.storage.entity_writes import Row
+from shared.storage.table import Table
 
 VERSION = 1
 #: How old, in seconds, a notification's state may be when a delivery relies on it.

@@ -9,7 +9,8 @@ from datetime import datetime
 from weakref import WeakValueDictionary
 
 from shared import keys
-from shared.storage.table import Conflict, Row, Table, etag_of
+from shared.storage.entity_writes import Row
+from shared.storage.table import Conflict, Table, etag_of
 
 VERSION = 1
 #: Most actions of one person on one card that are read.

@@ -9,7 +9,8 @@ from functools import lru_cache
 from shared import keys
 from shared.contract.models import Announcement
 from shared.states import ScheduleState
-from shared.storage.table import Row, Table
+from shared.storage.entity_writes import Row
+from shared.storage.table import Table
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
@@ -18,6 +18,7 @@ from shared.storage.entity_writes import StorageRefusal, write
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
+from shared.storage.entity_writes import Operation, Row
 
 #: Most operations in one entity group transaction, and most rows in one answer ("Performing entity group
 #: transactions" and "Query timeout and pagination", Table service REST reference).
@@ -26,11 +27,6 @@ MAX_PAGE_ROWS = 1000
 #: Bytes of one column, text counted in UTF-16: a little below the 64 KiB of "Understanding the Table service data
 #: model", as storage refuses values before that.
 COLUMN_BYTES = 64_000
-
-Row = Mapping[str, Any]
-#: What is done with a row: insert it, write it in the place of any that there is, merge it where its ETag still is the
-#: given one, or remove it, with an ETag only where it still has that.
-Operation = tuple[Literal["create", "put", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
 
 
 class Conflict(Exception):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared import keys
-from shared.storage.table import Row, Table, etag_of
+from shared.storage.entity_writes import Row
+from shared.storage.table import Table, etag_of
 
 VERSION = 1
 #: Kinds of what wakes, and what they name.

@@ -22,7 +22,7 @@ from messages.auth.signing_keys import SigningKeys
 from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.storage.conversations import Conversations
-from shared.storage.table import Row
+from shared.storage.entity_writes import Row
 from tests.support.memory import MemoryAccount, MemoryTable
 
 APP = "8f14c2a0-6d1f-4f0b-9a57-3a1f3f0f9b11"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from shared.states import NotificationState
+from shared.storage.entity_writes import Row
 from shared.storage.notifications import MAX_AGE, Notifications, StoredNotification
-from shared.storage.table import Row, Table
+from shared.storage.table import Table
 from tests.support.herald import Herald
 
 

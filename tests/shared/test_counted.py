@@ -12,7 +12,8 @@ import pytest
 from shared.states import DeliveryState
 from shared.storage.clients import open_storage
 from shared.storage.delivery_counts import SINGLE_SHARD, Counted
-from shared.storage.table import Conflict, Operation, Table
+from shared.storage.entity_writes import Operation
+from shared.storage.table import Conflict, Table
 
 QUEUED, SENT, DIGESTED = DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.DIGESTED
 PARTITION = "notification;0"

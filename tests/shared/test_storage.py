@@ -13,7 +13,8 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from shared.queues import Queues
-from shared.storage.table import COLUMN_BYTES, Conflict, Operation, Row, Table, etag_of, removal
+from shared.storage.entity_writes import Operation, Row
+from shared.storage.table import COLUMN_BYTES, Conflict, Table, etag_of, removal
 from tests.support.storage import Storage
 
 #: Nothing in it may be taken for the text around it, and each type is there, at its limits.

@@ -13,8 +13,8 @@ from azure.core.exceptions import HttpResponseError
 from azure.data.tables.aio import TableClient
 
 from shared.storage.clients import open_storage
-from shared.storage.entity_writes import write
-from shared.storage.table import Operation, Row, Table
+from shared.storage.entity_writes import Operation, Row, write
+from shared.storage.table import Table
 from tests.shared.test_storage import KEYS, TEXTS, TYPES, row
 
 

@@ -23,8 +23,8 @@ from typing import Any, Self
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
-from shared.storage.entity_writes import StorageRefusal
-from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Operation, Row, Table
+from shared.storage.entity_writes import Operation, Row, StorageRefusal
+from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Table
 
 #: Bytes of a row and of a transaction, and of a message.
 MAX_ROW_BYTES = 1024 * 1024

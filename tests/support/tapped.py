@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from shared.storage.table import Conflict, Operation, Row, Table
+from shared.storage.entity_writes import Operation, Row
+from shared.storage.table import Conflict, Table
 from tests.support.herald import TimedQueues
 from tests.support.memory import MemoryTable
 from tests.support.storage import Storage

@@ -13,7 +13,8 @@ from azure.core.exceptions import HttpResponseError
 from shared import keys as store_keys
 from shared.queue_messages import EXPANSIONS, Expansion
 from shared.states import NotificationState, ReferenceKind
-from shared.storage.table import Operation, Table
+from shared.storage.entity_writes import Operation
+from shared.storage.table import Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
