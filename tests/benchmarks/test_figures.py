@@ -26,8 +26,8 @@ BATCH = (
     [
         ("GET", TABLE + "HeraldConversations(PartitionKey='t%3Buser%3B0',RowKey='1')", b"", "Conversations: read"),
         ("GET", TABLE + "HeraldConversations()?$filter=PartitionKey", b"", "Conversations: query"),
-        ("POST", TABLE + "HeraldRateLanes", b"{}", "Lanes: insert"),
-        ("PATCH", TABLE + "HeraldRateLanes(PartitionKey='t',RowKey='tenant')", b"{}", "Lanes: merge"),
+        ("POST", TABLE + "HeraldRateLanes", b"{}", "RateLanes: insert"),
+        ("PATCH", TABLE + "HeraldRateLanes(PartitionKey='t',RowKey='tenant')", b"{}", "RateLanes: merge"),
         ("POST", TABLE + "$batch", BATCH, "Deliveries: transaction"),
         ("POST", QUEUE + "deliveries-urgent/messages?messagettl=-1", b"<QueueMessage/>", "deliveries-urgent: put"),
         ("GET", QUEUE + "deliveries/messages?numofmessages=32", b"", "deliveries: receive"),

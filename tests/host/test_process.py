@@ -220,7 +220,7 @@ async def test_a_taken_port_is_one_line_before_anything_is_consumed(start: Start
     ("app", "line"),
     [
         (
-            "from shared.settings import SettingsError\nraise SettingsError('A is missing: set it')",
+            "from shared.states import SettingsError\nraise SettingsError('A is missing: set it')",
             "A is missing: set it",
         ),
         ("import nowhere", "function_app.py cannot be imported: ModuleNotFoundError: No module named 'nowhere' .*"),

@@ -269,5 +269,5 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> None:
         return
 
-    for name in ("converse", "welcome"):
+    for name in ("dispatch_command", "welcome_people"):
         monkeypatch.setattr(f"messages.bot.{name}", nothing)

@@ -158,7 +158,7 @@ async def test_an_audience_of_nobody_is_finished_with_nobody(timed: Herald, reci
 async def test_recipients_that_lie_far_apart_in_a_large_partition_are_found(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliveries, "LONGEST_RANGE", 10)
+    monkeypatch.setattr(deliveries, "MAX_RANGE_ROWS", 10)
     monkeypatch.setattr(deliveries, "RANGE_FACTOR", 1)
     await timed.grow(people=30)
     people = await timed.people(30)

@@ -302,7 +302,7 @@ def test_any_bytes_are_either_taken_or_refused(bytes_: bytes) -> None:
 
 
 def test_the_exported_schema_is_the_models() -> None:
-    exported = json.loads(Path("docs/models.schema.json").read_text(encoding="utf-8"))
+    exported = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
     assert exported == models.schema(), "write it anew: python -m local.export_schema"
 
 
@@ -321,5 +321,5 @@ def test_the_exported_schema_is_the_models() -> None:
     ],
 )
 def test_the_exported_schema_takes_and_refuses_what_the_models_do(value: dict[str, Any], valid: bool) -> None:
-    schema = json.loads(Path("docs/models.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid

@@ -114,7 +114,7 @@ def test_what_is_no_zone_is_refused_with_an_example(name: str) -> None:
 
 
 def test_what_only_few_need_is_not_loaded_with_the_modules_that_everything_needs() -> None:
-    modules = "localtime, recurrence, holidays, digest_rule, quiet, pauses"
+    modules = "localtime, recurrence, holidays; from shared.preferences import digest_schedule, quiet_hours, pause"
     heavy = "{'cronsim', 'dateutil', 'tzlocal', 'difflib', 'importlib.resources'}"
-    code = f"import sys; from shared import {modules}; assert not {heavy} & sys.modules.keys()"
+    code = f"import sys; from shared.time import {modules}; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -394,7 +394,7 @@ async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed
 async def test_what_waits_for_something_else_does_not_stand_behind_much_that_waits_for_a_digest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timer_digest.release_held.MOST", 3)
+    monkeypatch.setattr("timer_digest.release_held.MAX_ITEMS", 3)
     ada = await one(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
     for number in range(4):
         await ask(timed, ada, f"Build {number}")
