@@ -225,7 +225,13 @@ def _message(notification: str, shard: str, recipient: str, state: DeliveryRecor
 
 
 def _new(partition: str, key: str, recipient: str, recipient_index: int, now: datetime) -> Row:
-    blank = {"v": VERSION, "state": str(DeliveryState.QUEUED), "attempts": 0, "created": now, "via": recipient_index}
+    blank = {
+        "v": VERSION,
+        "state": str(DeliveryState.QUEUED),
+        "attempts": 0,
+        "created": now,
+        "recipient_index": recipient_index,
+    }
     return {"PartitionKey": partition, "RowKey": key, **blank, **_readable(key, recipient)}
 
 
@@ -249,7 +255,7 @@ def _state(row: Row, etag: str) -> DeliveryRecord:
         activity_id=row.get("activity_id", ""),
         conversation_id=row.get("conversation_id", ""),
         revision=row.get("revision", 0),
-        recipient_index=row.get("via", 0),
+        recipient_index=row.get("recipient_index", 0),
         rule=row.get("rule", ""),
     )
 

@@ -25,7 +25,7 @@ ALL = Preferences(
 ).mute("build/42", FOREVER, NOW)
 
 
-@pytest.mark.parametrize("wants", [Preferences(), ALL])
+@pytest.mark.parametrize("preferences", [Preferences(), ALL])
 def test_they_come_back_as_they_were_stored(preferences: Preferences) -> None:
     assert decode_preferences(preferences.encode()) == preferences
 

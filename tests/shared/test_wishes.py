@@ -31,7 +31,7 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
 
 
 @pytest.mark.parametrize(
-    ("wants", "last", "expected"),
+    ("preferences", "last", "expected"),
     [
         ({}, None, "2026-11-24T08:00"),
         ({}, "2026-11-24", "2026-11-25T08:00"),

@@ -34,7 +34,7 @@ async def hold(timed: Herald, person: PersonView) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wants", "counts"),
+    ("digest_preferences", "counts"),
     [
         pytest.param({}, {"digested": 1}, id="nothing else"),
         pytest.param({"categories": {}}, {"digested": 1}, id="all at once"),

@@ -207,7 +207,7 @@ async def test_a_digest_whose_end_nobody_told_is_settled_with_the_next_slot(
 
 
 @pytest.mark.parametrize(
-    "wants",
+    "digest_preferences",
     [{"digest": "daily 10:00"}, {"categories": {}, "quiet": "20:00-10:00"}],
     ids=["for a digest", "after quiet hours"],
 )
