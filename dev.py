@@ -67,23 +67,24 @@ def test(setup: Setup, arguments: list[str]) -> int:
         "pytest": ["-m", "pytest", *workers, *coverage, *selected, *for_pytest],
     }
 
-    def run(name: str, output: int | None = None) -> tuple[str, int, float, str]:
+    def run(name: str, output: int | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
         begun = time.monotonic()
         command = [str(setup.python), *steps[name]]
         done = subprocess.run(command, cwd=str(ROOT), env=setup.environ(), check=False, stdout=output, text=True)
-        return name, done.returncode, time.monotonic() - begun, done.stdout or ""
+        return done, time.monotonic() - begun
 
-    results = []
+    results = {}
     with ThreadPoolExecutor() as beside:  # mypy takes long where it has no cache: it goes on while the others do
         mypy = beside.submit(run, "mypy", subprocess.PIPE)
         for name in ("ruff", "format", "import-linter", "pytest"):
             print("\n== " + name, flush=True)
-            results.append(run(name))
-    results.append(mypy.result())
-    print("\n== mypy\n" + results[-1][-1])
-    for name, code, seconds, _ in results:
-        print(f"{name:14} {seconds:6.1f} s  {f'failed (exit code {code})' if code else 'ok'}")
-    return 1 if any(code for _, code, *_ in results) else 0
+            results[name] = run(name)
+    results["mypy"] = mypy.result()
+    print("\n== mypy\n" + results["mypy"][0].stdout)
+    codes = {name: done.returncode for name, (done, _) in results.items()}
+    for name, (_, seconds) in results.items():
+        print(f"{name:14} {seconds:6.1f} s  {f'failed (exit code {codes[name]})' if codes[name] else 'ok'}")
+    return 1 if any(codes.values()) else 0
 
 
 def bench(setup: Setup, arguments: list[str]) -> int:

@@ -31,7 +31,7 @@ LAZY = (
 )
 #: The models of the contract that are built when they are first used; what sends reads the first, as stored.
 MODELS = ("Notification", "CloudEvent", "CommandEvent", "BareNotification", "BareCommand")
-#: What each kind loads. Functions' Python worker loads azure.functions by itself, before it imports the app.
+#: Imports of each kind of start. Functions' Python worker loads azure.functions by itself, before it imports the app.
 KINDS = {
     "azure.functions": "import azure.functions",
     "function_app": "import function_app",

@@ -23,13 +23,13 @@ from shared.states import NotificationState
 from shared.storage.notifications import notification_key
 from shared.time.clock import setting
 
-RECIPIENTS, QUICK_PEOPLE = 10_000, 200
+PEOPLE, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.
 ITEMS = 3
 #: Requests a second that the tenant may have: what one host and this storage carry easily, and what Teams takes.
 RATES = (25, 45)
 LATENCY = 0.08
-#: What the clocks of the two hosts show at their start.
+#: The times of the two hosts' clocks at their start.
 BEFORE, AFTER = "2026-11-23T10:00Z", "2026-11-24T09:00:05Z"
 #: Seconds that either host may take for one person, and for whatever else.
 PATIENCE_EACH, PATIENCE = 0.5, 120
@@ -52,7 +52,7 @@ class Moved(Stage):
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else RECIPIENTS
+    people = QUICK_PEOPLE if options.quick else PEOPLE
     runs: dict[int, list[Run]] = {rate: [] for rate in RATES}
     counted: Counter[str] = Counter()
     for rate in RATES:
@@ -125,12 +125,12 @@ async def _all_wait(on: Stage, keys: Sequence[str]) -> bool | None:
         return None
     table = on.tables.get_table_client(f"{on.services.settings.table_prefix}Deliveries")
     for key in keys:
-        unlisted_reason = table.query_entities(
+        not_in_digest = table.query_entities(
             "PartitionKey ge @first and PartitionKey lt @last and state eq 'queued' and not (rule eq 'digest')",
             parameters={"first": key, "last": key + "~"},
             select=["RowKey"],
         )
-        if [row async for row in unlisted_reason]:
+        if [row async for row in not_in_digest]:
             return None
     return True
 

@@ -23,7 +23,7 @@ from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
 #: New people of each contender in each run.
-RECIPIENTS, QUICK_PEOPLE = 300, 100
+PEOPLE, QUICK_PEOPLE = 300, 100
 #: Requests a second that Teams is sent, and seconds before each of its answers.
 RATE, LATENCY = 45, 0.08
 #: Milliseconds in which Herald is to answer.
@@ -45,7 +45,7 @@ Runs = Mapping[str, Mapping[str, list[Run]]]
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else RECIPIENTS
+    people = QUICK_PEOPLE if options.quick else PEOPLE
     runs: Runs = {kind: {name: [] for name in (WHOLE, *ROUTES)} for kind in (INSTALL, MESSAGE)}
 
     async def measure(name: str, hosts: Sequence[FunctionHost]) -> None:
@@ -66,7 +66,7 @@ async def run(options: Options) -> Report:
 
 
 async def _measure(on: Stage, hosts: Sequence[FunctionHost], route: str, people: int) -> Mapping[str, Run]:
-    """What installs and messages of so many new people cost on this route."""
+    """Measure the installs and messages of so many new people on this route."""
     there = (await on.teams.grow(Growth(tenant=on.teams.tenant, people=people))).people
     [endpoint] = [f"{host.url}/api/{route}" for host in hosts]
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 from benchmarks.report import Options, Report, Run, medians, ratio
 from benchmarks.stage import Stage, stage
 
-RECIPIENTS, QUICK_PEOPLE = 2000, 300
+PEOPLE, QUICK_PEOPLE = 2000, 300
 RATE = 45
 LATENCY = 0.08
 HOSTS = (1, 3)
@@ -21,7 +21,7 @@ PATIENCE = 300
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else RECIPIENTS
+    people = QUICK_PEOPLE if options.quick else PEOPLE
     runs: defaultdict[int, list[Run]] = defaultdict(list)
     async with stage("--latency", str(LATENCY), rate=RATE) as on:
         for _ in range(options.runs):

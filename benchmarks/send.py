@@ -34,7 +34,7 @@ PEERS = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" els
 #: Seconds before each answer of the fake.
 LATENCY = 0.08
 #: Personal chats that are sent to in turn.
-RECIPIENTS = 2000
+PEOPLE = 2000
 #: Requests in flight.
 LEVELS = (1, 16, 32, 100)
 QUICK_LEVELS = (1, 32)
@@ -101,7 +101,7 @@ async def _fake() -> AsyncIterator[tuple[FakeTeams, Path]]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herald-bench-")))
         with pinned(measured=False):
-            starting = FakeTeams.start("--no-limits", "--latency", str(LATENCY), people=RECIPIENTS)
+            starting = FakeTeams.start("--no-limits", "--latency", str(LATENCY), people=PEOPLE)
             teams = await stack.enter_async_context(starting)
         bundle = await asyncio.to_thread(_bundle, teams, folder)
         world = folder / "world.json"

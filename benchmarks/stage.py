@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SOURCE = "/benchmark"
-#: People who are added to Teams at a time: a large answer keeps the loop busy, and Azurite closes a connection that is
-#: idle for 5 s.
+#: People who are added to Teams in one request: a larger answer keeps the loop busy for seconds.
 AT_A_TIME = 5_000
 #: Seconds between two looks at what is awaited.
 LOOK = 0.25
@@ -44,7 +43,7 @@ LOOK = 0.25
 
 @dataclass
 class Meters:
-    """What hosts tell of a stretch of time, summed over them; lag and memory are those of the worst."""
+    """Sum the meters of hosts over a time; lag (ms) and memory (MB) are those of the worst host."""
 
     operations: Counter[str] = field(default_factory=Counter)
     cpu_s: float = 0.0
@@ -89,7 +88,7 @@ class Stage:
         return _environ(self.teams, self.connection, self.rate)
 
     async def meters(self, hosts: Sequence[FunctionHost], *, reset: bool = False) -> Meters:
-        """What these hosts measured since they began, or since `reset`; CPU always from the start."""
+        """Read the meters of these hosts since their start, or since the last `reset`; CPU always from the start."""
         meters = Meters()
         for host in hosts:
             async with self.http.get(f"{host.url}/api/meters", params={"reset": "1"} if reset else {}) as answer:

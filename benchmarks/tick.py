@@ -75,7 +75,7 @@ class Kept:
 
 @dataclass
 class Asked:
-    """What the storage was asked for: operations by name, and what the queries looked for."""
+    """The requests to the storage: operations by name, and the filters of queries."""
 
     operations: Counter[str] = field(default_factory=Counter)
     filters: set[str] = field(default_factory=set)
@@ -129,7 +129,7 @@ async def _measure(on: Stage, waiting: Counter[str]) -> Mapping[str, int]:
 
 @contextmanager
 def _listening(prefix: str) -> Iterator[Asked]:
-    """What this process asks of the storage meanwhile."""
+    """Record the requests of this process to the storage."""
     asked = Asked()
     send = AioHttpTransport.send
 

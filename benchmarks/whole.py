@@ -18,7 +18,7 @@ from benchmarks.operations import NOTHING_THERE
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage
 
-RECIPIENTS, QUICK_PEOPLE = 1000, 200
+PEOPLE, QUICK_PEOPLE = 1000, 200
 LATENCY = 0.08
 #: The tenant's rate, in requests a second: as good as none.
 RATE = 10_000
@@ -59,7 +59,7 @@ Way = Callable[[Stage, str, Sequence[str]], Awaitable[None]]
 
 
 async def run(options: Options) -> Report:
-    people = QUICK_PEOPLE if options.quick else RECIPIENTS
+    people = QUICK_PEOPLE if options.quick else PEOPLE
     ways: Mapping[str, Way] = {"one each": _one_each, "named": _named, "all": _all}
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     operations: dict[str, list[Counter[str]]] = {way: [] for way in ways}

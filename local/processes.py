@@ -143,7 +143,7 @@ class Program:
         return answers(self._health)
 
     def _heard(self, listening: re.Match[str]) -> None:
-        """What it logged shows that it listens."""
+        """Check the line of the log that says where the program listens."""
 
     def stop(self, grace: float = GRACE) -> None:
         """Ask it to end, and wait; after `grace` seconds kill it."""

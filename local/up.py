@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.speed != 1 and not options.clock:
         options.clock = clock.real_time().isoformat(timespec="seconds")
-    # What was stored at one time makes no sense at another: digests would be late by years, or come too soon.
+    # Rows stored at one time make no sense at another: digests would be late by years, or come too soon.
     options.data = options.data or (None if options.clock else ROOT / ".local" / "azurite")
     if options.clock:
         try:
@@ -166,7 +166,7 @@ def _refuse_taken(ports: Mapping[int, tuple[str, str]]) -> None:
 
 
 def _holder(port: int) -> str:
-    """Who listens on `port`, as far as the system tells."""
+    """Name the program that listens on `port`, as far as the system tells."""
     if lsof := shutil.which("lsof"):
         asked = [lsof, "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
         found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()

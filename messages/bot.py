@@ -28,7 +28,7 @@ EVENT = "herald.event"
 
 
 class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
-    """What people are told in answer goes through the queues, as all messages do; only a card is answered at once."""
+    """Answer people through the queues, as all messages are sent; only a click on a card is answered at once."""
 
     def __init__(self, services: Services) -> None:
         super().__init__()
@@ -64,10 +64,10 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
             seen["status_at"] = event.at.isoformat()
 
-        async def tell(known: ConversationReference | None, changed: Mapping[str, str]) -> None:
+        async def reevaluate(known: ConversationReference | None, changed: Mapping[str, str]) -> None:
             place, default = changed.get("time_zone"), self._services.settings.default_time_zone
             if place and place != ((known and known.time_zone) or default):
-                # What waits for a time of their own, as that of their digest, goes by the new one.
+                # Deliveries held for the person's own time, such as a digest, go by the new zone.
                 await self._services.queues.enqueue_recipient(
                     RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), RECHECK_DELAY_SECONDS
                 )
@@ -80,7 +80,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             at=event.at,
             status=change.status,
             create=change.create,
-            before=tell,
+            before=reevaluate,
         )
         if change.kind is ReferenceKind.TENANT:
             if len(self._stored) >= MAX_REMEMBERED:

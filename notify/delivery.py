@@ -39,7 +39,7 @@ MAX_CONFLICTS = 8
 #: Where a bot of the GCC cloud sends when Teams says that its API host is another ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
-#: What an answer of Teams tells of the recipient from now on.
+#: The status of a reference after Teams refused a request for this reason.
 _MARKS = {
     Reason.BLOCKED: ReferenceStatus.BLOCKED,
     Reason.NOT_INSTALLED: ReferenceStatus.UNINSTALLED,
@@ -154,10 +154,10 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
     once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
     now, plan, missed = services.clock(), in_zone(content.schedule, addressee.zone, notification.told), False
     if plan.due and sending.unhindered:
-        # Who has gone to another zone since waited for the time of the one before.
+        # A recipient who has moved to another zone since was held until the time of the former one.
         waited = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
         due, due_called_at = (waited or plan.due).timestamp(), sending.message.due_called_at
-        # What was called in time, and stood behind others since, is not missed.
+        # A delivery that was due in time, and was queued behind others since, is not missed.
         late = (due_called_at if due_called_at >= due else now.timestamp()) - due
         missed = late > category.late_grace(services.settings.late_grace).total_seconds()
     return PolicyInput(

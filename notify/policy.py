@@ -20,8 +20,8 @@ FIRST_BACKOFF_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 900.0
 #: How long a delivery is tried, from its first try on.
 TRY_FOR = timedelta(days=1)
-#: What costs a delivery no attempt, and never ends it: it is not of its making, and a wrong secret of the bot is
-#: not to turn a broadcast into failures.
+#: Reasons that cost a delivery no attempt and never end it: the delivery does not cause them, and a wrong secret of the
+#: bot must not turn a broadcast into failures.
 NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 #: Why a delivery is held (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both go by the
@@ -36,7 +36,7 @@ _BY_STATUS = {
 
 
 class Step(Enum):
-    """What a process that holds a message of a delivery does, by the delivery's row."""
+    """The step that a worker takes with a delivery's message, by the delivery's row."""
 
     END = "end"  #: nothing: it has its final state
     WAIT = "wait"  #: come back later: another process sends it, or its next try is not due
@@ -45,7 +45,7 @@ class Step(Enum):
 
 
 def step(known: DeliveryRecord, now: datetime) -> tuple[Step, datetime]:
-    """What to do at `now`, and for `Step.WAIT` until when."""
+    """Return the step to take at `now`, and the time until which `Step.WAIT` waits."""
     if known.state.final:
         return Step.END, now
     if known.state is DeliveryState.SENDING:

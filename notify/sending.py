@@ -43,7 +43,7 @@ class Sending:
 
     @property
     def on_unknown(self) -> str:
-        """What to do when it cannot be known whether it arrived: `resend` or `stop`."""
+        """The notification's choice where it is unknown whether a request arrived: `resend` or `stop`."""
         content = self.notification.content
         return content.on_unknown or self.services.categories.of(content.category).on_unknown
 

@@ -17,7 +17,7 @@ from shared.teams.outcome import Outcome, Verdict
 
 
 async def shown(services: Services, notification: StoredNotification, recipient: str) -> StoredThread | None:
-    """What the recipient sees of the notification's thread, if it has one and anything was sent there."""
+    """Return the message that shows the notification's thread to the recipient; None for no thread, or none sent."""
     thread = notification.content.thread
     return await services.threads.get(notification.tenant, recipient, thread.key) if thread else None
 

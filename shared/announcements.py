@@ -29,7 +29,7 @@ from shared.time.holidays import Holidays
 from shared.time.localtime import FIRST_PLACE, shown, zone
 from shared.time.recurrence import Occurrence, Recurrence
 
-#: What the source of its notifications begins with; its name follows.
+#: Prefix of the source of a schedule's notifications; the schedule's name follows.
 SOURCE = "/herald/schedules/"
 #: Occurrences of one schedule that are stored at most, where nothing ran for long; of what was missed beyond them,
 #: only the log tells.

@@ -126,10 +126,8 @@ async def settle(
     if ended.state is DeliveryState.CANCELLED:
         return await _call_off(services, tenant, recipient, digests, ended)
     arrived = ended.state in (DeliveryState.SENT, DeliveryState.SIMULATED)
-    included = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
-    are_over = await gather_limited(
-        digests.included, lambda delivery: end(services, delivery, included, digests.number)
-    )
+    result = replace(ended, state=DeliveryState.DIGESTED, reason=None) if arrived else ended
+    are_over = await gather_limited(digests.included, lambda delivery: end(services, delivery, result, digests.number))
     # One that was tried again since, by hand, waits anew.
     over = {each.identity for each, is_over in zip(digests.included, are_over, strict=True) if is_over}
     gone = {item.key: item for item in items if item.delivery.identity in over}

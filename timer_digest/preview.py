@@ -123,8 +123,8 @@ def _announcement(body: bytes) -> Announcement:
 def _as_reader(environ: Mapping[str, str]) -> Mapping[str, str]:
     """The settings for who only reads, wherever that is: without an app id, too."""
     hosted = ("WEBSITE_SITE_NAME", "CONTAINER_NAME")
-    included = {name: value for name, value in environ.items() if name.upper() not in hosted}
-    return included | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
+    given = {name: value for name, value in environ.items() if name.upper() not in hosted}
+    return given | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -117,12 +117,12 @@ def _urgent(story: ThreadGroup) -> bool:
 def _line(story: ThreadGroup, categories: Categories) -> Line:
     newest = story[0]
     content = newest.notification.content
-    included, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
+    drawn, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
     return Line(
         category=categories.of(content.category).label,
-        title=included.title if included else said(content.card or {}) or content.category,
-        detail=(included.result or included.text) if included else "",
-        link=included.link.url if included and included.link else "",
+        title=drawn.title if drawn else said(content.card or {}) or content.category,
+        detail=(drawn.result or drawn.text) if drawn else "",
+        link=drawn.link.url if drawn and drawn.link else "",
         at=newest.since if own and newest.since else newest.at,
         urgent=_urgent(story),
         times=len(story),

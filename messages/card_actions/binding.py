@@ -145,8 +145,8 @@ def _pressed(card: Mapping[str, Any], click: CardAction) -> tuple[str, Mapping[s
         given = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
         fixed = {name: part for name, part in given.items() if name not in fields}
         if verb_of(button) == click.verb and all(click.data.get(name) == part for name, part in fixed.items()):
-            digest_now_items = {name: part for name, part in click.data.items() if name in given or name in fields}
-            return str(button.get("title") or click.verb), digest_now_items
+            clicked = {name: part for name, part in click.data.items() if name in given or name in fields}
+            return str(button.get("title") or click.verb), clicked
     return None
 
 

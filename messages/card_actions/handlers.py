@@ -31,7 +31,7 @@ SOURCE = "/herald/preferences"
 
 
 async def record(context: ActionContext, bound: BoundAction) -> Answer:
-    """What a caller's own button does, and Acknowledge: it is recorded, and upstream is told."""
+    """Handle Acknowledge and the buttons of upstream systems: record the response, and publish it."""
     try:
         response, before = await respond(context.services, context.event, bound, context.click.verb)
     except TooLong:

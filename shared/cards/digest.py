@@ -34,7 +34,7 @@ _UNBROKEN = str.maketrans(" -", "\u00a0\u2011")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What is said of one thing: the newest of so many (`times`) notifications about it, from `at` (with a zone).
+    """One line of a digest: the newest of `times` notifications about one subject, from `at` (with a zone).
 
     `category` is its label, `link` the address that the title leads to, "" for none.
     """

@@ -149,13 +149,13 @@ def _meanings() -> dict[str, list[str]]:
             meanings[city].append(name)
         meanings[_essence(name)].append(name)
     for name, zone in _windows().items():
-        for due_called_at in (_essence(name), name):  # the whole name is for who has misspelt the end of it
-            meanings[due_called_at].append(zone)
+        for spelling in (_essence(name), name):  # the whole name helps a person who has misspelt its end
+            meanings[spelling].append(zone)
     countries = (line.split("\t") for line in _table("zoneinfo/iso3166.tab").splitlines() if line[0] != "#")
     for code, country in chain(countries, COUNTRIES):
         zones = sorted(_current()[code], key=lambda zone: _by_use().get(zone, len(_iana())))
-        for due_called_at in (code, country.partition(" (")[0]):
-            meanings[_essence(due_called_at)] += zones
+        for spelling in (code, country.partition(" (")[0]):
+            meanings[_essence(spelling)] += zones
     for name in _by_use():
         for season in _seasons(name):
             meanings[_essence(str(season.tzname()))].append(name)
