@@ -128,7 +128,7 @@ def decide(case: PolicyInput) -> Decision:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if case.own and not preferences.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    rule, until = evaluate(preferences, case.category, case.thread, now=now, place=case.zone, digest=case.digest)
+    rule, until = evaluate(preferences, case.category, case.thread, now=now, zone=case.zone, digest=case.digest)
     if rule is Rule.OPTED_OUT:
         return Decision(rule, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     return Decision(rule, reason=Reason(rule) if until else None, until=until)

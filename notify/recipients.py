@@ -10,7 +10,7 @@ from notify.policy import Target
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Reason, ReferenceKind
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     conversations, identifier = services.conversations, recipient[2:]
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
-        return ResolvedRecipient(policy.unlisted_reason(team), zone(services.settings.default_time_zone))
+        return ResolvedRecipient(policy.unlisted_reason(team), load_zone(services.settings.default_time_zone))
     reference, default = await conversations.of(tenant, recipient), services.settings.default_time_zone
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
@@ -35,4 +35,4 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     else:
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
         target = policy.conversation(identifier, reference, team)
-    return ResolvedRecipient(target, reference.place(default), reference.preferences)
+    return ResolvedRecipient(target, reference.zone(default), reference.preferences)

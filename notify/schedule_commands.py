@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from notify.validation import check_form
-from shared.announcements import announce, following, move_on, place_of, wake
+from shared.announcements import announce, following, move_on, wake, zone_of
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
 from shared.contract.parsing import canonical_json
@@ -59,7 +59,7 @@ async def _set(
     wanted = canonical_json(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
-    found = following(announcement, services.clock(), place_of(announcement, services.settings.default_time_zone))
+    found = following(announcement, services.clock(), zone_of(announcement, services.settings.default_time_zone))
     if found is None:
         raise MessageRefused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
     if known is None:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import RECIPIENT, Schedule
-from shared.time.localtime import AHEAD, instant, zone
+from shared.time.localtime import FIRST_ZONE_OFFSET, load_zone, to_utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> Due
     if schedule is None:
         return DueTime()
     if schedule.time_zone != RECIPIENT:
-        return _in(schedule, zone(schedule.time_zone or default_zone), told)
-    begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - AHEAD
+        return _in(schedule, load_zone(schedule.time_zone or default_zone), told)
+    begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - FIRST_ZONE_OFFSET
     return DueTime(begins if begins >= told else None)
 
 
@@ -38,20 +38,20 @@ def check_expiry(plan: DueTime, expires: datetime | None, pointer: str) -> None:
         raise MessageRefused("invalid", [Fault(pointer, f"is not before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
 
 
-def in_zone(schedule: Schedule | None, place: ZoneInfo, told: datetime) -> DueTime:
-    """When it is the time of `schedule` for a recipient in `place`, where each has their own; else at once."""
-    return _in(schedule, place, told) if schedule and schedule.time_zone == RECIPIENT else DueTime()
+def in_zone(schedule: Schedule | None, zone: ZoneInfo, told: datetime) -> DueTime:
+    """When it is the time of `schedule` for a recipient in `zone`, where each has their own; else at once."""
+    return _in(schedule, zone, told) if schedule and schedule.time_zone == RECIPIENT else DueTime()
 
 
-def _in(schedule: Schedule, place: ZoneInfo, told: datetime) -> DueTime:
+def _in(schedule: Schedule, zone: ZoneInfo, told: datetime) -> DueTime:
     wall = datetime.fromisoformat(schedule.at)
-    at = instant(wall, place)
+    at = to_utc(wall, zone)
     if at >= told:
         return DueTime(at)
     if schedule.if_past == "skip":
         return DueTime(skip=True)
     if schedule.if_past == "send":
         return DueTime()
-    today = told.astimezone(place).date()
-    at = instant(datetime.combine(today, wall.time()), place)
-    return DueTime(at if at >= told else instant(datetime.combine(today + timedelta(days=1), wall.time()), place))
+    today = told.astimezone(zone).date()
+    at = to_utc(datetime.combine(today, wall.time()), zone)
+    return DueTime(at if at >= told else to_utc(datetime.combine(today + timedelta(days=1), wall.time()), zone))

@@ -26,7 +26,7 @@ from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
 from shared.time.holidays import Holidays
-from shared.time.localtime import FIRST_PLACE, shown, zone
+from shared.time.localtime import FIRST_ZONE, load_zone, to_wall_time
 from shared.time.recurrence import Occurrence, Recurrence
 
 #: Prefix of the source of a schedule's notifications; the schedule's name follows.
@@ -34,7 +34,7 @@ SOURCE = "/herald/schedules/"
 #: Occurrences of one schedule that are stored at most, where nothing ran for long; of what was missed beyond them,
 #: only the log tells.
 MAX_MISSED_STORED = 100
-#: The last place on earth gets to a wall time this long after the first.
+#: The last zone on earth gets to a wall time this long after the first.
 AROUND_THE_WORLD = timedelta(hours=26)
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ async def announce(services: Services, tenant: str, name: str) -> None:
 
 async def move_on(services: Services, schedule: StoredSchedule, after: datetime) -> StoredSchedule:
     """Store the first occurrence after an instant, or the end; raises `Conflict`."""
-    place = place_of(schedule.announcement, services.settings.default_time_zone)
-    found = following(schedule.announcement, after, place)
+    zone = zone_of(schedule.announcement, services.settings.default_time_zone)
+    found = following(schedule.announcement, after, zone)
     if found is None:
         return await services.schedules.change(schedule, state=ScheduleState.ENDED)
     return await services.schedules.change(schedule, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
@@ -104,29 +104,29 @@ async def _announce(services: Services, schedule: StoredSchedule, now: datetime)
         await services.queues.enqueue_expansion(Expansion(stored.key, 0))
 
 
-def place_of(announcement: Announcement, default_zone: str) -> ZoneInfo:
+def zone_of(announcement: Announcement, default_zone: str) -> ZoneInfo:
     """The zone by whose clocks its occurrences come due: its own, or the first of all where each has their own."""
     own = announcement.time_zone or default_zone
-    return zone(FIRST_PLACE if own == RECIPIENT else own)
+    return load_zone(FIRST_ZONE if own == RECIPIENT else own)
 
 
-def following(announcement: Announcement, after: datetime, place: ZoneInfo) -> Occurrence | None:
-    """The first occurrence in `place` strictly after an instant; None where there is no more."""
-    return next(coming(announcement, after, place), None)
+def following(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Occurrence | None:
+    """The first occurrence in `zone` strictly after an instant; None where there is no more."""
+    return next(coming(announcement, after, zone), None)
 
 
-def coming(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
-    """All occurrences in `place` strictly after an instant, in order; often without end."""
-    return _recurrence(announcement, shown(after, place)).coming(after, place)
+def coming(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
+    """All occurrences in `zone` strictly after an instant, in order; often without end."""
+    return _recurrence(announcement, to_wall_time(after, zone)).coming(after, zone)
 
 
-def for_each_own(announcement: Announcement, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
-    """When those come, strictly after an instant, to who lives in `place`, of which each has their own time.
+def for_each_own(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
+    """When those come, strictly after an instant, to who lives in `zone`, of which each has their own time.
 
-    Each wall time is a notification of its own, as no clock of `FIRST_PLACE` skips one: several that clocks skip
+    Each wall time is a notification of its own, as no clock of `FIRST_ZONE` skips one: several that clocks skip
     elsewhere come together there, at the end of the gap.
     """
-    return _recurrence(announcement, shown(after, place)).each_wall(after, place)
+    return _recurrence(announcement, to_wall_time(after, zone)).each_wall(after, zone)
 
 
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:

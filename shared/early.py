@@ -33,9 +33,9 @@ def without_holds(preferences: Preferences) -> Preferences:
 
 
 async def digest_now_items(
-    services: Services, tenant: str, recipient: str, preferences: Preferences, place: ZoneInfo, most: int, *, over: bool
+    services: Services, tenant: str, recipient: str, preferences: Preferences, zone: ZoneInfo, most: int, *, over: bool
 ) -> list[HeldDelivery]:
-    """The oldest that it brings to a recipient with these wishes, on the clocks of `place`: up to about `most`, among
+    """The oldest that it brings to a recipient with these wishes, on the clocks of `zone`: up to about `most`, among
     the first `MAX_ITEMS` that wait; with `over`, also what has expired or was called off.
     """
     now, free = services.clock(), without_holds(preferences)
@@ -46,7 +46,7 @@ async def digest_now_items(
         notification = await services.notifications.recent(item.delivery.notification)
         if notification is None or not notification.is_current(now):
             return over
-        return rule_of(services, free, place, now, notification) is Rule.DIGEST
+        return rule_of(services, free, zone, now, notification) is Rule.DIGEST
 
     async for items in services.held_deliveries.held(tenant, recipient, REASONS, PAGE_ITEMS):
         found += [item for item, is_meant in zip(items, await gather_limited(items, meant), strict=True) if is_meant]
@@ -57,8 +57,8 @@ async def digest_now_items(
 
 
 def rule_of(
-    services: Services, preferences: Preferences, place: ZoneInfo, now: datetime, notification: StoredNotification
+    services: Services, preferences: Preferences, zone: ZoneInfo, now: datetime, notification: StoredNotification
 ) -> Rule:
-    """Return the rule by which a recipient's preferences decide on a notification; `place` is the recipient's zone."""
+    """Return the rule by which a recipient's preferences decide on a notification; `zone` is the recipient's zone."""
     category, digest = services.categories.of(notification.content.category), services.settings.default_digest
-    return evaluate(preferences, category, notification.thread, now=now, place=place, digest=digest)[0]
+    return evaluate(preferences, category, notification.thread, now=now, zone=zone, digest=digest)[0]

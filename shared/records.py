@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +39,9 @@ class ConversationReference:
     status_at: str = ""
     preferences: Preferences = field(default_factory=Preferences)
 
-    def place(self, default: str) -> ZoneInfo:
+    def zone(self, default: str) -> ZoneInfo:
         """The zone in which they live: the one they chose, else that of their Teams client, else `default`."""
-        return zone(self.preferences.time_zone or self.time_zone or default)
+        return load_zone(self.preferences.time_zone or self.time_zone or default)
 
 
 def merge_observed(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from shared.preferences.digest_schedule import DigestRule
 from shared.states import SettingsError
 from shared.time.clock import moved
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 #: Where Teams publishes the keys that sign its tokens, and the issuer it names in them (Bot Connector
 #: authentication, "Authenticate requests from the Bot Connector service to your bot").
@@ -73,7 +73,7 @@ class Settings(BaseModel):
     @field_validator("default_time_zone")
     @classmethod
     def _zone_exists(cls, value: str) -> str:
-        return zone(value).key
+        return load_zone(value).key
 
     @field_validator("clock")
     @classmethod

@@ -73,7 +73,7 @@ async def is_unwanted(
     recipient: str,
     digest: StoredNotification,
     digest_preferences: Preferences,
-    place: ZoneInfo,
+    zone: ZoneInfo,
 ) -> bool:
     """Whether a digest that could not be sent at once tells what its reader does not want now, or what is over.
 
@@ -85,12 +85,12 @@ async def is_unwanted(
     if now - (digests.made or digest.created) < LATE_AFTER:
         return False
     digest_preferences = early.without_holds(digest_preferences) if digests.asked else digest_preferences
-    good = {Rule.SEND} if quiet_until(digest_preferences, now, place) else {Rule.SEND, Rule.DIGEST}
+    good = {Rule.SEND} if quiet_until(digest_preferences, now, zone) else {Rule.SEND, Rule.DIGEST}
     found = await gather_limited(
         digests.included, lambda delivery: services.notifications.recent(delivery.notification)
     )
     return not all(
-        each and each.is_current(now) and rule_of(services, digest_preferences, place, now, each) in good
+        each and each.is_current(now) and rule_of(services, digest_preferences, zone, now, each) in good
         for each in found
     )
 

@@ -53,10 +53,10 @@ class DigestPlan:
 
 @dataclass(frozen=True, slots=True)
 class DigestPreferences:
-    """What somebody wants to be told, in which language, and when their digests come on the clocks of `place`."""
+    """What somebody wants to be told, in which language, and when their digests come on the clocks of `zone`."""
 
     preferences: Preferences
-    place: ZoneInfo
+    zone: ZoneInfo
     tongue: str
     rule: DigestRule
 
@@ -117,17 +117,17 @@ def times(
 
     What waits came at `since`, None for nothing; `last` is the local date of the last digest.
     """
-    slot = newest_slot(digest_preferences.rule, since, now, digest_preferences.place, last) if since else None
-    if slot and (quiet := quiet_until(digest_preferences.preferences, now, digest_preferences.place)):
+    slot = newest_slot(digest_preferences.rule, since, now, digest_preferences.zone, last) if since else None
+    if slot and (quiet := quiet_until(digest_preferences.preferences, now, digest_preferences.zone)):
         return None, quiet
-    following = digest_preferences.rule.following(now, digest_preferences.place, slot.date if slot else last)
+    following = digest_preferences.rule.following(now, digest_preferences.zone, slot.date if slot else last)
     return slot, following.at if following else None
 
 
-def newest_slot(rule: DigestRule, since: datetime, now: datetime, place: ZoneInfo, last: date | None) -> Slot | None:
+def newest_slot(rule: DigestRule, since: datetime, now: datetime, zone: ZoneInfo, last: date | None) -> Slot | None:
     """The newest slot after `since` and until `now` for a local date after `last`, or None."""
     newest, after = None, max(since, now - LOOK_BACK)
-    while (slot := rule.following(after, place, last)) and slot.at <= now:
+    while (slot := rule.following(after, zone, last)) and slot.at <= now:
         newest, after = slot, slot.at
     return newest
 
@@ -140,14 +140,14 @@ async def digest_preferences_of(services: Services, person: RecipientTask) -> Di
     if person.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     tongue = language(preferences.locale, reference.locale)
-    return DigestPreferences(preferences, reference.place(settings.default_time_zone), tongue, rule)
+    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), tongue, rule)
 
 
 async def _decided(
     services: Services, digest_preferences: DigestPreferences, now: datetime, items: Sequence[HeldDelivery]
 ) -> list[_Decided]:
     found = await gather_limited(items, lambda item: services.notifications.recent(item.delivery.notification))
-    wishes = (services, digest_preferences.preferences, digest_preferences.place, now)
+    wishes = (services, digest_preferences.preferences, digest_preferences.zone, now)
     return [
         _Decided(item, DigestEntry(item.delivery, notification, item.eligible_since), rule_of(*wishes, notification))
         for item, notification in zip(items, found, strict=True)

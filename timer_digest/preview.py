@@ -31,7 +31,7 @@ from shared.states import ReferenceKind, SettingsError
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.table import Table
-from shared.time.localtime import shown, zone
+from shared.time.localtime import load_zone, to_wall_time
 from shared.time.recurrence import YEARS, Occurrence
 
 #: Most times that are printed for each zone.
@@ -54,27 +54,27 @@ def preview(
 
 
 def _own_times(announcement: Announcement, name: str, after: datetime) -> Iterator[Occurrence]:
-    place = zone(name)
-    for each in for_each_own(announcement, after, place):
-        yield Occurrence(shown(each.at, place), each.at, each.note)
+    zone = load_zone(name)
+    for each in for_each_own(announcement, after, zone):
+        yield Occurrence(to_wall_time(each.at, zone), each.at, each.note)
 
 
 def _seen(announcement: Announcement, own: str, name: str, after: datetime) -> Iterator[Occurrence]:
-    place, home, before = zone(name), zone(own), None
+    zone, home, before = load_zone(name), load_zone(own), None
     for each in coming(announcement, after, home):
-        wall, notes = shown(each.at, place), []
+        wall, notes = to_wall_time(each.at, zone), []
         if each.note:
-            notes.append(each.note if place == home else f"in {home.key} {each.note}")
-        if before and (later := (wall - each.wall) - (shown(before.at, place) - before.wall)) and place != home:
-            changed = [where.key for where in (place, home) if _offset(before, where) != _offset(each, where)]
+            notes.append(each.note if zone == home else f"in {home.key} {each.note}")
+        if before and (later := (wall - each.wall) - (to_wall_time(before.at, zone) - before.wall)) and zone != home:
+            changed = [where.key for where in (zone, home) if _offset(before, where) != _offset(each, where)]
             # Without any, the one before came at the end of a gap.
             notes.append(f"{_later(later)} than before, as clocks changed in {' and '.join(changed or [home.key])}")
         before = each
         yield Occurrence(wall, each.at, "; ".join(notes))
 
 
-def _offset(each: Occurrence, place: ZoneInfo) -> timedelta | None:
-    return each.at.astimezone(place).utcoffset()
+def _offset(each: Occurrence, zone: ZoneInfo) -> timedelta | None:
+    return each.at.astimezone(zone).utcoffset()
 
 
 def _later(by: timedelta) -> str:
@@ -101,7 +101,7 @@ def without_zone(person: str, known: ConversationReference | None, default_zone:
 def lines(found: Mapping[str, Sequence[Occurrence]], people: Mapping[str, str]) -> Iterator[str]:
     """What `preview` found, as people read it; `people` says in which of the zones who lives."""
     for name, times in found.items():
-        here = [person for person, place in people.items() if place == name]
+        here = [person for person, zone in people.items() if zone == name]
         yield f"{name}: {', '.join(here)}" if here else name
         for each in times:
             yield f"  {each.wall:%a %Y-%m-%d %H:%M}  {each.at:%Y-%m-%dT%H:%MZ}  {each.note}".rstrip()
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not tenant:
                 parser.error("--tenant is required: HERALD_ALLOWED_TENANTS names several, or none")
             for person, known in asyncio.run(known_of(options.person, settings, tenant.lower())).items():
-                people[person] = known.place(settings.default_time_zone).key if known else settings.default_time_zone
+                people[person] = known.zone(settings.default_time_zone).key if known else settings.default_time_zone
                 if note := without_zone(person, known, settings.default_time_zone):
                     notes.append(note)
         zones = list(dict.fromkeys([*options.zone, *people.values()]))

@@ -81,7 +81,7 @@ async def _see_to(services: Services, person: RecipientTask) -> None:
     if held or asked:
         digest_preferences = await digest_preferences_of(services, person)
         if asked:
-            whose = (person.tenant, person.recipient, digest_preferences.preferences, digest_preferences.place)
+            whose = (person.tenant, person.recipient, digest_preferences.preferences, digest_preferences.zone)
             held = await early.digest_now_items(services, *whose, MAX_ITEMS, over=True)
         plan = await _planned(services, person, digest_preferences, state, held)
         gone += len(plan.go)

@@ -47,14 +47,14 @@ class ActionContext:
     tongue: str
 
     @property
-    def place(self) -> ZoneInfo:
+    def zone(self) -> ZoneInfo:
         return self.subject.zone_of(self.preferences)
 
     def say(self, key: str, **values: object) -> str:
         return say(self.tongue, key, **values)
 
     def moment(self, at: datetime) -> str:
-        return self.say("preferences.forever") if at >= FOREVER else moment(at, self.place)
+        return self.say("preferences.forever") if at >= FOREVER else moment(at, self.zone)
 
     async def shown(self, bound: BoundAction, note: str = "") -> Card:
         """The card as it is for the person now, with what they did on it, and maybe a note."""

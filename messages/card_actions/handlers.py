@@ -83,7 +83,7 @@ async def _stop(context: ActionContext, bound: BoundAction) -> Answer:
 
 
 async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
-    at = pause_until(SNOOZES[context.click.verb], context.services.clock(), context.place)
+    at = pause_until(SNOOZES[context.click.verb], context.services.clock(), context.zone)
     try:
         comes = await snooze(context.services, context.event, bound, context.click.verb, at)
     except TooLate:
@@ -97,7 +97,7 @@ async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
 
 
 async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
-    until = pause_until(WELCOME_PAUSE, context.services.clock(), context.place)
+    until = pause_until(WELCOME_PAUSE, context.services.clock(), context.zone)
 
     def paused(preferences: Preferences) -> Preferences:
         longer = preferences.paused_until and preferences.paused_until > until

@@ -15,7 +15,7 @@ from shared.preferences.pause import pause_until
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 #: What turns the text of a field into preferences; raises `ValueError` with one line.
 Read = Callable[[Preferences, str], Preferences]
@@ -57,8 +57,8 @@ def applied(
     def pause(known: Preferences, value: str) -> Preferences:
         if value == KEEP or fields(old, categories, now)[PAUSED] != was.get(PAUSED):
             return known
-        place = zone(known.time_zone or default_zone)
-        return replace(known, paused_until=None if value == NONE else pause_until(PAUSES.get(value, value), now, place))
+        zone = load_zone(known.time_zone or default_zone)
+        return replace(known, paused_until=None if value == NONE else pause_until(PAUSES.get(value, value), now, zone))
 
     modes: dict[str, Read] = {
         CATEGORY + category.name: partial(_mode, category.name)
@@ -107,7 +107,7 @@ def _quiet(known: Preferences, value: str) -> Preferences:
 _FIELDS: Mapping[str, Read] = {
     "default": lambda known, value: replace(known, default=None if value == DECLARED else _chosen(value)),
     "stopped": lambda known, value: replace(known, stopped=value == ON),
-    "time_zone": lambda known, value: replace(known, time_zone=zone(value).key if value else ""),
+    "time_zone": lambda known, value: replace(known, time_zone=load_zone(value).key if value else ""),
     "quiet": _quiet,
     "digest": lambda known, value: replace(known, digest=str(DigestRule.parse(value)) if value else ""),
     "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),

@@ -25,7 +25,7 @@ from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.states import ReferenceKind
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 #: Longest topic, in characters: all of one's topics are kept in one row.
 MAX_TOPIC_CHARS = 100
@@ -60,7 +60,7 @@ class PreferenceSubject:
         return f"{'u' if self.kind is ReferenceKind.USER else 'c'}:{self.id}"
 
     def zone_of(self, preferences: Preferences) -> ZoneInfo:
-        return zone(preferences.time_zone or self.seen_zone or self.services.settings.default_time_zone)
+        return load_zone(preferences.time_zone or self.seen_zone or self.services.settings.default_time_zone)
 
     def zone_from(self, preferences: Preferences) -> str:
         """Where the zone comes from, in words."""
@@ -134,8 +134,8 @@ async def _status(subject: PreferenceSubject) -> Reply:
     standing = replies.Standing(
         now=services.clock(),
         preferences=preferences,
-        place=subject.zone_of(preferences),
-        place_from=subject.zone_from(preferences),
+        zone=subject.zone_of(preferences),
+        zone_from=subject.zone_from(preferences),
         digest=services.settings.default_digest,
         next_digest=await _next_digest(subject, preferences),
         waiting=len(items),
@@ -223,13 +223,13 @@ async def _timezone(subject: PreferenceSubject) -> Reply:
     if subject.argument:
         # Off the loop: the first name that is no zone loads the tables by which it is explained.
         auto = subject.argument.casefold() == "auto"
-        name = "" if auto else (await asyncio.to_thread(_read, zone, subject.argument)).key
+        name = "" if auto else (await asyncio.to_thread(_read, load_zone, subject.argument)).key
         preferences = await subject.prefer(lambda old: replace(old, time_zone=name))
     else:
         preferences = await subject.preferences()
-    place = subject.zone_of(preferences)
-    there = moment(subject.services.clock(), place)
-    return Reply(f"Time zone: {place.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")])
+    zone = subject.zone_of(preferences)
+    there = moment(subject.services.clock(), zone)
+    return Reply(f"Time zone: {zone.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")])
 
 
 async def _digest(subject: PreferenceSubject) -> Reply:
@@ -256,9 +256,9 @@ async def _digest(subject: PreferenceSubject) -> Reply:
 
 
 async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
-    services, place = subject.services, subject.zone_of(preferences)
+    services, zone = subject.services, subject.zone_of(preferences)
     last = (await services.held_deliveries.digest(subject.tenant, subject.recipient)).last
-    return next_digest(preferences, services.settings.default_digest, services.clock(), place, last)
+    return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
 
 
 async def _digest_now(subject: PreferenceSubject) -> Reply:

@@ -48,8 +48,8 @@ class Line:
     times: int = 1
 
 
-def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0, *, held: bool = False) -> dict[str, Any]:
-    """The Adaptive Card of these lines in a language, with times as clocks in `place` show them.
+def draw(lines: Sequence[Line], zone: ZoneInfo, tongue: str, more: int = 0, *, held: bool = False) -> dict[str, Any]:
+    """The Adaptive Card of these lines in a language, with times as clocks in `zone` show them.
 
     `more` notifications did not fit, and wait for the next digest. `held` says that its reader has no digests, and that
     these were only held together.
@@ -61,23 +61,23 @@ def draw(lines: Sequence[Line], place: ZoneInfo, tongue: str, more: int = 0, *, 
     title = say(tongue, "digest.many" if count > 1 else "digest.one", count=count)
     body: list[dict[str, Any]] = [heading(title)]
     for number, (category, found) in enumerate(groups.items()):
-        body += _group(f"more{number}", category, found, place, tongue)
+        body += _group(f"more{number}", category, found, zone, tongue)
     if more:
         body.append(block(say(tongue, "digest.more", count=more), separator=True))
-    how = say(tongue, "digest.held" if held else "digest.how", zone=place.key)
+    how = say(tongue, "digest.held" if held else "digest.how", zone=zone.key)
     body.append(block(how, size="Small", isSubtle=True, separator=not more))
     titles = ", ".join(unmarked(line.title) for line in lines)
     return card(body) | {"fallbackText": one_line(f"{title}: {titles}", MAX_TOAST_CHARS)}
 
 
-def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, tongue: str) -> list[dict[str, Any]]:
+def _group(name: str, category: str, lines: Sequence[Line], zone: ZoneInfo, tongue: str) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
     named = f"{plain(one_line(category, MAX_NAME_CHARS))} ({count})"
     drawn = [
         block(named, size="Medium", weight="Bolder", spacing="Large"),
-        *(_line(line, place, tongue) for line in lines[:SHOWN]),
+        *(_line(line, zone, tongue) for line in lines[:SHOWN]),
     ]
-    rest = [_line(line, place, tongue) for line in lines[SHOWN:]]
+    rest = [_line(line, zone, tongue) for line in lines[SHOWN:]]
     if not rest:
         return drawn
     hidden = {"type": "Container", "id": name, "isVisible": False, "items": rest}
@@ -87,7 +87,7 @@ def _group(name: str, category: str, lines: Sequence[Line], place: ZoneInfo, ton
     return [*drawn, hidden, {"type": "ActionSet", "id": button, "actions": [toggle]}]
 
 
-def _line(line: Line, place: ZoneInfo, tongue: str) -> dict[str, Any]:
+def _line(line: Line, zone: ZoneInfo, tongue: str) -> dict[str, Any]:
     title: dict[str, Any] = {"type": "TextRun", "text": one_line(unmarked(line.title), MAX_TITLE_CHARS)}
     if line.link and len(line.link) <= MAX_LINK_CHARS:
         title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
@@ -95,7 +95,7 @@ def _line(line: Line, place: ZoneInfo, tongue: str) -> dict[str, Any]:
     said = (
         one_line(unmarked(line.detail), MAX_DETAIL_CHARS),
         say(tongue, "digest.updates", count=line.times) if line.times > 1 else "",
-        moment(line.at, place).translate(_UNBROKEN),
+        moment(line.at, zone).translate(_UNBROKEN),
     )
     about = {"type": "TextRun", "text": "".join(f" · {part}" for part in said if part), "isSubtle": True}
     return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, about], "spacing": "Small"}

@@ -17,7 +17,7 @@ from shared.cards.texts import LANGUAGES, language, moment, say
 from shared.preferences.categories import Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
-from shared.time.localtime import zone as zone_of
+from shared.time.localtime import load_zone
 
 #: Most categories and topics on the card, which has to fit into a message; commands reach all of them.
 MAX_CHOICES = 40
@@ -104,7 +104,7 @@ def preferences_card(
             body.append(line(category.description, isSubtle=True, size="Small", spacing="None"))
     body += toggle("stopped", label("stopped"))
     if paused := _pause(preferences, now):
-        ends = label("forever") if paused >= FOREVER else moment(paused, zone_of(zone))
+        ends = label("forever") if paused >= FOREVER else moment(paused, load_zone(zone))
         body.append(line(label("paused", until=ends)))
         pauses = {KEEP: label("pause.keep"), NONE: label("pause.none")}
     else:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from shared.preferences.categories import DEFAULT, Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
-from shared.time.localtime import shown
+from shared.time.localtime import to_wall_time
 
 #: Longest text in one line, in characters, and longest piece of it that a person wrote.
 MAX_LINE_CHARS = 1000
@@ -75,9 +75,9 @@ def echo(text: str) -> str:
     return f"“{one_line(text, MAX_ECHO_CHARS)}”"
 
 
-def moment(at: datetime, place: ZoneInfo) -> str:
-    """A time as clocks in `place` show it: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
-    return f"{shown(at, place):%a %d %b %Y, %H:%M} ({place.key})"
+def moment(at: datetime, zone: ZoneInfo) -> str:
+    """A time as clocks in `zone` show it: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
+    return f"{to_wall_time(at, zone):%a %d %b %Y, %H:%M} ({zone.key})"
 
 
 def listed(values: Iterable[str]) -> str:
@@ -87,11 +87,11 @@ def listed(values: Iterable[str]) -> str:
     return ", ".join(every[:MAX_LISTED]) + more
 
 
-def paused(until: datetime, place: ZoneInfo) -> Reply:
+def paused(until: datetime, zone: ZoneInfo) -> Reply:
     if until >= FOREVER:
         return Reply("Paused", [("", "Messages wait until you write “resume”.")])
     return Reply(
-        f"Paused until {moment(until, place)}", [("", "Messages wait until then; “resume” sends them earlier.")]
+        f"Paused until {moment(until, zone)}", [("", "Messages wait until then; “resume” sends them earlier.")]
     )
 
 
@@ -124,14 +124,14 @@ def modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode
 class Standing:
     """How things stand with somebody at `now`: `waiting` messages do, `more` than those too.
 
-    `place` is their zone and `place_from` says where that comes from; `digest` is the rule of who chose none, and
+    `zone` is their zone and `zone_from` says where that comes from; `digest` is the rule of who chose none, and
     `next_digest` when the next one comes, if one does.
     """
 
     now: datetime
     preferences: Preferences
-    place: ZoneInfo
-    place_from: str
+    zone: ZoneInfo
+    zone_from: str
     digest: str
     next_digest: datetime | None
     waiting: int
@@ -140,7 +140,7 @@ class Standing:
 
 def status(standing: Standing, categories: Categories) -> Reply:
     """What is set, and how many messages wait."""
-    preferences, place = standing.preferences, standing.place
+    preferences, zone = standing.preferences, standing.zone
     differing = [f"{label} {mode}" for label, mode in modes(preferences, categories).items()]
     if preferences.default:
         differing.append(f"all others {preferences.default}")
@@ -150,9 +150,9 @@ def status(standing: Standing, categories: Categories) -> Reply:
         [
             ("Messages", _messages(standing)),
             ("Quiet hours", preferences.quiet or "none"),
-            ("Time zone", f"{place.key} ({standing.place_from})"),
+            ("Time zone", f"{zone.key} ({standing.zone_from})"),
             ("Digest", preferences.digest or f"{standing.digest} (default)"),
-            *([("Next digest", moment(standing.next_digest, place))] if standing.next_digest else ()),
+            *([("Next digest", moment(standing.next_digest, zone))] if standing.next_digest else ()),
             ("Categories", listed(differing) or "as they are by default"),
             ("Topics", listed(preferences.topics) or "none"),
             ("Waiting", waiting if standing.waiting else "none"),
@@ -168,4 +168,4 @@ def _messages(standing: Standing) -> str:
         return "on"
     if preferences.paused_until >= FOREVER:
         return "paused until you write “resume”"
-    return f"paused until {moment(preferences.paused_until, standing.place)}"
+    return f"paused until {moment(preferences.paused_until, standing.zone)}"

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared.time.localtime import shown
+from shared.time.localtime import to_wall_time
 
 #: What is spoken where nobody says which language, or has one without a file.
 FALLBACK = "en"
@@ -50,9 +50,9 @@ def unmarked(text: str) -> str:
     return _EMPHASIS.sub("", _LINK.sub(r"\1", _BEGINNING.sub("", text)))
 
 
-def moment(at: datetime, place: ZoneInfo) -> str:
-    """An instant on the clocks of `place`, to the minute."""
-    return f"{shown(at, place):%Y-%m-%d %H:%M}"
+def moment(at: datetime, zone: ZoneInfo) -> str:
+    """An instant on the clocks of `zone`, to the minute."""
+    return f"{to_wall_time(at, zone):%Y-%m-%d %H:%M}"
 
 
 @cache

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from shared.time.holidays import Holidays
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from shared.time.recurrence import Recurrence, check_span
 
 #: The zone of a schedule that means each recipient's own.
@@ -62,7 +62,7 @@ def _object_id(text: str) -> str:
 def _zone_name(text: str) -> str:
     if text != RECIPIENT:
         try:
-            zone(text)
+            load_zone(text)
         except ValueError as unknown:
             raise ValueError(f"{unknown} ({RECIPIENT}, in lower case, is taken too: everybody's own)") from None
     return text

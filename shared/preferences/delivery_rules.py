@@ -21,7 +21,7 @@ _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
 
 
 def evaluate(
-    preferences: Preferences, category: Category, thread: str, *, now: datetime, place: ZoneInfo, digest: str
+    preferences: Preferences, category: Category, thread: str, *, now: datetime, zone: ZoneInfo, digest: str
 ) -> tuple[Rule, datetime | None]:
     """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
 
@@ -36,30 +36,30 @@ def evaluate(
         muted = preferences.muted_until(thread) if thread else None
         if muted and muted > now:
             return Rule.MUTED, muted
-    if not category.bypasses_quiet_hours and (end := quiet_until(preferences, now, place)):
+    if not category.bypasses_quiet_hours and (end := quiet_until(preferences, now, zone)):
         return Rule.QUIET_HOURS, end
-    if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, place, None)):
+    if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, zone, None)):
         return Rule.DIGEST, slot.at
     return Rule.SEND, None
 
 
 def next_digest(
-    preferences: Preferences, digest: str, now: datetime, place: ZoneInfo, last: date | None
+    preferences: Preferences, digest: str, now: datetime, zone: ZoneInfo, last: date | None
 ) -> datetime | None:
     """When the next digest comes after `now`, None where that cannot be said; `last` is the local date of the one
     before."""
-    slot = digest_rule(preferences.digest or digest).following(now, place, last)
+    slot = digest_rule(preferences.digest or digest).following(now, zone, last)
     if slot is None or preferences.stopped or preferences.paused_until == FOREVER:
         return None
-    return max(quiet_until(preferences, slot.at, place) or slot.at, preferences.paused_until or slot.at)
+    return max(quiet_until(preferences, slot.at, zone) or slot.at, preferences.paused_until or slot.at)
 
 
-def quiet_until(preferences: Preferences, now: datetime, place: ZoneInfo) -> datetime | None:
+def quiet_until(preferences: Preferences, now: datetime, zone: ZoneInfo) -> datetime | None:
     """When the quiet hours end in which an instant lies, or None."""
-    return _quiet_until(preferences.quiet, now, place) if preferences.quiet else None
+    return _quiet_until(preferences.quiet, now, zone) if preferences.quiet else None
 
 
 @lru_cache(maxsize=256)
-def _quiet_until(quiet: str, now: datetime, place: ZoneInfo) -> datetime | None:
+def _quiet_until(quiet: str, now: datetime, zone: ZoneInfo) -> datetime | None:
     # Of a thousand that wait for somebody, each is decided about at the same moment.
-    return _quiet_hours(quiet).until(now, place)
+    return _quiet_hours(quiet).until(now, zone)

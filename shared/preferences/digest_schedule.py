@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from shared.time.localtime import instant, shown
+from shared.time.localtime import to_utc, to_wall_time
 from shared.time.times_of_day import DAYS, EVERY_DAY, WORKDAYS, clock, weekday
 
 #: How a digest is ordered, as a refusal says it.
@@ -53,17 +53,17 @@ class DigestRule:
         often = {EVERY_DAY: "daily", WORKDAYS: "weekdays"}
         return f"{often.get(self.days) or f'weekly {DAYS[min(self.days)]}'} {self.at:%H:%M}"
 
-    def following(self, after: datetime, place: ZoneInfo, last: date | None) -> Slot | None:
+    def following(self, after: datetime, zone: ZoneInfo, last: date | None) -> Slot | None:
         """The next slot strictly after an instant, for a local date later than `last`, that of the digest before it.
 
         A time that clocks skip is the first instant after the gap, be it in the next date; a whole day that a zone
         left out counts for the one that follows it. None where the rule is `off`.
         """
-        first = max(shown(after, place).date(), last or date.min)
+        first = max(to_wall_time(after, zone).date(), last or date.min)
         # In eight days each day of the week comes, and the first once more, where it is too early for that.
         for day in (first + timedelta(days=number) for number in range(8)):
-            if day.weekday() in self.days and (at := instant(datetime.combine(day, self.at), place)) > after:
-                existing = shown(instant(datetime.combine(day, time()), place), place).date()
+            if day.weekday() in self.days and (at := to_utc(datetime.combine(day, self.at), zone)) > after:
+                existing = to_wall_time(to_utc(datetime.combine(day, time()), zone), zone).date()
                 if last is None or existing > last:
                     return Slot(existing, at)
         return None

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.time.localtime import again, instant, shown
+from shared.time.localtime import second_utc, to_utc, to_wall_time
 from shared.time.times_of_day import clock, weekday
 
 #: When a pause ends that names a day and no time of it: nobody wants at midnight what was held.
@@ -21,23 +21,23 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": _DAY, "w": 7 
 _LENGTH = re.compile(r"(?:for )?([1-9]\d{0,4}) ?(m|min|minutes?|h|hours?|d|days?|w|weeks?)", re.ASCII)
 
 
-def pause_until(text: str, now: datetime, place: ZoneInfo) -> datetime:
-    """The instant (UTC) at which a pause ends that a person in `place` asks for at `now`.
+def pause_until(text: str, now: datetime, zone: ZoneInfo) -> datetime:
+    """The instant (UTC) at which a pause ends that a person in `zone` asks for at `now`.
 
     Minutes and hours are counted as they pass, days and weeks on the calendar: the same time of day, whatever
     the clocks do. A day of the week is the next one after today. Raises `ValueError` with one line.
     """
-    words, here = " ".join(text.casefold().split()), shown(now, place)
+    words, here = " ".join(text.casefold().split()), to_wall_time(now, zone)
     if length := _LENGTH.fullmatch(words):
         unit = length[2][0]
         passed = int(length[1]) * _UNITS[unit]
         _refuse_long(passed)
-        return now.astimezone(UTC) + passed if unit in "mh" else instant(here + passed, place)
+        return now.astimezone(UTC) + passed if unit in "mh" else to_utc(here + passed, zone)
     day, at = _day_and_time(words.removeprefix("until "), here)
     wall = datetime.combine(day, at)
     _refuse_long(wall - here)
     # From the second showing of an hour, a later time in it is meant as clocks will show it next.
-    shows = (instant(wall, place), again(wall, place)) if wall > here else ()
+    shows = (to_utc(wall, zone), second_utc(wall, zone)) if wall > here else ()
     if (ends := next((at for at in shows if at and at > now), None)) is None:
         raise ValueError(f"{text!r} has passed")
     return ends

@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from shared.time.localtime import instant, shown
+from shared.time.localtime import to_utc, to_wall_time
 from shared.time.times_of_day import EVERY_DAY, clock, format_weekdays, weekdays
 
 #: Most spans that one person's quiet hours have.
@@ -69,17 +69,17 @@ class QuietHours:
     def __str__(self) -> str:
         return "; ".join(map(str, self.spans)) or "off"
 
-    def until(self, at: datetime, place: ZoneInfo) -> datetime | None:
+    def until(self, at: datetime, zone: ZoneInfo) -> datetime | None:
         """When the quiet ends in which an instant lies, with all that adjoins it; None where it is not quiet.
 
         The start counts as quiet, the end does not. Where clocks skip a start or an end it is the first instant
         after the gap, and where they show it twice the first of the two.
         """
         quiet_until = None
-        for start, end in self._from(shown(at, place).date()):
-            if instant(start, place) > (quiet_until or at):
+        for start, end in self._from(to_wall_time(at, zone).date()):
+            if to_utc(start, zone) > (quiet_until or at):
                 break
-            if (ends := instant(end, place)) > (quiet_until or at):
+            if (ends := to_utc(end, zone)) > (quiet_until or at):
                 quiet_until = ends
         return quiet_until
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from heapq import merge
 
-from shared.time.localtime import FIRST_PLACE, shown, zone
+from shared.time.localtime import FIRST_ZONE, load_zone, to_wall_time
 from shared.time.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
@@ -100,8 +100,8 @@ def _events(calendar: str) -> Iterator[dict[str, str]]:
             if name == "RRULE" and name in event:
                 raise ValueError("an event has more than one RRULE, and only one is read")
             event[name] = f"{event[name]},{value}" if name == "EXDATE" and name in event else value
-            if name == "DTSTART" and (place := _TZID.search(parameters)):
-                event["TZID"] = place[1]
+            if name == "DTSTART" and (zone := _TZID.search(parameters)):
+                event["TZID"] = zone[1]
 
 
 def _properties(calendar: str) -> Iterator[tuple[str, str, str]]:
@@ -148,8 +148,8 @@ def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
         raise ValueError(f"an event for whole days recurs by {rule}, with a time of day")
     if (count := _COUNT.search(rule)) and int(count[1]) > MAX_COUNT:
         raise ValueError(f"an event recurs {count[1]} times, which are more than {MAX_COUNT}: leave COUNT out")
-    place = found.get("TZID", "")
-    return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], place), rule), start)
+    zone = found.get("TZID", "")
+    return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], zone), rule), start)
 
 
 def _last_date(until: str, name: str) -> str:
@@ -157,7 +157,7 @@ def _last_date(until: str, name: str) -> str:
     from shared.time.zone_names import find_zone
 
     try:
-        return f"{shown(datetime.fromisoformat(until), zone(find_zone(name) or FIRST_PLACE)):%Y%m%d}"
+        return f"{to_wall_time(datetime.fromisoformat(until), load_zone(find_zone(name) or FIRST_ZONE)):%Y%m%d}"
     except OverflowError:  # the end of the calendar: without end
         return until[:8]
     except ValueError:

@@ -15,7 +15,7 @@ from datetime import date, datetime, time, timedelta
 from itertools import dropwhile, islice, takewhile
 from zoneinfo import ZoneInfo
 
-from shared.time.localtime import again, instant, shown
+from shared.time.localtime import second_utc, to_utc, to_wall_time
 
 #: Longest rule, in characters.
 MAX_RULE_CHARS = 500
@@ -90,18 +90,18 @@ class Recurrence:
             raise ValueError(f"a rule has at most {MAX_RULE_CHARS} characters")
         self._unbounded(_FIRST)
 
-    def coming(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
-        """All occurrences in `place` strictly after an instant, one at each, in order; often without end."""
-        for each in self.each_wall(after, place):
+    def coming(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
+        """All occurrences in `zone` strictly after an instant, one at each, in order; often without end."""
+        for each in self.each_wall(after, zone):
             if each.at > after:
                 yield each
                 after = each.at
 
-    def each_wall(self, after: datetime, place: ZoneInfo) -> Iterator[Occurrence]:
+    def each_wall(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
         """As `coming`, but with each wall time: several that clocks skip come together, at the end of the gap."""
-        for wall in self.walls(shown(after, place)):
-            if (at := instant(wall, place)) > after:
-                yield Occurrence(wall, at, _note(wall, at, place))
+        for wall in self.walls(to_wall_time(after, zone)):
+            if (at := to_utc(wall, zone)) > after:
+                yield Occurrence(wall, at, _note(wall, at, zone))
 
     def walls(self, after: datetime) -> Iterator[datetime]:
         """All its wall times strictly after one, in order; often without end."""
@@ -132,10 +132,10 @@ def check_span(start: datetime | None, end: datetime | None) -> None:
         raise ValueError("end must not be before start")
 
 
-def _note(wall: datetime, at: datetime, place: ZoneInfo) -> str:
-    if (then := shown(at, place)) != wall:
+def _note(wall: datetime, at: datetime, zone: ZoneInfo) -> str:
+    if (then := to_wall_time(at, zone)) != wall:
         return f"clocks skip {wall:%H:%M}: at {then:%H:%M} of {then:%Y-%m-%d}"
-    return f"clocks show {wall:%H:%M} twice: the first time" if again(wall, place) else ""
+    return f"clocks show {wall:%H:%M} twice: the first time" if second_utc(wall, zone) else ""
 
 
 def _cron_walls(rule: str, after: datetime, skip: Container[date]) -> Iterator[datetime]:

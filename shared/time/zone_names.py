@@ -56,7 +56,7 @@ def find_zone(text: str) -> str | None:
 
 
 @cache
-def load_zone(name: str) -> ZoneInfo:
+def load_iana_zone(name: str) -> ZoneInfo:
     """The zone of an IANA name, by the package's data and not the machine's.
 
     What `ZoneInfo(name)` finds depends on the machine, whose data may be years behind the laws and differ between
@@ -133,7 +133,7 @@ def _by_use() -> dict[str, int]:
 
 
 def _seasons(name: str) -> tuple[datetime, datetime]:
-    year, zone = datetime.now(UTC).year, load_zone(name)
+    year, zone = datetime.now(UTC).year, load_iana_zone(name)
     january, july = (datetime(year, month, 1, tzinfo=zone) for month in (1, 7))
     winter_first = (january.utcoffset() or timedelta()) <= (july.utcoffset() or timedelta())
     return (january, july) if winter_first else (july, january)
@@ -203,7 +203,7 @@ def _with_offset(names: Iterable[str], offset: timedelta) -> dict[str, list[str]
 
 def _is_constant(name: str) -> bool:
     """Whether its clocks do not change in this year, be it for Ramadan alone."""
-    year, zone = datetime.now(UTC).year, load_zone(name)
+    year, zone = datetime.now(UTC).year, load_iana_zone(name)
     return len({datetime(year, month, 1, tzinfo=zone).utcoffset() for month in range(1, 13)}) == 1
 
 

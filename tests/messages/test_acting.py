@@ -20,7 +20,7 @@ from shared.preferences.preferences import Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
 from shared.settings import load_settings
 from shared.states import Mode, ReferenceKind
-from shared.time.localtime import shown, zone
+from shared.time.localtime import load_zone, to_wall_time
 from tests.messages.people import (
     CARD,
     CONTENT,
@@ -53,7 +53,7 @@ OWN = {
         {"type": "Action.Execute", "title": "No", "verb": "reject", "data": {"request": 7}},
     ],
 }
-ZONE, WEEK = zone("Europe/Berlin"), timedelta(days=7)
+ZONE, WEEK = load_zone("Europe/Berlin"), timedelta(days=7)
 
 
 async def rows(herald: Herald, table: str) -> list[dict[str, Any]]:
@@ -229,9 +229,9 @@ async def test_a_snoozed_message_comes_again_once_with_all_its_controls(
     assert len(await ada.cards()) == 1
     [posted] = [each for each in await rows(ada.herald, "Notifications") if each["source"] == SNOOZES]
     if after is None:
-        wall = shown(posted["due"], ZONE)
+        wall = to_wall_time(posted["due"], ZONE)
         assert (wall.hour, wall.minute) == (9, 0)
-        assert wall.date() == shown(ada.herald.clock(), ZONE).date() + timedelta(days=1)
+        assert wall.date() == to_wall_time(ada.herald.clock(), ZONE).date() + timedelta(days=1)
     else:
         assert abs(posted["due"] - ada.herald.clock() - after) < timedelta(minutes=1)
     ada.herald.clock.moved += posted["due"] - ada.herald.clock() + timedelta(minutes=1)
@@ -618,7 +618,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
         pause="tomorrow",
     )
     known = await ada.preferences()
-    assert shown(known.paused_until, ZONE).hour == 9 if known.paused_until else False
+    assert to_wall_time(known.paused_until, ZONE).hour == 9 if known.paused_until else False
     assert replace(known, paused_until=None, version=0) == Preferences(
         default=Mode.DIGEST,
         categories={"builds": Mode.OFF},

@@ -13,7 +13,7 @@ from messages.commands.parser import COMMANDS, MAX_COMMAND_CHARS, ChatCommand, O
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
 from shared.preferences.quiet_hours import QuietHours
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 ARGUMENTS = {
     Verb.SUBSCRIBE: "Release notes",
@@ -114,9 +114,9 @@ def test_each_name_belongs_to_one_command_and_each_verb_has_one() -> None:
 
 
 READERS: dict[Verb, Callable[[str], object]] = {
-    Verb.PAUSE: lambda text: pause_until(text, datetime(2026, 11, 23, tzinfo=UTC), zone("UTC")),
+    Verb.PAUSE: lambda text: pause_until(text, datetime(2026, 11, 23, tzinfo=UTC), load_zone("UTC")),
     Verb.QUIET: QuietHours.parse,
-    Verb.TIMEZONE: lambda text: text == "auto" or zone(text),
+    Verb.TIMEZONE: lambda text: text == "auto" or load_zone(text),
     Verb.DIGEST: lambda text: text == "now" or DigestRule.parse(text),
 }
 

@@ -24,13 +24,13 @@ from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.records import HeldDelivery
 from shared.states import DeliveryState, Mode, Reason, ReferenceKind, Rule
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from tests.messages.people import Chat, endpoint, lines
 from tests.support.herald import Herald, opened, user
 from tests.support.tapped import TAP, Tap
 from timer_digest.release_held import release
 
-BERLIN = zone("Europe/Berlin")
+BERLIN = load_zone("Europe/Berlin")
 CATEGORIES = Categories(
     [
         Category(name="security", title="Security *alerts*", mandatory=True),

@@ -16,7 +16,7 @@ from shared.cards import action_verbs
 from shared.cards.validation import faults
 from shared.preferences.categories import Categories, Category
 from shared.states import Mode, ReferenceKind
-from shared.time.localtime import shown, zone
+from shared.time.localtime import load_zone, to_wall_time
 from tests.messages.people import Desk, endpoint, has, lines, responses, text
 from tests.support.herald import Herald
 
@@ -233,7 +233,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     await desk.click(card, action_verbs.PAUSE)
     until = (await desk.preferences()).paused_until
     assert until
-    wall = shown(until, zone("Europe/Berlin"))
+    wall = to_wall_time(until, load_zone("Europe/Berlin"))
     assert (wall.hour, wall.minute) == (9, 0)
     assert timedelta(0) < until - now <= timedelta(days=2)
     longer = until + timedelta(days=3)

@@ -12,7 +12,7 @@ from notify.policy import Decision, PolicyInput, Target, decide
 from shared.preferences.categories import Category
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import DeliveryState, Mode, Purpose, Reason, ReferenceKind, Rule
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 #: A Monday, 12:00 in Berlin.
 NOW = datetime(2026, 11, 23, 11, tzinfo=UTC)
@@ -22,7 +22,7 @@ CASE = PolicyInput(
     now=NOW,
     target=Target(ReferenceKind.USER, "ada", "https://smba.trafficmanager.net/emea/", "a:1"),
     category=Category(name="builds"),
-    zone=zone("Europe/Berlin"),
+    zone=load_zone("Europe/Berlin"),
     digest="daily 09:00",
     thread="build/42",
 )
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     "another thread is muted": ({"preferences": Preferences().mute("build/43", LATER, NOW)}, SENT),
     "no thread": ({"thread": "", "preferences": Preferences().mute("build/42", LATER, NOW)}, SENT),
     "quiet": ({"preferences": QUIET}, waits(Rule.QUIET_HOURS, Reason.QUIET_HOURS, LATER)),
-    "quiet elsewhere": ({"preferences": QUIET, "zone": zone("Asia/Tokyo")}, SENT),
+    "quiet elsewhere": ({"preferences": QUIET, "zone": load_zone("Asia/Tokyo")}, SENT),
     "quiet, which it bypasses": ({"preferences": QUIET, "category": LOUD}, SENT),
     "mandatory and quiet": (
         {"preferences": QUIET, "category": MANDATORY}, waits(Rule.QUIET_HOURS, Reason.QUIET_HOURS, LATER),
@@ -166,6 +166,6 @@ QUIET_CASES = {
 @pytest.mark.parametrize(("place", "quiet", "at", "until"), QUIET_CASES.values(), ids=QUIET_CASES)
 def test_quiet_hours_are_those_of_the_recipients_clock(place: str, quiet: str, at: str, until: str) -> None:
     now, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (at, until))
-    case = replace(CASE, now=now, zone=zone(place), preferences=Preferences(quiet=quiet))
+    case = replace(CASE, now=now, zone=load_zone(place), preferences=Preferences(quiet=quiet))
     assert decide(case) == waits(Rule.QUIET_HOURS, Reason.QUIET_HOURS, end)
     assert decide(replace(case, now=end)) == SENT

@@ -22,7 +22,7 @@ from shared.records import HeldDelivery
 from shared.states import NotificationState, ReferenceKind
 from shared.storage import timers
 from shared.storage.notifications import StoredNotification
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from tests.support.herald import Herald, notification, user
 from timer_digest.release_held import release
 
@@ -276,9 +276,9 @@ async def test_who_is_past_the_time_when_it_is_asked_for_goes_by_ifpast(
 )
 def test_a_recipients_own_time_is_an_instant_or_has_passed(at: str, place: str, plan: DueTime) -> None:
     own = Schedule.model_validate({"at": at, "timeZone": "recipient"})
-    assert in_zone(own, zone(place), NOW) == plan
+    assert in_zone(own, load_zone(place), NOW) == plan
     fixed = Schedule.model_validate({"at": at, "timeZone": "UTC"})
-    assert in_zone(fixed, zone(place), NOW) == DueTime()
+    assert in_zone(fixed, load_zone(place), NOW) == DueTime()
 
 
 @pytest.mark.parametrize(("late", "state"), [(59, NotificationState.FINISHED), (62, NotificationState.MISSED)])
@@ -436,7 +436,7 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
     everyone = await people(timed, places)
     asked = await timed.ask(*map(user, everyone), schedule=OWN)
     wall = datetime.fromisoformat(NINE)
-    times = {each.object_id: wall.replace(tzinfo=zone(name)) for each, name in zip(everyone, places, strict=True)}
+    times = {each.object_id: wall.replace(tzinfo=load_zone(name)) for each, name in zip(everyone, places, strict=True)}
     down, up = at_nine(6), at_nine(2.75)  # what is due in the first two hours and a quarter is beyond the grace
     moments = sorted({at for at in times.values() if not down <= at < up} | {up, at_nine(14)})
     told: list[str] = []

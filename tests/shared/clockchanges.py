@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 
@@ -42,15 +42,15 @@ ZONES = [pytest.param(SAMPLE, id="sample"), pytest.param(ALL, id="all", marks=py
 @cache
 def changes(name: str) -> list[datetime]:
     """The instants from 2024 to 2030 (to the second) from which on clocks are a different time away from UTC."""
-    place, found = zone(name), []
+    zone, found = load_zone(name), []
     days = [FIRST + timedelta(days=number) for number in range((LAST - FIRST).days + 1)]
-    offsets = [day.astimezone(place).utcoffset() for day in days]
+    offsets = [day.astimezone(zone).utcoffset() for day in days]
     for number, day in enumerate(days[:-1]):
         if offsets[number] != offsets[number + 1]:
             before, after = day, days[number + 1]
             while after - before > timedelta(seconds=1):
                 middle = before + (after - before) // 2
-                unchanged = middle.astimezone(place).utcoffset() == offsets[number]
+                unchanged = middle.astimezone(zone).utcoffset() == offsets[number]
                 before, after = (middle, after) if unchanged else (before, middle)
             found.append(after.replace(microsecond=0))
     return found

@@ -13,10 +13,10 @@ from shared.cards.notification import activity
 from shared.cards.replies import one_line
 from shared.cards.validation import faults
 from shared.contract.models import Notification
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-BERLIN = zone("Europe/Berlin")
+BERLIN = load_zone("Europe/Berlin")
 
 
 def line(title: str = "Build 1", **given: Any) -> Line:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.preferences.digest_schedule import DigestRule
-from shared.time.localtime import instant, shown, zone
+from shared.time.localtime import load_zone, to_utc, to_wall_time
 from tests.shared.clockchanges import ALL, FIRST, LAST, SAMPLE, ZONES, changes
 
 
@@ -43,7 +43,7 @@ def test_what_is_no_rule_is_refused_with_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "place", "after", "last", "at"),
+    ("rule", "zone", "after", "last", "at"),
     [
         ("daily 09:00", "Europe/Berlin", "2026-11-23T07:59", None, "2026-11-23T08:00"),
         ("daily 09:00", "Europe/Berlin", "2026-11-23T08:00", None, "2026-11-24T08:00"),  # strictly after
@@ -68,34 +68,34 @@ def test_what_is_no_rule_is_refused_with_one_line(text: str) -> None:
     ],
 )
 def test_the_next_slot_is_after_the_instant_and_on_a_later_date(
-    rule: str, place: str, after: str, last: str | None, at: str
+    rule: str, zone: str, after: str, last: str | None, at: str
 ) -> None:
     had = date.fromisoformat(last) if last else None
-    slot = DigestRule.parse(rule).following(utc(after), zone(place), had)
+    slot = DigestRule.parse(rule).following(utc(after), load_zone(zone), had)
     assert slot is not None
     assert slot.at == utc(at)
     assert had is None or slot.date > had
 
 
 def test_a_rule_that_is_off_has_no_slot() -> None:
-    assert DigestRule.parse("off").following(FIRST, zone("UTC"), None) is None
+    assert DigestRule.parse("off").following(FIRST, load_zone("UTC"), None) is None
 
 
 @pytest.mark.parametrize("names", ZONES)
 def test_a_daily_rule_gives_every_local_date_exactly_one_digest(names: list[str]) -> None:
     for number, name in enumerate(names):
-        place, rule = zone(name), DigestRule.parse(("daily 00:00", "daily 02:30", "daily 23:59")[number % 3])
-        now, last, sent = FIRST, shown(FIRST, place).date(), list[date]()
-        while (slot := rule.following(now, place, last)) and slot.at < LAST:
+        zone, rule = load_zone(name), DigestRule.parse(("daily 00:00", "daily 02:30", "daily 23:59")[number % 3])
+        now, last, sent = FIRST, to_wall_time(FIRST, zone).date(), list[date]()
+        while (slot := rule.following(now, zone, last)) and slot.at < LAST:
             now, last = slot.at, slot.date
             sent.append(slot.date)
-            assert slot.at == instant(datetime.combine(slot.date, rule.at), place), name
+            assert slot.at == to_utc(datetime.combine(slot.date, rule.at), zone), name
         assert sent == [sent[0] + timedelta(days=number) for number in range(len(sent))], name
         assert len(sent) >= (LAST - FIRST).days - 2, name
 
 
 @pytest.mark.parametrize(
-    ("place", "missing"),
+    ("zone", "missing"),
     [
         ("Pacific/Apia", "2011-12-30"),
         ("Pacific/Fakaofo", "2011-12-30"),
@@ -103,13 +103,13 @@ def test_a_daily_rule_gives_every_local_date_exactly_one_digest(names: list[str]
         ("Pacific/Kwajalein", "1993-08-21"),
     ],
 )
-def test_a_date_that_a_zone_left_out_has_no_digest_and_those_beside_it_one_each(place: str, missing: str) -> None:
+def test_a_date_that_a_zone_left_out_has_no_digest_and_those_beside_it_one_each(zone: str, missing: str) -> None:
     left_out = date.fromisoformat(missing)
     now, last, sent = datetime.combine(left_out, time(), UTC) - timedelta(days=5), date.min, list[date]()
     for _ in range(9):
-        slot = DigestRule.parse("daily 09:00").following(now, zone(place), last)
+        slot = DigestRule.parse("daily 09:00").following(now, load_zone(zone), last)
         assert slot is not None
-        assert shown(slot.at, zone(place)).date() == slot.date
+        assert to_wall_time(slot.at, load_zone(zone)).date() == slot.date
         now, last = slot.at, slot.date
         sent.append(slot.date)
     assert left_out not in sent
@@ -119,17 +119,17 @@ def test_a_date_that_a_zone_left_out_has_no_digest_and_those_beside_it_one_each(
 @pytest.mark.parametrize("names", ZONES)
 def test_a_weekly_rule_gives_every_week_one_digest_on_its_day_over_each_change_of_the_clocks(names: list[str]) -> None:
     for name in names:
-        place = zone(name)
+        zone = load_zone(name)
         for change in changes(name):
-            day = shown(change, place).strftime("%a")
+            day = to_wall_time(change, zone).strftime("%a")
             now, last, dates = change - timedelta(days=15), None, list[date]()
             for _ in range(4):
-                slot = DigestRule.parse(f"weekly {day} 02:30").following(now, place, last)
+                slot = DigestRule.parse(f"weekly {day} 02:30").following(now, zone, last)
                 assert slot is not None
                 now, last = slot.at, slot.date
                 dates.append(slot.date)
             assert all(later - earlier == timedelta(days=7) for earlier, later in pairwise(dates))
-            assert shown(change, place).date() in dates, name
+            assert to_wall_time(change, zone).date() in dates, name
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Change:
     """What a person changes, and how much of the time to the next slot passes before (1: the digest is sent)."""
 
     rule: str
-    place: str
+    zone: str
     passed: float
 
 
@@ -165,11 +165,11 @@ RULES = st.builds(
 def test_no_local_date_has_two_digests_whatever_a_person_changes(begun: datetime, wishes: list[Change]) -> None:
     now, last = begun - timedelta(days=3), None
     for wish in wishes:
-        slot = DigestRule.parse(wish.rule).following(now, zone(wish.place), last)
+        slot = DigestRule.parse(wish.rule).following(now, load_zone(wish.zone), last)
         assert slot is not None
         assert slot.at > now
         assert last is None or slot.date > last
         # A time in a gap up to midnight is the next date's first instant.
-        assert shown(slot.at, zone(wish.place)).date() - slot.date in (timedelta(), timedelta(days=1))
+        assert to_wall_time(slot.at, load_zone(wish.zone)).date() - slot.date in (timedelta(), timedelta(days=1))
         now += (slot.at - now) * wish.passed
         last = slot.date if wish.passed == 1 else last

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.time.localtime import again, instant, shown, zone
+from shared.time.localtime import load_zone, second_utc, to_utc, to_wall_time
 from tests.shared.clockchanges import ALL, SAMPLE, ZONES, changes
 
 
 @pytest.mark.parametrize(
-    ("place", "wall", "utc"),
+    ("zone", "wall", "utc"),
     [
         ("Europe/Berlin", "2026-12-01T09:00", "2026-12-01T08:00"),
         ("Europe/Berlin", "2026-07-01T09:00", "2026-07-01T07:00"),
@@ -26,19 +26,19 @@ from tests.shared.clockchanges import ALL, SAMPLE, ZONES, changes
         ("UTC", "2026-01-01T00:00", "2026-01-01T00:00"),
     ],
 )
-def test_a_wall_time_is_one_instant(place: str, wall: str, utc: str) -> None:
-    assert instant(datetime.fromisoformat(wall), zone(place)) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
+def test_a_wall_time_is_one_instant(zone: str, wall: str, utc: str) -> None:
+    assert to_utc(datetime.fromisoformat(wall), load_zone(zone)) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
 @given(
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)),  # noqa: DTZ001 (wall times)
     st.sampled_from(ALL),
 )
-def test_clocks_show_the_wall_time_then_or_have_just_jumped_over_it(wall: datetime, place: str) -> None:
-    at = instant(wall, zone(place))
-    shown = at.astimezone(zone(place)).replace(tzinfo=None)
+def test_clocks_show_the_wall_time_then_or_have_just_jumped_over_it(wall: datetime, zone: str) -> None:
+    at = to_utc(wall, load_zone(zone))
+    shown = at.astimezone(load_zone(zone)).replace(tzinfo=None)
     if shown != wall:
-        just_before = (at - timedelta(seconds=1)).astimezone(zone(place)).replace(tzinfo=None)
+        just_before = (at - timedelta(seconds=1)).astimezone(load_zone(zone)).replace(tzinfo=None)
         assert just_before < wall < shown
 
 
@@ -47,17 +47,18 @@ def test_around_every_change_a_skipped_time_is_the_first_instant_after_it_and_a_
     names: list[str],
 ) -> None:
     for name in names:
-        place = zone(name)
+        zone = load_zone(name)
         for change in changes(name):
-            old, new = shown(change - timedelta(seconds=1), place) + timedelta(seconds=1), shown(change, place)
+            old = to_wall_time(change - timedelta(seconds=1), zone) + timedelta(seconds=1)
+            new = to_wall_time(change, zone)
             inside = min(old, new) + abs(new - old) / 2
             if new > old:
-                assert {instant(wall, place) for wall in (old, inside, new)} == {change}, name
-                assert again(inside, place) is None, name
+                assert {to_utc(wall, zone) for wall in (old, inside, new)} == {change}, name
+                assert second_utc(inside, zone) is None, name
             else:
-                assert instant(inside, place) == change - (old - inside), name
-                assert again(inside, place) == change + (inside - new), name
-            assert instant(max(old, new) + timedelta(hours=3), place) > change, name
+                assert to_utc(inside, zone) == change - (old - inside), name
+                assert second_utc(inside, zone) == change + (inside - new), name
+            assert to_utc(max(old, new) + timedelta(hours=3), zone) > change, name
 
 
 @given(
@@ -66,16 +67,16 @@ def test_around_every_change_a_skipped_time_is_the_first_instant_after_it_and_a_
     st.sampled_from(SAMPLE),
 )
 def test_a_later_wall_time_is_never_an_earlier_instant(wall: datetime, later: timedelta, name: str) -> None:
-    assert instant(wall, zone(name)) <= instant(wall + later, zone(name))
+    assert to_utc(wall, load_zone(name)) <= to_utc(wall + later, load_zone(name))
 
 
 @pytest.mark.parametrize(
-    ("place", "at", "wall"),
+    ("zone", "at", "wall"),
     [
         ("Pacific/Kiritimati", "2026-01-01T10:00", "2026-01-02T00:00"),
         ("Pacific/Pago_Pago", "2026-01-01T10:00", "2025-12-31T23:00"),
         ("Europe/Berlin", "2026-10-25T01:30", "2026-10-25T02:30"),  # the second time
     ],
 )
-def test_an_instant_is_shown_by_the_clocks_of_its_place(place: str, at: str, wall: str) -> None:
-    assert shown(datetime.fromisoformat(at).replace(tzinfo=UTC), zone(place)) == datetime.fromisoformat(wall)
+def test_an_instant_is_shown_by_the_clocks_of_its_place(zone: str, at: str, wall: str) -> None:
+    assert to_wall_time(datetime.fromisoformat(at).replace(tzinfo=UTC), load_zone(zone)) == datetime.fromisoformat(wall)

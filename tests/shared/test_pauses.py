@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.preferences.pause import MAX_PAUSE, pause_until
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from tests.shared.clockchanges import ALL
 
 
@@ -16,7 +16,7 @@ def utc(text: str) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("text", "now", "place", "until"),
+    ("text", "now", "zone", "until"),
     [
         ("2h", "2026-11-23T13:30", "Europe/Berlin", "2026-11-23T15:30"),
         ("30m", "2026-11-23T13:30", "Europe/Berlin", "2026-11-23T14:00"),
@@ -50,8 +50,8 @@ def utc(text: str) -> datetime:
         ("until monday", "2026-11-22T11:00", "Pacific/Kiritimati", "2026-11-29T19:00"),
     ],
 )
-def test_a_pause_ends_when_a_person_of_that_zone_means(text: str, now: str, place: str, until: str) -> None:
-    assert pause_until(text, utc(now), zone(place)) == utc(until)
+def test_a_pause_ends_when_a_person_of_that_zone_means(text: str, now: str, zone: str, until: str) -> None:
+    assert pause_until(text, utc(now), load_zone(zone)) == utc(until)
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_a_pause_ends_when_a_person_of_that_zone_means(text: str, now: str, plac
         ("until 2026-12-24 09:00 sharp", "a pause is"),
     ],
 )
-@pytest.mark.parametrize("place", ["Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
-def test_what_is_no_pause_is_refused_with_one_line(text: str, says: str, place: str) -> None:
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_what_is_no_pause_is_refused_with_one_line(text: str, says: str, zone: str) -> None:
     with pytest.raises(ValueError, match=says) as refused:
-        pause_until(text, utc("2026-11-23T20:30"), zone(place))
+        pause_until(text, utc("2026-11-23T20:30"), load_zone(zone))
     assert "\n" not in str(refused.value)
 
 
@@ -89,7 +89,7 @@ WORDS = ["for", "until", "tomorrow", "monday", "2h", "30m", "3", "d", "14:00", "
 )
 def test_any_text_is_a_pause_that_ends_later_or_refused(text: str, now: datetime, name: str) -> None:
     try:
-        until = pause_until(text, now, zone(name))
+        until = pause_until(text, now, load_zone(name))
     except ValueError:
         return
     assert now < until < now + MAX_PAUSE + timedelta(days=2)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.preferences.quiet_hours import QuietHours
-from shared.time.localtime import instant, shown, zone
+from shared.time.localtime import load_zone, to_utc, to_wall_time
 from tests.shared.clockchanges import FIRST, LAST, SAMPLE, changes
 
 
@@ -60,7 +60,7 @@ def test_what_is_no_quiet_is_refused_with_one_helpful_line(text: str, says: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "at", "until"),
+    ("text", "zone", "at", "until"),
     [
         (WEEK, "Europe/Berlin", "2026-11-23T16:59", None),  # Monday 17:59
         (WEEK, "Europe/Berlin", "2026-11-23T17:00", "2026-11-24T07:00"),
@@ -91,13 +91,13 @@ def test_what_is_no_quiet_is_refused_with_one_helpful_line(text: str, says: str)
         ("thu,sat", "Pacific/Apia", "2011-12-30T09:59", "2011-12-31T10:00"),
     ],
 )
-def test_it_is_quiet_by_the_local_clock_until_the_quiet_ends(text: str, place: str, at: str, until: str | None) -> None:
-    assert QuietHours.parse(text).until(utc(at), zone(place)) == (utc(until) if until else None)
+def test_it_is_quiet_by_the_local_clock_until_the_quiet_ends(text: str, zone: str, at: str, until: str | None) -> None:
+    assert QuietHours.parse(text).until(utc(at), load_zone(zone)) == (utc(until) if until else None)
 
 
 def test_where_the_only_open_minute_of_a_week_is_skipped_the_quiet_lasts_to_the_next_one() -> None:
     quiet = QuietHours.parse("mon-sat; sun 00:00-02:30; sun 02:31-24:00")
-    assert quiet.until(utc("2026-03-28T12:00"), zone("Europe/Berlin")) == utc("2026-04-05T00:30")
+    assert quiet.until(utc("2026-03-28T12:00"), load_zone("Europe/Berlin")) == utc("2026-04-05T00:30")
 
 
 CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
@@ -122,19 +122,19 @@ INSTANTS = st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None), t
 def test_quiet_lasts_without_a_break_until_its_end_and_spans_decide_it(
     quiet: QuietHours, name: str, at: datetime, near: bool, apart: timedelta
 ) -> None:
-    place = zone(name)
+    zone = load_zone(name)
     if near and changes(name):
         at = min(changes(name), key=lambda change: abs(change - at)) + apart
-    until = quiet.until(at, place)
-    day = shown(at, place).date()
+    until = quiet.until(at, zone)
+    day = to_wall_time(at, zone).date()
     spans = [span.on(day + timedelta(step)) for step in (-1, 0, 1) for span in quiet.spans
              if (day + timedelta(step)).weekday() in span.days]  # fmt: skip
-    assert (until is not None) == any(instant(start, place) <= at < instant(end, place) for start, end in spans)
+    assert (until is not None) == any(to_utc(start, zone) <= at < to_utc(end, zone) for start, end in spans)
     if until is not None:
         assert until > at
-        assert quiet.until(until, place) is None
-        assert quiet.until(at + (until - at) / 2, place) == until
-        assert quiet.until(until - timedelta(microseconds=1), place) == until
+        assert quiet.until(until, zone) is None
+        assert quiet.until(at + (until - at) / 2, zone) == until
+        assert quiet.until(until - timedelta(microseconds=1), zone) == until
 
 
 @given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS)
@@ -143,11 +143,11 @@ def test_on_days_without_a_change_of_the_clocks_the_time_they_show_decides(
 ) -> None:
     if any(abs(change - at) < timedelta(days=3) for change in changes(name)):
         return
-    wall = shown(at, zone(name))
+    wall = to_wall_time(at, load_zone(name))
     minute = wall.hour * 60 + wall.minute
     hit = False
     for span in quiet.spans:
         start, end = (each.hour * 60 + each.minute for each in (span.start, span.end))
         today, yesterday = (day % 7 in span.days for day in (wall.weekday(), wall.weekday() - 1))
         hit |= (today and start <= minute < (end if start < end else 1440)) or (yesterday and start >= end > minute)
-    assert (quiet.until(at, zone(name)) is not None) == hit
+    assert (quiet.until(at, load_zone(name)) is not None) == hit

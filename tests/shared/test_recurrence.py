@@ -8,23 +8,23 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.time.localtime import shown, zone
+from shared.time.localtime import load_zone, to_wall_time
 from shared.time.recurrence import Recurrence
 from tests.shared.clockchanges import SAMPLE, ZONES, changes
 from tests.shared.effort import calls
 from tests.shared.naive_rrule import WEEKDAYS, naive
 
 NEW_YEAR = datetime(2026, 1, 1, 9)  # noqa: DTZ001 (a wall time)
-BERLIN = zone("Europe/Berlin")
+BERLIN = load_zone("Europe/Berlin")
 
 
 def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def heard(rule: Recurrence, after: str, count: int = 3, place: str = "Europe/Berlin") -> list[str]:
+def heard(rule: Recurrence, after: str, count: int = 3, zone: str = "Europe/Berlin") -> list[str]:
     """Names and instants of the next occurrences, as text."""
-    coming = islice(rule.coming(utc(after), zone(place)), count)
+    coming = islice(rule.coming(utc(after), load_zone(zone)), count)
     return [f"{each.name} {each.at:%dT%H:%MZ} {each.note}".rstrip() for each in coming]
 
 
@@ -69,7 +69,7 @@ def test_a_cron_expression_goes_by_the_wall_time_of_its_zone(rule: str, after: s
 
 
 def test_a_day_that_a_zone_left_out_is_heard_at_the_first_instant_after_it() -> None:
-    assert heard(Recurrence("0 9 * * *"), "2011-12-29T20:00", place="Pacific/Apia") == [
+    assert heard(Recurrence("0 9 * * *"), "2011-12-29T20:00", zone="Pacific/Apia") == [
         "2011-12-30T09:00 30T10:00Z clocks skip 09:00: at 00:00 of 2011-12-31",
         "2011-12-31T09:00 30T19:00Z",
         "2012-01-01T09:00 31T19:00Z",
@@ -153,13 +153,13 @@ def test_weeks_are_counted_alike_in_all_years() -> None:
 @pytest.mark.parametrize("names", ZONES)
 def test_a_cron_expression_with_fixed_times_is_heard_when_cronsim_says(names: list[str]) -> None:
     for name in names:
-        place = zone(name)
+        zone = load_zone(name)
         for change in changes(name):
             for rule in ("30 0,2,23 * * *", "0 0 * * *", "10,45 1-3 * * *"):
                 after = change - timedelta(hours=30)
                 # Where several are in one gap, cronsim fires at once for each; here they are one.
-                expected = {at.astimezone(UTC) for at in islice(CronSim(rule, after.astimezone(place)), 30)}
-                ours = [each.at for each in islice(Recurrence(rule).coming(after, place), 20)]
+                expected = {at.astimezone(UTC) for at in islice(CronSim(rule, after.astimezone(zone)), 30)}
+                ours = [each.at for each in islice(Recurrence(rule).coming(after, zone), 20)]
                 assert ours == sorted(expected)[:20], (name, rule, change)
 
 
@@ -172,10 +172,10 @@ def test_a_cron_expression_with_fixed_times_is_heard_when_cronsim_says(names: li
 def test_a_rerun_from_any_instant_gives_an_occurrence_the_same_name(
     rule: str, name: str, turn: int, apart: timedelta
 ) -> None:
-    place = zone(name)
+    zone = load_zone(name)
     change = changes(name)[turn % len(changes(name))]
-    run = list(islice(Recurrence(rule).coming(change - timedelta(hours=31), place), 400))
-    later = next(Recurrence(rule).coming(change + apart, place), None)
+    run = list(islice(Recurrence(rule).coming(change - timedelta(hours=31), zone), 400))
+    later = next(Recurrence(rule).coming(change + apart, zone), None)
     assert later == next((each for each in run if each.at > change + apart), later)
     assert len({each.name for each in run}) == len(run)
     assert all(one.at < two.at for one, two in pairwise(run))
@@ -346,4 +346,4 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
     except ValueError:
         return
     found = next(rule.coming(utc("2026-01-01T00:00"), BERLIN), None)
-    assert found is None or shown(found.at, BERLIN) >= NEW_YEAR
+    assert found is None or to_wall_time(found.at, BERLIN) >= NEW_YEAR

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.announcements import coming, following, place_of
+from shared.announcements import coming, following, zone_of
 from shared.contract.models import RECIPIENT, Announcement
-from shared.time.localtime import AHEAD, FIRST_PLACE, zone
+from shared.time.localtime import FIRST_ZONE, FIRST_ZONE_OFFSET, load_zone
 from tests.shared.clockchanges import ALL, ZONES
 from tests.shared.effort import calls
 
@@ -26,8 +26,8 @@ def announcement(**changes: Any) -> Announcement:
     return Announcement.model_validate({"rule": "0 9 * * *", "notification": NOTIFICATION} | changes)
 
 
-def names(count: int, place: str = "Europe/Berlin", **changes: Any) -> list[str]:
-    return [each.name for each in islice(coming(announcement(**changes), NOW, zone(place)), count)]
+def names(count: int, zone: str = "Europe/Berlin", **changes: Any) -> list[str]:
+    return [each.name for each in islice(coming(announcement(**changes), NOW, load_zone(zone)), count)]
 
 
 def calendar(*events: str) -> str:
@@ -77,28 +77,28 @@ def test_an_rrule_counts_from_its_start() -> None:
 
 
 def test_one_for_each_ones_own_time_is_due_where_it_is_that_time_first() -> None:
-    place = place_of(announcement(timeZone=RECIPIENT), "Europe/Berlin")
-    found = following(announcement(timeZone=RECIPIENT), NOW, place)
+    zone = zone_of(announcement(timeZone=RECIPIENT), "Europe/Berlin")
+    found = following(announcement(timeZone=RECIPIENT), NOW, zone)
     assert found
     assert (found.name, found.at) == ("2026-12-21T09:00", datetime(2026, 12, 20, 19, tzinfo=UTC))
-    assert place_of(announcement(), "Europe/Berlin") == zone("Europe/Berlin")
-    assert place_of(announcement(timeZone="Asia/Tokyo"), "Europe/Berlin") == zone("Asia/Tokyo")
+    assert zone_of(announcement(), "Europe/Berlin") == load_zone("Europe/Berlin")
+    assert zone_of(announcement(timeZone="Asia/Tokyo"), "Europe/Berlin") == load_zone("Asia/Tokyo")
 
 
 @pytest.mark.parametrize("places", ZONES)
-def test_nowhere_are_clocks_further_ahead_than_in_the_first_place(places: list[str]) -> None:
+def test_nowhere_are_clocks_further_ahead_than_in_the_first_zone(places: list[str]) -> None:
     for name in places:
         for month in range(1, 13):
-            ahead = datetime(2026, month, 15, tzinfo=zone(name)).utcoffset()
+            ahead = datetime(2026, month, 15, tzinfo=load_zone(name)).utcoffset()
             assert ahead is not None
-            assert ahead <= AHEAD
-    assert datetime(2026, 7, 1, tzinfo=zone(FIRST_PLACE)).utcoffset() == AHEAD
+            assert ahead <= FIRST_ZONE_OFFSET
+    assert datetime(2026, 7, 1, tzinfo=load_zone(FIRST_ZONE)).utcoffset() == FIRST_ZONE_OFFSET
 
 
 @given(st.sampled_from(ALL), st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)))  # noqa: DTZ001 (wall times)
-def test_a_daily_one_comes_in_every_zone_after_each_moment_and_each_name_once(place: str, moment: datetime) -> None:
+def test_a_daily_one_comes_in_every_zone_after_each_moment_and_each_name_once(zone: str, moment: datetime) -> None:
     after = moment.replace(tzinfo=UTC)
-    found = list(islice(coming(announcement(), after, zone(place)), 3))
+    found = list(islice(coming(announcement(), after, load_zone(zone)), 3))
     assert len({each.name for each in found}) == 3
     assert after < found[0].at < found[1].at < found[2].at
 

@@ -12,7 +12,7 @@ from notify.policy import Decision, decide
 from shared.preferences.delivery_rules import evaluate, next_digest
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Rule
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from tests.notify.test_policy import CASE, CASES
 
 #: The rules that wishes make.
@@ -23,7 +23,7 @@ OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIG
 def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
     case = replace(CASE, **given)
     rule, until = evaluate(
-        case.preferences, case.category, case.thread, now=case.now, place=case.zone, digest=case.digest
+        case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest
     )
     assert rule in OF_WISHES
     if decided.rule in OF_WISHES:
@@ -45,7 +45,7 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
 def test_the_next_digest_comes_at_its_slot_or_when_what_holds_it_ends(
     preferences: dict[str, Any], last: str | None, expected: str | None
 ) -> None:
-    now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), zone("Europe/Berlin")
+    now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), load_zone("Europe/Berlin")
     coming = next_digest(
         Preferences(**preferences), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None
     )

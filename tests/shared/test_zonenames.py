@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tzlocal.windows_tz import win_tz
 
-from shared.time.localtime import zone
-from shared.time.zone_names import LEGACY, UnknownZone, load_zone
+from shared.time.localtime import load_zone
+from shared.time.zone_names import LEGACY, UnknownZone, load_iana_zone
 from tests.shared.clockchanges import ALL
 
 
@@ -19,12 +19,12 @@ def test_every_windows_name_is_a_zone_with_the_same_clocks_as_cldr_says() -> Non
     for windows, iana in win_tz.items():
         for month in (1, 7):
             at = datetime(2026, month, 1, tzinfo=UTC)
-            assert at.astimezone(zone(windows)).utcoffset() == at.astimezone(zone(iana)).utcoffset(), windows
+            assert at.astimezone(load_zone(windows)).utcoffset() == at.astimezone(load_zone(iana)).utcoffset(), windows
 
 
 def test_every_iana_name_is_its_zone_in_any_case() -> None:
-    assert [zone(name.upper()).key for name in ALL] == ALL
-    assert [zone(name.lower().replace("_", " ")).key for name in ALL] == ALL
+    assert [load_zone(name.upper()).key for name in ALL] == ALL
+    assert [load_zone(name.lower().replace("_", " ")).key for name in ALL] == ALL
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_every_iana_name_is_its_zone_in_any_case() -> None:
     ],
 )
 def test_a_name_is_found_as_people_and_systems_write_it(name: str, key: str) -> None:
-    assert zone(name).key == key
+    assert load_zone(name).key == key
 
 
 def test_every_name_that_systems_still_tell_is_a_zone_in_any_case() -> None:
-    assert {name: zone(name.upper()).key for name in LEGACY} == LEGACY
+    assert {name: load_zone(name.upper()).key for name in LEGACY} == LEGACY
 
 
 @pytest.mark.parametrize(
@@ -75,21 +75,21 @@ def test_every_name_that_systems_still_tell_is_a_zone_in_any_case() -> None:
 )
 def test_what_is_no_name_is_answered_with_the_zones_that_may_be_meant(name: str, suggestion: str) -> None:
     with pytest.raises(UnknownZone) as refused:
-        zone(name)
+        load_zone(name)
     assert suggestion in refused.value.suggestions
     assert suggestion in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert all(zone(each).key == each for each in refused.value.suggestions)
+    assert all(load_zone(each).key == each for each in refused.value.suggestions)
 
 
 def test_an_offset_is_told_to_know_no_daylight_saving_time_and_when_each_zone_has_it() -> None:
     with pytest.raises(UnknownZone, match=r"no daylight saving time; .*all year Africa/.*in summer Europe/Berlin"):
-        zone("UTC+02:00")
+        load_zone("UTC+02:00")
     with pytest.raises(UnknownZone, match="no zone has it") as refused:
-        zone("+15")
+        load_zone("+15")
     assert refused.value.suggestions == ()
     with pytest.raises(UnknownZone, match="all year") as refused:
-        zone("+01")
+        load_zone("+01")
     assert "Africa/Casablanca" not in refused.value.suggestions  # not in Ramadan
 
 
@@ -97,11 +97,11 @@ def test_the_clocks_of_a_zone_are_those_of_the_locked_package_whatever_the_machi
     tokyo = files("tzdata").joinpath("zoneinfo", "Asia", "Tokyo").read_bytes()
     (tmp_path / "Europe").mkdir()
     (tmp_path / "Europe" / "Sofia").write_bytes(tokyo)
-    zone.cache_clear()
     load_zone.cache_clear()
+    load_iana_zone.cache_clear()
     zoneinfo.reset_tzpath([tmp_path])
     try:
-        assert zone("Europe/Sofia").utcoffset(datetime(2026, 1, 1)) == timedelta(hours=2)  # noqa: DTZ001 (a wall time)
+        assert load_zone("Europe/Sofia").utcoffset(datetime(2026, 1, 1)) == timedelta(hours=2)  # noqa: DTZ001 (a wall time)
     finally:
         zoneinfo.reset_tzpath()
 
@@ -110,7 +110,7 @@ def test_the_clocks_of_a_zone_are_those_of_the_locked_package_whatever_the_machi
                                   "right/Europe/Paris", "localtime", "Factory", "x" * 100_000])  # fmt: skip
 def test_what_is_no_zone_is_refused_with_an_example(name: str) -> None:
     with pytest.raises(UnknownZone, match="is no IANA time zone and no Windows one"):
-        zone(name)
+        load_zone(name)
 
 
 def test_what_only_few_need_is_not_loaded_with_the_modules_that_everything_needs() -> None:

@@ -16,11 +16,11 @@ from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import NotificationState
 from shared.storage.notifications import StoredNotification
-from shared.time.localtime import shown, zone
+from shared.time.localtime import load_zone, to_wall_time
 from timer_digest.digest_plan import DigestPreferences, newest_slot, times
 from timer_digest.thread_groups import DigestEntry, stories
 
-BERLIN = zone("Europe/Berlin")
+BERLIN = load_zone("Europe/Berlin")
 DAILY = DigestRule.parse("daily 09:00")
 #: A Monday.
 MONDAY = date(2026, 11, 23)
@@ -106,7 +106,7 @@ def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, 
         now, last = following, slot.date
         dates.append(slot.date)
     assert dates == [dates[0] + timedelta(number) for number in range(10)]
-    assert shown(now, digest_preferences.place).date() == dates[-1]
+    assert to_wall_time(now, digest_preferences.zone).date() == dates[-1]
 
 
 def case(key: str, minute: int, **data: Any) -> DigestEntry:

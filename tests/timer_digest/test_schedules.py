@@ -17,7 +17,7 @@ from shared.announcements import MAX_MISSED_STORED, SOURCE
 from shared.states import NotificationState, ScheduleState
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
-from shared.time.localtime import zone
+from shared.time.localtime import load_zone
 from tests.notify.test_schedules import set_clock, sleep_until
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
@@ -117,7 +117,7 @@ async def test_everybody_is_told_each_day_at_their_own_time(timed: Herald) -> No
     told: list[str] = []
     for day in (24, 25):
         for person, place in zip(people, places, strict=True):
-            at = datetime(2026, 11, day, 9, tzinfo=zone(place))
+            at = datetime(2026, 11, day, 9, tzinfo=load_zone(place))
             await sleep_until(timed, at.astimezone(UTC) - timedelta(minutes=1))
             assert [message.person for message in await timed.received()] == told
             await sleep_until(timed, at.astimezone(UTC) + timedelta(seconds=1))
