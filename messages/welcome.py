@@ -14,7 +14,7 @@ import orjson
 from messages.activity.references import is_install, person_of, scope
 from messages.activity.verified import Event
 from shared import publishing
-from shared.cards.texts import language, say
+from shared.cards.texts import language_of, text_of
 from shared.cards.welcome import welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shards
@@ -47,16 +47,16 @@ async def _welcome_person(services: Services, event: Event) -> None:
         return
     person = account.aad_object_id.lower()
     known = await services.conversations.get(event.tenant, ReferenceKind.USER, person)
-    tongue = language(known.preferences.locale, known.locale) if known else language(event.incoming.locale)
+    language = language_of(known.preferences.locale, known.locale) if known else language_of(event.incoming.locale)
     identifier = _identifier(event, person)
-    card = welcome_card(tongue, notification_key(event.tenant, SOURCE, identifier))
+    card = welcome_card(language, notification_key(event.tenant, SOURCE, identifier))
     await publishing.post(
         services,
         tenant=event.tenant,
         recipient=f"u:{person}",
         source=SOURCE,
         identifier=identifier,
-        data=_data({"user": person}, card, tongue),
+        data=_data({"user": person}, card, language),
         purpose=Purpose.WELCOME,
     )
 
@@ -66,12 +66,12 @@ async def _welcome_members(services: Services, event: Event) -> None:
     incoming = event.incoming
     there = incoming.channel_data.team.id if scope(incoming) == "channel" else incoming.conversation.id
     adder = await services.conversations.get(event.tenant, ReferenceKind.USER, event.person) if event.person else None
-    tongue = language(incoming.locale, adder.locale if adder else "")
+    language = language_of(incoming.locale, adder.locale if adder else "")
     identifier = _identifier(event, there)
     key = notification_key(event.tenant, SOURCE, identifier)
     name = incoming.sender.name or (adder.name if adder else "")
-    card = welcome_card(tongue, key, place=await _place(services, event, tongue), adder=name)
-    data = _data({"team": there}, card, tongue)
+    card = welcome_card(language, key, place=await _place(services, event, language), adder=name)
+    data = _data({"team": there}, card, language)
     await accept(
         services,
         StoredNotification(
@@ -91,27 +91,27 @@ async def _welcome_members(services: Services, event: Event) -> None:
     await services.queues.enqueue_expansion(Expansion(key, 0))
 
 
-async def _place(services: Services, event: Event, tongue: str) -> str:
+async def _place(services: Services, event: Event, language: str) -> str:
     """What the members know the team, channel or group chat as."""
     data, conversation = event.incoming.channel_data, event.incoming.conversation
     if scope(event.incoming) == "groupChat":
         return (
-            say(tongue, "welcome.chat", name=conversation.name)
+            text_of(language, "welcome.chat", name=conversation.name)
             if conversation.name
-            else say(tongue, "welcome.someChat")
+            else text_of(language, "welcome.someChat")
         )
     known = await services.conversations.get(event.tenant, ReferenceKind.TEAM, data.team.id)
     team = data.team.name or (known.name if known else "")
     channel = data.settings.selected_channel.name
     if team and channel:
-        return say(tongue, "welcome.channel", channel=channel, name=team)
-    return say(tongue, "welcome.team", name=team) if team else say(tongue, "welcome.someTeam")
+        return text_of(language, "welcome.channel", channel=channel, name=team)
+    return text_of(language, "welcome.team", name=team) if team else text_of(language, "welcome.someTeam")
 
 
 def _identifier(event: Event, whom: str) -> str:
     return f"{whom};{event.at:%Y-%m-%dT%H:%M}"
 
 
-def _data(recipient: dict[str, str], card: dict[str, Any], tongue: str) -> bytes:
-    data = {"recipients": [recipient], "category": CATEGORY, "card": card, "locale": tongue}
+def _data(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
+    data = {"recipients": [recipient], "category": CATEGORY, "card": card, "locale": language}
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

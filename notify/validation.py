@@ -10,7 +10,7 @@ from shared.cards.footer import Controls
 from shared.cards.notification import activity
 from shared.cards.schema import pointer
 from shared.cards.size import TooLarge
-from shared.cards.texts import language
+from shared.cards.texts import language_of
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Notification
 
@@ -27,7 +27,7 @@ def check_form(notification: Notification, limit: int, data: str) -> None:
     field = data + ("/content" if notification.card is None else "/card")
     if found := list(_faults(notification)):
         raise MessageRefused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
-    spoken = language(notification.locale or "")
+    spoken = language_of(notification.locale or "")
     largest = Controls("0" * 64, "W" * MAX_LABEL_UNITS, mandatory=False, thread=True, language=spoken)
     try:
         activity(notification, limit, largest)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.cards.texts import language
+from shared.cards.texts import language_of
 from shared.concurrency import gather_limited
 from shared.early import rule_of, without_holds
 from shared.preferences.delivery_rules import digest_rule, quiet_until
@@ -57,7 +57,7 @@ class DigestPreferences:
 
     preferences: Preferences
     zone: ZoneInfo
-    tongue: str
+    language: str
     rule: DigestRule
 
 
@@ -139,8 +139,8 @@ async def digest_preferences_of(services: Services, person: RecipientTask) -> Di
     rule = digest_rule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
-    tongue = language(preferences.locale, reference.locale)
-    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), tongue, rule)
+    language = language_of(preferences.locale, reference.locale)
+    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, rule)
 
 
 async def _decided(

@@ -154,8 +154,8 @@ def _compose(
     more: int | None,
 ) -> tuple[int, int | None, bytes]:
     limit, recipient = services.settings.max_activity_bytes, person.recipient
-    zone, tongue, held = digest_preferences.zone, digest_preferences.tongue, not digest_preferences.rule.days
-    return compose(included, recipient, zone, tongue, more, held=held, categories=services.categories, limit=limit)
+    zone, language, held = digest_preferences.zone, digest_preferences.language, not digest_preferences.rule.days
+    return compose(included, recipient, zone, language, more, held=held, categories=services.categories, limit=limit)
 
 
 async def _post_again(services: Services, person: RecipientTask, state: DigestState) -> None:

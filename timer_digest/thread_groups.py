@@ -68,7 +68,7 @@ def compose(
     included: Sequence[ThreadGroup],
     recipient: str,
     zone: ZoneInfo,
-    tongue: str,
+    language: str,
     more: int | None,
     *,
     held: bool,
@@ -78,7 +78,7 @@ def compose(
     """How many of the first stories fit on a card of `limit` bytes, how many deliveries it says that it leaves to the
     next, and the digest, as a notification's `data`.
 
-    Times are those of `zone`, and `tongue` is the language. `more` deliveries wait for the next digest anyway; with
+    Times are those of `zone`, and `language` is the language. `more` deliveries wait for the next digest anyway; with
     None nothing is said of what is left. `held` is as in `shared.cards.digest.draw`.
     """
     lines = [_line(story, categories) for story in included]
@@ -91,7 +91,7 @@ def compose(
         whole = {
             "recipients": [who],
             "category": publishing.CATEGORY,
-            "card": draw(lines[:count], zone, tongue, left(count) or 0, held=held),
+            "card": draw(lines[:count], zone, language, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 

@@ -15,7 +15,7 @@ from messages.commands.handlers import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import executed
-from shared.cards.texts import language, moment, say
+from shared.cards.texts import language_of, moment, text_of
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.states import ReferenceKind
@@ -37,24 +37,24 @@ class ClickRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ActionContext:
-    """One click. `subject` and `preferences` are those of the person who clicked, `tongue` is their language."""
+    """One click. `subject` and `preferences` are those of the person who clicked, `language` is their language."""
 
     services: Services
     event: Event
     click: CardAction
     subject: PreferenceSubject
     preferences: Preferences
-    tongue: str
+    language: str
 
     @property
     def zone(self) -> ZoneInfo:
         return self.subject.zone_of(self.preferences)
 
-    def say(self, key: str, **values: object) -> str:
-        return say(self.tongue, key, **values)
+    def text(self, key: str, **values: object) -> str:
+        return text_of(self.language, key, **values)
 
     def moment(self, at: datetime) -> str:
-        return self.say("preferences.forever") if at >= FOREVER else moment(at, self.zone)
+        return self.text("preferences.forever") if at >= FOREVER else moment(at, self.zone)
 
     async def shown(self, bound: BoundAction, note: str = "") -> Card:
         """The card as it is for the person now, with what they did on it, and maybe a note."""
@@ -69,13 +69,13 @@ class ActionContext:
     def recorded(self, title: str, response: Response) -> str:
         at = self.moment(response.at)
         acknowledged = response.action == ACKNOWLEDGE
-        return self.say("done.acknowledge", at=at) if acknowledged else self.say("done.action", action=title, at=at)
+        return self.text("done.acknowledge", at=at) if acknowledged else self.text("done.action", action=title, at=at)
 
     async def told(self, bound: BoundAction, text: str) -> Answer:
         """The answer to what was done for the person alone."""
         if self.event.personal:
             return await self.shown(bound, text)
-        return f"{text} {self.say('done.elsewhere')}"
+        return f"{text} {self.text('done.elsewhere')}"
 
 
 async def _newest(services: Services, bound: BoundAction) -> StoredNotification:
@@ -101,4 +101,4 @@ async def begin(services: Services, event: Event, click: CardAction) -> ActionCo
     subject = PreferenceSubject(
         services=services, tenant=event.tenant, kind=ReferenceKind.USER, id=event.person, seen_zone=seen, locale=spoken
     )
-    return ActionContext(services, event, click, subject, preferences, language(preferences.locale, spoken))
+    return ActionContext(services, event, click, subject, preferences, language_of(preferences.locale, spoken))

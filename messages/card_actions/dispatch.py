@@ -19,7 +19,7 @@ from messages.card_actions.handlers import BUTTONS, record
 from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
-from shared.cards.texts import say
+from shared.cards.texts import text_of
 from shared.preferences.preferences import TooMany
 from shared.services import Services
 from shared.storage.markers import clicks
@@ -46,7 +46,7 @@ async def dispatch_click(services: Services, event: Event) -> tuple[int, dict[st
     try:
         answer = await _done(context)
     except ClickRefused as refused:
-        told = say(context.tongue, refused.key, **refused.values)
+        told = text_of(context.language, refused.key, **refused.values)
         answer = refreshed.only(told) if event.personal else told
     return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
 
@@ -88,7 +88,7 @@ async def _pressed(context: ActionContext, *, repeat: bool) -> Answer:
         if context.click.automatic:
             return await context.shown(bound)
         if repeat:
-            return await context.told(bound, context.say("done.repeated"))
+            return await context.told(bound, context.text("done.repeated"))
         return await BUTTONS.get(context.click.verb, record)(context, bound)
     except TooMany as many:
         raise ClickRefused("refused.tooMany", reason=many) from None

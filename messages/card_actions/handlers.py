@@ -37,7 +37,7 @@ async def record(context: ActionContext, bound: BoundAction) -> Answer:
     except TooLong:
         raise ClickRefused("refused.tooLong") from None
     if before:
-        note = context.say("done.before", at=context.moment(response.at))
+        note = context.text("done.before", at=context.moment(response.at))
         return await context.shown(bound, note) if context.event.personal else note
     return await context.shown(bound) if context.event.personal else context.recorded(bound.title, response)
 
@@ -48,9 +48,9 @@ async def _show(context: ActionContext, bound: BoundAction) -> Answer:
 
 async def _why(context: ActionContext, bound: BoundAction) -> Answer:
     wishes = await wishes_of(context.services, bound, context.event.person, context.preferences)
-    lines = await why(context.services, bound, wishes, context.tongue)
+    lines = await why(context.services, bound, wishes, context.language)
     if context.event.personal:
-        return refreshed.reasons(context.tongue, lines, bound.notification.key)
+        return refreshed.reasons(context.language, lines, bound.notification.key)
     return " ".join(lines)
 
 
@@ -65,13 +65,13 @@ async def _mute(context: ActionContext, bound: BoundAction) -> Answer:
         return preferences if known and known > now else preferences.mute(key, now + MUTED_FOR, now)
 
     until = (await context.subject.prefer(muted)).muted_until(key)
-    return await context.told(bound, context.say("done.mute", until=context.moment(until or now + MUTED_FOR)))
+    return await context.told(bound, context.text("done.mute", until=context.moment(until or now + MUTED_FOR)))
 
 
 async def _choose(context: ActionContext, bound: BoundAction, mode: Mode, done: str) -> Answer:
     category = context.services.categories.of(bound.notification.content.category)
     await context.subject.prefer(lambda preferences: preferences.with_mode(category.name, mode))
-    return await context.told(bound, context.say(done, category=category.label))
+    return await context.told(bound, context.text(done, category=category.label))
 
 
 async def _to_digest(context: ActionContext, bound: BoundAction) -> Answer:
@@ -88,12 +88,12 @@ async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
         comes = await snooze(context.services, context.event, bound, context.click.verb, at)
     except TooLate:
         raise ClickRefused("refused.expired") from None
-    return await context.told(bound, context.say("done.snooze", at=context.moment(comes)))
+    return await context.told(bound, context.text("done.snooze", at=context.moment(comes)))
 
 
 async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
-    await sample(context.services, context.event, bound, context.tongue)
-    return await context.told(bound, context.say("done.sample"))
+    await sample(context.services, context.event, bound, context.language)
+    return await context.told(bound, context.text("done.sample"))
 
 
 async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
@@ -104,7 +104,8 @@ async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
         return preferences if longer else replace(preferences, paused_until=until)
 
     preferences = await context.subject.prefer(paused)
-    return await context.told(bound, context.say("done.pause", until=context.moment(preferences.paused_until or until)))
+    ends = context.moment(preferences.paused_until or until)
+    return await context.told(bound, context.text("done.pause", until=ends))
 
 
 async def _preferences(context: ActionContext, bound: BoundAction) -> Answer:
@@ -125,7 +126,7 @@ async def _preferences(context: ActionContext, bound: BoundAction) -> Answer:
         data=orjson.dumps(data, option=orjson.OPT_SORT_KEYS),
         purpose=Purpose.REPLY,
     )
-    return context.say("preferences.sent")
+    return context.text("preferences.sent")
 
 
 #: By verb; what is not here is a caller's own.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from messages.card_actions.context import ActionContext, Answer
 from messages.card_actions.preferences_form import Wrong, applied, changed, left
 from messages.commands.handlers import PreferenceSubject, card_of
-from shared.cards.texts import language, say
+from shared.cards.texts import language_of, text_of
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
 from shared.states import ReferenceKind
@@ -36,7 +36,8 @@ async def save(context: ActionContext) -> Answer:
     except Wrong as wrong:
         typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
         return card_of(subject, await subject.preferences(), key=click.key, was=was, typed=typed, errors=wrong.errors)
-    note = say(language(preferences.locale, subject.locale), "preferences.saved" if new else "preferences.unchanged")
+    note_key = "preferences.saved" if new else "preferences.unchanged"
+    note = text_of(language_of(preferences.locale, subject.locale), note_key)
     return card_of(subject, preferences, key=click.key, note=note)
 
 
@@ -44,7 +45,7 @@ async def saved_before(context: ActionContext) -> Answer:
     """The card as it is now, for a click that was answered before."""
     subject = _turn(context)
     preferences = await subject.preferences()
-    note = say(language(preferences.locale, subject.locale), "done.repeated")
+    note = text_of(language_of(preferences.locale, subject.locale), "done.repeated")
     return card_of(subject, preferences, key=context.click.key, note=note)
 
 

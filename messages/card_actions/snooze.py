@@ -10,7 +10,7 @@ import orjson
 from messages.activity.verified import Event
 from messages.card_actions.binding import BoundAction
 from shared import publishing
-from shared.cards.texts import say
+from shared.cards.texts import text_of
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.markers import snoozes
@@ -53,17 +53,17 @@ async def snooze(services: Services, event: Event, bound: BoundAction, verb: str
     return posted.due if posted and posted.due else at
 
 
-async def sample(services: Services, event: Event, bound: BoundAction, tongue: str) -> None:
+async def sample(services: Services, event: Event, bound: BoundAction, language: str) -> None:
     """Send the person a notification to try things out on; once for the card on which they asked."""
     data = {
         "category": SAMPLE,
-        "locale": tongue,
+        "locale": language,
         "thread": {"key": SAMPLE},
         "content": {
-            "title": say(tongue, "sample.title"),
-            "text": say(tongue, "sample.text"),
-            "result": say(tongue, "sample.result"),
-            "actor": {"name": say(tongue, "sample.actor")},
+            "title": text_of(language, "sample.title"),
+            "text": text_of(language, "sample.text"),
+            "result": text_of(language, "sample.result"),
+            "actor": {"name": text_of(language, "sample.actor")},
         },
     }
     await _post(services, event, SAMPLES, f"{bound.notification.key};{event.person}", data)

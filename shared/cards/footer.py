@@ -23,7 +23,7 @@ from shared.cards.action_verbs import (
 )
 from shared.cards.actions import bound
 from shared.cards.elements import VERSION, buttons, line
-from shared.cards.texts import language, say
+from shared.cards.texts import language_of, text_of
 from shared.contract.models import Notification
 from shared.preferences.categories import Category
 from shared.states import Purpose
@@ -50,31 +50,31 @@ class Controls:
 
     @classmethod
     def of(cls, key: str, content: Notification, category: Category) -> Self:
-        spoken = language(content.locale or "")
+        spoken = language_of(content.locale or "")
         return cls(key, category.label, category.mandatory, content.thread is not None, spoken)
 
     def button(self, verb: str, title: str) -> dict[str, Any]:
         return execute(title, verb, {"n": self.key})
 
     def acknowledge(self) -> dict[str, Any]:
-        return self.button(ACKNOWLEDGE, say(self.language, "acknowledge"))
+        return self.button(ACKNOWLEDGE, text_of(self.language, "acknowledge"))
 
     def footer(self) -> dict[str, Any]:
         """The last element of a card: the category, why it came, and what hides behind Manage."""
-        label = say(self.language, "mandatory", category=self.category) if self.mandatory else self.category
+        label = text_of(self.language, "mandatory", category=self.category) if self.mandatory else self.category
         toggle = {
             "type": "Action.ToggleVisibility",
-            "title": say(self.language, "manage"),
+            "title": text_of(self.language, "manage"),
             "targetElements": [MANAGE],
         }
-        why = self.button(WHY, say(self.language, "why"))
+        why = self.button(WHY, text_of(self.language, "why"))
         offered = {
-            MUTE: say(self.language, "mute") if self.thread and not self.mandatory else "",
-            TO_DIGEST: say(self.language, "toDigest", category=self.category),
-            STOP: "" if self.mandatory else say(self.language, "stop", category=self.category),
-            SNOOZE_HOUR: say(self.language, "snooze.hour"),
-            SNOOZE_TOMORROW: say(self.language, "snooze.tomorrow"),
-            PREFERENCES: say(self.language, "preferences"),
+            MUTE: text_of(self.language, "mute") if self.thread and not self.mandatory else "",
+            TO_DIGEST: text_of(self.language, "toDigest", category=self.category),
+            STOP: "" if self.mandatory else text_of(self.language, "stop", category=self.category),
+            SNOOZE_HOUR: text_of(self.language, "snooze.hour"),
+            SNOOZE_TOMORROW: text_of(self.language, "snooze.tomorrow"),
+            PREFERENCES: text_of(self.language, "preferences"),
         }
         manage = [self.button(verb, title) for verb, title in offered.items() if title]
         return {

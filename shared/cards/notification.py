@@ -14,7 +14,7 @@ import orjson
 from shared.cards.elements import block, buttons, card, heading
 from shared.cards.footer import Controls
 from shared.cards.size import fit, within
-from shared.cards.texts import FALLBACK, say
+from shared.cards.texts import FALLBACK, text_of
 from shared.contract.models import Content, Notification
 
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
@@ -58,10 +58,10 @@ def draw(content: Content, controls: Controls | None = None) -> dict[str, Any]:
         facts = [{"title": fact.title, "value": fact.value} for fact in content.facts]
         body.append({"type": "FactSet", "facts": facts, "spacing": "Medium"})
     if content.result:
-        result = block(say(spoken, "result", result=content.result))
+        result = block(text_of(spoken, "result", result=content.result))
         body.append({"type": "Container", "style": "emphasis", "spacing": "Medium", "items": [result]})
     if content.actor:
-        body.append(block(say(spoken, "triggered", actor=content.actor.name), isSubtle=True, size="Small"))
+        body.append(block(text_of(spoken, "triggered", actor=content.actor.name), isSubtle=True, size="Small"))
     actions: list[dict[str, Any]] = []
     if content.link:
         actions.append({"type": "Action.OpenUrl", "title": content.link.title, "url": content.link.url})

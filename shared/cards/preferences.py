@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.cards.action_verbs import SAVE, SHOW, execute
 from shared.cards.elements import card, done, heading, line
-from shared.cards.texts import LANGUAGES, language, moment, say
+from shared.cards.texts import LANGUAGES, language_of, moment, text_of
 from shared.preferences.categories import Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
@@ -59,13 +59,13 @@ def preferences_card(
     `locale` is the person's, for who chose no language. `key` is of the notification whose card this one replaced: a
     button leads back to it. Fields show what was `typed` where it could not be saved, and remember what they `was`.
     """
-    tongue = language(preferences.locale, locale)
+    language = language_of(preferences.locale, locale)
     values = fields(preferences, categories, now)
     shown = values | dict(typed or {})
     wrong = errors or {}
 
     def label(name: str, **named: object) -> str:
-        return say(tongue, f"preferences.{name}", **named)
+        return text_of(language, f"preferences.{name}", **named)
 
     def with_error(field: str, control: dict[str, Any]) -> list[dict[str, Any]]:
         told = [line(wrong[field], color="Attention", size="Small", spacing="None")] if field in wrong else []
@@ -123,7 +123,7 @@ def preferences_card(
     herald: dict[str, Any] = {"was": dict(was or values)} | ({"n": key} if key else {})
     actions = [execute(label("save"), SAVE, herald) | {"associatedInputs": "auto"}]
     if key:
-        actions.append(execute(say(tongue, "back"), SHOW, {"n": key}))
+        actions.append(execute(text_of(language, "back"), SHOW, {"n": key}))
     return card(body, actions)
 
 
@@ -140,7 +140,7 @@ def fields(preferences: Preferences, categories: Categories, now: datetime | Non
         "time_zone": preferences.time_zone,
         "quiet": preferences.quiet,
         "digest": preferences.digest,
-        "locale": language(preferences.locale) if preferences.locale else DECLARED,
+        "locale": language_of(preferences.locale) if preferences.locale else DECLARED,
         "own_actions": ON if preferences.own_actions else OFF,
         "unmute": OFF,
         **{f"{TOPIC}{topic}": ON for topic in preferences.topics[:MAX_CHOICES]},

@@ -10,7 +10,7 @@ from shared.cards.action_verbs import SHOW, execute
 from shared.cards.actions import without
 from shared.cards.elements import card, heading, line
 from shared.cards.footer import FOOTER
-from shared.cards.texts import say
+from shared.cards.texts import text_of
 
 
 def refreshed(shown: Mapping[str, Any], done: Sequence[str], gone: frozenset[str]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def only(text: str) -> dict[str, Any]:
     return card([line(text)])
 
 
-def reasons(tongue: str, lines: Sequence[str], key: str) -> dict[str, Any]:
+def reasons(language: str, lines: Sequence[str], key: str) -> dict[str, Any]:
     """A card that says why a message came, and leads back to that of the notification of this key."""
-    body = [heading(say(tongue, "because.title")), *(line(each, spacing="Small") for each in lines)]
-    return card(body, [execute(say(tongue, "back"), SHOW, {"n": key})])
+    body = [heading(text_of(language, "because.title")), *(line(each, spacing="Small") for each in lines)]
+    return card(body, [execute(text_of(language, "back"), SHOW, {"n": key})])

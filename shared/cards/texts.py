@@ -28,15 +28,15 @@ _EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 _MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|~-]")
 
 
-def language(*locales: str) -> str:
+def language_of(*locales: str) -> str:
     """The language of the first of these locales (BCP 47, "" for none) for which there are texts."""
     subtags = (locale.partition("-")[0].lower() for locale in locales)
     return next((each for each in subtags if each in LANGUAGES), FALLBACK)
 
 
-def say(tongue: str, key: str, **values: object) -> str:
+def text_of(language: str, key: str, **values: object) -> str:
     """The text of `key` in a language, with these values in the places of their names."""
-    text = _texts(tongue).get(key) or _texts(FALLBACK)[key]
+    text = _texts(language).get(key) or _texts(FALLBACK)[key]
     return text.format(**values)
 
 
@@ -56,6 +56,6 @@ def moment(at: datetime, zone: ZoneInfo) -> str:
 
 
 @cache
-def _texts(tongue: str) -> Mapping[str, str]:
-    texts: Mapping[str, str] = orjson.loads((_FOLDER / f"{tongue}.json").read_bytes())
+def _texts(language: str) -> Mapping[str, str]:
+    texts: Mapping[str, str] = orjson.loads((_FOLDER / f"{language}.json").read_bytes())
     return texts

@@ -6,10 +6,10 @@ from typing import Any
 
 from shared.cards.action_verbs import PAUSE, PREFERENCES, SAMPLE, execute
 from shared.cards.elements import block, card, heading, line
-from shared.cards.texts import say
+from shared.cards.texts import text_of
 
 
-def welcome_card(tongue: str, key: str, *, place: str = "", adder: str = "") -> dict[str, Any]:
+def welcome_card(language: str, key: str, *, place: str = "", adder: str = "") -> dict[str, Any]:
     """The welcome that the notification of this key brings, in a language.
 
     `place` is the team or chat to which it was added, in words, and `adder` who did that; without a place it came
@@ -17,16 +17,16 @@ def welcome_card(tongue: str, key: str, *, place: str = "", adder: str = "") -> 
     """
     why = "welcome.personal" if not place else "welcome.placeBy" if adder else "welcome.place"
     body = [
-        heading(say(tongue, "welcome.title")),
-        line(say(tongue, why, place=place, adder=adder)),
-        block(say(tongue, "welcome.offer")),
-        block(say(tongue, "welcome.offers"), spacing="Small"),
-        line(say(tongue, "welcome.next"), isSubtle=True),
+        heading(text_of(language, "welcome.title")),
+        line(text_of(language, why, place=place, adder=adder)),
+        block(text_of(language, "welcome.offer")),
+        block(text_of(language, "welcome.offers"), spacing="Small"),
+        line(text_of(language, "welcome.next"), isSubtle=True),
     ]
     buttons = {
-        PREFERENCES: say(tongue, "preferences"),
-        SAMPLE: say(tongue, "welcome.sample"),
-        PAUSE: say(tongue, "welcome.pause"),
+        PREFERENCES: text_of(language, "preferences"),
+        SAMPLE: text_of(language, "welcome.sample"),
+        PAUSE: text_of(language, "welcome.pause"),
     }
     actions = [execute(title, verb, {"n": key}) for verb, title in buttons.items()]
-    return card(body, actions) | {"fallbackText": say(tongue, "welcome.title")}
+    return card(body, actions) | {"fallbackText": text_of(language, "welcome.title")}

@@ -55,7 +55,7 @@ class Chat:
     person: PersonView
     place: dict[str, Any]
 
-    async def say(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    async def write(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
         """Write `text`; returns the activities that Teams sent for it."""
         event = Event(
             kind="message",
@@ -81,7 +81,7 @@ class Chat:
 
     async def ask(self, text: str, **changes: Any) -> Sequence[str]:
         """Write `text`; returns the lines of the card that answers, the title first."""
-        [activity] = await self.say(text, **changes)
+        [activity] = await self.write(text, **changes)
         told = await self.told(activity)
         assert told
         assert told.purpose is Purpose.REPLY

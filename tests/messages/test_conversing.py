@@ -138,7 +138,7 @@ async def test_a_chosen_zone_goes_before_that_of_teams(chat: Chat) -> None:
 
 
 async def test_a_message_without_a_zone_goes_by_the_one_that_is_known(chat: Chat) -> None:
-    await chat.say("help")
+    await chat.write("help")
     told = await chat.ask("quiet", localTimezone=None, entities=None)
     assert told == ["Quiet hours: none", "Time zone  Europe/Berlin (from Teams)"]
 
@@ -203,7 +203,7 @@ async def test_one_topic_too_many_is_not_subscribed(chat: Chat) -> None:
 
 
 async def test_a_topic_reaches_who_subscribed_to_it(chat: Chat) -> None:
-    await chat.say("subscribe Releases")
+    await chat.write("subscribe Releases")
     await chat.herald.ask({"topic": "releases"}, content={"title": "4.2 is out"})
     await chat.herald.send()
     titles = [each.activity["summary"] for each in await chat.herald.teams.received(person=chat.person.object_id)]
@@ -221,13 +221,13 @@ async def test_stop_names_what_is_mandatory_and_stays(chat: Chat) -> None:
 
 
 async def test_resume_sends_what_the_pause_kept_back(chat: Chat) -> None:
-    await chat.say("pause")
+    await chat.write("pause")
     asked = await chat.herald.ask(user(chat.person), content={"title": "Kept back"})
     await chat.herald.send()
     row = await chat.herald.row(asked, f"u:{chat.person.object_id}")
     assert (row["state"], row["rule"]) == (DeliveryState.QUEUED, Rule.PAUSED)
     assert (await chat.ask("status"))[-1] == "Waiting  1"
-    await chat.say("resume")
+    await chat.write("resume")
     await chat.herald.send()
     assert (await chat.herald.row(asked, f"u:{chat.person.object_id}"))["state"] == DeliveryState.SENT
 
@@ -350,7 +350,7 @@ async def test_who_asks_while_a_digest_is_on_its_way_is_told_that_it_is_without_
 
 async def test_preferences_opens_the_card(chat: Chat) -> None:
     await chat.prefer(Preferences(quiet="sat,sun"))
-    [activity] = await chat.say("Preferences")
+    [activity] = await chat.write("Preferences")
     told = await chat.told(activity)
     assert told
     assert told.content.card
@@ -386,7 +386,7 @@ async def test_in_a_group_chat_a_command_is_about_the_chat(group: Chat) -> None:
     assert (await in_place(group)).stopped
     assert (await group.preferences()) == Preferences()
     assert "about this conversation" in (await group.ask("help"))[-1]
-    [activity] = await group.say("preferences")
+    [activity] = await group.write("preferences")
     assert await group.told(activity)
     await group.herald.send()
     received = await group.herald.teams.received()
@@ -395,8 +395,8 @@ async def test_in_a_group_chat_a_command_is_about_the_chat(group: Chat) -> None:
 
 
 async def test_a_repeated_activity_has_one_answer_and_undoes_nothing_newer(chat: Chat) -> None:
-    activity, *_ = await chat.say("pause 2h", repeat=5)
-    await chat.say("resume")
+    activity, *_ = await chat.write("pause 2h", repeat=5)
+    await chat.write("resume")
     await chat.again(activity)
     assert (await chat.preferences()).paused_until is None
     await chat.herald.send()
@@ -410,7 +410,7 @@ async def test_a_repeated_activity_has_one_answer_and_undoes_nothing_newer(chat:
 
 async def test_the_same_words_twice_are_two_commands(chat: Chat) -> None:
     for _ in range(2):
-        await chat.say("help")
+        await chat.write("help")
     await chat.herald.send()
     assert len(await chat.herald.teams.received(person=chat.person.object_id)) == 2
 
@@ -440,7 +440,7 @@ EVIL = "[here](https://evil.example) **b** <at>Ada</at> ![x](https://evil.exampl
 
 async def test_what_is_echoed_is_plain_text(chat: Chat) -> None:
     for command in ("subscribe", "unsubscribe", "timezone", "quiet", "digest", "pause", "frobnicate"):
-        [activity] = await chat.say(f"{command} {EVIL.replace('<', '&lt;')}")
+        [activity] = await chat.write(f"{command} {EVIL.replace('<', '&lt;')}")
         told = await chat.told(activity)
         assert told
         assert (card := told.content.card)
@@ -455,9 +455,9 @@ async def test_an_echo_is_cut(chat: Chat) -> None:
 
 
 async def test_no_answer_to_the_submit_of_a_card_and_help_to_a_mere_attachment(chat: Chat) -> None:
-    [submitted] = await chat.say("", value={"action": "save"})
+    [submitted] = await chat.write("", value={"action": "save"})
     assert await chat.told(submitted) is None
-    [attached] = await chat.say("", attachments=[{"contentType": "image/png", "contentUrl": "https://example.com/x"}])
+    [attached] = await chat.write("", attachments=[{"contentType": "image/png", "contentUrl": "https://example.com/x"}])
     told = await chat.told(attached)
     assert told
     assert lines(told.content.card or {})[0] == "What you can write"
@@ -471,13 +471,13 @@ async def test_who_cannot_be_answered_is_not(chat: Chat) -> None:
         {"conversation": {"conversationType": "groupChat", "id": "19:" + "x" * 600}},
         {"conversation": {"conversationType": "groupChat", "id": None}},
     ):
-        await chat.say("help", **changes)
+        await chat.write("help", **changes)
     assert await chat.herald.waiting(DELIVERIES) == 0
 
 
 async def test_an_activity_without_an_id_is_answered(chat: Chat) -> None:
     for second in (1, 2):
-        await chat.say("help", id=None, timestamp=f"2026-11-20T09:00:0{second}Z", repeat=2)
+        await chat.write("help", id=None, timestamp=f"2026-11-20T09:00:0{second}Z", repeat=2)
     await chat.herald.send()
     assert len(await chat.herald.teams.received(person=chat.person.object_id)) == 2
 
@@ -519,7 +519,7 @@ async def test_a_command_costs_few_operations(tapped: Herald) -> None:
         for number, text in enumerate(
             ["help", "status", "preferences", "subscribe a", "unsubscribe a", "topics", *CHANGES]
         ):
-            [activity] = await chat.say("help")
+            [activity] = await chat.write("help")
             incoming = Incoming.model_validate(activity | {"id": f"counted {number}", "text": text})
             counting = Counting()
             token = TAP.set(counting)

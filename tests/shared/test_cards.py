@@ -18,7 +18,7 @@ from shared.cards.footer import FOOTER, Controls
 from shared.cards.notification import activity
 from shared.cards.preferences import KEEP, fields, preferences_card
 from shared.cards.size import utf16_bytes
-from shared.cards.texts import LANGUAGES, language, plain, say
+from shared.cards.texts import LANGUAGES, language_of, plain, text_of
 from shared.cards.validation import faults
 from shared.cards.welcome import welcome_card
 from shared.contract.faults import MessageRefused
@@ -44,7 +44,7 @@ EVERYTHING = Preferences(
     own_actions=True,
 )
 FOLDER = Path(texts.__file__).with_name("texts")
-TEXTS = {tongue: orjson.loads((FOLDER / f"{tongue}.json").read_bytes()) for tongue in LANGUAGES}
+TEXTS = {language: orjson.loads((FOLDER / f"{language}.json").read_bytes()) for language in LANGUAGES}
 
 
 def notification(**parts: Any) -> Notification:
@@ -60,9 +60,9 @@ def drawn(of: Notification, category: Category | None = None) -> dict[str, Any]:
     return card
 
 
-@pytest.mark.parametrize("tongue", LANGUAGES)
-def test_every_language_says_everything_with_the_same_values(tongue: str) -> None:
-    named = {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS[tongue].items()}
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_says_everything_with_the_same_values(language: str) -> None:
+    named = {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS[language].items()}
     assert named == {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS["en"].items()}
 
 
@@ -70,33 +70,33 @@ def test_every_language_says_everything_with_the_same_values(tongue: str) -> Non
     ("locales", "spoken"), [(("de-AT",), "de"), (("", "DE"), "de"), (("fr", "de"), "de"), (("fr",), "en"), ((), "en")]
 )
 def test_the_first_language_that_is_known_is_spoken(locales: tuple[str, ...], spoken: str) -> None:
-    assert language(*locales) == spoken
+    assert language_of(*locales) == spoken
 
 
 def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TEXTS, "de", {})
     monkeypatch.setattr("shared.cards.texts._texts", TEXTS.__getitem__)
-    assert say("de", "why") == "Why did I get this?"
+    assert text_of("de", "why") == "Why did I get this?"
 
 
 def test_plain_text_has_no_markup() -> None:
     assert plain("[a](http://b) *c* <at>d</at>") == r"\[a\]\(http://b\) \*c\* &lt;at>d&lt;/at>"
 
 
-@pytest.mark.parametrize("tongue", LANGUAGES)
-def test_teams_renders_every_card(tongue: str) -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_teams_renders_every_card(language: str) -> None:
     wrong = {"quiet": "is no such thing", "time_zone": "neither"}
     for preferences in (Preferences(), EVERYTHING):
         for errors in ({}, wrong):
             card = preferences_card(
-                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", digest="daily 09:00", locale=tongue,
+                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", digest="daily 09:00", locale=language,
                 note="<at>x</at>", errors=errors, key=KEY, now=NOW,
             )  # fmt: skip
             assert faults(card) == []
-    assert faults(welcome_card(tongue, KEY)) == []
-    assert faults(welcome_card(tongue, KEY, place="<at>x</at>", adder="[x](y)")) == []
-    assert faults(refreshed.reasons(tongue, ["<at>x</at>"], KEY)) == []
-    drawn(notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=tongue))
+    assert faults(welcome_card(language, KEY)) == []
+    assert faults(welcome_card(language, KEY, place="<at>x</at>", adder="[x](y)")) == []
+    assert faults(refreshed.reasons(language, ["<at>x</at>"], KEY)) == []
+    drawn(notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=language))
 
 
 def test_every_action_names_the_notification_and_keeps_the_callers_data() -> None:
