@@ -18,7 +18,6 @@ from notify.policy import Decision, PolicyInput, Step, Target
 from notify.recipients import ResolvedRecipient, resolve
 from notify.scheduling import in_zone
 from notify.sending import Sending
-from shared import telling
 from shared.cards.size import TooLarge
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, RecipientTask, Task
@@ -69,8 +68,7 @@ async def deliver(services: Services, message: Delivery) -> None:
         sending = Sending(services, notification, message, known, services.real_time())
         todo, until = policy.step(known, sending.now)
         if todo is Step.END:
-            reason = Reason(known.reason) if known.reason else None
-            await sending.ended(known.state, reason, last=True)  # whoever ended it may have died before that
+            await sending.ended(known.state, last=True)  # whoever ended it may have died before that
             if known.rule == Rule.CANCELLED:
                 await sending.delete_held()
             return
@@ -94,11 +92,12 @@ async def deliver(services: Services, message: Delivery) -> None:
 async def _send(sending: Sending) -> None:
     services, notification, known, now = sending.services, sending.notification, sending.known, sending.now
     addressee = await resolve(services, notification.tenant, sending.message.recipient)
-    decision = policy.decide(await _case(sending, addressee))
+    case = await _case(sending, addressee)
+    decision = policy.decide(case)
     sending = replace(sending, rule=decision.rule)
     target = addressee.target
     if isinstance(target, Reason) or decision.state or decision.until:
-        await _set_aside(sending, decision, addressee)
+        await _set_aside(sending, case, decision, addressee)
         return
     if notification.content.simulate or services.categories.of(notification.content.category).simulate:
         await sending.end(DeliveryState.SIMULATED)
@@ -106,11 +105,6 @@ async def _send(sending: Sending) -> None:
     if held := services.rate_limiter.paused_seconds(notification.tenant):
         await sending.requeue(held + random.uniform(0, min(held, JITTER_SECONDS)))  # noqa: S311 (jitter)
         return
-    if notification.purpose is Purpose.DIGEST:
-        whose = (notification.tenant, sending.message.recipient)
-        if await telling.is_unwanted(services, *whose, notification, addressee.preferences, addressee.zone):
-            await sending.end(DeliveryState.CANCELLED)
-            return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
     if shown and shown.newest > notification.happened:
@@ -179,13 +173,18 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
     )
 
 
-async def _set_aside(sending: Sending, decision: Decision, addressee: ResolvedRecipient) -> None:
+async def _set_aside(
+    sending: Sending, case: PolicyInput, decision: Decision, addressee: ResolvedRecipient
+) -> None:
     """Do what a decision says that is not to send."""
-    if decision.until and decision.reason:
+    if decision.until and sending.notification.purpose is Purpose.DIGEST:
+        await sending.end(DeliveryState.CANCELLED, decision.reason)  # what it includes is held again, one by one
+    elif decision.until and decision.reason:
         services, notification, recipient = sending.services, sending.notification, sending.message.recipient
         own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
         since = max(notification.notification_time, own) if own else notification.notification_time
-        await sending.hold(decision.reason, decision.until, since)
+        for_digest = policy.is_for_digest(case, decision.rule)
+        await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)
         found = await resolve(services, notification.tenant, recipient)
         if (found.preferences, found.zone) != (addressee.preferences, addressee.zone):
             # All that waits was looked at when they changed, and this one maybe was not there yet.

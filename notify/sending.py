@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from notify.progress import finish, finish_only
-from shared import telling
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
-from shared.queue_messages import Delivery
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord, HeldDelivery
 from shared.services import Services
-from shared.states import DeliveryState, Purpose, Reason, Rule
+from shared.states import DIGESTS, DeliveryState, Purpose, Reason, Rule
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
@@ -72,19 +71,18 @@ class Sending:
             conversation_id=conversation_id,
             revision=revision,
         )
-        await self.ended(state, reason, last=last)
+        await self.ended(state, last=last)
 
-    async def ended(self, state: DeliveryState, reason: Reason | None, *, last: bool) -> None:
+    async def ended(self, state: DeliveryState, *, last: bool) -> None:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
         if last and self.message.shard == SINGLE_SHARD:
             await finish_only(self.services, notification, state)
         elif last:
             await finish(self.services, notification.key)
-        if notification.purpose is Purpose.DIGEST:
-            recipient = self.message.recipient
-            how = telling.DeliveryResult(state, reason, self.known.maybe_twice)
-            await telling.over(self.services, notification.tenant, recipient, notification.key, how)
+        if notification.purpose in DIGESTS:
+            task = RecipientTask(notification.tenant, self.message.recipient, Task.RELEASE)
+            await self.services.queues.enqueue_recipient(task)  # which settles the digest
 
     async def end_unsent(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it without a request; where an earlier one may have arrived, that is what is said."""
@@ -94,10 +92,10 @@ class Sending:
         else:
             await self.end(state, reason)
 
-    async def hold(self, reason: Reason, until: datetime, since: datetime) -> None:
+    async def hold(self, reason: Reason, until: datetime, since: datetime, *, for_digest: bool) -> None:
         """Let it wait until then; who dies before all is stored leaves its message, which comes again.
 
-        `since` is when its recipient's turn came.
+        `since` is when its recipient's turn came, `for_digest` is as in `HeldDelivery`.
         """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
         etag = await services.deliveries.put_off(
@@ -118,6 +116,7 @@ class Sending:
             eligible_since=since,
             delivery_etag=etag,
             urgent=self.notification.urgent,
+            for_digest=for_digest,
         )
         await services.held_deliveries.put(tenant, item)
         if until < FOREVER:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from messages.commands.parser import COMMANDS, ChatCommand, Unknown, Verb, parse
-from shared import early
 from shared.cards import replies
 from shared.cards.preferences import preferences_card
 from shared.cards.replies import Line, Reply, echo, moment
@@ -262,14 +261,13 @@ async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> 
 
 
 async def _digest_now(subject: PreferenceSubject) -> Reply:
-    services, preferences = subject.services, await subject.preferences()
-    state = await services.held_deliveries.digest(subject.tenant, subject.recipient)
-    whose = (subject.tenant, subject.recipient, preferences, subject.zone_of(preferences))
-    if not state.included and not await early.digest_now_items(services, *whose, most=1, over=False):
-        return Reply("Nothing waits for a digest")
-    await services.queues.enqueue_recipient(RecipientTask(subject.tenant, subject.recipient, Task.DIGEST_NOW))
-    after = [("", "What came after it was made is not in it: ask for that once it is here.")]
-    return Reply("The digest is on its way", after if state.included else ())
+    services, recipient = subject.services, (subject.tenant, subject.recipient)
+    state = await services.held_deliveries.digest(*recipient)
+    if not state.included and not await services.held_deliveries.for_digest(*recipient, limit=1):
+        return Reply("Nothing is waiting for a digest")
+    await services.queues.enqueue_recipient(RecipientTask(*recipient, Task.DIGEST_NOW))
+    newer = [("", "Newer notifications will be in your next digest.")]
+    return Reply("Your digest is on its way", newer if state.included else ())
 
 
 async def _stop(subject: PreferenceSubject) -> Reply:

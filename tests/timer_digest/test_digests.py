@@ -206,10 +206,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     assert len(await came(timed, ada)) == 1
 
 
-async def test_who_asks_has_it_also_behind_much_that_is_not_meant_for_it(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.early.PAGE_ITEMS", 2)
+async def test_digest_now_finds_its_items_behind_many_others(timed: Herald) -> None:
     ada = await one(timed, "2026-11-24T06:00", paused_until=FOREVER)
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(5)]
     timed.clock.moved += timedelta(seconds=5)
