@@ -182,12 +182,11 @@ async def end(services: Services, delivery: Delivery, ended: DeliveryResult, num
                 plain,
                 etag,
                 ended.state,
-                was=DeliveryState.QUEUED,
+                previous=DeliveryState.QUEUED,
                 now=services.real_time(),
                 reason=ended.reason,
                 maybe_twice=ended.maybe_twice,
                 rule=str(Rule.DIGEST),
-                patient=True,  # much is told to many at one time
             )
         except Conflict:
             known = await services.deliveries.get(plain)

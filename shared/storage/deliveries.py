@@ -17,9 +17,9 @@ from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
 from shared.states import DeliveryState, Reason
-from shared.storage.delivery_counts import COUNTS, SINGLE_SHARD, Counted
+from shared.storage.delivery_counts import COUNTS, MAX_BATCH, SINGLE_SHARD, CountedPartitions
 from shared.storage.entity_writes import Row
-from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Table, etag_of
+from shared.storage.table import Conflict, Table, etag_of
 
 VERSION = 1
 #: Seconds for which a process that sends may keep a delivery to itself: three times the longest request.
@@ -40,7 +40,7 @@ _TWICE = {"maybe_twice": True}
 class Deliveries:
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._counted = Counted(table)
+        self._partitions = CountedPartitions(table)
 
     async def add(
         self, notification: str, shard: str, recipients: Mapping[str, int], now: datetime, *, fresh: bool = False
@@ -56,10 +56,10 @@ class Deliveries:
             present = {} if first else await self._present(partition, wanted)
             missing = [key for key in sorted(wanted) if key not in present]
             try:
-                for start in range(0, len(missing), MAX_TRANSACTION_ROWS - 1):
-                    part = missing[start : start + MAX_TRANSACTION_ROWS - 1]
+                for start in range(0, len(missing), MAX_BATCH):
+                    part = missing[start : start + MAX_BATCH]
                     rows = [_new(partition, key, wanted[key], recipients[wanted[key]], now) for key in part]
-                    etags = await self._counted.add(partition, rows, fresh=first and start == 0)
+                    etags = await self._partitions.add(partition, rows, fresh=first and start == 0)
                     fresh_ones = (DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=etag) for etag in etags)
                     present |= dict(zip(part, fresh_ones, strict=True))
             except Conflict:
@@ -88,7 +88,7 @@ class Deliveries:
         row |= {} if known.attempts else {"since": now}
         row |= _TWICE if known.maybe_twice else {}
         try:
-            etag, _ = await self._counted.change(row, known.etag, known.state, DeliveryState.SENDING)
+            etag, _ = await self._partitions.change(row, known.etag, known.state, DeliveryState.SENDING)
             return etag
         except Conflict:
             # Maybe with ourselves: the write happened, its answer was lost, and the SDK wrote again.
@@ -122,7 +122,7 @@ class Deliveries:
         }
         row |= {} if attempts is None else {"attempts": attempts}
         row |= _TWICE if maybe_twice else {}
-        written, _ = await self._counted.change(row, etag, DeliveryState.SENDING, DeliveryState.QUEUED)
+        written, _ = await self._partitions.change(row, etag, DeliveryState.SENDING, DeliveryState.QUEUED)
         return written
 
     async def settle(
@@ -132,27 +132,25 @@ class Deliveries:
         state: DeliveryState,
         *,
         now: datetime,
-        was: DeliveryState = DeliveryState.SENDING,
+        previous: DeliveryState = DeliveryState.SENDING,
         reason: Reason | None = None,
         activity_id: str = "",
         conversation_id: str = "",
         revision: int = 0,
         maybe_twice: bool = False,
         rule: str = "",
-        patient: bool = False,
     ) -> bool:
-        """Write a state and count it; whether no delivery of its partition is open after that.
+        """Write the state and count it; return whether this ended the last open delivery of its partition.
 
-        `was` is the state before, as far as counting goes: any that is not final is as good as another. What is
-        `patient` may wait a moment for what it can be written with. Raises `Conflict` where the row is not the one of
-        `etag` any more.
+        `previous` tells how the delivery was counted: any state that is not final stands for all of these. Raises
+        `Conflict` if the row has another ETag.
         """
         told = {
             "activity_id": activity_id, "conversation_id": conversation_id, "revision": revision, "rule": rule
         }  # fmt: skip
         row = _where(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
         row |= {name: value for name, value in told.items() if value} | (_TWICE if maybe_twice else {})
-        _, last = await self._counted.change(row, etag, was, state, patient=patient)
+        _, last = await self._partitions.change(row, etag, previous, state)
         return last
 
     async def reopen(self, message: Delivery, known: DeliveryRecord, now: datetime) -> None:
@@ -160,7 +158,7 @@ class Deliveries:
         row = _where(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "rule": ""}
         row |= {"since": now, "not_before": now, "updated": now}
         row |= _TWICE if known.state is DeliveryState.UNKNOWN else {}
-        await self._counted.change(row, known.etag, known.state, DeliveryState.QUEUED)
+        await self._partitions.change(row, known.etag, known.state, DeliveryState.QUEUED)
 
     async def revise(self, message: Delivery, etag: str, revision: int) -> None:
         """Note that what was sent shows this revision now; raises `Conflict`."""
@@ -185,7 +183,7 @@ class Deliveries:
     async def counts(self, notification: str, shards: int) -> Counter[str]:
         """How many deliveries are `open`, and how many in each final state."""
         found = await asyncio.gather(
-            *(self._counted.counts(_partition(notification, shard)) for shard in shard_names(shards))
+            *(self._partitions.counts(_partition(notification, shard)) for shard in shard_names(shards))
         )
         return sum(found, Counter())
 
