@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from notify.progress import finish, finish_only
+from notify.progress import finish, finish_single
 from shared import telling
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
@@ -78,7 +78,7 @@ class Sending:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
         if last and self.message.shard == SINGLE_SHARD:
-            await finish_only(self.services, notification, state)
+            await finish_single(self.services, notification, state)
         elif last:
             await finish(self.services, notification.key)
         if notification.purpose is Purpose.DIGEST:

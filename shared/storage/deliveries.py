@@ -16,7 +16,7 @@ from shared import keys
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
-from shared.states import DeliveryState, Reason
+from shared.states import OPEN, DeliveryState, Reason
 from shared.storage.delivery_counts import COUNTS, MAX_BATCH, SINGLE_SHARD, CountedPartitions
 from shared.storage.entity_writes import Row
 from shared.storage.table import Conflict, Table, etag_of
@@ -186,6 +186,19 @@ class Deliveries:
             *(self._partitions.counts(_partition(notification, shard)) for shard in shard_names(shards))
         )
         return sum(found, Counter())
+
+    async def final_counts(self, notification: str, shards: int) -> Counter[str] | None:
+        """Return how many deliveries are in each final state, or None while any delivery is open.
+
+        Partitions are read one after another, up to the first that has an open delivery.
+        """
+        counts = Counter[str]()
+        # From the last one: an expansion fills the partitions in order, so the last one usually ends last.
+        for shard in reversed(shard_names(shards)):
+            counts += await self._partitions.counts(_partition(notification, shard))
+            if counts[OPEN]:
+                return None
+        return counts
 
     async def _present(self, partition: str, wanted: Mapping[str, str]) -> dict[str, DeliveryRecord]:
         """The rows there are of `wanted`, and maybe others that lie between them."""
