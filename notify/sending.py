@@ -100,7 +100,7 @@ class Sending:
         `since` is when its recipient's turn came.
         """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        etag = await services.deliveries.put_off(
+        etag = await services.deliveries.defer(
             self.message,
             self.known.etag,
             reason,

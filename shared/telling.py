@@ -148,7 +148,7 @@ async def _call_off(
     async def free(delivery: Delivery) -> None:
         plain, known = replace(delivery, etag=""), await services.deliveries.get(delivery)
         if known and reserved_for(known) == digests.number:
-            await services.deliveries.put_off(
+            await services.deliveries.defer(
                 plain,
                 known.etag,
                 Reason.DIGEST,
