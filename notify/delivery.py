@@ -276,7 +276,7 @@ async def _conclude(sending: Sending, outcome: Outcome, conversation: str) -> No
     if wait is None:
         wait = policy.backoff(attempts, random.random())  # noqa: S311 (jitter)
     kept = claimed.attempts if outcome.reason in policy.NOT_ITS_MAKING else attempts
-    etag = await services.deliveries.put_off(
+    etag = await services.deliveries.defer(
         sending.message,
         claimed.etag,
         outcome.reason,

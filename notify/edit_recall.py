@@ -78,6 +78,6 @@ async def _note(services: Services, message: Delivery, known: DeliveryRecord, re
         now, was = services.real_time(), DeliveryState.SENT
         # The stored counts of what has ended do not know of this: the watch counts anew, however late it is.
         await watch(services, message.notification)
-        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
+        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=was, now=now)
     else:
         await services.deliveries.revise(message, known.etag, revision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from notify.progress import finish, finish_only
+from notify.progress import finish, finish_single
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
@@ -77,7 +77,7 @@ class Sending:
         """See to what follows from its end in `state`; to do that again changes nothing."""
         notification = self.notification
         if last and self.message.shard == SINGLE_SHARD:
-            await finish_only(self.services, notification, state)
+            await finish_single(self.services, notification, state)
         elif last:
             await finish(self.services, notification.key)
         if notification.purpose in DIGESTS:
@@ -98,7 +98,7 @@ class Sending:
         `since` is when its recipient's turn came, `for_digest` is as in `HeldDelivery`.
         """
         services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
-        etag = await services.deliveries.put_off(
+        etag = await services.deliveries.defer(
             self.message,
             self.known.etag,
             reason,

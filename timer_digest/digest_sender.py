@@ -167,7 +167,7 @@ async def _hold(
     services: Services, delivery: Delivery, etag: str, reason: Reason | None, until: datetime, rule: str
 ) -> str:
     now = services.real_time()
-    return await services.deliveries.put_off(delivery, etag, reason, not_before=until, now=now, rule=rule)
+    return await services.deliveries.defer(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
 def _compose(

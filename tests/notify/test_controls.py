@@ -412,16 +412,16 @@ async def test_who_counted_before_a_redrive_opened_it_again_does_not_finish_it(
     await timed.services.notifications.advance(
         await timed.now(asked), state=NotificationState.EXPANDED, counts=""
     )  # as it is between the last delivery and the end
-    counted = timed.services.deliveries.counts
+    counted = timed.services.deliveries.final_counts
 
     async def late(key: str, shards: int) -> Any:
         found = await counted(key, shards)
-        monkeypatch.setattr(timed.services.deliveries, "counts", counted)
+        monkeypatch.setattr(timed.services.deliveries, "final_counts", counted)
         page = await timed.services.deliveries.page(key, "0", "", 10)
         await reopen(timed.services, key, page)
         return found
 
-    monkeypatch.setattr(timed.services.deliveries, "counts", late)
+    monkeypatch.setattr(timed.services.deliveries, "final_counts", late)
     await finish(timed.services, asked.key)
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
     assert (await timed.counts(asked))["open"] == 1

@@ -21,7 +21,8 @@ from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import timers
-from shared.storage.deliveries import CLAIM_SECONDS, shard_of
+from shared.storage.deliveries import CLAIM_SECONDS, shard_names, shard_of
+from shared.storage.delivery_counts import COUNTS
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
@@ -146,6 +147,30 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     else:
         raise AssertionError("there are more operations than thought")
     await another.close()
+
+
+async def test_end_of_a_broadcast_reads_few_counts(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries, table = timed.services.deliveries, timed.services.deliveries._table
+    get, reads = table.get, 0
+
+    async def count_reads(partition: str, row: str, *more: Any) -> Any:
+        nonlocal reads
+        reads += row == COUNTS
+        return await get(partition, row, *more)
+
+    asked = await accepted(timed, {"topic": "nobody's"})
+    asked = await timed.services.notifications.advance(asked, state=NotificationState.EXPANDED)
+    messages = []
+    for shard in shard_names(asked.shards):
+        messages += await deliveries.add(asked.key, shard, {f"u:{shard}": 0}, timed.clock())
+    monkeypatch.setattr(table, "get", count_reads)
+    finished = []
+    for message in messages:
+        assert await deliveries.settle(message, message.etag, DeliveryState.SENT, now=timed.clock())
+        finished.append(await finish(timed.services, asked.key))
+    assert finished == [False] * 15 + [True]
+    assert reads == 15 + 16  # all partitions only when the last one ends
+    assert (await timed.now(asked)).counts == '{"sent":16}'
 
 
 async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:

@@ -354,7 +354,7 @@ async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon
     message = replace(await timed.message(newer, f"u:{ada.object_id}"), etag="")
     known = await timed.state(message)  # somebody ended it, and died before its item went
     await timed.services.deliveries.settle(
-        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), was=DeliveryState.QUEUED
+        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), previous=DeliveryState.QUEUED
     )
     await go_to(timed, "2026-11-24T08:01")
     await go_to(timed, "2026-11-24T08:02")
