@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from shared import publishing
-from shared.cards.digest import Line, draw
-from shared.cards.notification import activity, said
+from shared.cards.digest import DigestLine, draw_digest_card
+from shared.cards.notification import card_summary, render_activity
 from shared.cards.size import TooLarge
 from shared.contract import models, parsing
 from shared.preferences.categories import Categories
@@ -79,7 +79,7 @@ def compose(
     next, and the digest, as a notification's `data`.
 
     Times are those of `zone`, and `language` is the language. `more` deliveries wait for the next digest anyway; with
-    None nothing is said of what is left. `held` is as in `shared.cards.digest.draw`.
+    None nothing is said of what is left. `held` is as in `shared.cards.digest.draw_digest_card`.
     """
     lines = [_line(story, categories) for story in included]
 
@@ -91,14 +91,14 @@ def compose(
         whole = {
             "recipients": [who],
             "category": publishing.CATEGORY,
-            "card": draw(lines[:count], zone, language, left(count) or 0, held=held),
+            "card": draw_digest_card(lines[:count], zone, language, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 
     def too_large(count: int) -> bool:
         drawn = data(count)
         try:
-            activity(parsing.parse_stored(drawn), limit)
+            render_activity(parsing.parse_stored(drawn), limit)
         except TooLarge:
             return True
         return len(drawn) > parsing.MAX_DATA_BYTES
@@ -114,13 +114,13 @@ def _urgent(story: ThreadGroup) -> bool:
     return any(case.notification.urgent for case in story)
 
 
-def _line(story: ThreadGroup, categories: Categories) -> Line:
+def _line(story: ThreadGroup, categories: Categories) -> DigestLine:
     newest = story[0]
     content = newest.notification.content
     drawn, own = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
-    return Line(
+    return DigestLine(
         category=categories.of(content.category).label,
-        title=drawn.title if drawn else said(content.card or {}) or content.category,
+        title=drawn.title if drawn else card_summary(content.card or {}) or content.category,
         detail=(drawn.result or drawn.text) if drawn else "",
         link=drawn.link.url if drawn and drawn.link else "",
         at=newest.since if own and newest.since else newest.at,
