@@ -22,7 +22,7 @@ from shared.cards.size import TooLarge
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord
-from shared.rendering import rendered
+from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.storage.deliveries import CLAIM_SECONDS
@@ -114,7 +114,7 @@ async def _send(sending: Sending) -> None:
             await sending.end(DeliveryState.SUPERSEDED)
         return
     try:
-        activity = rendered(services, notification)
+        activity = render_notification(services, notification)
     except TooLarge:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return

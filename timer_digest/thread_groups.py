@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from shared import publishing
-from shared.cards.digest import Line, draw
-from shared.cards.notification import activity, said
+from shared.cards.digest import DigestLine, draw_digest_card
+from shared.cards.notification import card_summary, render_activity
 from shared.cards.size import TooLarge
 from shared.contract import models, parsing
 from shared.preferences.categories import Category
@@ -75,7 +75,7 @@ def compose(
     digest, and the digest as the `data` of a notification.
 
     Times are shown in `zone`. `more` deliveries are left anyway; with None the card does not say how many are. `held`
-    is as in `shared.cards.digest.draw`.
+    is as in `shared.cards.digest.draw_digest_card`.
     """
     lines = [_line(group) for group in groups]
 
@@ -87,14 +87,14 @@ def compose(
         whole = {
             "recipients": [target],
             "category": publishing.CATEGORY,
-            "card": draw(lines[:count], zone, language, left(count) or 0, held=held),
+            "card": draw_digest_card(lines[:count], zone, language, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 
     def is_too_large(count: int) -> bool:
         encoded = data(count)
         try:
-            activity(parsing.parse_stored(encoded), limit)
+            render_activity(parsing.parse_stored(encoded), limit)
         except TooLarge:
             return True
         return len(encoded) > parsing.MAX_DATA_BYTES
@@ -109,13 +109,13 @@ def _is_urgent(group: ThreadGroup) -> bool:
     return any(entry.notification.urgent for entry in group)
 
 
-def _line(group: ThreadGroup) -> Line:
+def _line(group: ThreadGroup) -> DigestLine:
     newest = group[0]
     content = newest.notification.content
     text, own_time = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
-    return Line(
+    return DigestLine(
         category=newest.category.label,
-        title=text.title if text else said(content.card or {}) or content.category,
+        title=text.title if text else card_summary(content.card or {}) or content.category,
         detail=(text.result or text.text) if text else "",
         link=text.link.url if text and text.link else "",
         at=newest.since if own_time and newest.since else newest.at,

@@ -13,7 +13,7 @@ from aiohttp import web
 from local.fake_teams.api import Event, PersonView
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
@@ -87,7 +87,7 @@ class Chat:
         assert told.purpose is Purpose.REPLY
         assert told.content.category == CATEGORY
         assert told.content.card
-        assert faults(told.content.card) == []
+        assert find_faults(told.content.card) == []
         return lines(told.content.card)
 
     async def preferences(self) -> Preferences:
@@ -130,7 +130,7 @@ class Desk:
         assert all(body["statusCode"] == 200 for body in bodies)
         for body in bodies:
             if body["type"] == CARD:
-                assert faults(body["value"]) == []
+                assert find_faults(body["value"]) == []
         return dict(bodies[-1])
 
     async def click(self, card: dict[str, Any], verb: str, *, typed: Any = None, **more: Any) -> dict[str, Any]:

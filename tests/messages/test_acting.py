@@ -14,7 +14,7 @@ import pytest
 from local.fake_teams.api import Event
 from messages.card_actions.snooze import SNOOZES
 from shared.cards import action_verbs
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
@@ -88,7 +88,7 @@ async def ben(herald: Herald, ada: Desk) -> Desk:
 
 async def test_the_card_has_all_that_people_act_by(ada: Desk) -> None:
     _, card = await ada.get(thread={"key": "build/42"})
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert [each["title"] for each in buttons(card)][:2] == ["Retry", "Acknowledge"]
     for verb in (
         action_verbs.WHY,
@@ -172,7 +172,7 @@ async def test_who_died_before_upstream_was_told_has_it_told_at_the_next_click(
 
 async def test_the_actions_of_a_callers_own_card_bring_their_data_and_inputs(ada: Desk) -> None:
     _, card = await ada.get(content=None, card=OWN)
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert card["version"] == "1.5"
     after = await ada.click(card, "approve", typed={"comment": "Fine", "stray": 1})
     assert "Yes: recorded, " in text(after)

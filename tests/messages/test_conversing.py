@@ -18,7 +18,7 @@ from messages.activity.schema import Incoming
 from messages.commands.dispatch import dispatch_command
 from messages.commands.handlers import MAX_COUNTED, MAX_TOPIC_CHARS
 from messages.commands.parser import Verb
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
@@ -345,7 +345,7 @@ async def test_preferences_opens_the_card(chat: Chat) -> None:
     told = await chat.told(activity)
     assert told
     assert told.content.card
-    assert faults(told.content.card) == []
+    assert find_faults(told.content.card) == []
     inputs = {each["id"]: each.get("value") for each in told.content.card["body"] if "id" in each}
     assert inputs["quiet"] == "sat,sun"
 

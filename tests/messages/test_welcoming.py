@@ -13,7 +13,7 @@ import pytest
 
 from local.fake_teams.api import Event, PersonView
 from shared.cards import action_verbs
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.states import Mode, ReferenceKind
 from shared.time.localtime import load_zone, to_wall_time
@@ -75,7 +75,7 @@ async def test_an_install_in_a_personal_chat_is_welcomed(plain: Front, people: S
     ada = people[0]
     await plain.tell("install", person=ada.object_id)
     [card] = await plain.welcomed(ada)
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert lines(card)[:2] == [
         "Welcome to Herald",
         "I am here because you, or your organisation, installed me for you.",
@@ -165,7 +165,7 @@ async def test_each_member_of_a_team_is_welcomed_once_and_told_who_added_the_bot
     await declared.tell("install", person=people[1].object_id)
     for person in people:
         [card] = await declared.welcomed(person)
-        assert faults(card) == []
+        assert find_faults(card) == []
         told = f"I am here because Ada added me to the team {team.name}, where you are a member."
         assert lines(card)[1] in (told, "I am here because you, or your organisation, installed me for you.")
     [card] = await declared.welcomed(people[2])
@@ -214,7 +214,7 @@ async def test_the_sample_comes_once_and_troubles_nobody_upstream(plain: Front, 
     answers = await asyncio.gather(*(desk.click(card, action_verbs.SAMPLE) for _ in range(3)))
     assert all("A sample is on its way." in text(answer) for answer in answers)
     _, sample = await plain.welcomed(ada)
-    assert faults(sample) == []
+    assert find_faults(sample) == []
     for verb in (action_verbs.MUTE, action_verbs.SNOOZE_HOUR, action_verbs.TO_DIGEST):
         await desk.click(sample, verb)
     assert "Acknowledged, " in text(await desk.click(sample, action_verbs.ACKNOWLEDGE))

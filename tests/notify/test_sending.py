@@ -7,7 +7,7 @@ import base64
 import json
 
 from local.fake_teams.api import Behaviour, Fault
-from shared.cards.footer import FOOTER
+from shared.cards.footer import FOOTER_ID
 from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
@@ -253,7 +253,7 @@ async def test_a_card_of_ones_own_is_sent_as_it_is_with_the_footer_below(herald:
     [message] = await herald.received()
     *above, footer = message.activity["attachments"][0]["content"].pop("body")
     assert message.activity["attachments"][0]["content"] | {"body": above} == card
-    assert footer["id"] == FOOTER
+    assert footer["id"] == FOOTER_ID
     assert message.activity["summary"] == "Mine"
 
 
