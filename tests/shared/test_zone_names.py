@@ -145,6 +145,6 @@ def test_text_without_similar_name_is_answered_with_an_example() -> None:
 
 def test_heavy_packages_are_not_imported_with_the_time_modules() -> None:
     modules = "localtime, recurrence, holidays; from shared.preferences import digest_schedule, quiet_hours, pause"
-    heavy = "{'cronsim', 'dateutil', 'tzlocal', 'difflib', 'importlib.resources'}"
+    heavy = "{'cronsim', 'dateutil', 'icalendar', 'tzlocal', 'difflib', 'importlib.resources'}"
     code = f"import sys; from shared.time import {modules}; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
