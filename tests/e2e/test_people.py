@@ -286,7 +286,7 @@ async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> No
         ("pause 2h", "Paused until ", "“resume” sends them earlier"),
         ("subscribe releases", "Subscribed", "releases"),
         ("status", "Status", "paused until "),
-        ("timezone Springfield", "Nothing was changed", "is no IANA time zone"),
+        ("timezone Springfield", "Nothing was changed", "is not an IANA or Windows time zone"),
     ):
         await screen.write(typed)
         await expect(await screen.card(title)).to_contain_text(told)
