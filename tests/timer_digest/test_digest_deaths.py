@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
@@ -91,8 +91,10 @@ async def of_one_that_is_made_anew(host: Host) -> Held:
     ada = await somebody(host, categories={"builds": Mode.DIGEST})
     over = (host.clock() + timedelta(minutes=3)).replace(second=0, microsecond=0)
     asked = [await ask(host, ada, "Build 0"), await ask(host, ada, "Build 1", expiresAt=over.isoformat())]
-    off = Fault(operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1)
-    await host.teams.fault(off)
+    off = TeamsFault(
+        operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1
+    )
+    await host.teams.inject(off)
     # Where a process dies with the request under way, what has expired since may have arrived.
     return Held(person=ada, asked=asked, ends=("digested", "expired", "unknown"))
 

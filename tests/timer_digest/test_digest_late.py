@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.preferences.preferences import FOREVER
@@ -27,10 +27,10 @@ PUT_OFF, LATER = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
 
 async def hold(timed: Herald, person: PersonView) -> None:
     """Let Teams take the next message to somebody only a minute later."""
-    fault = Fault(
+    fault = TeamsFault(
         operation="send", person=person.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
     )
-    await timed.teams.fault(fault)
+    await timed.teams.inject(fault)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_one_that_was_asked_for_comes_in_a_pause_also_when_it_is_late(time
 async def test_what_one_told_that_may_have_arrived_says_that_it_may_come_twice(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
     await go_to(timed, PUT_OFF)
     await go_to(timed, LATER)
     assert len(await came(timed, ada)) == 2
@@ -142,7 +142,7 @@ async def test_what_one_told_that_may_have_arrived_says_that_it_may_come_twice(t
 async def test_while_teams_gives_no_answers_a_digest_asks_what_its_reader_wants(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=503, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, status=503, count=1))
     await go_to(timed, PUT_OFF)
     await prefer(timed, ada, stopped=True)
     await go_to(timed, LATER)
