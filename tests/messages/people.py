@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from local.fake_teams.api import Event, PersonView
+from local.fake_teams.api import PersonView, TeamsEvent
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
 from shared.cards.validation import find_faults
@@ -57,7 +57,7 @@ class Chat:
 
     async def write(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
         """Write `text`; returns the activities that Teams sent for it."""
-        event = Event(
+        event = TeamsEvent(
             kind="message",
             person=self.person.object_id,
             text=text,
@@ -66,7 +66,7 @@ class Chat:
             changes=changes,
             **self.place,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert [(answer.status, answer.body) for answer in answers] == [(200, "")] * repeat
         return [answer.activity for answer in answers]
 
@@ -114,7 +114,7 @@ class Desk:
 
     async def invoke(self, verb: str, data: dict[str, Any], reply_to: str | None = None, **more: Any) -> dict[str, Any]:
         """The body of the answer to a click."""
-        event = Event(
+        event = TeamsEvent(
             kind="cardAction",
             person=self.person.object_id,
             verb=verb,
@@ -124,7 +124,7 @@ class Desk:
             **self.place,
             **more,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert {answer.status for answer in answers} == {200}
         bodies = [json.loads(answer.body) for answer in answers]
         assert all(body["statusCode"] == 200 for body in bodies)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event
+from local.fake_teams.api import TeamsEvent
 from messages.card_actions.snooze import SNOOZES
 from shared.cards import action_verbs
 from shared.cards.validation import find_faults
@@ -155,14 +155,14 @@ async def test_who_died_before_upstream_was_told_has_it_told_at_the_next_click(
 
     with monkeypatch.context() as patched:
         patched.setattr(ada.herald.services.queues, "put", dies)
-        event = Event(
+        event = TeamsEvent(
             kind="cardAction",
             person=ada.person.object_id,
             verb="retry",
             data=button(card, "retry")["data"],
             endpoint=ada.endpoint,
         )
-        [answer] = await ada.herald.teams.event(event)
+        [answer] = await ada.herald.teams.send_event(event)
         assert answer.status == 503
     [row] = await rows(ada.herald, "Responses")
     await ada.click(card, "retry")
@@ -482,8 +482,8 @@ MALFORMED: Sequence[Any] = (
 
 
 async def test_a_malformed_invoke_is_answered_with_an_error_of_the_card(ada: Desk) -> None:
-    event = Event(kind="cardAction", person=ada.person.object_id, verb="x", endpoint=ada.endpoint)
-    [answer] = await ada.herald.teams.event(event)
+    event = TeamsEvent(kind="cardAction", person=ada.person.object_id, verb="x", endpoint=ada.endpoint)
+    [answer] = await ada.herald.teams.send_event(event)
     for value in MALFORMED:
         told = await ada.herald.teams.post(answer.activity | {"value": value}, endpoint=ada.endpoint)
         assert told.status == 200

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event
+from local.fake_teams.api import TeamsEvent
 from messages.activity import verified
 from messages.activity.schema import Incoming
 from messages.commands.dispatch import dispatch_command
@@ -414,9 +414,9 @@ async def test_what_died_before_its_answer_is_answered_when_teams_repeats_it(
     async def dies(*_: object, **__: object) -> None:
         raise TimeoutError
 
-    event = Event(kind="message", person=chat.person.object_id, text="pause", endpoint=chat.endpoint)
+    event = TeamsEvent(kind="message", person=chat.person.object_id, text="pause", endpoint=chat.endpoint)
     monkeypatch.setattr(chat.herald.services.deliveries, "add", dies)
-    [answer] = await chat.herald.teams.event(event)
+    [answer] = await chat.herald.teams.send_event(event)
     assert answer.status == 503
     monkeypatch.setattr(chat.herald.services.deliveries, "add", add)
     await chat.again(answer.activity)
@@ -480,12 +480,12 @@ async def test_200_in_flight_on_two_instances_lose_nothing_of_one_row(
     monkeypatch.setattr("messages.endpoint.DEADLINE_SECONDS", 60)  # the machine of the tests is slower than Azure
     async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, endpoint(other) as elsewhere:
         events = [
-            Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
+            TeamsEvent(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
             for topic, url in zip(topics, [chat.endpoint, elsewhere] * (MAX_ENTRIES // 2), strict=True)
             for verb in ("subscribe", "unsubscribe nothing of")
         ]
         random.Random(7).shuffle(events)
-        answers = await chat.herald.teams.events(events, concurrency=200)
+        answers = await chat.herald.teams.send_events(events, concurrency=200)
     assert Counter(answer.status for answer in answers) == {200: 200}
     assert sorted((await chat.preferences()).topics) == sorted(topics)
     assert await chat.herald.waiting(DELIVERIES) == 200

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event, PersonView
+from local.fake_teams.api import PersonView, TeamsEvent
 from shared.cards import action_verbs
 from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
@@ -32,7 +32,7 @@ class Front:
     url: str
 
     async def tell(self, kind: Any, **event: Any) -> None:
-        answers = await self.herald.teams.event(Event(kind=kind, endpoint=self.url, **event))
+        answers = await self.herald.teams.send_event(TeamsEvent(kind=kind, endpoint=self.url, **event))
         assert {answer.status for answer in answers} == {200}
 
     async def welcomed(self, person: PersonView) -> list[dict[str, Any]]:

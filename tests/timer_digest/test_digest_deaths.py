@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
@@ -91,8 +91,10 @@ async def of_a_digest_that_quiet_hours_cancel(host: Host) -> Held:
     begin, end = (host.clock() + timedelta(minutes=minutes) for minutes in (3, 5))
     ada = await somebody(host, categories={"builds": Mode.DIGEST}, quiet=f"{begin:%H:%M}-{end:%H:%M}")
     asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
-    late = Fault(operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1)
-    await host.teams.fault(late)
+    late = TeamsFault(
+        operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1
+    )
+    await host.teams.inject(late)
     return Held(person=ada, asked=asked)
 
 

@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.preferences.preferences import FOREVER
@@ -26,10 +26,10 @@ PUT_OFF, LATER = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
 
 async def hold(timed: Herald, person: PersonView) -> None:
     """Let Teams take the next message to somebody only a minute later."""
-    fault = Fault(
+    fault = TeamsFault(
         operation="send", person=person.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
     )
-    await timed.teams.fault(fault)
+    await timed.teams.inject(fault)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ async def test_late_digest_now_is_sent_in_a_pause(timed: Herald) -> None:
 async def test_items_of_a_digest_that_may_have_arrived_say_so(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
     await go_to(timed, PUT_OFF)
     await go_to(timed, LATER)
     assert len(await came(timed, ada)) == 2
@@ -109,7 +109,7 @@ async def test_items_of_a_digest_that_may_have_arrived_say_so(timed: Herald) -> 
 async def test_stop_applies_to_the_second_try_of_a_digest(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=503, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, status=503, count=1))
     await go_to(timed, PUT_OFF)
     await prefer(timed, ada, stopped=True)
     await go_to(timed, LATER)

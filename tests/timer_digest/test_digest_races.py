@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.delivery import deliver
 from notify.redrive import reopen
 from shared.preferences.preferences import FOREVER
@@ -76,7 +76,9 @@ async def failed_before_it_was_settled(
     """What a digest told that failed, whose end was written down, but not that the digest is settled; and its card."""
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     card = await card_on_its_way(timed)
     await deliver(timed.services, card)
     with monkeypatch.context() as dying:
@@ -367,7 +369,9 @@ async def test_what_is_tried_again_while_its_item_is_still_there_is_let_go(
     ada = await one(timed, "2026-11-23T10:00")
     asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await prefer(timed, ada, categories={})
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     with monkeypatch.context() as dying:
         dying.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):

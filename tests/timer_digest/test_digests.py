@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault
+from local.fake_teams.api import TeamsFault
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
@@ -378,7 +378,9 @@ async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald)
 async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     await go_to(timed, "2026-11-24T08:01")
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "badRequest")
