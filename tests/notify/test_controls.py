@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, PersonView, TeamsFault
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.progress import WATCH_AFTER, finish

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import TeamsFault
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.policy import TRY_FOR
 from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView, TeamsFault
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
@@ -214,7 +214,7 @@ async def test_an_end_that_was_lost_is_found(timed: Herald, monkeypatch: pytest.
         raise ConnectionError
 
     _, asked = await one(timed)
-    monkeypatch.setattr("notify.sending.finish", lost)
+    monkeypatch.setattr("notify.delivery.record.finish", lost)
     with pytest.raises(ConnectionError):
         await timed.send()
     assert (await timed.now(asked)).state is NotificationState.EXPANDED

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, PersonView
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.scheduling import DueTime, in_zone

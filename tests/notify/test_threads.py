@@ -12,7 +12,7 @@ import pytest
 
 from local.fake_teams.api import Behaviour, ChannelView, PersonView, Received, TeamsFault
 from notify import threads
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.states import ReferenceKind, ReferenceStatus

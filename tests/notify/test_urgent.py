@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from local.fake_teams.api import Behaviour, TeamsFault
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.functions import send_delivery, send_urgent_delivery
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
 from shared.states import NotificationState

@@ -12,7 +12,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from local.fake_teams.api import PersonView, TeamsFault
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.redrive import reopen
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
