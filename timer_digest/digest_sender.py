@@ -30,6 +30,7 @@ from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.table import Conflict
+from timer_digest.digest_card import compose
 from timer_digest.digest_plan import DigestPlan, DigestPreferences
 from timer_digest.settlement import (
     RESERVED,
@@ -40,7 +41,7 @@ from timer_digest.settlement import (
     reserved_for,
     settle_digest,
 )
-from timer_digest.thread_groups import DigestEntry, ThreadGroup, compose, group_by_priority
+from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priority
 
 #: Fallback if the message that settles a digest is lost and no next digest is scheduled.
 RECHECK_DELAY = timedelta(days=1)

@@ -25,7 +25,8 @@ from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES, digest_preferences_of, plan_digest
+from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
+from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.release_held import release
 from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
@@ -244,7 +245,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, person)
-        chosen = await plan_digest(services, person, digest_preferences, state.last, items)
+        chosen = await read_plan(services, person, digest_preferences, state, items)
         return lambda: digest_sender.send_digest(services, person, state, chosen, digest_preferences)
 
     await ask(timed, ada, "Build 1")
