@@ -334,5 +334,5 @@ def _environ(added: Mapping[str, str]) -> dict[str, str]:
     prefixes = (*_APP_SETTING_PREFIXES, "azurite_", "teamsapptester_", "m365_agents_playground_")
     dropped |= {"bot_endpoint", "default_channel_id", "auth_tenant_id", "node_options"}
     dropped |= {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
-    kept = {n: v for n, v in os.environ.items() if n.lower() not in dropped and not n.lower().startswith(prefixes)}
-    return kept | {"NO_PROXY": "127.0.0.1,localhost"} | dict(added)
+    inherited = {n: v for n, v in os.environ.items() if n.lower() not in dropped and not n.lower().startswith(prefixes)}
+    return inherited | {"NO_PROXY": "127.0.0.1,localhost"} | dict(added)
