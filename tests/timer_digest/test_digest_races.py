@@ -343,7 +343,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
     assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(texts(digest))
-    assert "… and 2 more, in the next digest. **digest now** sends them at once." in texts(digest)
+    assert "2 more in your next digest. Write **digest now** to get it immediately." in texts(digest)
 
 
 async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(
