@@ -67,7 +67,8 @@ TEAMS = Contender("teams_sdk", "microsoft-teams-apps")
 CONTENDERS = (HERALD, BARE, SAMPLE, SAMPLE_MSAL, AGENTS, TEAMS)
 
 HEADINGS = (
-    "", "msg/s", "CPU ms a message", "Herald's CPU to it", "connections", "a message", "tokens", "longest lag, ms",
+    "", "msg/s", "CPU ms a message", "Herald's CPU relative to it", "connections", "connections a message", "tokens",
+    "longest lag, ms",
 )  # fmt: skip
 CONTENT = {
     "title": "Build 42 failed",
