@@ -123,9 +123,7 @@ async def _try(sending: Sending) -> None:
     sending = replace(sending, known=claimed)
     updated = None
     if shown and threads.is_update(notification, shown):
-        updated, newer = await threads.update(
-            services, notification, sending.message.recipient, route, shown, activity
-        )
+        updated, newer = await threads.update(services, notification, sending.message.recipient, route, shown, activity)
         if newer:
             await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
             return
