@@ -29,7 +29,7 @@ from shared.states import DeliveryState, NotificationState, Purpose, Reason, Ref
 from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
-from shared.teams.connector import TIMEOUT, Route
+from shared.teams.connector import TIMEOUT_SECONDS, Route
 from shared.teams.outcome import Outcome, Verdict
 
 #: Seconds over which those come back, by chance, whom a lane that is held sent away.
@@ -113,7 +113,7 @@ async def _send(sending: Sending) -> None:
             return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
-    if shown and shown.newest > notification.happened:
+    if shown and shown.newest > notification.occurred_at:
         if known.maybe_twice:
             await _yield_to_newer(sending, route)
         else:
@@ -152,7 +152,7 @@ async def _case(sending: Sending, addressee: ResolvedRecipient) -> PolicyInput:
     services, notification, content = sending.services, sending.notification, sending.notification.content
     recipient, told = sending.message.recipient, content.content
     once, category = notification.purpose is Purpose.WELCOME, services.categories.of(content.category)
-    now, plan, missed = services.clock(), in_zone(content.schedule, addressee.zone, notification.told), False
+    now, plan, missed = services.clock(), in_zone(content.schedule, addressee.zone, notification.schedule_set_at), False
     if plan.due and sending.unhindered:
         # A recipient who has moved to another zone since was held until the time of the former one.
         waited = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
@@ -183,7 +183,7 @@ async def _set_aside(sending: Sending, decision: Decision, addressee: ResolvedRe
     """Do what a decision says that is not to send."""
     if decision.until and decision.reason:
         services, notification, recipient = sending.services, sending.notification, sending.message.recipient
-        own = in_zone(notification.content.schedule, addressee.zone, notification.told).due
+        own = in_zone(notification.content.schedule, addressee.zone, notification.schedule_set_at).due
         since = max(notification.notification_time, own) if own else notification.notification_time
         await sending.hold(decision.reason, decision.until, since)
         found = await resolve(services, notification.tenant, recipient)
@@ -231,7 +231,7 @@ async def _post(
     created = await _create(services, route, target)
     if created.verdict is not Verdict.DONE:
         return created, ""
-    if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
+    if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT_SECONDS):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end while the request is under way
     conversation = created.conversation_id
     return await services.connector.send(route, conversation, activity), conversation

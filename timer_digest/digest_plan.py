@@ -134,7 +134,7 @@ def newest_slot(rule: DigestRule, since: datetime, now: datetime, zone: ZoneInfo
 
 async def digest_preferences_of(services: Services, person: RecipientTask) -> DigestPreferences:
     """What the recipient of `person` wants now."""
-    settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
+    settings, reference = services.settings, await services.conversations.get_recipient(person.tenant, person.recipient)
     preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:

@@ -9,7 +9,7 @@ import azure.functions as func
 
 from shared import queue_messages
 from shared.services import Services, get_services
-from shared.triggers import internal, on
+from shared.triggers import handle_internal, queue_trigger
 from timer_digest.release_held import release
 from timer_digest.tick import tick
 
@@ -33,9 +33,9 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await get_services())
 
 
-@on(blueprint, queue_messages.RECIPIENTS)
+@queue_trigger(blueprint, queue_messages.RECIPIENTS)
 async def release_recipient(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
+    await handle_internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 
 async def _release(get_services: Services, task: queue_messages.RecipientTask) -> None:

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from azure.core.exceptions import AzureError
 
-from shared.announcements import coming, for_each_own
+from shared.announcements import occurrences, recipient_occurrences
 from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
 from shared.contract.parsing import decode_json, parse_message
@@ -55,13 +55,13 @@ def preview(
 
 def _own_times(announcement: Announcement, name: str, after: datetime) -> Iterator[Occurrence]:
     zone = load_zone(name)
-    for each in for_each_own(announcement, after, zone):
+    for each in recipient_occurrences(announcement, after, zone):
         yield Occurrence(to_wall_time(each.at, zone), each.at, each.note)
 
 
 def _seen(announcement: Announcement, own: str, name: str, after: datetime) -> Iterator[Occurrence]:
     zone, home, before = load_zone(name), load_zone(own), None
-    for each in coming(announcement, after, home):
+    for each in occurrences(announcement, after, home):
         wall, notes = to_wall_time(each.at, zone), []
         if each.note:
             notes.append(each.note if zone == home else f"in {home.key} {each.note}")

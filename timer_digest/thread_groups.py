@@ -32,7 +32,7 @@ class DigestEntry:
     @property
     def at(self) -> datetime:
         """When what it tells happened."""
-        return self.notification.happened
+        return self.notification.occurred_at
 
     @property
     def thread(self) -> str:

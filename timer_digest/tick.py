@@ -39,14 +39,14 @@ async def tick(services: Services) -> int:
     if until_minute < EARLY_SECONDS:
         await asyncio.sleep(until_minute + 0.01)
     woken, turns, begun = 0, Counter[str](), time.monotonic()
-    async for found in services.timers.until(services.clock(), PAGE_TIMERS):
+    async for found in services.timers.read_due(services.clock(), PAGE_TIMERS):
         for minute, those in groupby(found, key=lambda waking: waking.minute):
             wakings = list(those)
             are_woken = await asyncio.gather(*(_try(services, each, turns) for each in wakings))
             done = [waking for waking, is_woken in zip(wakings, are_woken, strict=True) if is_woken]
             woken += len(done)
             try:
-                await services.timers.done(done)
+                await services.timers.delete(done)
             except Exception:
                 log.exception("What woke of %s stays due", minute)
         if time.monotonic() - begun > MAX_TICK_SECONDS:
@@ -67,13 +67,13 @@ async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bo
     """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
     queues = services.queues
     if waking.kind == timers.NOTIFICATION:
-        await queues.enqueue_expansion(Expansion(waking.named[0], 0))
+        await queues.enqueue_expansion(Expansion(waking.subject[0], 0))
     elif waking.kind == timers.WATCH:
-        await queues.enqueue_sweep(Sweep(waking.named[0], Task.WATCH, ""))
+        await queues.enqueue_sweep(Sweep(waking.subject[0], Task.WATCH, ""))
     elif waking.kind == timers.OCCURRENCE:
-        await announce(services, *waking.named)
+        await announce(services, *waking.subject)
     elif waking.kind in (timers.RELEASE, timers.DIGEST):
-        tenant, recipient = waking.named
+        tenant, recipient = waking.subject
         delay = 0
         if waking.kind == timers.DIGEST:
             delay = turns[tenant] // services.settings.tenant_rate

@@ -216,7 +216,7 @@ async def test_a_first_message_that_its_reader_does_not_want_is_no_failure(conne
         services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
         for wants, why in wishes:
             said: list[str] = []
-            await services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, always(wants))
+            await services.conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, always(wants))
             await first_message(chat.url, chat.settings, [], said.append)
             assert said[-1] == f"Not shown to Ada: it is {why}, as what was stored says that she wants"
         await services.close()

@@ -114,7 +114,7 @@ async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Heral
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    left = [waking.kind async for page in herald.services.timers.until(herald.clock(), 10) for waking in page]
+    left = [waking.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for waking in page]
     assert left == ["somethingNew"]
 
 
