@@ -118,7 +118,12 @@ class Purpose(StrEnum):
     WELCOME = "welcome"  #: it explains why the bot was installed
     REPLY = "reply"  #: it replies to a command or a click
     SNOOZE = "snooze"  #: a person asked for it with a button: a snoozed message, or a sample
-    DIGEST = "digest"  #: it shows held notifications
+    DIGEST = "digest"  #: it includes held deliveries; its recipient's pause or quiet hours hold it again
+    DIGEST_NOW = "digestNow"  #: the same, but it is sent in a pause and in quiet hours
+
+
+#: The purposes of digests.
+DIGESTS = (Purpose.DIGEST, Purpose.DIGEST_NOW)
 
 
 class SettingsError(Exception):

@@ -47,7 +47,7 @@ async def dispatch_click(services: Services, event: Event) -> tuple[int, dict[st
         answer = await _done(context)
     except ClickRefused as refused:
         told = text_of(context.language, refused.key, **refused.values)
-        answer = refreshed.only(told) if event.personal else told
+        answer = refreshed.draw_line_card(told) if event.personal else told
     return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
 
 

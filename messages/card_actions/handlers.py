@@ -50,7 +50,7 @@ async def _why(context: ActionContext, bound: BoundAction) -> Answer:
     wishes = await wishes_of(context.services, bound, context.event.person, context.preferences)
     lines = await why(context.services, bound, wishes, context.language)
     if context.event.personal:
-        return refreshed.reasons(context.language, lines, bound.notification.key)
+        return refreshed.draw_explanation_card(context.language, lines, bound.notification.key)
     return " ".join(lines)
 
 

@@ -20,7 +20,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import LISTED, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
