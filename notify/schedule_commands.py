@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from notify.validation import check_form
-from shared.announcements import advance_schedule, announce, next_occurrence, schedule_zone, set_timer
+from shared.announcements import advance_schedule, announce_due, next_occurrence, schedule_zone, set_timer
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
 from shared.contract.parsing import canonical_json
@@ -28,7 +28,8 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
     while schedule is None:
         known = await services.schedules.get(tenant, name)
         if known and known.state is ScheduleState.ACTIVE and known.next_due <= services.clock():
-            await announce(services, tenant, name)  # what was due before this command goes by what was said until then
+            # What was due before this command goes by what was said until then.
+            await announce_due(services, tenant, name)
             continue
         try:
             if command.announcement:

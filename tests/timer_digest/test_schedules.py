@@ -156,13 +156,13 @@ async def test_of_very_many_missed_ones_some_are_stored_and_the_latest_still_sen
     timed: Herald, ada: PersonView, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.announcements.MAX_MISSED_STORED", 3)
-    monkeypatch.setattr("shared.announcements.MAX_ZONE_SPREAD", timedelta())
+    monkeypatch.setattr("shared.announcements.AROUND_THE_WORLD", timedelta())
     assert MAX_MISSED_STORED > 3
     await recur(timed, ada, rule="*/30 * * * *")
     await sleep_until(timed, NINE + timedelta(hours=10))
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.MISSED
     assert await state_of(timed, "2026-11-23T10:30") is None
-    assert f"not stored: source {SOURCE}morning, id 2026-11-23T10:30, and all" in caplog.text
+    assert f"are not stored: source {SOURCE}morning, id 2026-11-23T10:30 and all" in caplog.text
     for of in ("2026-11-23T18:30", "2026-11-23T19:00"):
         assert await state_of(timed, of) is NotificationState.FINISHED
     assert len(await timed.received()) == 2
