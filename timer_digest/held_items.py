@@ -55,7 +55,7 @@ async def read_plan(
 
 async def digest_preferences_of(services: Services, task: RecipientTask) -> DigestPreferences:
     """Return the current preferences of the recipient of `task`; for `digest now`, without pause and quiet hours."""
-    settings, reference = services.settings, await services.conversations.of(task.tenant, task.recipient)
+    settings, reference = services.settings, await services.conversations.get_recipient(task.tenant, task.recipient)
     preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
     if task.task is Task.DIGEST_NOW:

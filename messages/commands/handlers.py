@@ -72,7 +72,7 @@ class PreferenceSubject:
 
     async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """Change what they want; raises `Conflict` if others changed it at each of many tries."""
-        return await self.services.conversations.prefer(self.tenant, self.kind, self.id, change)
+        return await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
 
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
