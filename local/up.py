@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     options.data = options.data or (None if options.clock else ROOT / ".local" / "azurite")
     if options.clock:
         try:
-            clock.moved(clock.setting(options.clock, options.speed))
+            clock.parse_clock(clock.format_clock(options.clock, options.speed))
         except ValueError as error:
             parser.error(f"--clock must be a time such as 2027-03-28T00:55Z, and --speed a number over 0: {error}")
     return options
@@ -123,7 +123,7 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
     }
     goes_at = clock.real_time() + STANDS
     if options.clock:
-        app_settings["HERALD_CLOCK"] = clock.setting(options.clock, options.speed, goes_at)
+        app_settings["HERALD_CLOCK"] = clock.format_clock(options.clock, options.speed, goes_at)
     run(host := FunctionHost(options.logs, app_settings, port=options.host_port))
     stack.callback(_say, "Stopping")
 

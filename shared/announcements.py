@@ -117,7 +117,7 @@ def following(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Oc
 
 def coming(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
     """All occurrences in `zone` strictly after an instant, in order; often without end."""
-    return _recurrence(announcement, to_wall_time(after, zone)).coming(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences(after, zone)
 
 
 def for_each_own(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
@@ -126,7 +126,7 @@ def for_each_own(announcement: Announcement, after: datetime, zone: ZoneInfo) ->
     Each wall time is a notification of its own, as no clock of `FIRST_ZONE` skips one: several that clocks skip
     elsewhere come together there, at the end of the gap.
     """
-    return _recurrence(announcement, to_wall_time(after, zone)).each_wall(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences_by_wall_time(after, zone)
 
 
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:

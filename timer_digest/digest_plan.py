@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 from shared.cards.texts import language
 from shared.concurrency import gather_limited
 from shared.early import rule_of, without_holds
-from shared.preferences.delivery_rules import digest_rule, quiet_until
-from shared.preferences.digest_schedule import DigestRule, Slot
+from shared.preferences.delivery_rules import parse_digest_schedule, quiet_until
+from shared.preferences.digest_schedule import DigestSchedule, DigestTime
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import HeldDelivery
@@ -47,7 +47,7 @@ class DigestPlan:
     wait: Sequence[HeldDelivery] = ()
     tell: Sequence[tuple[HeldDelivery, DigestEntry]] = ()
     more: int | None = 0
-    slot: Slot | None = None
+    slot: DigestTime | None = None
     next_at: datetime | None = None
 
 
@@ -58,7 +58,7 @@ class DigestPreferences:
     preferences: Preferences
     zone: ZoneInfo
     tongue: str
-    rule: DigestRule
+    rule: DigestSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ async def choose(
 
 def times(
     since: datetime | None, digest_preferences: DigestPreferences, now: datetime, last: date | None
-) -> tuple[Slot | None, datetime | None]:
+) -> tuple[DigestTime | None, datetime | None]:
     """The slot whose digest goes out at `now`, None for none, and when the next one comes; quiet hours put it off.
 
     What waits came at `since`, None for nothing; `last` is the local date of the last digest.
@@ -120,14 +120,16 @@ def times(
     slot = newest_slot(digest_preferences.rule, since, now, digest_preferences.zone, last) if since else None
     if slot and (quiet := quiet_until(digest_preferences.preferences, now, digest_preferences.zone)):
         return None, quiet
-    following = digest_preferences.rule.following(now, digest_preferences.zone, slot.date if slot else last)
+    following = digest_preferences.rule.next_time(now, digest_preferences.zone, slot.date if slot else last)
     return slot, following.at if following else None
 
 
-def newest_slot(rule: DigestRule, since: datetime, now: datetime, zone: ZoneInfo, last: date | None) -> Slot | None:
+def newest_slot(
+    rule: DigestSchedule, since: datetime, now: datetime, zone: ZoneInfo, last: date | None
+) -> DigestTime | None:
     """The newest slot after `since` and until `now` for a local date after `last`, or None."""
     newest, after = None, max(since, now - LOOK_BACK)
-    while (slot := rule.following(after, zone, last)) and slot.at <= now:
+    while (slot := rule.next_time(after, zone, last)) and slot.at <= now:
         newest, after = slot, slot.at
     return newest
 
@@ -136,7 +138,7 @@ async def digest_preferences_of(services: Services, person: RecipientTask) -> Di
     """What the recipient of `person` wants now."""
     settings, reference = services.settings, await services.conversations.of(person.tenant, person.recipient)
     preferences = reference.preferences
-    rule = digest_rule(preferences.digest or settings.default_digest)
+    rule = parse_digest_schedule(preferences.digest or settings.default_digest)
     if person.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     tongue = language(preferences.locale, reference.locale)

@@ -10,8 +10,8 @@ from functools import partial
 from shared.cards.preferences import CATEGORY, DECLARED, KEEP, MAX_FIELD_CHARS, NONE, ON, PAUSED, PAUSES, TOPIC, fields
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
@@ -58,7 +58,7 @@ def applied(
         if value == KEEP or fields(old, categories, now)[PAUSED] != was.get(PAUSED):
             return known
         zone = load_zone(known.time_zone or default_zone)
-        return replace(known, paused_until=None if value == NONE else pause_until(PAUSES.get(value, value), now, zone))
+        return replace(known, paused_until=None if value == NONE else parse_pause(PAUSES.get(value, value), now, zone))
 
     modes: dict[str, Read] = {
         CATEGORY + category.name: partial(_mode, category.name)
@@ -109,7 +109,7 @@ _FIELDS: Mapping[str, Read] = {
     "stopped": lambda known, value: replace(known, stopped=value == ON),
     "time_zone": lambda known, value: replace(known, time_zone=load_zone(value).key if value else ""),
     "quiet": _quiet,
-    "digest": lambda known, value: replace(known, digest=str(DigestRule.parse(value)) if value else ""),
+    "digest": lambda known, value: replace(known, digest=str(DigestSchedule.parse(value)) if value else ""),
     "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),
     "own_actions": lambda known, value: replace(known, own_actions=value == ON),
     "unmute": lambda known, value: replace(known, mutes={} if value == ON else known.mutes),

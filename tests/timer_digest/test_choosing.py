@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import NotificationState
@@ -21,7 +21,7 @@ from timer_digest.digest_plan import DigestPreferences, newest_slot, times
 from timer_digest.thread_groups import DigestEntry, stories
 
 BERLIN = load_zone("Europe/Berlin")
-DAILY = DigestRule.parse("daily 09:00")
+DAILY = DigestSchedule.parse("daily 09:00")
 #: A Monday.
 MONDAY = date(2026, 11, 23)
 
@@ -51,7 +51,7 @@ def test_the_newest_slot_since_something_waits_is_the_one(
 
 @pytest.mark.parametrize("rule", ["daily 09:00", "weekdays 17:00", "weekly sun 23:30"])
 def test_a_rule_that_has_a_slot_a_week_is_found_however_long_nobody_looked(rule: str) -> None:
-    assert newest_slot(DigestRule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
+    assert newest_slot(DigestSchedule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
 
 
 def test_quiet_hours_put_a_digest_off_and_do_not_use_its_date_up() -> None:
@@ -84,7 +84,7 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
     for minutes, place, rule in looks:
         now += timedelta(minutes=minutes)
         slot, following = times(
-            since, DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse(rule)), now, last
+            since, DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestSchedule.parse(rule)), now, last
         )
         assert following is None or following > now
         if slot:
@@ -96,7 +96,7 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
 
 @given(start=MOMENTS, place=st.sampled_from(ZONES))
 def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
-    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
+    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestSchedule.parse("daily 02:30"))
     now, last, dates = start, None, []
     for _ in range(10):
         _, following = times(None, digest_preferences, now, last)

@@ -1,4 +1,4 @@
-"""A digest and a single delivery hold by the same wishes."""
+"""The rules of preferences, and when the next digest comes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shared.states import Rule
 from shared.time.localtime import load_zone
 from tests.notify.test_policy import CASE, CASES
 
-#: The rules that wishes make.
+#: The rules that preferences decide.
 OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
 
 
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
-def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
+def test_policy_follows_the_rule_of_the_preferences(given: dict[str, Any], decided: Decision) -> None:
     case = replace(CASE, **given)
     rule, until = evaluate(
         case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest
@@ -42,7 +42,7 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
         ({"quiet": "08:00-10:00"}, None, "2026-11-24T09:00"),
     ],
 )
-def test_the_next_digest_comes_at_its_slot_or_when_what_holds_it_ends(
+def test_next_digest_is_due_at_its_time_or_when_its_hold_ends(
     preferences: dict[str, Any], last: str | None, expected: str | None
 ) -> None:
     now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), load_zone("Europe/Berlin")
