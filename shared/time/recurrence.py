@@ -174,7 +174,7 @@ def _rrule_walls(rule: str, start: datetime | None, after: datetime) -> Iterator
 
 
 def _period_start(parts: Mapping[str, str], start: date, day: date) -> date:
-    """Return the first day of the period (day, week, month or year) of the rule that contains or precedes `day`."""
+    """Return the first day of the last period (day, week, month or year) up to `day`, by the rule's INTERVAL."""
     frequency, interval = parts["FREQ"], int(parts.get("INTERVAL", 1))
     if frequency in ("DAILY", "WEEKLY"):
         into_week = (start.weekday() - _WEEKDAYS.index(parts.get("WKST", "MO"))) % 7

@@ -16,7 +16,7 @@ from shared.time.localtime import load_zone
 from tests.notify.test_policy import CASE, CASES
 
 #: The rules that preferences decide.
-OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
+PREFERENCE_RULES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
 
 
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
@@ -25,8 +25,8 @@ def test_policy_follows_the_rule_of_the_preferences(given: dict[str, Any], decid
     rule, until = evaluate(
         case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest
     )
-    assert rule in OF_WISHES
-    if decided.rule in OF_WISHES:
+    assert rule in PREFERENCE_RULES
+    if decided.rule in PREFERENCE_RULES:
         assert (decide(case).rule, decide(case).until) == (rule, until)
 
 
@@ -46,7 +46,7 @@ def test_next_digest_is_due_at_its_time_or_when_its_hold_ends(
     preferences: dict[str, Any], last: str | None, expected: str | None
 ) -> None:
     now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), load_zone("Europe/Berlin")
-    coming = next_digest(
+    due = next_digest(
         Preferences(**preferences), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None
     )
-    assert coming == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)
+    assert due == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)

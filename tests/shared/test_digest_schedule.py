@@ -70,11 +70,11 @@ def test_invalid_digest_schedule_is_refused_with_one_line(text: str) -> None:
 def test_next_time_is_after_the_instant_and_on_a_later_date(
     rule: str, zone: str, after: str, last: str | None, at: str
 ) -> None:
-    had = date.fromisoformat(last) if last else None
-    due = DigestSchedule.parse(rule).next_time(utc(after), load_zone(zone), had)
+    previous = date.fromisoformat(last) if last else None
+    due = DigestSchedule.parse(rule).next_time(utc(after), load_zone(zone), previous)
     assert due is not None
     assert due.at == utc(at)
-    assert had is None or due.date > had
+    assert previous is None or due.date > previous
 
 
 def test_schedule_that_is_off_has_no_time() -> None:
