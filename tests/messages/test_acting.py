@@ -699,7 +699,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in lines({"body": [at["time_zone"]]})[0]
-    assert "is no day of the week" in lines({"body": [at["quiet"]]})[0]
+    assert "is not a day of the week" in lines({"body": [at["quiet"]]})[0]
     assert lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
