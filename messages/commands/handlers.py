@@ -122,7 +122,7 @@ def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -
         services.categories,
         zone=subject.zone_of(preferences).key,
         zone_source=subject.zone_from(preferences),
-        digest=services.settings.default_digest,
+        default_digest=services.settings.default_digest,
         now=services.clock(),
         locale=subject.locale,
         **more,
