@@ -17,7 +17,7 @@ import orjson
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.testbed import Testbed, open_testbed, poll
 from shared.states import NotificationState
-from shared.time.clock import setting
+from shared.time.clock import format_clock
 
 PEOPLE, QUICK_PEOPLE = 10_000, 200
 ITEMS_PER_DIGEST = 3
@@ -42,9 +42,8 @@ class MovedClockTestbed(Testbed):
 
     @property
     def environ(self) -> dict[str, str]:
-        clock = setting(self.start, 1)
         return super().environ | {
-            "HERALD_CLOCK": clock,
+            "HERALD_CLOCK": format_clock(self.start, 1),
             "HERALD_CATEGORIES_FILE": str(self.folder / CATEGORIES_FILE),
         }
 

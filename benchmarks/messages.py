@@ -17,7 +17,7 @@ from benchmarks.report import Options, Report, Run, medians
 from benchmarks.testbed import Testbed, open_testbed
 from local.fake_teams.api import Growth, TeamsEvent
 from local.processes import FunctionHost
-from shared.queue_messages import ALL
+from shared.queue_messages import WORK_QUEUES
 from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
@@ -106,7 +106,7 @@ async def _clear_queues(testbed: Testbed) -> None:
         service, tables = open_storage(testbed.environ)
         await stack.enter_async_context(service)
         await stack.enter_async_context(tables)
-        for name in ALL:
+        for name in WORK_QUEUES:
             await service.get_queue_client(name).clear_messages()
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from local.fake_teams.api import Received
-from shared.queue_messages import ALL, NOTIFICATIONS
+from shared.queue_messages import NOTIFICATIONS, WORK_QUEUES
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, build_audience
 from tests.support.herald import notification, user
@@ -48,7 +48,7 @@ async def test_urgent_notification_overtakes_broadcast_and_cancelled_broadcast_e
 
 
 @pytest.mark.parametrize(
-    "queues", [(NOTIFICATIONS,), pytest.param(ALL, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    "queues", [(NOTIFICATIONS,), pytest.param(WORK_QUEUES, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
 )
 async def test_concurrent_duplicates_of_notification_reach_each_recipient_once(
     deployment: Deployment, queues: Sequence[str]

@@ -178,7 +178,7 @@ async def _set_digest_preferences(deployment: Deployment, people: Sequence[Perso
 
     conversations = Conversations(Table(deployment.tables.get_table_client("HeraldConversations")))
     for person in people:
-        await conversations.prefer(person.tenant, ReferenceKind.USER, person.object_id, prefer)
+        await conversations.change_preferences(person.tenant, ReferenceKind.USER, person.object_id, prefer)
 
 
 async def _wait_until_settled(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.storage.clients import open_storage
-from shared.time.clock import setting
+from shared.time.clock import format_clock
 from tests.e2e.conftest import SHORT_VISIBILITY, Deployment
 from tests.support.herald import notification, user
 
@@ -79,7 +79,7 @@ async def test_notification_due_during_downtime_is_sent_after_restart(deployment
         while not await deployment.read_rows("Timers"):
             await asyncio.sleep(0.1)
     host.stop()
-    deployment.start_hosts(HERALD_CLOCK=setting((at + timedelta(minutes=5)).isoformat(), 1))
+    deployment.start_hosts(HERALD_CLOCK=format_clock((at + timedelta(minutes=5)).isoformat(), 1))
     await deployment.teams.wait(1, timeout=30)
 
 

@@ -160,7 +160,8 @@ async def shared_screen(
 @pytest_asyncio.fixture(loop_scope="module")
 async def screen(shared_screen: Screen) -> Screen:
     """The chat with default preferences and no responses on the queue; messages of other tests are further up."""
-    await shared_screen.services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
+    conversations = shared_screen.services.conversations
+    await conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
     await shared_screen.take_responses()
     return shared_screen
 
@@ -217,7 +218,7 @@ async def test_preferences_card_reports_invalid_input_and_saves_valid_input(scre
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
     await card.get_by_label("Quiet hours").fill("whenever")
     await screen.press_button(card, "Save")
-    await expect(card).to_contain_text("'whenever' is no day of the week")
+    await expect(card).to_contain_text("'whenever' is not a day of the week")
     await expect(card).to_contain_text("Not saved yet")
     assert await screen.read_preferences() == before
 
@@ -232,7 +233,7 @@ async def test_preferences_card_reports_invalid_input_and_saves_valid_input(scre
 
 
 async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> None:
-    await screen.services.conversations.prefer(
+    await screen.services.conversations.change_preferences(
         TENANT,
         ReferenceKind.USER,
         PERSON,

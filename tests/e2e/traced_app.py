@@ -22,19 +22,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: The latest grant of the current task: the slots, and the next free one after them.
 _granted: ContextVar[tuple[Sequence[int], int]] = ContextVar("granted", default=((), 0))
-_move_tenant = RateLanes.move_tenant
+_save_tenant = RateLanes.save_tenant
 
 
-def _traced_grant(following: int, now: int, rate: int, wanted: int, ahead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
-    granted = grant(following, now, rate, wanted, ahead)
+def _traced_grant(
+    next_slot: int, now: int, rate: int, max_count: int, lead: int = MAX_LEAD
+) -> tuple[Sequence[int], int]:
+    granted = grant(next_slot, now, rate, max_count, lead)
     _granted.set(granted)
     return granted
 
 
-async def _traced_move(self: RateLanes, tenant: str, following: int, etag: str) -> str:
-    written = await _move_tenant(self, tenant, following, etag)
+async def _traced_save(self: RateLanes, tenant: str, next_slot: int, etag: str) -> str:
+    written = await _save_tenant(self, tenant, next_slot, etag)
     slots, after = _granted.get()
-    if following == after:  # otherwise the lane is paused
+    if next_slot == after:  # otherwise the lane is paused
         _append_to_trace(tenant, slots)
     return written
 
@@ -45,6 +47,6 @@ def _append_to_trace(tenant: str, slots: Sequence[int]) -> None:
 
 
 rate_limiter.grant = _traced_grant  # type: ignore[attr-defined]
-RateLanes.move_tenant = _traced_move  # type: ignore[method-assign]
+RateLanes.save_tenant = _traced_save  # type: ignore[method-assign]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]

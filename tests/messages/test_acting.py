@@ -131,7 +131,7 @@ async def test_an_acknowledgement_is_recorded_and_put_on_the_queue_once(ada: Des
         "inputs": {},
     }
     [row] = await rows(ada.herald, "Responses")
-    assert (row["person"], row["action"], row["told"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
+    assert (row["person"], row["action"], row["reported"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
     assert event["time"] == row["at"].isoformat()
 
 
@@ -274,7 +274,7 @@ async def test_what_was_snoozed_comes_as_upstream_has_edited_it(ada: Desk) -> No
 
 async def test_why_names_the_rule_and_leads_back(ada: Desk) -> None:
     _, card = await ada.get(category="builds")
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
     )
     answer = await ada.click(card, action_verbs.WHY)
@@ -309,9 +309,11 @@ async def test_why_says_where_the_setting_comes_from(ada: Desk) -> None:
     tenant, person = ada.herald.tenant, ada.person.object_id
     for prefer, category, setting in SETTINGS:
         _, card = await ada.get(category=category)
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, prefer)
+        await ada.herald.services.conversations.change_preferences(tenant, ReferenceKind.USER, person, prefer)
         assert setting in lines(await ada.click(card, action_verbs.WHY))
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, lambda old: Preferences())
+        await ada.herald.services.conversations.change_preferences(
+            tenant, ReferenceKind.USER, person, lambda old: Preferences()
+        )
 
 
 async def test_why_names_the_topic_and_the_team(ada: Desk) -> None:
@@ -598,7 +600,7 @@ async def save(desk: Desk, card: dict[str, Any], **typed: str) -> dict[str, Any]
 async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -> None:
     herald = ada.herald
     await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{ada.person.object_id}")
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant,
         ReferenceKind.USER,
         ada.person.object_id,
@@ -654,7 +656,7 @@ async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> N
     _, card = await ada.get()
     stopped = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.preferences()).categories == {"builds": Mode.OFF}
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
     again = await ada.click(card, action_verbs.STOP, **first)
@@ -671,7 +673,7 @@ async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_ne
     saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
     await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.preferences()).quiet == "18:00-08:00"
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)
@@ -697,7 +699,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in lines({"body": [at["time_zone"]]})[0]
-    assert "is no day of the week" in lines({"body": [at["quiet"]]})[0]
+    assert "is not a day of the week" in lines({"body": [at["quiet"]]})[0]
     assert lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"

@@ -237,7 +237,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     assert (wall.hour, wall.minute) == (9, 0)
     assert timedelta(0) < until - now <= timedelta(days=2)
     longer = until + timedelta(days=3)
-    await plain.herald.services.conversations.prefer(
+    await plain.herald.services.conversations.change_preferences(
         plain.herald.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
     await desk.click(card, action_verbs.PAUSE)
