@@ -21,12 +21,12 @@ from shared.time.clock import format_clock
 
 PEOPLE, QUICK_PEOPLE = 10_000, 200
 ITEMS_PER_DIGEST = 3
-#: Requests a second to the tenant: what one host on this storage sends easily, and the default, close to Teams' limit.
+#: Requests a second to the tenant: a rate that one host on this storage sustains easily, and the default.
 RATES_PER_SECOND = (25, 45)
 LATENCY_SECONDS = 0.08
 #: The clock times at which the two hosts start; the digests are due between them.
 HOLD_START, SEND_START = "2026-11-23T10:00Z", "2026-11-24T09:00:05Z"
-#: The timeout of each of the two hosts, and what each person adds to it.
+#: The timeout of each of the two hosts is the base plus a part for each person.
 BASE_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 120, 0.5
 #: Less frequent operations a digest are listed as one sum.
 MIN_LISTED_OPERATIONS = 0.01

@@ -1,4 +1,4 @@
-"""What a contender sends, to whom and with which credentials; passed to its process as a JSON file."""
+"""The card, chats and credentials of a contender, passed to its process as a JSON file."""
 
 from __future__ import annotations
 

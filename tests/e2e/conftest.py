@@ -28,7 +28,7 @@ from tests.support.herald import user
 
 #: For a host that the test kills: the queue messages that it had received become visible again after 3 s.
 SHORT_VISIBILITY = {"HERALD_LOCAL_VISIBILITY_SECONDS": "3"}
-#: Real seconds before a moved clock starts to run: until then the hosts have started and handled what is already due.
+#: Real seconds before a moved clock starts to run: until then the hosts have started and handled timers already due.
 CLOCK_DELAY_SECONDS = 8
 POLL_SECONDS = 0.2
 MAX_CONCURRENT_TRANSACTIONS = 8
