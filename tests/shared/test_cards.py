@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from messages.card_actions.preferences_form import Wrong, applied, changed
+from messages.card_actions.preferences_form import InvalidFields, apply_fields, find_changed_fields
 from notify.validation import check_form
 from shared.cards import action_verbs, refreshed, texts
 from shared.cards.actions import executed, without
@@ -196,8 +196,8 @@ def test_a_callers_data_may_say_what_they_like() -> None:
 def save(old: Preferences, _was: Preferences | None = None, /, **new: str) -> Preferences:
     """What `old` is after these fields were typed into a card that was drawn of it, or of `_was`."""
     shown = fields(_was or old, CATEGORIES, NOW)
-    typed = changed(shown | {name.replace("__", "."): value for name, value in new.items()}, shown)
-    return applied(old, typed, shown, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
+    typed = find_changed_fields(shown | {name.replace("__", "."): value for name, value in new.items()}, shown)
+    return apply_fields(old, typed, shown, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
 
 
 @pytest.mark.parametrize("preferences", [Preferences(), EVERYTHING])
@@ -240,7 +240,7 @@ def test_a_pause_that_was_changed_since_the_card_was_drawn_stays() -> None:
 
 
 def test_all_that_cannot_be_read_is_told_at_once() -> None:
-    with pytest.raises(Wrong) as wrong:
+    with pytest.raises(InvalidFields) as wrong:
         save(Preferences(), time_zone="Berlin", quiet="x", digest="hourly", category__builds="loud", pause="until x")
     assert set(wrong.value.errors) == {"time_zone", "quiet", "digest", "category.builds", "pause"}
 
