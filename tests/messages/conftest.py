@@ -239,7 +239,7 @@ class ReferenceRecorder:
         self.error = error
         self.saved: list[tuple[str, str, str]] = []
 
-    async def save(self, tenant: str, kind: str, identifier: str, seen: object, **_: object) -> None:
+    async def save(self, tenant: str, kind: str, identifier: str, observed: object, **_: object) -> None:
         if self.error:
             raise self.error
         self.saved.append((tenant, kind, identifier))

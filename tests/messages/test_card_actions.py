@@ -313,8 +313,8 @@ async def test_explanation_says_where_the_setting_comes_from(ada: CardUser) -> N
 async def test_explanation_names_the_topic_and_the_team(ada: CardUser) -> None:
     services, tenant = ada.herald.services, ada.herald.tenant
     [team] = (await ada.herald.grow(teams=1, members=50)).teams
-    seen = {"service_url": ada.herald.teams.service_url, "name": "Platform"}
-    await services.conversations.save(tenant, ReferenceKind.TEAM, team.id, seen, at=ada.herald.clock())
+    observed = {"service_url": ada.herald.teams.service_url, "name": "Platform"}
+    await services.conversations.save(tenant, ReferenceKind.TEAM, team.id, observed, at=ada.herald.clock())
     await services.topics.subscribe(tenant, "releases", f"u:{ada.person.object_id}")
     for recipient, line in (
         ({"topic": "releases"}, "You subscribed to the topic releases."),
@@ -403,13 +403,13 @@ async def test_click_on_another_persons_delivery_is_refused(ada: CardUser, ben: 
 NO_ZONE: dict[str, Any] = {"localTimezone": None, "entities": []}
 
 
-async def test_click_from_another_tenant_is_refused(ada: CardUser) -> None:
+async def test_click_from_another_is_refused(ada: CardUser) -> None:
     delivered = await deliver_card(ada)
-    elsewhere = "9c1f6a52-3b7d-4e80-a5c4-2d8e7f0b6a13"
-    settings = load_settings(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{elsewhere}"})
+    other = "9c1f6a52-3b7d-4e80-a5c4-2d8e7f0b6a13"
+    settings = load_settings(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{other}"})
     herald = replace(ada.herald, services=replace(ada.herald.services, settings=settings))
     async with serve_endpoint(herald) as url:
-        changes = {"conversation": {"tenantId": elsewhere}, "channelData": {"tenant": {"id": elsewhere}}, **NO_ZONE}
+        changes = {"conversation": {"tenantId": other}, "channelData": {"tenant": {"id": other}}, **NO_ZONE}
         data = find_button(delivered.card, action_verbs.WHY)["data"] | {"request": 7}
         for verb in FORGED:
             await assert_refused(delivered, replace(ada, endpoint=url), verb, data, changes=changes)
@@ -509,13 +509,13 @@ async def channel(ada: CardUser) -> CardUser:
     [team] = (await ada.herald.grow(teams=1, members=50)).teams
     channel = team.channels[0].id
     services, now = ada.herald.services, ada.herald.clock()
-    seen = {"service_url": ada.herald.teams.service_url, "name": team.name}
-    await services.conversations.save(ada.herald.tenant, ReferenceKind.TEAM, team.id, seen, at=now)
+    observed = {"service_url": ada.herald.teams.service_url, "name": team.name}
+    await services.conversations.save(ada.herald.tenant, ReferenceKind.TEAM, team.id, observed, at=now)
     await services.conversations.save(
         ada.herald.tenant,
         ReferenceKind.CONVERSATION,
         channel,
-        seen | {"conversation_type": "channel", "team": team.id},
+        observed | {"conversation_type": "channel", "team": team.id},
         at=now,
     )
     return replace(ada, location={"team": team.id, "channel": channel})
@@ -659,7 +659,7 @@ async def test_concurrent_and_repeated_saves_change_preferences_once(ada: CardUs
 
 
 async def test_repeated_click_does_not_undo_newer_changes(ada: CardUser) -> None:
-    """Repeated by Teams, or by somebody who stored the activity."""
+    """The activity may be repeated by Teams, or by an attacker."""
     first = {"changes": {"id": "the-first"}}
     _, card = await ada.receive_notification()
     stopped = await ada.click(card, action_verbs.STOP, **first)

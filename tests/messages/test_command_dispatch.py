@@ -106,10 +106,10 @@ async def store_teams_zone(chat: ChatUser) -> None:
 async def test_command_changes_the_row_and_reevaluates_held_deliveries(chat: ChatUser) -> None:
     await store_teams_zone(chat)
     for command, (before, after, title) in CHANGES.items():
-        wanted = replace(Preferences(locale="de"), **before)
-        await chat.store_preferences(wanted)
+        preferences = replace(Preferences(locale="de"), **before)
+        await chat.store_preferences(preferences)
         assert (await chat.run_command(f"<p>{command}</p>"))[0] == title
-        assert replace(await chat.load_preferences(), version=0) == replace(wanted, **after), command
+        assert replace(await chat.load_preferences(), version=0) == replace(preferences, **after), command
         assert await count_recipient_tasks(chat.herald) == {Task.RECONSIDER: 1}, command
         await chat.herald.lose(RECIPIENTS)
 
@@ -487,10 +487,10 @@ async def test_200_concurrent_commands_on_two_instances_lose_no_change_of_one_ro
 ) -> None:
     topics = [f"topic {number}" for number in range(MAX_ENTRIES)]
     monkeypatch.setattr("messages.endpoint.ACTIVITY_TIMEOUT_SECONDS", 60)  # the test machine is slower than Azure
-    async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, serve_endpoint(other) as elsewhere:
+    async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, serve_endpoint(other) as other_url:
         events = [
             Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
-            for topic, url in zip(topics, [chat.endpoint, elsewhere] * (MAX_ENTRIES // 2), strict=True)
+            for topic, url in zip(topics, [chat.endpoint, other_url] * (MAX_ENTRIES // 2), strict=True)
             for verb in ("subscribe", "unsubscribe nothing of")
         ]
         random.Random(7).shuffle(events)

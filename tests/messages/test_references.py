@@ -277,8 +277,8 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
 def test_activity_changes_these_rows(name: str) -> None:
     body, expected = CASES[name]
     assert changed_rows(body) == {
-        key: ({column: value for column, value in seen.items() if value}, status)
-        for key, (seen, status) in expected.items()
+        key: ({column: value for column, value in observed.items() if value}, status)
+        for key, (observed, status) in expected.items()
     }
 
 

@@ -35,7 +35,7 @@ class App:
         answers = await self.herald.teams.event(Event(kind=kind, endpoint=self.url, **event))
         assert {answer.status for answer in answers} == {200}
 
-    async def deliver_welcomes(self, person: PersonView) -> list[dict[str, Any]]:
+    async def deliver_and_list_cards(self, person: PersonView) -> list[dict[str, Any]]:
         """Send everything; returns the cards in the person's chat."""
         await self.herald.send()
         received = await self.herald.teams.received(person=person.object_id)
@@ -59,14 +59,14 @@ async def people(herald: Herald) -> Sequence[PersonView]:
 
 @pytest.fixture
 async def app(herald: Herald) -> AsyncIterator[App]:
-    """The app without welcoming_app categories."""
+    """The app without declared categories."""
     async with open_app(herald, Categories([])) as opened_app:
         yield opened_app
 
 
 @pytest.fixture
 async def welcoming_app(herald: Herald) -> AsyncIterator[App]:
-    """The app with the welcoming_app category `welcome`."""
+    """The app with the declared category `welcome`."""
     async with open_app(herald, WITH_WELCOME) as opened_app:
         yield opened_app
 
@@ -74,7 +74,7 @@ async def welcoming_app(herald: Herald) -> AsyncIterator[App]:
 async def test_install_in_a_personal_chat_is_welcomed(app: App, people: Sequence[PersonView]) -> None:
     ada = people[0]
     await app.receive("install", person=ada.object_id)
-    [card] = await app.deliver_welcomes(ada)
+    [card] = await app.deliver_and_list_cards(ada)
     assert faults(card) == []
     assert card_lines(card)[:2] == [
         "Welcome to Herald",
@@ -90,12 +90,12 @@ async def test_install_in_a_personal_chat_is_welcomed(app: App, people: Sequence
 async def test_person_is_welcomed_once(app: App, people: Sequence[PersonView]) -> None:
     ada = people[0]
     await asyncio.gather(*(app.receive("install", person=ada.object_id, repeat=3) for _ in range(2)))
-    await app.deliver_welcomes(ada)
+    await app.deliver_and_list_cards(ada)
     await app.receive("uninstall", person=ada.object_id)
     await app.receive("install", person=ada.object_id)
-    days_later = (app.herald.clock() + timedelta(days=-2)).isoformat()
-    await app.receive("install", person=ada.object_id, changes={"timestamp": days_later})
-    assert len(await app.deliver_welcomes(ada)) == 1
+    days_earlier = (app.herald.clock() + timedelta(days=-2)).isoformat()
+    await app.receive("install", person=ada.object_id, changes={"timestamp": days_earlier})
+    assert len(await app.deliver_and_list_cards(ada)) == 1
 
 
 @pytest.mark.parametrize("ago", [{"days": 2}, {"minutes": 5}])
@@ -106,9 +106,9 @@ async def test_person_who_was_unreachable_is_welcomed_at_the_next_install(
     earlier = (app.herald.clock() - timedelta(**ago)).isoformat()
     await app.receive("install", person=ada.object_id, changes={"timestamp": earlier})
     await app.receive("uninstall", person=ada.object_id)
-    assert await app.deliver_welcomes(ada) == []
+    assert await app.deliver_and_list_cards(ada) == []
     await app.receive("install", person=ada.object_id)
-    assert len(await app.deliver_welcomes(ada)) == 1
+    assert len(await app.deliver_and_list_cards(ada)) == 1
 
 
 async def test_welcomed_person_who_uninstalled_is_not_welcomed_again(
@@ -118,12 +118,12 @@ async def test_welcomed_person_who_uninstalled_is_not_welcomed_again(
     [team] = (await welcoming_app.herald.grow(teams=1, members=50)).teams
     earlier = (welcoming_app.herald.clock() - timedelta(days=1)).isoformat()
     await welcoming_app.receive("install", person=ada.object_id, changes={"timestamp": earlier})
-    assert len(await welcoming_app.deliver_welcomes(ada)) == 1
+    assert len(await welcoming_app.deliver_and_list_cards(ada)) == 1
     await welcoming_app.receive("uninstall", person=ada.object_id)
     await welcoming_app.receive("install", person=people[1].object_id, team=team.id)
-    assert len(await welcoming_app.deliver_welcomes(ada)) == 1
+    assert len(await welcoming_app.deliver_and_list_cards(ada)) == 1
     await welcoming_app.receive("install", person=ada.object_id)
-    assert len(await welcoming_app.deliver_welcomes(ada)) == 1
+    assert len(await welcoming_app.deliver_and_list_cards(ada)) == 1
 
 
 @pytest.mark.parametrize("kind", ["message", "reaction"])
@@ -135,7 +135,7 @@ async def test_only_an_install_is_welcomed(app: App, people: Sequence[PersonView
     await app.receive(kind, person=ada.object_id, **more)
     changes = {"action": "add-upgrade", "membersAdded": None}
     await app.receive("install", person=ada.object_id, changes=changes)
-    assert await app.deliver_welcomes(ada) == []
+    assert await app.deliver_and_list_cards(ada) == []
 
 
 async def test_nobody_is_welcomed_if_the_category_is_off(herald: Herald, people: Sequence[PersonView]) -> None:
@@ -143,8 +143,8 @@ async def test_nobody_is_welcomed_if_the_category_is_off(herald: Herald, people:
     async with open_app(herald, WITHOUT_WELCOME) as off:
         await off.receive("install", person=people[0].object_id)
         await off.receive("install", person=people[0].object_id, team=team.id)
-        assert await off.deliver_welcomes(people[0]) == []
-        assert await off.deliver_welcomes(people[1]) == []
+        assert await off.deliver_and_list_cards(people[0]) == []
+        assert await off.deliver_and_list_cards(people[1]) == []
 
 
 async def test_team_members_are_not_welcomed_if_the_category_is_not_declared(
@@ -152,7 +152,7 @@ async def test_team_members_are_not_welcomed_if_the_category_is_not_declared(
 ) -> None:
     [team] = (await app.herald.grow(teams=1, members=50)).teams
     await app.receive("install", person=people[0].object_id, team=team.id)
-    assert await app.deliver_welcomes(people[1]) == []
+    assert await app.deliver_and_list_cards(people[1]) == []
 
 
 async def test_each_team_member_is_welcomed_once_with_the_name_of_the_adder(
@@ -164,12 +164,12 @@ async def test_each_team_member_is_welcomed_once_with_the_name_of_the_adder(
     await welcoming_app.receive("install", person=ada.object_id, team=team.id, repeat=2)
     await welcoming_app.receive("install", person=people[1].object_id)
     for person in people:
-        [card] = await welcoming_app.deliver_welcomes(person)
+        [card] = await welcoming_app.deliver_and_list_cards(person)
         assert faults(card) == []
-        told = f"I am here because Ada added me to the team {team.name}, where you are a member."
-        assert card_lines(card)[1] in (told, "I am here because you, or your organisation, installed me for you.")
-    [card] = await welcoming_app.deliver_welcomes(people[2])
-    assert card_lines(card)[1] == told
+        line = f"I am here because Ada added me to the team {team.name}, where you are a member."
+        assert card_lines(card)[1] in (line, "I am here because you, or your organisation, installed me for you.")
+    [card] = await welcoming_app.deliver_and_list_cards(people[2])
+    assert card_lines(card)[1] == line
     assert has_button(await welcoming_app.card_user(people[2]).click(card, action_verbs.PREFERENCES), action_verbs.SAVE)
 
 
@@ -177,7 +177,7 @@ async def test_welcome_names_the_selected_channel(welcoming_app: App, people: Se
     [team] = (await welcoming_app.herald.grow(teams=1, members=50)).teams
     changes = {"channelData": {"settings": {"selectedChannel": {"id": team.id, "name": "Releases"}}}}
     await welcoming_app.receive("install", person=people[0].object_id, team=team.id, changes=changes)
-    [card] = await welcoming_app.deliver_welcomes(people[2])
+    [card] = await welcoming_app.deliver_and_list_cards(people[2])
     line = f"I am here because I was added to the channel Releases of the team {team.name}, where you are a member."
     assert card_lines(card)[1] == line
 
@@ -187,7 +187,7 @@ async def test_each_group_chat_member_is_welcomed_once(welcoming_app: App, peopl
     for _ in range(2):
         await welcoming_app.receive("install", person=people[0].object_id, chat=chat.id)
     for person in people:
-        [card] = await welcoming_app.deliver_welcomes(person)
+        [card] = await welcoming_app.deliver_and_list_cards(person)
         assert card_lines(card)[1] == f"I am here because I was added to the chat {chat.name}, where you are a member."
 
 
@@ -195,14 +195,14 @@ async def test_member_who_joins_later_is_not_welcomed(welcoming_app: App, people
     [chat] = (await welcoming_app.herald.grow(chats=1, members=0)).chats
     ids = [people[1].object_id]
     await welcoming_app.receive("membersAdded", person=people[0].object_id, chat=chat.id, people=ids)
-    assert await welcoming_app.deliver_welcomes(people[1]) == []
+    assert await welcoming_app.deliver_and_list_cards(people[1]) == []
 
 
 async def test_welcome_is_in_the_language_of_the_person(app: App, people: Sequence[PersonView]) -> None:
     ada = people[0]
     await app.herald.know(ada, locale="de-AT")
     await app.receive("install", person=ada.object_id)
-    [card] = await app.deliver_welcomes(ada)
+    [card] = await app.deliver_and_list_cards(ada)
     assert card_lines(card)[0] == "Willkommen bei Herald"
 
 
@@ -210,10 +210,10 @@ async def test_sample_is_sent_once_and_publishes_no_responses(app: App, people: 
     ada = people[0]
     card_user = app.card_user(ada)
     await app.receive("install", person=ada.object_id)
-    [card] = await app.deliver_welcomes(ada)
+    [card] = await app.deliver_and_list_cards(ada)
     answers = await asyncio.gather(*(card_user.click(card, action_verbs.SAMPLE) for _ in range(3)))
     assert all("A sample is on its way." in card_text(answer) for answer in answers)
-    _, sample = await app.deliver_welcomes(ada)
+    _, sample = await app.deliver_and_list_cards(ada)
     assert faults(sample) == []
     for verb in (action_verbs.MUTE, action_verbs.SNOOZE_HOUR, action_verbs.TO_DIGEST):
         await card_user.click(sample, verb)
@@ -228,7 +228,7 @@ async def test_pause_of_the_welcome_ends_tomorrow_and_does_not_shorten_a_longer_
     ada = people[0]
     await app.herald.know(ada, time_zone="Europe/Berlin")
     await app.receive("install", person=ada.object_id)
-    [card] = await app.deliver_welcomes(ada)
+    [card] = await app.deliver_and_list_cards(ada)
     card_user, now = app.card_user(ada), app.herald.clock()
     await card_user.click(card, action_verbs.PAUSE)
     until = (await card_user.load_preferences()).paused_until
