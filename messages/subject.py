@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from shared.cards.preferences import preferences_card
+from shared.cards.preferences import draw_preferences_card
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
@@ -55,9 +55,9 @@ class PreferenceSubject:
             await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
         return preferences
 
-    def draw_preferences_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
-        """Return the preferences card; `options` are further arguments of `preferences_card`."""
-        return preferences_card(
+    def draw_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
+        """Return the preferences card; `options` are further arguments of `draw_preferences_card`."""
+        return draw_preferences_card(
             preferences,
             self.services.categories,
             zone=self.zone_of(preferences).key,

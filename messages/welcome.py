@@ -15,7 +15,7 @@ from messages.activity.references import is_install, person_of, scope_of
 from messages.activity.verified import VerifiedActivity
 from shared import publishing
 from shared.cards.texts import language_of, text_of
-from shared.cards.welcome import welcome_card
+from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shards
 from shared.queue_messages import Expansion
@@ -51,7 +51,7 @@ async def _welcome_person(services: Services, verified: VerifiedActivity) -> Non
     locales = (stored.preferences.locale, stored.locale) if stored else (verified.activity.locale,)
     language = language_of(*locales)
     identifier = _build_identifier(verified, person)
-    card = welcome_card(language, notification_key(verified.tenant, WELCOME_SOURCE, identifier))
+    card = draw_welcome_card(language, notification_key(verified.tenant, WELCOME_SOURCE, identifier))
     await publishing.post(
         services,
         tenant=verified.tenant,
@@ -74,7 +74,9 @@ async def _welcome_members(services: Services, verified: VerifiedActivity) -> No
     identifier = _build_identifier(verified, team)
     key = notification_key(tenant, WELCOME_SOURCE, identifier)
     adder_name = activity.sender.name or (adder.name if adder else "")
-    card = welcome_card(language, key, place=await _describe_place(services, verified, language), adder=adder_name)
+    card = draw_welcome_card(
+        language, key, added_to=await _describe_place(services, verified, language), adder=adder_name
+    )
     data = _encode_notification({"team": team}, card, language)
     await accept(
         services,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.poison import retry_poison

@@ -12,7 +12,7 @@ from notify.progress import finish
 from shared.contract.faults import Fault, MessageRefused
 from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, RecipientTask, Task, Unreadable
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, Purpose, Reason
+from shared.states import DIGESTS, DeliveryState, NotificationState, Purpose, Reason
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 
@@ -90,7 +90,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
-    if notification.purpose is Purpose.DIGEST:
+    if notification.purpose in DIGESTS:
         await services.queues.enqueue_recipient(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
         await services.markers.delete(welcomed(notification.tenant), message.recipient, notification.key)

@@ -8,7 +8,7 @@ from enum import Enum
 from zoneinfo import ZoneInfo
 
 from shared.preferences.categories import Category
-from shared.preferences.delivery_rules import evaluate
+from shared.preferences.delivery_rules import evaluate, evaluate_digest, without_holds
 from shared.preferences.preferences import Preferences
 from shared.records import ConversationReference, DeliveryRecord
 from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
@@ -122,16 +122,32 @@ def decide(case: PolicyInput) -> Decision:
         return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)
     if isinstance(case.target, Reason):
         return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, case.target)
-    if case.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST):
+    if case.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW):
         return Decision(Rule.ASKED)
+    if case.purpose is Purpose.DIGEST:
+        return _decision(*evaluate_digest(preferences, now, case.zone))
     if case.welcomed:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if case.own and not preferences.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    rule, until = evaluate(preferences, case.category, case.thread, now=now, zone=case.zone, digest=case.digest)
+    return _decision(*_evaluate(case, preferences))
+
+
+def is_for_digest(case: PolicyInput, rule: Rule) -> bool:
+    """Return whether `digest now` includes a delivery held by `rule`."""
+    if rule in (Rule.PAUSED, Rule.QUIET_HOURS):
+        rule, _ = _evaluate(case, without_holds(case.preferences))
+    return rule is Rule.DIGEST
+
+
+def _decision(rule: Rule, until: datetime | None) -> Decision:
     if rule is Rule.OPTED_OUT:
         return Decision(rule, DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     return Decision(rule, reason=Reason(rule) if until else None, until=until)
+
+
+def _evaluate(case: PolicyInput, preferences: Preferences) -> tuple[Rule, datetime | None]:
+    return evaluate(preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest)
 
 
 def person(reference: ConversationReference, tenant: ConversationReference | None) -> Target | Reason:

@@ -9,7 +9,7 @@ from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Expansion
 from shared.records import DeliveryRecord
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState
+from shared.states import DIGESTS, DeliveryState, NotificationState
 from shared.storage.table import Conflict
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
@@ -17,10 +17,14 @@ _UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)
 
 
 async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, DeliveryRecord]]) -> Sequence[Delivery]:
-    """Open those deliveries of a notification that have failed; returns messages for all that are open.
+    """Open the failed deliveries of a notification again, and return messages for all that are open.
 
-    That are also those which were open before: whoever opened them may have died before their messages were put.
+    Deliveries that were open before are among them: the worker that opened them may have crashed before it enqueued
+    their messages. A digest is not opened again: what it included is redriven instead.
     """
+    notification = await services.notifications.recent(key)
+    if notification is None or notification.purpose in DIGESTS:
+        return []
 
     async def one(pair: tuple[Delivery, DeliveryRecord]) -> None:
         try:

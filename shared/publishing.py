@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
-from shared.contract.parsing import parse_stored
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
@@ -36,12 +35,35 @@ async def post(
     purpose: Purpose,
     at: datetime | None = None,
 ) -> str:
-    """Send `data` (canonical JSON of a `models.Notification`) to a recipient (`notify.audience`), now or at `at`.
+    """Send `data` (canonical JSON of a `models.Notification`) to one recipient (`u:...` or `c:...`), now or at `at`.
 
-    Returns the key of the notification. The same identity again is the same notification, whatever its data: to post
-    it twice sends it once, and finishes what a process that died had begun.
+    Returns the notification's key. Posting the same identity again sends nothing twice, whatever its data, and finishes
+    what a crashed worker had begun.
     """
-    now = services.clock()
+    notification, is_new = await store(
+        services, tenant=tenant, source=source, identifier=identifier, data=data, purpose=purpose, at=at
+    )
+    if at:
+        await services.timers.put(at, timers.NOTIFICATION, notification.key)
+    else:
+        await enqueue(services, notification, recipient, is_new=is_new)
+    return notification.key
+
+
+async def store(
+    services: Services,
+    *,
+    tenant: str,
+    source: str,
+    identifier: str,
+    data: bytes,
+    purpose: Purpose,
+    at: datetime | None = None,
+) -> tuple[StoredNotification, bool]:
+    """Store a notification to one recipient without its delivery, unless there is one of this identity.
+
+    Returns the stored notification, and whether it is new.
+    """
     new = StoredNotification(
         key=notification_key(tenant, source, identifier),
         tenant=tenant,
@@ -50,27 +72,30 @@ async def post(
         content_hash=hashlib.sha256(data).hexdigest(),
         data=data,
         state=NotificationState.SCHEDULED if at else NotificationState.EXPANDED,
-        created=now,
+        created=services.clock(),
         shards=0,
         total=None if at else 1,
         due=at,
         purpose=purpose,
     )
-    fresh = True
     try:
-        await services.notifications.insert(new)
+        return await services.notifications.insert(new), True
     except Conflict:
-        fresh = False
         found = await services.notifications.get(new.key)
-        if found is None or found.state is NotificationState.FINISHED:
-            return new.key
-    if at:
-        await services.timers.put(at, timers.NOTIFICATION, new.key)
-        return new.key
-    urgent = parse_stored(data).priority == "urgent"
-    for message in await services.deliveries.add(new.key, SINGLE_SHARD, {recipient: 0}, now, fresh=fresh):
+        if found is None:
+            raise  # deleted between the two: the caller tries again
+        return found, False
+
+
+async def enqueue(
+    services: Services, notification: StoredNotification, recipient: str, *, is_new: bool = False
+) -> None:
+    """Add the delivery of a notification to one recipient, and enqueue it unless it has ended."""
+    if notification.state is NotificationState.FINISHED:
+        return
+    now, urgent = services.clock(), notification.urgent
+    for message in await services.deliveries.add(notification.key, SINGLE_SHARD, {recipient: 0}, now, fresh=is_new):
         await services.queues.enqueue_delivery(message, urgent=urgent)
-    return new.key
 
 
 async def accept(services: Services, new: StoredNotification) -> StoredNotification:

@@ -91,8 +91,9 @@ class HeldDelivery:
 
     `key` and `etag` are those of its row. `until` is when it is evaluated again. `notification_time` orders the rows of
     a recipient. `eligible_since` is when the delivery became due; it is later than `notification_time` where it goes by
-    the recipient's own time. `delivery_etag` is the ETag of the delivery's row since it is held. `urgent` tells on
-    which queue its message goes.
+    the recipient's own time. `delivery_etag` is the ETag of the delivery's row since it is held. `urgent` selects the
+    queue for its message. `for_digest` means that `digest now` includes it: it is held for the digest, or would be
+    without a pause or quiet hours.
     """
 
     delivery: Delivery
@@ -102,6 +103,7 @@ class HeldDelivery:
     eligible_since: datetime
     delivery_etag: str
     urgent: bool = False
+    for_digest: bool = False
     key: str = ""
     etag: str = ""
 
@@ -112,15 +114,11 @@ class DigestState:
 
     `number` counts the digests made. `last` is the last local date that had its scheduled digest, `before` what it was
     before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its row; it is
-    empty once that digest is settled. `more` is how many deliveries the last digest said it leaves to the next one,
-    None where it said nothing. `asked` means the recipient asked for it (`digest now`); `made` is when it was made.
+    empty once that digest is settled.
     """
 
     number: int = 0
     last: date | None = None
     before: date | None = None
-    asked: bool = False
-    made: datetime | None = None
     included: Sequence[Delivery] = ()
-    more: int | None = None
     etag: str = ""

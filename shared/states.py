@@ -122,7 +122,12 @@ class Purpose(StrEnum):
     WELCOME = "welcome"  #: it says why the bot came
     REPLY = "reply"  #: it answers somebody's command, or click
     SNOOZE = "snooze"  #: somebody asked for it by a button: to see it again at this time, or a sample
-    DIGEST = "digest"  #: it tells what waited for it
+    DIGEST = "digest"  #: it includes held deliveries; held again by its reader's pause or quiet hours
+    DIGEST_NOW = "digestNow"  #: the same, but sent in a pause and in quiet hours
+
+
+#: The purposes of digests.
+DIGESTS = (Purpose.DIGEST, Purpose.DIGEST_NOW)
 
 
 class SettingsError(Exception):

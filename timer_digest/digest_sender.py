@@ -2,14 +2,15 @@
 
 Nothing is lost or sent twice, wherever a worker dies and however many workers serve the same recipient:
 
-- A delivery is *reserved* for a digest before the digest includes it: its row is changed with If-Match and names the
-  number of the digest; from then on no worker sends it alone. A worker that releases a held delivery changes its row
-  first, too, so that one of the two meets a conflict.
-- A digest is made by one write with If-Match, of the recipient's digest state (table HeldDeliveries): its number and
-  what it includes. A worker that loses this write starts again. What was reserved for a digest that was made without
-  it is free again.
-- The card is published under an identity that follows from that row, and is therefore sent once.
-- When the card's delivery has ended, the included deliveries end, their held rows are removed, the digest is settled.
+- A delivery is *reserved* before a digest includes it: its row is changed with If-Match and names the digest's number;
+  from then on no worker sends it alone. A worker that releases a held delivery changes its row first, too, so that one
+  of the two meets a conflict.
+- The card is stored as a notification that has no delivery yet.
+- The digest is made by one write with If-Match, of the recipient's digest state (table HeldDeliveries): its number and
+  what it includes. A worker that loses this write starts again. What was reserved for a digest that was made without it
+  is free again.
+- The card's delivery is enqueued. Its identity follows from the digest state, so it is sent once.
+- When the card's delivery has ended, the included deliveries end, their held rows are deleted, the digest is settled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shared import publishing, telling
+from shared import publishing
 from shared.concurrency import gather_limited
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
@@ -29,167 +30,154 @@ from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.table import Conflict
-from shared.telling import RESERVED, reserved_for
-from timer_digest.digest_plan import DigestPlan, DigestPreferences, digest_preferences_of
-from timer_digest.thread_groups import DigestEntry, ThreadGroup, by_thread, compose, stories
+from timer_digest.digest_card import compose
+from timer_digest.digest_plan import DigestPlan, DigestPreferences
+from timer_digest.settlement import (
+    RESERVED,
+    SOURCE,
+    DeliveryResult,
+    digest_identity,
+    digest_key,
+    reserved_for,
+    settle_digest,
+)
+from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priority
 
-#: When somebody without a next digest is looked at again, in case that nobody tells the end of this one.
+#: Fallback if the message that settles a digest is lost and no next digest is scheduled.
 RECHECK_DELAY = timedelta(days=1)
-#: By how much the next try of a digest, or the end of one, may be late before its message is taken for lost.
+#: The digest's message is taken for lost when its next try, or the end of its claim, is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
 
-async def send(
+async def send_digest(
     services: Services,
-    person: RecipientTask,
+    task: RecipientTask,
     state: DigestState,
     plan: DigestPlan,
     digest_preferences: DigestPreferences,
 ) -> None:
-    """Make the planned digest, and post it; raises `Conflict` where another changed the recipient's state meanwhile."""
+    """Make and send the planned digest; raises `Conflict` if another worker changed the recipient's digest state."""
+    tenant, recipient = task.tenant, task.recipient
+    await services.timers.put(plan.next_at or services.clock() + RECHECK_DELAY, timers.DIGEST, tenant, recipient)
+    groups = group_by_priority(entry for _, entry in plan.digest)
+    count, _, data = _compose(services, task, digest_preferences, groups, plan.more)
+    fitting = {entry.delivery for group in groups[:count] for entry in group}
+    planned = [pair for pair in plan.digest if pair[1].delivery in fitting]
+    more = None if plan.more is None else plan.more + len(plan.digest) - len(planned)
     number = state.number + 1
-    # Before all else, so that who dies at this leaves nothing of which nobody thinks again.
-    whose = (person.tenant, person.recipient)
-    await services.timers.put(plan.next_at or services.clock() + RECHECK_DELAY, timers.DIGEST, *whose)
-    planned = stories(case for _, case in plan.tell)
-    count, left, data = _compose(services, person, digest_preferences, planned, plan.more)
-    fit = {case.delivery for story in planned[:count] for case in story}
-    keep = [pair for pair in plan.tell if pair[1].delivery in fit]
-    found = [case for case in await gather_limited(keep, lambda pair: _keep(services, person, number, *pair)) if case]
-    included = stories(found)
-    if included and len(found) < len(keep):
-        count, left, data = _compose(services, person, digest_preferences, included, left)
-    if not included:  # another process took all of it: the next minute shows what it left
-        await services.timers.put(services.clock(), timers.DIGEST, *whose)
+    found = await gather_limited(planned, lambda pair: _reserve(services, task, number, *pair))
+    reserved = [entry for entry in found if entry]
+    if not reserved:  # other workers took all of them: the next tick looks at what they left
+        await services.timers.put(services.clock(), timers.DIGEST, tenant, recipient)
         return
+    included = group_by_priority(reserved)
+    if len(reserved) < len(planned):
+        _, _, data = _compose(services, task, digest_preferences, included, more)
     made = replace(
         state,
         number=number,
         last=plan.slot.date if plan.slot else state.last,
         before=state.last,
-        asked=person.task is Task.DIGEST_NOW,
-        made=services.clock(),
-        included=_deliveries(included[:count]),
-        more=left,
+        included=[entry.delivery for group in included for entry in group],
     )
-    await services.held_deliveries.move_digest(*whose, made)
-    await _post(services, person, made, data)
+    is_exempt = any(entry.category.mandatory or entry.category.bypasses_quiet_hours for entry in reserved)
+    digest, is_new = await publishing.store(
+        services,
+        tenant=tenant,
+        source=SOURCE,
+        identifier=digest_identity(recipient, made),
+        data=data,
+        purpose=Purpose.DIGEST_NOW if is_exempt or task.task is Task.DIGEST_NOW else Purpose.DIGEST,
+    )
+    await services.held_deliveries.move_digest(tenant, recipient, made)
+    await publishing.enqueue(services, digest, recipient, is_new=is_new)
 
 
-async def settle(
-    services: Services, person: RecipientTask, state: DigestState, items: Sequence[HeldDelivery]
+async def settle_last_digest(
+    services: Services, task: RecipientTask, state: DigestState, items: Sequence[HeldDelivery]
 ) -> DigestState | None:
-    """End what the last digest told, as that did, and forget those of `items`; returns the state after that.
+    """Settle the recipient's last digest if its delivery has ended, and return the new digest state.
 
-    None where the digest has not ended: whoever was to post it may have died before.
+    None if it has not ended; its message is enqueued again if it may be lost.
     """
-    key = telling.key_of(person.tenant, person.recipient, state)
-    known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, person.recipient, "", 0))
-    if known is None or not known.state.final:
-        if known is None or not _is_tried(known, services.real_time()):
-            await _post_again(services, person, state)
-        return None
-    ended = telling.DeliveryResult(known.state, Reason(known.reason) if known.reason else None, known.maybe_twice)
-    return await telling.settle(services, person.tenant, person.recipient, state, items, ended)
+    key = digest_key(task.tenant, task.recipient, state)
+    known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, task.recipient, "", 0))
+    if known and known.state.final:
+        reason = Reason(known.reason) if known.reason else None
+        return await settle_digest(
+            services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice)
+        )
+    if known is None or not _has_message(known, services.real_time()):
+        digest = await services.notifications.get(key)
+        if digest is None:
+            return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.CANCELLED))
+        await publishing.enqueue(services, digest, task.recipient)
+    return None
 
 
-def _is_tried(known: DeliveryRecord, now: datetime) -> bool:
-    """Whether somebody is sending it, or it is soon tried again: its message is there, and needs no copy."""
+def _has_message(known: DeliveryRecord, now: datetime) -> bool:
+    """Return whether a worker sends the delivery or its message is on the queue, by the times in its row."""
     until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
     return until is not None and until > now - LOST_MESSAGE_AFTER
 
 
-async def free(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:
-    """Say in the row of a delivery that waits that nothing holds it, so that no digest keeps it; returns the ETag.
+async def clear_hold(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:
+    """Clear the rule of a held delivery's row, so that no digest reserves it, and return the row's new ETag.
 
-    Raises `Conflict` where it was kept, or sent, meanwhile.
+    Raises `Conflict` if it was reserved or sent since it was read.
     """
     if not known.rule:
         return known.etag
     reason, until = Reason.DIGEST if reserved_for(known) else Reason(known.reason), services.clock()
     if reason is Reason.LOCAL_TIME and known.not_before:
-        until = known.not_before  # by which it is told whether it is missed
+        until = known.not_before  # whether the delivery is missed is measured from this time
     return await _hold(services, delivery, known.etag, reason, until, "")
 
 
-async def _keep(
-    services: Services, person: RecipientTask, number: int, item: HeldDelivery, case: DigestEntry
+async def _reserve(
+    services: Services, task: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
 ) -> DigestEntry | None:
-    """Keep a delivery for the digest of this number; None where that is not to tell it."""
-    delivery, etag = case.delivery, item.delivery_etag  # the row has seldom changed since, and need not be read then
+    """Reserve a delivery for digest `number` and return its entry with the new ETag, or None if it cannot be included.
+
+    Raises `Conflict` if it is reserved for a later digest.
+    """
+    delivery, etag = entry.delivery, item.delivery_etag  # the row rarely changes while held: not read at first
     while True:
         with suppress(Conflict):
             if etag:
-                # Without a reason, whoever meets a message of it only puts that back.
+                # Without a reason, a worker that receives a message of the delivery only requeues it.
                 etag = await _hold(services, delivery, etag, None, FOREVER, f"{RESERVED}{number}")
                 break
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
-            if known and not known.state.final:  # somebody lets it go, who may have died at that
+            if known and not known.state.final:  # the worker that released it may have crashed before it enqueued it
                 await services.queues.enqueue_delivery(delivery, urgent=item.urgent)
-            await services.held_deliveries.done(person.tenant, person.recipient, [item])
+            await services.held_deliveries.done(task.tenant, task.recipient, [item])
             return None
         if known.state is DeliveryState.SENDING:
             return None
         if reserved_for(known) > number:
-            raise Conflict  # others are at the digest after this one
+            raise Conflict
         etag = known.etag
         if reserved_for(known) == number:
             break
-    return replace(case, delivery=replace(delivery, etag=etag))
+    return replace(entry, delivery=replace(delivery, etag=etag))
 
 
 async def _hold(
     services: Services, delivery: Delivery, etag: str, reason: Reason | None, until: datetime, rule: str
 ) -> str:
     now = services.real_time()
-    return await services.deliveries.put_off(delivery, etag, reason, not_before=until, now=now, rule=rule)
+    return await services.deliveries.defer(delivery, etag, reason, not_before=until, now=now, rule=rule)
 
 
 def _compose(
     services: Services,
-    person: RecipientTask,
+    task: RecipientTask,
     digest_preferences: DigestPreferences,
-    included: Sequence[ThreadGroup],
+    groups: Sequence[ThreadGroup],
     more: int | None,
 ) -> tuple[int, int | None, bytes]:
-    limit, recipient = services.settings.max_activity_bytes, person.recipient
-    zone, language, held = digest_preferences.zone, digest_preferences.language, not digest_preferences.rule.days
-    return compose(included, recipient, zone, language, more, held=held, categories=services.categories, limit=limit)
-
-
-async def _post_again(services: Services, person: RecipientTask, state: DigestState) -> None:
-    key = telling.key_of(person.tenant, person.recipient, state)
-    if stored := await services.notifications.get(key):  # only its delivery may be missing
-        await _post(services, person, state, stored.data)
-        return
-    found = await gather_limited(state.included, lambda delivery: services.notifications.recent(delivery.notification))
-    items = await services.held_deliveries.of(person.tenant, person.recipient, telling.MAX_ITEMS)
-    since = {item.delivery.identity: item.eligible_since for item in items}
-    included = by_thread(
-        DigestEntry(delivery, notification, since.get(delivery.identity))
-        for delivery, notification in zip(state.included, found, strict=True)
-        if notification
-    )
-    digest_preferences = await digest_preferences_of(services, person)
-    count, left, data = _compose(services, person, digest_preferences, included, state.more)
-    if count < len(included):  # some were edited, and are longer now
-        state = replace(state, included=_deliveries(included[:count]), more=left)
-        await services.held_deliveries.move_digest(person.tenant, person.recipient, state)
-    await _post(services, person, state, data)
-
-
-def _deliveries(included: Sequence[ThreadGroup]) -> list[Delivery]:
-    return [case.delivery for story in included for case in story]
-
-
-async def _post(services: Services, person: RecipientTask, state: DigestState, data: bytes) -> None:
-    await publishing.post(
-        services,
-        tenant=person.tenant,
-        recipient=person.recipient,
-        source=telling.SOURCE,
-        identifier=telling.identity(person.recipient, state),
-        data=data,
-        purpose=Purpose.DIGEST,
-    )
+    limit, has_schedule = services.settings.max_activity_bytes, bool(digest_preferences.rule.days)
+    zone, language = digest_preferences.zone, digest_preferences.language
+    return compose(groups, task.recipient, zone, language, more, held=not has_schedule, limit=limit)

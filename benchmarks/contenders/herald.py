@@ -13,7 +13,7 @@ import orjson
 
 from benchmarks.contenders.world import Chat, Send, World
 from shared.preferences.categories import Category
-from shared.rendering import drawn
+from shared.rendering import render_data
 from shared.services import CONNECTIONS
 from shared.settings import load_settings
 from shared.teams.connector import Connector, Route
@@ -40,7 +40,7 @@ async def sender(world: World) -> AsyncIterator[Send]:
         connector = Connector(session, tokens, allowed, lambda: datetime.now(UTC), None)
 
         async def send(chat: Chat) -> None:
-            activity = drawn(data, KEY, CATEGORY, settings.max_activity_bytes)
+            activity = render_data(data, KEY, CATEGORY, settings.max_activity_bytes)
             outcome = await connector.send(route, chat.conversation, activity)
             assert outcome.verdict is Verdict.DONE, outcome
 

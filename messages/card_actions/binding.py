@@ -16,11 +16,11 @@ import orjson
 
 from messages.activity.verified import VerifiedActivity
 from shared.cards.action_verbs import SHOW, verb_of
-from shared.cards.actions import executed
+from shared.cards.actions import find_execute_actions
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
-from shared.rendering import rendered
+from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import shard_of
@@ -106,7 +106,7 @@ async def bind_action(services: Services, verified: VerifiedActivity, action: Ca
 
 def render_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
     """Return the card of a notification as it is sent; raises `TooLarge` if Teams would no longer accept it."""
-    message = orjson.loads(rendered(services, notification))
+    message = orjson.loads(render_notification(services, notification))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 
@@ -142,7 +142,7 @@ def _find_button(card: Mapping[str, Any], action: CardAction) -> tuple[str, Mapp
     Return None if no button of the card has that verb and those data. An input of the card may replace data.
     """
     input_ids = frozenset(_input_ids(card))
-    for button in executed(card):
+    for button in find_execute_actions(card):
         button_data = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
         fixed = {name: part for name, part in button_data.items() if name not in input_ids}
         if verb_of(button) == action.verb and all(action.data.get(name) == part for name, part in fixed.items()):

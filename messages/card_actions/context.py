@@ -14,8 +14,8 @@ from messages.card_actions.snooze import find_original
 from messages.subject import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
-from shared.cards.actions import executed
-from shared.cards.texts import language_of, moment, text_of
+from shared.cards.actions import find_execute_actions
+from shared.cards.texts import format_time, language_of, text_of
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.states import ReferenceKind
@@ -54,7 +54,7 @@ class ActionContext:
         return text_of(self.language, key, **values)
 
     def format_time(self, time: datetime) -> str:
-        return self.text("preferences.forever") if time >= FOREVER else moment(time, self.zone)
+        return self.text("preferences.forever") if time >= FOREVER else format_time(time, self.zone)
 
     async def refresh_card(self, bound: BoundAction, note: str = "") -> Card:
         """Return the card as it is now: with the person's responses, without the buttons they used, and with `note`."""
@@ -62,10 +62,10 @@ class ActionContext:
         original = await find_original(self.services, latest)
         responses = await self.services.responses.of(original.key, self.verified.person_id)
         card = bound.card if latest is bound.notification else render_card(self.services, latest)
-        titles = {verb_of(button): str(button.get("title")) for button in executed(card)}
+        titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
         lines = [self.describe_response(titles[each.action], each) for each in responses if each.action in titles]
         used_verbs = frozenset(each.action for each in responses)
-        return refreshed.refreshed(card, [*lines, *([note] if note else [])], used_verbs)
+        return refreshed.refresh_card(card, [*lines, *([note] if note else [])], used_verbs)
 
     def describe_response(self, title: str, response: Response) -> str:
         time = self.format_time(response.at)

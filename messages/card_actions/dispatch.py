@@ -50,7 +50,7 @@ async def dispatch_card_action(services: Services, verified: VerifiedActivity) -
         answer = await _run_once(context)
     except ActionRefused as refused:
         text = text_of(context.language, refused.key, **refused.values)
-        answer = refreshed.only(text) if verified.is_personal else text
+        answer = refreshed.draw_line_card(text) if verified.is_personal else text
     return _build_answer(MESSAGE_TYPE if isinstance(answer, str) else CARD_TYPE, answer)
 
 

@@ -7,7 +7,18 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from shared.cards.preferences import CATEGORY, DECLARED, KEEP, MAX_FIELD_CHARS, NONE, ON, PAUSED, PAUSES, TOPIC, fields
+from shared.cards.preferences import (
+    CATEGORY_PREFIX,
+    END_PAUSE,
+    KEEP_PAUSE,
+    MAX_FIELD_CHARS,
+    PAUSE_CHOICES,
+    PAUSED_UNTIL,
+    TOGGLE_ON,
+    TOPIC_PREFIX,
+    USE_DEFAULT,
+    field_values,
+)
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestRule
@@ -36,7 +47,8 @@ def find_changed_fields(submitted: Mapping[str, object], shown: Mapping[str, obj
 
 
 def find_removed_topics(changed: Mapping[str, str]) -> list[str]:
-    return [name.removeprefix(TOPIC) for name, value in changed.items() if name.startswith(TOPIC) and value != ON]
+    removed = (name for name, value in changed.items() if name.startswith(TOPIC_PREFIX) and value != TOGGLE_ON)
+    return [name.removeprefix(TOPIC_PREFIX) for name in removed]
 
 
 def apply_fields(
@@ -55,14 +67,14 @@ def apply_fields(
     """
 
     def apply_pause(preferences: Preferences, value: str) -> Preferences:
-        if value == KEEP or fields(stored, categories, now)[PAUSED] != shown.get(PAUSED):
+        if value == KEEP_PAUSE or field_values(stored, categories, now)[PAUSED_UNTIL] != shown.get(PAUSED_UNTIL):
             return preferences
         zone = load_zone(preferences.time_zone or default_zone)
-        until = None if value == NONE else pause_until(PAUSES.get(value, value), now, zone)
+        until = None if value == END_PAUSE else pause_until(PAUSE_CHOICES.get(value, value), now, zone)
         return replace(preferences, paused_until=until)
 
     category_fields: dict[str, ApplyField] = {
-        CATEGORY + category.name: partial(_apply_mode, category.name)
+        CATEGORY_PREFIX + category.name: partial(_apply_mode, category.name)
         for category in categories.declared
         if not category.mandatory
     }
@@ -89,7 +101,7 @@ def _check_length(value: str) -> str:
 
 
 def _apply_mode(category: str, preferences: Preferences, value: str) -> Preferences:
-    if value != DECLARED:
+    if value != USE_DEFAULT:
         return preferences.with_mode(category, _parse_mode(value))
     others = {name: mode for name, mode in preferences.categories.items() if name != category}
     return replace(preferences, categories=others)
@@ -108,12 +120,12 @@ def _apply_quiet_hours(preferences: Preferences, value: str) -> Preferences:
 
 
 _FIELDS: Mapping[str, ApplyField] = {
-    "default": lambda old, value: replace(old, default=None if value == DECLARED else _parse_mode(value)),
-    "stopped": lambda old, value: replace(old, stopped=value == ON),
+    "default": lambda old, value: replace(old, default=None if value == USE_DEFAULT else _parse_mode(value)),
+    "stopped": lambda old, value: replace(old, stopped=value == TOGGLE_ON),
     "time_zone": lambda old, value: replace(old, time_zone=load_zone(value).key if value else ""),
     "quiet": _apply_quiet_hours,
     "digest": lambda old, value: replace(old, digest=str(DigestRule.parse(value)) if value else ""),
     "locale": lambda old, value: replace(old, locale=value if value in LANGUAGES else ""),
-    "own_actions": lambda old, value: replace(old, own_actions=value == ON),
-    "unmute": lambda old, value: replace(old, mutes={} if value == ON else old.mutes),
+    "own_actions": lambda old, value: replace(old, own_actions=value == TOGGLE_ON),
+    "unmute": lambda old, value: replace(old, mutes={} if value == TOGGLE_ON else old.mutes),
 }

@@ -46,8 +46,12 @@ async def save_preferences(context: ActionContext) -> ActionAnswer:
         preferences = await subject.update(apply_changes)
     except InvalidFields as invalid:
         typed = {name: value for name, value in action.data.items() if isinstance(value, str)}
-        return subject.draw_preferences_card(
-            await subject.preferences(), key=action.notification_key, was=shown, typed=typed, errors=invalid.errors
+        return subject.draw_card(
+            await subject.preferences(),
+            key=action.notification_key,
+            initial_values=shown,
+            typed_values=typed,
+            errors=invalid.errors,
         )
     return _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
 
@@ -62,7 +66,7 @@ def _draw_card(
     context: ActionContext, subject: PreferenceSubject, preferences: Preferences, note_key: str
 ) -> ActionAnswer:
     note = text_of(language_of(preferences.locale, subject.locale), note_key)
-    return subject.draw_preferences_card(preferences, key=context.action.notification_key, note=note)
+    return subject.draw_card(preferences, key=context.action.notification_key, note=note)
 
 
 def _card_subject(context: ActionContext) -> PreferenceSubject:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from messages.commands.parser import COMMANDS, ChatCommand, UnknownCommand, Verb, parse_command
 from messages.subject import PreferenceSubject
-from shared import early
 from shared.cards import replies
-from shared.cards.replies import Line, Reply, echo, moment
+from shared.cards.replies import CommandReply, ReplyLine, quote
+from shared.cards.texts import format_time
 from shared.preferences.delivery_rules import next_digest
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.pause import pause_until
@@ -41,55 +41,55 @@ async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any
     """Run the command in the text of a message, and return the card that answers it."""
     parsed = parse_command(text)
     if isinstance(parsed, UnknownCommand):
-        return replies.draw(_suggest_command(subject, parsed))
+        return replies.draw_reply_card(_suggest_command(subject, parsed))
     command = parsed.command
     if command.verb is Verb.PREFERENCES:
-        return subject.draw_preferences_card(await subject.preferences())
+        return subject.draw_card(await subject.preferences())
     try:
         reply = await _HANDLERS[command.verb](subject, parsed.argument)
     except (CommandRefused, TooMany) as refused:
-        reply = Reply("Nothing was changed", [("", str(refused)), _help_line(command)])
-    return replies.draw(reply)
+        reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(command)])
+    return replies.draw_reply_card(reply)
 
 
-def _suggest_command(subject: PreferenceSubject, unknown: UnknownCommand) -> Reply:
-    suggestion = f" Did you mean {echo(unknown.suggestion)}?" if unknown.suggestion else ""
-    lines = [("", f"You wrote {echo(unknown.line)}.{suggestion}"), *_help_lines(subject)]
-    return Reply("There is no such command", lines)
+def _suggest_command(subject: PreferenceSubject, unknown: UnknownCommand) -> CommandReply:
+    suggestion = f" Did you mean {quote(unknown.suggestion)}?" if unknown.suggestion else ""
+    lines = [("", f"You wrote {quote(unknown.line)}.{suggestion}"), *_help_lines(subject)]
+    return CommandReply("There is no such command", lines)
 
 
-def _help_lines(subject: PreferenceSubject) -> Sequence[Line]:
+def _help_lines(subject: PreferenceSubject) -> Sequence[ReplyLine]:
     lines = [_help_line(command) for command in COMMANDS]
     if subject.kind is ReferenceKind.CONVERSATION:
         lines.append(("", "Mention me in the message. Commands here are about this conversation, for everyone in it."))
     return lines
 
 
-def _help_line(command: ChatCommand) -> Line:
+def _help_line(command: ChatCommand) -> ReplyLine:
     return command.usage, command.description
 
 
-async def _help(subject: PreferenceSubject, _: str) -> Reply:
-    return Reply("What you can write", _help_lines(subject))
+async def _help(subject: PreferenceSubject, _: str) -> CommandReply:
+    return CommandReply("What you can write", _help_lines(subject))
 
 
-async def _status(subject: PreferenceSubject, _: str) -> Reply:
+async def _status(subject: PreferenceSubject, _: str) -> CommandReply:
     services, preferences = subject.services, await subject.preferences()
     held = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED_MESSAGES)
-    standing = replies.Standing(
+    status = replies.RecipientStatus(
         now=services.clock(),
         preferences=preferences,
         zone=subject.zone_of(preferences),
-        zone_from=subject.describe_zone_source(preferences),
-        digest=services.settings.default_digest,
+        zone_source=subject.describe_zone_source(preferences),
+        default_digest=services.settings.default_digest,
         next_digest=await _find_next_digest(subject, preferences),
-        waiting=len(held),
-        more=len(held) == MAX_COUNTED_MESSAGES,
+        held_count=len(held),
+        has_more=len(held) == MAX_COUNTED_MESSAGES,
     )
-    return replies.status(standing, services.categories)
+    return replies.describe_status(status, services.categories)
 
 
-async def _subscribe(subject: PreferenceSubject, argument: str) -> Reply:
+async def _subscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
     topic = _parse_topic(argument)
     # The subscription first: if the worker stops in between, the recipient gets the topic and can unsubscribe.
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
@@ -100,10 +100,10 @@ async def _subscribe(subject: PreferenceSubject, argument: str) -> Reply:
     except TooMany as too_many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise CommandRefused(str(too_many)) from None
-    return Reply("Subscribed", [("Topic", topic)])
+    return CommandReply("Subscribed", [("Topic", topic)])
 
 
-async def _unsubscribe(subject: PreferenceSubject, argument: str) -> Reply:
+async def _unsubscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
     topic, was_subscribed = _parse_topic(argument), False
 
     def remove_topic(old: Preferences) -> Preferences:
@@ -115,8 +115,8 @@ async def _unsubscribe(subject: PreferenceSubject, argument: str) -> Reply:
     await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
     await subject.update(remove_topic, reevaluate=False)
     if not was_subscribed:
-        return Reply("You were not subscribed", [("Topic", topic), ("", "“topics” lists your subscriptions.")])
-    return Reply("Unsubscribed", [("Topic", topic)])
+        return CommandReply("You were not subscribed", [("Topic", topic), ("", "“topics” lists your subscriptions.")])
+    return CommandReply("Unsubscribed", [("Topic", topic)])
 
 
 def _parse_topic(argument: str) -> str:
@@ -132,14 +132,14 @@ def _same_topics(preferences: Preferences, topic: str) -> list[str]:
     return [each for each in preferences.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(subject: PreferenceSubject, _: str) -> Reply:
+async def _topics(subject: PreferenceSubject, _: str) -> CommandReply:
     preferences = await subject.preferences()
     if not preferences.topics:
-        return Reply("No topics", [("", "“subscribe TOPIC” adds one.")])
-    return Reply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
+        return CommandReply("No topics", [("", "“subscribe TOPIC” adds one.")])
+    return CommandReply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
 
 
-async def _pause(subject: PreferenceSubject, argument: str) -> Reply:
+async def _pause(subject: PreferenceSubject, argument: str) -> CommandReply:
     now, until = subject.services.clock(), FOREVER
 
     def pause(old: Preferences) -> Preferences:
@@ -149,25 +149,25 @@ async def _pause(subject: PreferenceSubject, argument: str) -> Reply:
         return replace(old, paused_until=until)
 
     preferences = await subject.update(pause)
-    return replies.paused(until, subject.zone_of(preferences))
+    return replies.describe_pause(until, subject.zone_of(preferences))
 
 
-async def _resume(subject: PreferenceSubject, _: str) -> Reply:
+async def _resume(subject: PreferenceSubject, _: str) -> CommandReply:
     preferences = await subject.update(lambda old: replace(old, paused_until=None))
     note = [("", "Notifications are still off; “start” turns them on.")]
-    return Reply("Resumed", note if preferences.stopped else ())
+    return CommandReply("Resumed", note if preferences.stopped else ())
 
 
-async def _quiet(subject: PreferenceSubject, argument: str) -> Reply:
+async def _quiet(subject: PreferenceSubject, argument: str) -> CommandReply:
     if argument:
         hours = _parse_argument(QuietHours.parse, argument)
         preferences = await subject.update(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
     else:
         preferences = await subject.preferences()
-    return Reply(f"Quiet hours: {preferences.quiet or 'none'}", [_zone_line(subject, preferences)])
+    return CommandReply(f"Quiet hours: {preferences.quiet or 'none'}", [_zone_line(subject, preferences)])
 
 
-async def _timezone(subject: PreferenceSubject, argument: str) -> Reply:
+async def _timezone(subject: PreferenceSubject, argument: str) -> CommandReply:
     if argument:
         name = ""
         if argument.casefold() != "auto":
@@ -177,12 +177,12 @@ async def _timezone(subject: PreferenceSubject, argument: str) -> Reply:
     else:
         preferences = await subject.preferences()
     zone = subject.zone_of(preferences)
-    local_time = moment(subject.services.clock(), zone)
+    local_time = format_time(subject.services.clock(), zone, long=True)
     source = subject.describe_zone_source(preferences)
-    return Reply(f"Time zone: {zone.key}", [("", f"It is {local_time}; this zone is {source}.")])
+    return CommandReply(f"Time zone: {zone.key}", [("", f"It is {local_time}; this zone is {source}.")])
 
 
-async def _digest(subject: PreferenceSubject, argument: str) -> Reply:
+async def _digest(subject: PreferenceSubject, argument: str) -> CommandReply:
     if argument.casefold() == "now":
         return await _digest_now(subject)
     if argument:
@@ -197,12 +197,13 @@ async def _digest(subject: PreferenceSubject, argument: str) -> Reply:
         preferences = await subject.preferences()
     rule = preferences.digest or subject.services.settings.default_digest
     if rule == "off":
-        return Reply("Digest: off", [("", "Notifications for the digest are delivered immediately.")])
+        return CommandReply("Digest: off", [("", "Notifications for the digest are delivered immediately.")])
     next_time = await _find_next_digest(subject, preferences)
     lines = [_zone_line(subject, preferences)]
     if next_time:
-        lines.insert(0, ("Next", f"{moment(next_time, subject.zone_of(preferences))}, unless it is empty"))
-    return Reply(f"Digest: {rule}", lines)
+        time = format_time(next_time, subject.zone_of(preferences), long=True)
+        lines.insert(0, ("Next", f"{time}, unless it is empty"))
+    return CommandReply(f"Digest: {rule}", lines)
 
 
 async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
@@ -211,29 +212,30 @@ async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences
     return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
 
 
-async def _digest_now(subject: PreferenceSubject) -> Reply:
-    services, preferences = subject.services, await subject.preferences()
-    state = await services.held_deliveries.digest(subject.tenant, subject.recipient)
-    whose = (subject.tenant, subject.recipient, preferences, subject.zone_of(preferences))
-    if not state.included and not await early.digest_now_items(services, *whose, most=1, over=False):
-        return Reply("Nothing waits for a digest")
-    await services.queues.enqueue_recipient(RecipientTask(subject.tenant, subject.recipient, Task.DIGEST_NOW))
-    after = [("", "What came after it was made is not in it: ask for that once it is here.")]
-    return Reply("The digest is on its way", after if state.included else ())
+async def _digest_now(subject: PreferenceSubject) -> CommandReply:
+    services, recipient = subject.services, (subject.tenant, subject.recipient)
+    state = await services.held_deliveries.digest(*recipient)
+    if not state.included and not await services.held_deliveries.for_digest(*recipient, limit=1):
+        return CommandReply("Nothing is waiting for a digest")
+    await services.queues.enqueue_recipient(RecipientTask(*recipient, Task.DIGEST_NOW))
+    newer = [("", "Newer notifications will be in your next digest.")]
+    return CommandReply("Your digest is on its way", newer if state.included else ())
 
 
-async def _stop(subject: PreferenceSubject, _: str) -> Reply:
+async def _stop(subject: PreferenceSubject, _: str) -> CommandReply:
     await subject.update(lambda old: replace(old, stopped=True))
-    return replies.stopped(subject.services.categories)
+    return replies.describe_stop(subject.services.categories)
 
 
-async def _start(subject: PreferenceSubject, _: str) -> Reply:
+async def _start(subject: PreferenceSubject, _: str) -> CommandReply:
     preferences = await subject.update(lambda old: replace(old, stopped=False))
     is_paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
-    return Reply("Started", [("", "Notifications are still paused; “resume” ends the pause.")] if is_paused else ())
+    return CommandReply(
+        "Started", [("", "Notifications are still paused; “resume” ends the pause.")] if is_paused else ()
+    )
 
 
-def _zone_line(subject: PreferenceSubject, preferences: Preferences) -> Line:
+def _zone_line(subject: PreferenceSubject, preferences: Preferences) -> ReplyLine:
     return "Time zone", f"{subject.zone_of(preferences).key} ({subject.describe_zone_source(preferences)})"
 
 
@@ -245,7 +247,7 @@ def _parse_argument(parse: Callable[[str], T], argument: str) -> T:
         raise CommandRefused(str(error)) from None
 
 
-_HANDLERS: Mapping[Verb, Callable[[PreferenceSubject, str], Awaitable[Reply]]] = {
+_HANDLERS: Mapping[Verb, Callable[[PreferenceSubject, str], Awaitable[CommandReply]]] = {
     Verb.HELP: _help,
     Verb.STATUS: _status,
     Verb.SUBSCRIBE: _subscribe,

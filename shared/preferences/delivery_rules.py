@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -41,6 +42,22 @@ def evaluate(
     if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, zone, None)):
         return Rule.DIGEST, slot.at
     return Rule.SEND, None
+
+
+def evaluate_digest(preferences: Preferences, now: datetime, zone: ZoneInfo) -> tuple[Rule, datetime | None]:
+    """The same for a digest as a whole when it is sent: only its reader's stop, pause and quiet hours apply."""
+    if preferences.stopped:
+        return Rule.OPTED_OUT, None
+    if preferences.paused_until and preferences.paused_until > now:
+        return Rule.PAUSED, preferences.paused_until
+    if end := quiet_until(preferences, now, zone):
+        return Rule.QUIET_HOURS, end
+    return Rule.ASKED, None
+
+
+def without_holds(preferences: Preferences) -> Preferences:
+    """Return the preferences without pause and quiet hours."""
+    return replace(preferences, quiet="", paused_until=None)
 
 
 def next_digest(

@@ -7,7 +7,7 @@ put again has a new ETag, so that a worker that read it before cannot remove it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from urllib.parse import quote, unquote
@@ -45,6 +45,7 @@ class HeldDeliveries:
                 "eligible_since": item.eligible_since,
                 "delivery_etag": item.delivery_etag,
                 "urgent": item.urgent,
+                "for_digest": item.for_digest,
             }
         )
 
@@ -57,16 +58,14 @@ class HeldDeliveries:
         )
         return [_item(row) for row in rows]
 
-    async def held(
-        self, tenant: str, recipient: str, reasons: Sequence[Reason], size: int
-    ) -> AsyncIterator[list[HeldDelivery]]:
-        """All that wait for a recipient for these reasons, oldest first, `size` at a time."""
-        meant = {f"reason{place}": str(reason) for place, reason in enumerate(reasons)}
-        wanted = " or ".join(f"reason eq @{name}" for name in meant)
-        where = f"PartitionKey eq @partition and RowKey lt @digest and ( {wanted} )"
-        values = {"partition": _partition(tenant, recipient), "digest": _DIGEST, **meant}
-        async for rows in self._table.pages(where, values, size=size):
-            yield [_item(row) for row in rows]
+    async def for_digest(self, tenant: str, recipient: str, limit: int) -> list[HeldDelivery]:
+        """Return the `limit` oldest deliveries that `digest now` includes."""
+        rows = await self._table.query(
+            "PartitionKey eq @partition and RowKey lt @digest and for_digest eq @yes",
+            {"partition": _partition(tenant, recipient), "digest": _DIGEST, "yes": True},
+            limit=limit,
+        )
+        return [_item(row) for row in rows]
 
     async def ready(
         self, tenant: str, recipient: str, now: datetime, limit: int
@@ -126,11 +125,8 @@ class HeldDeliveries:
             "number": state.number,
             "last": _text(state.last),
             "before": _text(state.before),
-            "asked": state.asked,
-            "made": state.made,
             # 200 lines of up to 147 characters: a column holds 32,000 (`COLUMN_BYTES`).
             "included": "\n".join(map(_line, state.included)),
-            "more": "" if state.more is None else str(state.more),
         }
         if state.etag and 0 < len(over) < MAX_TRANSACTION_ROWS:
             removals = [removal(partition, item.key, item.etag) for item in over]
@@ -164,6 +160,7 @@ def _item(row: Row) -> HeldDelivery:
         eligible_since=row["eligible_since"],
         delivery_etag=row["delivery_etag"],
         urgent=row["urgent"],
+        for_digest=row["for_digest"],
         key=row["RowKey"],
         etag=etag_of(row),
     )
@@ -173,11 +170,8 @@ def _digest(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
         last=_date(row["last"]),
-        before=_date(row.get("before", "")),  # rows of the version before have none of these three
-        asked=row.get("asked", False),
-        made=row.get("made"),
+        before=_date(row["before"]),
         included=[_told(channel_of(recipient), line) for line in row["included"].splitlines()],
-        more=int(row["more"]) if row["more"] else None,
         etag=etag_of(row),
     )
 

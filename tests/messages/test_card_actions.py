@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event
+from local.fake_teams.api import TeamsEvent
 from messages.card_actions.snooze import SNOOZE_SOURCE
 from shared.cards import action_verbs
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import Preferences, mute_key
 from shared.queue_messages import RECIPIENTS, RESPONSES, RecipientTask, Task
@@ -88,7 +88,7 @@ async def ben(herald: Herald, ada: CardUser) -> CardUser:
 
 async def test_card_has_all_buttons(ada: CardUser) -> None:
     _, card = await ada.receive_notification(thread={"key": "build/42"})
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert [each["title"] for each in find_buttons(card)][:2] == ["Retry", "Acknowledge"]
     for verb in (
         action_verbs.WHY,
@@ -114,11 +114,11 @@ async def test_card_has_no_mute_without_a_thread_and_no_stop_if_mandatory(ada: C
 async def test_acknowledgement_is_recorded_and_published_once(ada: CardUser) -> None:
     notification, card = await ada.receive_notification()
     after = await ada.click(card, action_verbs.ACKNOWLEDGE)
-    assert "Acknowledged, " in card_text(after)
+    assert "Acknowledged on " in card_text(after)
     assert not has_button(after, action_verbs.ACKNOWLEDGE)
     assert has_button(after, "retry")
     again = await ada.click(card, action_verbs.ACKNOWLEDGE)
-    assert "This was recorded before: " in card_text(again)
+    assert "Already recorded on " in card_text(again)
     [event] = await published_responses(ada.herald)
     assert event["specversion"] == "1.0"
     assert (event["type"], event["source"]) == ("herald.response.v1", "/herald")
@@ -155,14 +155,14 @@ async def test_response_that_was_not_published_is_published_by_the_next_click(
 
     with monkeypatch.context() as patched:
         patched.setattr(ada.herald.services.queues, "put", fail)
-        event = Event(
+        event = TeamsEvent(
             kind="cardAction",
             person=ada.person.object_id,
             verb="retry",
             data=find_button(card, "retry")["data"],
             endpoint=ada.endpoint,
         )
-        [answer] = await ada.herald.teams.event(event)
+        [answer] = await ada.herald.teams.send_event(event)
         assert answer.status == 503
     [row] = await load_rows(ada.herald, "Responses")
     await ada.click(card, "retry")
@@ -172,10 +172,10 @@ async def test_response_that_was_not_published_is_published_by_the_next_click(
 
 async def test_response_to_an_upstream_card_has_its_data_and_inputs(ada: CardUser) -> None:
     _, card = await ada.receive_notification(content=None, card=UPSTREAM_CARD)
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert card["version"] == "1.5"
     after = await ada.click(card, "approve", typed={"comment": "Fine", "stray": 1})
-    assert "Yes: recorded, " in card_text(after)
+    assert "Yes: recorded on " in card_text(after)
     assert not has_button(after, "approve")
     assert has_button(after, "reject")
     [event] = await published_responses(ada.herald)
@@ -185,7 +185,7 @@ async def test_response_to_an_upstream_card_has_its_data_and_inputs(ada: CardUse
 async def test_response_too_long_for_the_queue_is_refused(ada: CardUser) -> None:
     _, card = await ada.receive_notification(content=None, card=UPSTREAM_CARD)
     after = await ada.click(card, "approve", typed={"comment": "é" * 11_000})
-    assert card_lines(after) == ["That is too much text. Nothing was recorded."]
+    assert card_lines(after) == ["Your text is too long. Nothing was recorded."]
     assert await load_rows(ada.herald, "Responses") == []
 
 
@@ -223,7 +223,7 @@ async def test_snoozed_message_is_sent_again_once_with_all_buttons(
 ) -> None:
     notification, card = await ada.receive_notification(thread={"key": "build/42", "onRepeat": "update"}, schedule=None)
     answer = await ada.click(card, verb)
-    assert "This comes again: " in card_text(answer)
+    assert "Reminder set for " in card_text(answer)
     await asyncio.gather(*(ada.click(card, verb) for _ in range(3)))
     await ada.herald.send()
     assert len(await ada.received_cards()) == 1
@@ -242,7 +242,7 @@ async def test_snoozed_message_is_sent_again_once_with_all_buttons(
     await ada.click(second, action_verbs.ACKNOWLEDGE)
     [event] = await published_responses(ada.herald)
     assert event["data"]["notification"] == {"source": notification.source, "id": notification.id}
-    assert "Acknowledged, " in card_text(await ada.click(first, action_verbs.ACKNOWLEDGE))
+    assert "Acknowledged on " in card_text(await ada.click(first, action_verbs.ACKNOWLEDGE))
     assert len(await published_responses(ada.herald)) == 1
 
 
@@ -250,7 +250,7 @@ async def test_message_that_expires_before_its_snooze_ends_is_not_snoozed(ada: C
     soon = (ada.herald.clock() + timedelta(minutes=30)).isoformat()
     _, card = await ada.receive_notification(expiresAt=soon)
     answer = await ada.click(card, action_verbs.SNOOZE_HOUR)
-    assert card_lines(answer) == ["This message expires before that. Nothing was changed."]
+    assert card_lines(answer) == ["This notification expires before then, so I cannot remind you."]
 
 
 @pytest.mark.parametrize("command", ["cancel", "recall"])
@@ -280,23 +280,27 @@ async def test_explanation_names_the_setting_and_has_a_way_back(ada: CardUser) -
     answer = await ada.click(card, action_verbs.WHY)
     assert card_lines(answer) == [
         "Why did I get this?",
-        "You were named as a recipient.",
+        "It was sent directly to you.",
         "Category Builds: In the digest (your choice for all categories).",
         "Builds: What CI does",
-        "To change it: Manage below the message, or write “preferences” to me.",
+        "To change this, select “Manage” below the notification or write “preferences” to me.",
     ]
     back = await ada.click(answer, action_verbs.SHOW)
     assert back == card
 
 
 SETTING_LINES: Sequence[tuple[Callable[[Preferences], Preferences], str, str]] = (
-    (lambda old: old, "builds", "Category Builds: At once (the default of this category)."),
+    (lambda old: old, "builds", "Category Builds: Delivered immediately (the default of this category)."),
     (lambda old: old.with_mode("builds", Mode.OFF), "builds", "Category Builds: Off (your choice for this category)."),
-    (lambda old: replace(old, stopped=True), "x", "Category x: Off (you stopped all that is not mandatory)."),
+    (
+        lambda old: replace(old, stopped=True),
+        "x",
+        "Category x: Off (you turned off all notifications except mandatory ones).",
+    ),
     (
         lambda old: replace(old, stopped=True),
         "security",
-        "Category Security: At once. It is mandatory and cannot be switched off.",
+        "Category Security: Delivered immediately. It is mandatory and cannot be turned off.",
     ),
 )
 
@@ -318,7 +322,7 @@ async def test_explanation_names_the_topic_and_the_team(ada: CardUser) -> None:
     await services.topics.subscribe(tenant, "releases", f"u:{ada.person.object_id}")
     for recipient, line in (
         ({"topic": "releases"}, "You subscribed to the topic releases."),
-        ({"team": team.id}, "You are a member of Platform, to whose members it was sent."),
+        ({"team": team.id}, "It was sent to all members of Platform, and you are a member."),
         ({"all": True}, "It was sent to everyone in your organisation who has Herald."),
     ):
         await ada.herald.expand(await ada.herald.ask(recipient, content=CONTENT))
@@ -331,7 +335,7 @@ async def test_refresh_by_teams_returns_the_card_and_records_nothing(ada: CardUs
     await ada.click(card, action_verbs.ACKNOWLEDGE)
     changes = {"value": {"trigger": "automatic"}}
     body = await ada.invoke("retry", find_button(card, "retry")["data"], changes=changes)
-    assert "Acknowledged, " in card_text(body["value"])
+    assert "Acknowledged on " in card_text(body["value"])
     assert len(await published_responses(ada.herald)) == 1
 
 
@@ -378,7 +382,7 @@ async def assert_refused(delivered: DeliveredCard, by: CardUser, verb: str, data
     """The click changes nothing, and is answered with a line that says so."""
     before = await delivered.state()
     body = await by.invoke(verb, data, **more)
-    line = "This card does not allow that, or not any more. Nothing was changed."
+    line = "This action is not available on this card, or no longer available. Nothing was changed."
     if body["type"] == CARD:
         assert card_lines(body["value"]) == [line]
     else:
@@ -490,8 +494,8 @@ MALFORMED: Sequence[Any] = (
 
 
 async def test_malformed_invoke_is_answered_with_a_card_error(ada: CardUser) -> None:
-    event = Event(kind="cardAction", person=ada.person.object_id, verb="x", endpoint=ada.endpoint)
-    [answer] = await ada.herald.teams.event(event)
+    event = TeamsEvent(kind="cardAction", person=ada.person.object_id, verb="x", endpoint=ada.endpoint)
+    [answer] = await ada.herald.teams.send_event(event)
     for value in MALFORMED:
         malformed = await ada.herald.teams.post(answer.activity | {"value": value}, endpoint=ada.endpoint)
         assert malformed.status == 200
@@ -557,8 +561,8 @@ async def test_responses_in_a_channel_are_recorded_for_each_person(channel: Card
     for card_user in (ada, replace(ben, location=ada.location)):
         body = await card_user.invoke("retry", data)
         assert body["type"] == MESSAGE
-        assert body["value"].startswith("Retry: recorded, ")
-        assert (await card_user.invoke("retry", data))["value"].startswith("This was recorded before: ")
+        assert body["value"].startswith("Retry: recorded on ")
+        assert (await card_user.invoke("retry", data))["value"].startswith("Already recorded on ")
     assert {each["data"]["user"]["id"] for each in await published_responses(ada.herald)} == {
         ada.person.object_id,
         ben.person.object_id,
@@ -569,13 +573,13 @@ async def test_explanation_in_a_channel_names_the_setting_of_the_channel(channel
     card, ada = await post_in_channel(channel, category="builds")
     body = await ada.invoke(action_verbs.WHY, find_button(card, action_verbs.WHY)["data"])
     assert body["type"] == MESSAGE
-    assert body["value"].startswith("This conversation was named as a recipient. Category Builds: At once")
+    assert body["value"].startswith("It was sent directly to this conversation. Category Builds: Delivered immediately")
 
 
 async def test_preferences_opened_in_a_channel_are_sent_to_the_persons_own_chat(channel: CardUser) -> None:
     card, ada = await post_in_channel(channel)
     body = await ada.invoke(action_verbs.PREFERENCES, find_button(card, action_verbs.PREFERENCES)["data"], repeat=3)
-    assert body == {"statusCode": 200, "type": MESSAGE, "value": "Your preferences are in your chat with me."}
+    assert body == {"statusCode": 200, "type": MESSAGE, "value": "I sent your preferences to our personal chat."}
     await ada.herald.send()
     [sent] = await ada.received_cards()
     assert has_button(sent, action_verbs.SAVE)
@@ -644,7 +648,7 @@ async def test_all_fields_of_the_preferences_card_are_saved(ada: CardUser) -> No
         topics=("news",),
     )
     assert await herald.services.topics.subscribers(herald.tenant, "releases", "", 10) == ([], "")
-    assert card_lines({"body": after["body"][1]["items"]}) == ["✓ Gespeichert."]
+    assert card_lines({"body": after["body"][1]["items"]}) == ["✓ Einstellungen gespeichert"]
     assert RecipientTask(herald.tenant, f"u:{ada.person.object_id}", Task.RECONSIDER) in await recipient_tasks(herald)
     assert has_button(await ada.click(after, action_verbs.SHOW), "retry")
 
@@ -669,8 +673,8 @@ async def test_repeated_click_does_not_undo_newer_changes(ada: CardUser) -> None
     )
     again = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.load_preferences()).categories == {"builds": Mode.IMMEDIATE}
-    assert "was done before" in card_text(again)
-    assert "was done before" not in card_text(stopped)
+    assert "You already did this" in card_text(again)
+    assert "You already did this" not in card_text(stopped)
     await ada.click(card, action_verbs.STOP, changes={"id": "another"})
     assert (await ada.load_preferences()).categories == {"builds": Mode.OFF}
 
@@ -686,7 +690,7 @@ async def test_repeated_save_does_not_undo_newer_changes(ada: CardUser) -> None:
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.load_preferences()).quiet == ""
-    assert "was done before" in card_text(again)
+    assert "You already did this" in card_text(again)
 
 
 async def test_old_preferences_card_does_not_undo_newer_changes(ada: CardUser) -> None:
@@ -720,7 +724,7 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
 
 async def test_forged_field_cannot_turn_off_a_mandatory_category(ada: CardUser) -> None:
     card = await open_preferences(ada)
-    assert "Security: always, as it is mandatory" in card_text(card)
+    assert "Security: mandatory, always on" in card_text(card)
     await save_preferences(ada, card, category__security="off", category__unheard="off")
     assert await ada.load_preferences() == Preferences()
 

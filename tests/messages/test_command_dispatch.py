@@ -7,18 +7,18 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event
+from local.fake_teams.api import TeamsEvent
 from messages.activity.schema import Activity
 from messages.activity.verified import VerifiedActivity
 from messages.commands.dispatch import dispatch_command
 from messages.commands.handlers import MAX_COUNTED_MESSAGES, MAX_TOPIC_CHARS
 from messages.commands.parser import Verb
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
@@ -152,8 +152,8 @@ REFUSED_COMMANDS = {
     "quiet 18:00-25:00": "'25:00' is no time of day",
     "quiet mon-sun": "quiet at all times",
     "timezone Berlin": "did you mean Europe/Berlin?",
-    "timezone +02:00": "an offset, which knows no daylight saving time",
-    "timezone Nowhere/Atall": "is no IANA time zone",
+    "timezone +02:00": "is an offset, not a time zone",
+    "timezone Nowhere/Atall": "is not an IANA or Windows time zone",
     "digest sometimes": "a digest is daily 09:00",
     "digest daily 9 o'clock": "a digest is daily 09:00",
     "subscribe": "Which topic?",
@@ -212,7 +212,7 @@ async def test_subscriber_receives_notifications_to_the_topic(chat: ChatUser) ->
 
 async def test_stop_names_the_mandatory_categories_and_they_are_still_sent(chat: ChatUser) -> None:
     answer = await chat.run_command("stop")
-    assert answer[-1] == "Mandatory, cannot be switched off:  Security *alerts*"
+    assert answer[-1] == "Mandatory, cannot be turned off:  Security *alerts*"
     recipient = user(chat.person)
     sent, suppressed = [await chat.herald.ask(recipient, category=each) for each in ("security", "builds")]
     await chat.herald.send()
@@ -226,7 +226,7 @@ async def test_resume_sends_held_messages(chat: ChatUser) -> None:
     await chat.herald.send()
     row = await chat.herald.row(held, f"u:{chat.person.object_id}")
     assert (row["state"], row["rule"]) == (DeliveryState.QUEUED, Rule.PAUSED)
-    assert (await chat.run_command("status"))[-1] == "Waiting  1"
+    assert (await chat.run_command("status"))[-1] == "Held notifications  1"
     await chat.write("resume")
     await chat.herald.send()
     assert (await chat.herald.row(held, f"u:{chat.person.object_id}"))["state"] == DeliveryState.SENT
@@ -254,14 +254,14 @@ async def test_status_shows_all_settings_and_their_source(chat: ChatUser) -> Non
     chat.herald.clock.moved = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
     assert await chat.run_command("status") == [
         "Status",
-        "Messages  on",
+        "Notifications  on",
         "Quiet hours  none",
         "Time zone  Europe/Berlin (from Teams)",
         "Digest  daily 09:00 (default)",
         "Next digest  Tue 24 Nov 2026, 09:00 (Europe/Berlin)",
-        "Categories  as they are by default",
+        "Categories  defaults",
         "Topics  none",
-        "Waiting  none",
+        "Held notifications  none",
     ]
     preferences = Preferences(
         time_zone="Asia/Tokyo",
@@ -275,19 +275,19 @@ async def test_status_shows_all_settings_and_their_source(chat: ChatUser) -> Non
     await chat.store_preferences(preferences)
     assert await chat.run_command("status") == [
         "Status",
-        "Messages  paused until Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
+        "Notifications  paused until Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
         "Quiet hours  sat,sun",
         "Time zone  Asia/Tokyo (chosen here)",
         "Digest  weekly mon 09:00",
         "Next digest  Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
-        "Categories  Builds off, all others digest",
+        "Categories  Builds: off, all others: digest",
         "Topics  a, b",
-        "Waiting  none",
+        "Held notifications  none",
     ]
     await chat.store_preferences(replace(preferences, stopped=True))
     stopped = await chat.run_command("status")
-    assert stopped[1].startswith("Messages  stopped")
-    assert stopped[5] == "Categories  Builds off, all others digest"
+    assert stopped[1].startswith("Notifications  stopped")
+    assert stopped[5] == "Categories  Builds: off, all others: digest"
 
 
 async def test_status_counts_held_messages_up_to_a_limit(chat: ChatUser) -> None:
@@ -303,17 +303,17 @@ async def test_status_counts_held_messages_up_to_a_limit(chat: ChatUser) -> None
             delivery_etag="",
         )
         await chat.herald.services.held_deliveries.put(chat.herald.tenant, item)
-    assert (await chat.run_command("status"))[-1] == f"Waiting  {MAX_COUNTED_MESSAGES} or more"
+    assert (await chat.run_command("status"))[-1] == f"Held notifications  {MAX_COUNTED_MESSAGES} or more"
 
 
 async def test_digest_now_is_enqueued_if_there_are_held_deliveries(chat: ChatUser) -> None:
     await store_teams_zone(chat)
-    assert await chat.run_command("digest now") == ["Nothing waits for a digest"]
+    assert await chat.run_command("digest now") == ["Nothing is waiting for a digest"]
     assert await count_recipient_tasks(chat.herald) == {}
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))
     await chat.herald.ask(user(chat.person))
     await chat.herald.send()
-    assert await chat.run_command("Digest Now.") == ["The digest is on its way"]
+    assert await chat.run_command("Digest Now.") == ["Your digest is on its way"]
     assert await count_recipient_tasks(chat.herald) == {Task.DIGEST_NOW: 1}
 
 
@@ -321,22 +321,15 @@ async def test_digest_now_is_enqueued_for_digest_items_held_by_a_pause(chat: Cha
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}, paused_until=FOREVER))
     await chat.herald.ask(user(chat.person), category="news")
     await chat.herald.send()
-    assert await chat.run_command("digest now") == ["Nothing waits for a digest"]
+    assert await chat.run_command("digest now") == ["Nothing is waiting for a digest"]
     await chat.herald.ask(user(chat.person))
     await chat.herald.send()
-    assert await chat.run_command("digest now") == ["The digest is on its way"]
+    assert await chat.run_command("digest now") == ["Your digest is on its way"]
 
 
-async def test_digest_now_is_refused_if_all_held_deliveries_have_expired(chat: ChatUser) -> None:
-    await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))
-    soon = chat.herald.clock() + timedelta(minutes=1)
-    await chat.herald.ask(user(chat.person), expiresAt=soon.isoformat())
-    await chat.herald.send()
-    chat.herald.clock.moved += timedelta(minutes=2)
-    assert await chat.run_command("digest now") == ["Nothing waits for a digest"]
-
-
-async def test_digest_now_while_a_digest_is_being_sent_says_that_newer_items_are_not_in_it(chat: ChatUser) -> None:
+async def test_digest_now_while_a_digest_is_being_sent_says_that_newer_items_are_in_the_next_one(
+    chat: ChatUser
+) -> None:
     await chat.herald.know(chat.person)
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))
     await chat.herald.ask(user(chat.person))
@@ -344,8 +337,8 @@ async def test_digest_now_while_a_digest_is_being_sent_says_that_newer_items_are
     task = RecipientTask(chat.herald.tenant, f"u:{chat.person.object_id}", Task.DIGEST_NOW)
     await release(chat.herald.services, task)
     [first, second] = await chat.run_command("digest now")
-    assert first == "The digest is on its way"
-    assert "not in it" in second
+    assert first == "Your digest is on its way"
+    assert "next digest" in second
 
 
 async def test_preferences_shows_the_card(chat: ChatUser) -> None:
@@ -354,7 +347,7 @@ async def test_preferences_shows_the_card(chat: ChatUser) -> None:
     answer = await chat.find_answer(activity)
     assert answer
     assert answer.content.card
-    assert faults(answer.content.card) == []
+    assert find_faults(answer.content.card) == []
     inputs = {each["id"]: each.get("value") for each in answer.content.card["body"] if "id" in each}
     assert inputs["quiet"] == "sat,sun"
 
@@ -423,9 +416,9 @@ async def test_command_whose_answer_was_not_posted_is_answered_when_teams_repeat
     async def fail(*_: object, **__: object) -> None:
         raise TimeoutError
 
-    event = Event(kind="message", person=chat.person.object_id, text="pause", endpoint=chat.endpoint)
+    event = TeamsEvent(kind="message", person=chat.person.object_id, text="pause", endpoint=chat.endpoint)
     monkeypatch.setattr(chat.herald.services.deliveries, "add", fail)
-    [answer] = await chat.herald.teams.event(event)
+    [answer] = await chat.herald.teams.send_event(event)
     assert answer.status == 503
     monkeypatch.setattr(chat.herald.services.deliveries, "add", add)
     await chat.repeat(answer.activity)
@@ -489,12 +482,12 @@ async def test_200_concurrent_commands_on_two_instances_lose_no_change_of_one_ro
     monkeypatch.setattr("messages.endpoint.ACTIVITY_TIMEOUT_SECONDS", 60)  # the test machine is slower than Azure
     async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, serve_endpoint(other) as other_url:
         events = [
-            Event(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
+            TeamsEvent(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
             for topic, url in zip(topics, [chat.endpoint, other_url] * (MAX_ENTRIES // 2), strict=True)
             for verb in ("subscribe", "unsubscribe nothing of")
         ]
         random.Random(7).shuffle(events)
-        answers = await chat.herald.teams.events(events, concurrency=200)
+        answers = await chat.herald.teams.send_events(events, concurrency=200)
     assert Counter(answer.status for answer in answers) == {200: 200}
     assert sorted((await chat.load_preferences()).topics) == sorted(topics)
     assert await chat.herald.waiting(DELIVERIES) == 200

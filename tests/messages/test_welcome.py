@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Event, PersonView
+from local.fake_teams.api import PersonView, TeamsEvent
 from shared.cards import action_verbs
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.states import Mode, ReferenceKind
 from shared.time.localtime import load_zone, to_wall_time
@@ -32,7 +32,7 @@ class App:
     url: str
 
     async def receive(self, kind: Any, **event: Any) -> None:
-        answers = await self.herald.teams.event(Event(kind=kind, endpoint=self.url, **event))
+        answers = await self.herald.teams.send_event(TeamsEvent(kind=kind, endpoint=self.url, **event))
         assert {answer.status for answer in answers} == {200}
 
     async def deliver_and_list_cards(self, person: PersonView) -> list[dict[str, Any]]:
@@ -75,10 +75,10 @@ async def test_install_in_a_personal_chat_is_welcomed(app: App, people: Sequence
     ada = people[0]
     await app.receive("install", person=ada.object_id)
     [card] = await app.deliver_and_list_cards(ada)
-    assert faults(card) == []
+    assert find_faults(card) == []
     assert card_lines(card)[:2] == [
         "Welcome to Herald",
-        "I am here because you, or your organisation, installed me for you.",
+        "I am here because you or your organisation installed me for you.",
     ]
     assert [each["verb"] for each in card["actions"]] == [
         action_verbs.PREFERENCES,
@@ -165,9 +165,9 @@ async def test_each_team_member_is_welcomed_once_with_the_name_of_the_adder(
     await welcoming_app.receive("install", person=people[1].object_id)
     for person in people:
         [card] = await welcoming_app.deliver_and_list_cards(person)
-        assert faults(card) == []
-        line = f"I am here because Ada added me to the team {team.name}, where you are a member."
-        assert card_lines(card)[1] in (line, "I am here because you, or your organisation, installed me for you.")
+        assert find_faults(card) == []
+        line = f"I am here because Ada added me to the team {team.name}, and you are a member."
+        assert card_lines(card)[1] in (line, "I am here because you or your organisation installed me for you.")
     [card] = await welcoming_app.deliver_and_list_cards(people[2])
     assert card_lines(card)[1] == line
     assert has_button(await welcoming_app.card_user(people[2]).click(card, action_verbs.PREFERENCES), action_verbs.SAVE)
@@ -178,7 +178,7 @@ async def test_welcome_names_the_selected_channel(welcoming_app: App, people: Se
     changes = {"channelData": {"settings": {"selectedChannel": {"id": team.id, "name": "Releases"}}}}
     await welcoming_app.receive("install", person=people[0].object_id, team=team.id, changes=changes)
     [card] = await welcoming_app.deliver_and_list_cards(people[2])
-    line = f"I am here because I was added to the channel Releases of the team {team.name}, where you are a member."
+    line = f"I am here because I was added to the channel Releases of the team {team.name}, and you are a member."
     assert card_lines(card)[1] == line
 
 
@@ -188,7 +188,7 @@ async def test_each_group_chat_member_is_welcomed_once(welcoming_app: App, peopl
         await welcoming_app.receive("install", person=people[0].object_id, chat=chat.id)
     for person in people:
         [card] = await welcoming_app.deliver_and_list_cards(person)
-        assert card_lines(card)[1] == f"I am here because I was added to the chat {chat.name}, where you are a member."
+        assert card_lines(card)[1] == f"I am here because I was added to the chat {chat.name}, and you are a member."
 
 
 async def test_member_who_joins_later_is_not_welcomed(welcoming_app: App, people: Sequence[PersonView]) -> None:
@@ -212,13 +212,13 @@ async def test_sample_is_sent_once_and_publishes_no_responses(app: App, people: 
     await app.receive("install", person=ada.object_id)
     [card] = await app.deliver_and_list_cards(ada)
     answers = await asyncio.gather(*(card_user.click(card, action_verbs.SAMPLE) for _ in range(3)))
-    assert all("A sample is on its way." in card_text(answer) for answer in answers)
+    assert all("A sample notification is on its way." in card_text(answer) for answer in answers)
     _, sample = await app.deliver_and_list_cards(ada)
-    assert faults(sample) == []
+    assert find_faults(sample) == []
     for verb in (action_verbs.MUTE, action_verbs.SNOOZE_HOUR, action_verbs.TO_DIGEST):
         await card_user.click(sample, verb)
-    assert "Acknowledged, " in card_text(await card_user.click(sample, action_verbs.ACKNOWLEDGE))
-    assert "You asked for it." in card_lines(await card_user.click(sample, action_verbs.WHY))
+    assert "Acknowledged on " in card_text(await card_user.click(sample, action_verbs.ACKNOWLEDGE))
+    assert "You requested it." in card_lines(await card_user.click(sample, action_verbs.WHY))
     assert await published_responses(app.herald) == []
 
 

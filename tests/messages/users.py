@@ -10,10 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from local.fake_teams.api import Event, PersonView
+from local.fake_teams.api import PersonView, TeamsEvent
 from messages.commands.dispatch import ANSWER_SOURCE
 from messages.endpoint import open_endpoint
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
@@ -48,7 +48,7 @@ async def serve_endpoint(herald: Herald) -> AsyncIterator[str]:
 
 @dataclass
 class ChatUser:
-    """A person who writes to the app: in their own chat, or where `location` (parts of an `Event`) says."""
+    """A person who writes to the app: in their own chat, or where `location` (parts of a `TeamsEvent`) says."""
 
     herald: Herald
     endpoint: str
@@ -57,7 +57,7 @@ class ChatUser:
 
     async def write(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
         """Write a message; returns the activities that Teams sent for it."""
-        event = Event(
+        event = TeamsEvent(
             kind="message",
             person=self.person.object_id,
             text=text,
@@ -66,7 +66,7 @@ class ChatUser:
             changes=changes,
             **self.location,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert [(answer.status, answer.body) for answer in answers] == [(200, "")] * repeat
         return [answer.activity for answer in answers]
 
@@ -87,7 +87,7 @@ class ChatUser:
         assert answer.purpose is Purpose.REPLY
         assert answer.content.category == CATEGORY
         assert answer.content.card
-        assert faults(answer.content.card) == []
+        assert find_faults(answer.content.card) == []
         return card_lines(answer.content.card)
 
     async def load_preferences(self) -> Preferences:
@@ -101,7 +101,7 @@ class ChatUser:
 
 @dataclass
 class CardUser:
-    """A person who clicks on cards: in their own chat, or where `location` (parts of an `Event`) says."""
+    """A person who clicks on cards: in their own chat, or where `location` (parts of a `TeamsEvent`) says."""
 
     herald: Herald
     endpoint: str
@@ -110,7 +110,7 @@ class CardUser:
 
     async def invoke(self, verb: str, data: dict[str, Any], reply_to: str | None = None, **more: Any) -> dict[str, Any]:
         """Send the invoke of a click; returns the body of the answer."""
-        event = Event(
+        event = TeamsEvent(
             kind="cardAction",
             person=self.person.object_id,
             verb=verb,
@@ -120,13 +120,13 @@ class CardUser:
             **self.location,
             **more,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert {answer.status for answer in answers} == {200}
         bodies = [json.loads(answer.body) for answer in answers]
         assert all(body["statusCode"] == 200 for body in bodies)
         for body in bodies:
             if body["type"] == CARD:
-                assert faults(body["value"]) == []
+                assert find_faults(body["value"]) == []
         return dict(bodies[-1])
 
     async def click(self, card: dict[str, Any], verb: str, *, typed: Any = None, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, RETRY_DELAY_SECONDS, retry_poison
 from shared import publishing

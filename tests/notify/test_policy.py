@@ -96,7 +96,20 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     ),
     "in the digest, without digests": (preferences(categories={"builds": Mode.DIGEST}, digest="off"), SENT),
     "an answer to who stopped": ({"purpose": Purpose.REPLY, **preferences(stopped=True)}, Decision(Rule.ASKED)),
-    "a digest in quiet hours": ({"purpose": Purpose.DIGEST, "preferences": QUIET}, Decision(Rule.ASKED)),
+    "a digest": ({"purpose": Purpose.DIGEST}, Decision(Rule.ASKED)),
+    "a digest after a stop": (
+        {"purpose": Purpose.DIGEST, "preferences": Preferences(stopped=True)},
+        Decision(Rule.OPTED_OUT, DeliveryState.SUPPRESSED, Reason.OPTED_OUT),
+    ),
+    "a digest in a pause": (
+        {"purpose": Purpose.DIGEST, **preferences(paused_until=FOREVER)},
+        waits(Rule.PAUSED, Reason.PAUSED, FOREVER),
+    ),
+    "a digest in quiet hours": (
+        {"purpose": Purpose.DIGEST, "preferences": QUIET},
+        waits(Rule.QUIET_HOURS, Reason.QUIET_HOURS, LATER),
+    ),
+    "digest now in quiet hours": ({"purpose": Purpose.DIGEST_NOW, "preferences": QUIET}, Decision(Rule.ASKED)),
     "snoozed until the quiet hours": ({"purpose": Purpose.SNOOZE, "preferences": QUIET}, Decision(Rule.ASKED)),
 }  # fmt: skip
 
@@ -134,7 +147,7 @@ def test_of_two_rules_the_earlier_one_decides() -> None:
             assert decide(case).rule is first, (first, second)
 
 
-@pytest.mark.parametrize("purpose", [Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST])
+@pytest.mark.parametrize("purpose", [Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW])
 def test_what_somebody_asked_for_passes_their_wishes_and_nothing_else(purpose: Purpose) -> None:
     is_current = (Rule.CANCELLED, Rule.EXPIRED, Rule.LOCAL_TIME, Rule.UNREACHABLE)
     for rule, given in IN_ORDER.items():

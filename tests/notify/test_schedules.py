@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, PersonView
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.scheduling import DueTime, in_zone
@@ -53,7 +53,7 @@ def set_clock(herald: Herald, at: datetime) -> None:
 async def people(herald: Herald, zones: Sequence[str], now: datetime = NOW) -> list[PersonView]:
     """One person who lives in each of these zones; it is `now` then."""
     set_clock(herald, now)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     new = (await herald.grow(people=len(zones))).people
     await asyncio.gather(*(herald.know(each, time_zone=name) for each, name in zip(new, zones, strict=True)))
     return list(new)

@@ -20,7 +20,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import LISTED, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
@@ -277,7 +277,6 @@ async def opened(
         monkeypatch.setenv(name, environ[name])
     monkeypatch.setattr("shared.services.Table", storage.table)
     monkeypatch.setattr("shared.queues.Queues", storage.queues)
-    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0)
     if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()

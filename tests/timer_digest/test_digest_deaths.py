@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
@@ -86,15 +86,16 @@ async def of_a_pause_that_is_called_off(host: Host) -> Held:
     return Held(person=ada, asked=asked, ends=("digested", "sent"))
 
 
-async def of_one_that_is_made_anew(host: Host) -> Held:
-    """Teams puts it off until some of what it tells has expired."""
-    ada = await somebody(host, categories={"builds": Mode.DIGEST})
-    over = (host.clock() + timedelta(minutes=3)).replace(second=0, microsecond=0)
-    asked = [await ask(host, ada, "Build 0"), await ask(host, ada, "Build 1", expiresAt=over.isoformat())]
-    off = Fault(operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1)
-    await host.teams.fault(off)
-    # Where a process dies with the request under way, what has expired since may have arrived.
-    return Held(person=ada, asked=asked, ends=("digested", "expired", "unknown"))
+async def of_a_digest_that_quiet_hours_cancel(host: Host) -> Held:
+    """Teams delays it into its reader's quiet hours."""
+    begin, end = (host.clock() + timedelta(minutes=minutes) for minutes in (3, 5))
+    ada = await somebody(host, categories={"builds": Mode.DIGEST}, quiet=f"{begin:%H:%M}-{end:%H:%M}")
+    asked = [await ask(host, ada, f"Build {number}") for number in range(2)]
+    late = TeamsFault(
+        operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1
+    )
+    await host.teams.inject(late)
+    return Held(person=ada, asked=asked)
 
 
 Telling = Callable[[Host], Awaitable[Held]]
@@ -106,7 +107,7 @@ STORIES: Sequence[Telling] = (
     of_what_was_asked_for,
     of_what_is_called_off,
     of_a_pause_that_is_called_off,
-    of_one_that_is_made_anew,
+    of_a_digest_that_quiet_hours_cancel,
 )
 all_stories = pytest.mark.parametrize("telling", STORIES, ids=[each.__name__ for each in STORIES])
 

@@ -1,4 +1,4 @@
-"""A digest that could not be sent at once goes by what its reader wants when it can be."""
+"""A digest that Teams delays: its reader's stop, pause and quiet hours apply when it is sent."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.states import Mode
-from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import ask, came, go_to, one, prefer, see_to
 from tests.support.herald import Herald
-from timer_digest import digest_sender
 from timer_digest.release_held import release
 
 #: When the digest of nine in Berlin is put off by Teams for a minute, and when it can be sent.
@@ -27,24 +26,24 @@ PUT_OFF, LATER = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
 
 async def hold(timed: Herald, person: PersonView) -> None:
     """Let Teams take the next message to somebody only a minute later."""
-    fault = Fault(
+    fault = TeamsFault(
         operation="send", person=person.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
     )
-    await timed.teams.fault(fault)
+    await timed.teams.inject(fault)
 
 
 @pytest.mark.parametrize(
     ("digest_preferences", "counts"),
     [
-        pytest.param({}, {"digested": 1}, id="nothing else"),
-        pytest.param({"categories": {}}, {"digested": 1}, id="all at once"),
-        pytest.param({"stopped": True}, {"suppressed": 1}, id="nothing at all"),
-        pytest.param({"categories": {"builds": Mode.OFF}}, {"suppressed": 1}, id="not this category"),
-        pytest.param({"paused_until": FOREVER}, {"open": 1}, id="a pause"),
+        pytest.param({}, {"digested": 1}, id="unchanged"),
+        pytest.param({"categories": {}}, {"digested": 1}, id="all immediate"),
+        pytest.param({"stopped": True}, {"suppressed": 1}, id="stop"),
+        pytest.param({"categories": {"builds": Mode.OFF}}, {"digested": 1}, id="this category off"),
+        pytest.param({"paused_until": FOREVER}, {"open": 1}, id="pause"),
         pytest.param({"quiet": "09:01-11:00"}, {"open": 1}, id="quiet hours"),
     ],
 )
-async def test_it_tells_only_what_its_reader_wants_by_then(
+async def test_stop_pause_and_quiet_hours_apply_to_a_late_digest(
     timed: Herald, digest_preferences: dict[str, Any], counts: dict[str, int]
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
@@ -58,7 +57,7 @@ async def test_it_tells_only_what_its_reader_wants_by_then(
     assert len(await came(timed, ada)) == counts.get("digested", 0)
 
 
-async def test_what_quiet_hours_put_off_then_comes_at_their_end_as_the_one_of_its_date(timed: Herald) -> None:
+async def test_late_digest_is_held_until_quiet_hours_end_and_counts_for_its_date(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00", quiet="09:01-11:00")
     first = await ask(timed, ada, "First")
     await hold(timed, ada)
@@ -76,39 +75,7 @@ async def test_what_quiet_hours_put_off_then_comes_at_their_end_as_the_one_of_it
     assert len(await came(timed, ada)) == 2
 
 
-async def test_what_was_called_off_or_has_expired_by_then_is_not_told_with_the_rest(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, title) for title in ("Stays", "Called off")]
-    asked.append(await ask(timed, ada, "Expires", expiresAt="2026-11-24T08:01:00Z"))
-    await hold(timed, ada)
-    await go_to(timed, PUT_OFF)
-    await timed.command("cancel", asked[1])
-    await go_to(timed, LATER)
-    await timed.wait(11)
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}, {"cancelled": 1}, {"expired": 1}]
-    [digest] = await came(timed, ada)
-    assert "Stays" in texts(digest)
-    assert not {"Called off", "Expires"} & set(texts(digest))
-
-
-@pytest.mark.parametrize("paused_until", [FOREVER, None])
-async def test_one_that_was_asked_for_comes_early_without_what_was_called_off_since(
-    timed: Herald, paused_until: datetime | None
-) -> None:
-    ada = await one(timed, "2026-11-23T10:00", paused_until=paused_until)
-    stays, off = [await ask(timed, ada, title) for title in ("Stays", "Called off")]
-    await hold(timed, ada)
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    await timed.command("cancel", off)
-    await timed.wait(61)
-    for _ in range(2):
-        await timed.wait(6)
-    assert [await timed.counts(each) for each in (stays, off)] == [{"digested": 1}, {"cancelled": 1}]
-    [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Digest: 1 notification"
-
-
-async def test_what_it_was_to_tell_can_be_called_off_at_once_again(timed: Herald) -> None:
+async def test_items_of_a_cancelled_digest_can_be_cancelled_at_once(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00", quiet="09:01-11:00")
     asked = await ask(timed, ada)
     await hold(timed, ada)
@@ -119,7 +86,7 @@ async def test_what_it_was_to_tell_can_be_called_off_at_once_again(timed: Herald
     assert await timed.counts(asked) == {"cancelled": 1}
 
 
-async def test_one_that_was_asked_for_comes_in_a_pause_also_when_it_is_late(timed: Herald) -> None:
+async def test_late_digest_now_is_sent_in_a_pause(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
     asked = await ask(timed, ada)
     await hold(timed, ada)
@@ -128,10 +95,10 @@ async def test_one_that_was_asked_for_comes_in_a_pause_also_when_it_is_late(time
     assert await timed.counts(asked) == {"digested": 1}
 
 
-async def test_what_one_told_that_may_have_arrived_says_that_it_may_come_twice(timed: Herald) -> None:
+async def test_items_of_a_digest_that_may_have_arrived_say_so(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
     await go_to(timed, PUT_OFF)
     await go_to(timed, LATER)
     assert len(await came(timed, ada)) == 2
@@ -139,10 +106,10 @@ async def test_what_one_told_that_may_have_arrived_says_that_it_may_come_twice(t
     assert (row["state"], row["maybe_twice"]) == ("digested", True)
 
 
-async def test_while_teams_gives_no_answers_a_digest_asks_what_its_reader_wants(timed: Herald) -> None:
+async def test_stop_applies_to_the_second_try_of_a_digest(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=503, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, status=503, count=1))
     await go_to(timed, PUT_OFF)
     await prefer(timed, ada, stopped=True)
     await go_to(timed, LATER)
@@ -152,7 +119,7 @@ async def test_while_teams_gives_no_answers_a_digest_asks_what_its_reader_wants(
     assert (row["state"], row["maybe_twice"]) == ("unknown", True)
 
 
-async def test_one_that_was_settled_is_not_sent_again_by_hand(timed: Herald) -> None:
+async def test_redrive_does_not_send_a_settled_digest(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
@@ -170,14 +137,14 @@ async def test_one_that_was_settled_is_not_sent_again_by_hand(timed: Herald) -> 
     assert await came(timed, ada) == []
 
 
-async def test_who_dies_before_it_is_posted_leaves_it_as_late_as_it_is(
+async def test_stop_applies_to_the_digest_of_a_crashed_worker(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     with monkeypatch.context() as dying:
-        dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
+        dying.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, person)
     await prefer(timed, ada, stopped=True)
@@ -189,7 +156,7 @@ async def test_who_dies_before_it_is_posted_leaves_it_as_late_as_it_is(
     assert await timed.counts(asked) == {"suppressed": 1}
 
 
-async def test_to_look_at_somebody_again_and_again_adds_no_messages(timed: Herald) -> None:
+async def test_repeated_tasks_add_no_messages_while_a_digest_is_sent(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     await ask(timed, ada)
     await hold(timed, ada)
@@ -200,7 +167,7 @@ async def test_to_look_at_somebody_again_and_again_adds_no_messages(timed: Heral
     assert len(timed.kept) == before
 
 
-async def test_what_is_urgent_does_not_wait_for_a_digest_that_is_on_its_way(timed: Herald) -> None:
+async def test_urgent_delivery_is_released_while_a_digest_is_sent(timed: Herald) -> None:
     ada = await one(timed, "2026-11-24T07:00", quiet="07:00-08:59")
     await ask(timed, ada, "News", category="news", priority="urgent")
     await ask(timed, ada, "Build")
@@ -211,18 +178,6 @@ async def test_what_is_urgent_does_not_wait_for_a_digest_that_is_on_its_way(time
     await timed.tick()
     await people(timed)
     assert await timed.waiting(DELIVERIES_URGENT) == 1
-
-
-async def test_digests_of_the_version_before_go_on(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    first = await ask(timed, ada)
-    await go_to(timed, "2026-11-24T08:00:30")
-    [row] = [row async for row in timed.outside_tables.get_table_client("HeraldHeldDeliveries").list_entities()]
-    before = {name: row[name] for name in row if name not in ("before", "asked")}
-    await timed.services.held_deliveries._table.put(before)
-    second = await ask(timed, ada)
-    await go_to(timed, "2026-11-25T08:00:30")
-    assert [await timed.counts(each) for each in (first, second)] == [{"digested": 1}] * 2
 
 
 async def people(timed: Herald) -> None:

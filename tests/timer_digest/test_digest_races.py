@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,10 +11,9 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
-from notify.delivery import deliver
+from local.fake_teams.api import PersonView, TeamsFault
+from notify.delivery.deliver import deliver
 from notify.redrive import reopen
-from shared import telling
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.records import HeldDelivery
@@ -27,8 +25,10 @@ from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES, choose, digest_preferences_of
+from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
+from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.release_held import release
+from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
 
 
@@ -77,13 +77,17 @@ async def failed_before_it_was_settled(
     """What a digest told that failed, whose end was written down, but not that the digest is settled; and its card."""
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     card = await card_on_its_way(timed)
+    await deliver(timed.services, card)
     with monkeypatch.context() as dying:
         dying.setattr(timed.services.held_deliveries, "move_digest", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
-            await deliver(timed.services, card)
+            await release(timed.services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     assert await timed.counts(asked) == {"failed": 1}
+    await timed.lose(RECIPIENTS)
     await timed.outside_queues.get_queue_client(DELIVERIES).clear_messages()
     await timed.command("redrive", asked)
     return asked, card
@@ -94,6 +98,7 @@ async def test_what_is_tried_again_before_the_digest_that_told_it_is_settled_wai
 ) -> None:
     asked, card = await failed_before_it_was_settled(timed, monkeypatch)
     await deliver(timed.services, card)
+    await timed.send()
     await go_to(timed, "2026-11-25T08:01")
     assert await timed.counts(asked) == {"digested": 1}
 
@@ -104,13 +109,12 @@ async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keep
     asked, card = await failed_before_it_was_settled(timed, monkeypatch)
     services = timed.services
     digests = await services.held_deliveries.digest(timed.tenant, card.recipient)
-    await deliver(services, card)
+    await release(services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
+    task = RecipientTask(timed.tenant, card.recipient, Task.RELEASE)
     with pytest.raises(Conflict):
-        await telling.settle(
-            services, timed.tenant, card.recipient, digests, [], telling.DeliveryResult(DeliveryState.FAILED)
-        )
+        await settle_digest(services, task, digests, [], DeliveryResult(DeliveryState.FAILED))
     assert await timed.counts(asked) == {"open": 1}
     await timed.send()
     assert await timed.counts(asked) == {"digested": 1}
@@ -166,19 +170,19 @@ async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
 ) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
-    keep = digest_sender._keep
+    reserve = digest_sender._reserve
 
     async def lose(
-        services: Services, person: RecipientTask, number: int, item: HeldDelivery, case: DigestEntry
+        services: Services, person: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
     ) -> DigestEntry | None:
         if item.delivery.notification == asked[1].key:  # just now somebody else lets it go
             known = await services.deliveries.get(item.delivery)
             assert known
-            await digest_sender.free(services, item.delivery, known)
-        return await keep(services, person, number, item, case)
+            await digest_sender.clear_hold(services, item.delivery, known)
+        return await reserve(services, person, number, item, entry)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(digest_sender, "_keep", lose)
+        meanwhile.setattr(digest_sender, "_reserve", lose)
         timed.clock.moved += timedelta(hours=22, seconds=30)
         await timed.tick()
         await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
@@ -189,17 +193,14 @@ async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
 
 
-async def test_a_digest_whose_end_nobody_told_is_settled_with_the_next_slot(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_digest_is_settled_at_the_next_slot_if_its_message_is_lost(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     first = await ask(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
     await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
-    monkeypatch.setattr("shared.telling.over", AsyncMock())
     await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
-    monkeypatch.undo()
+    await timed.lose(RECIPIENTS)
     assert await timed.counts(first) == {"open": 1}
     await go_to(timed, "2026-11-25T08:01")
     assert await timed.counts(first) == {"digested": 1}
@@ -244,8 +245,8 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, person)
-        chosen = await choose(services, person, digest_preferences, state.last, items)
-        return lambda: digest_sender.send(services, person, state, chosen, digest_preferences)
+        chosen = await read_plan(services, person, digest_preferences, state, items)
+        return lambda: digest_sender.send_digest(services, person, state, chosen, digest_preferences)
 
     await ask(timed, ada, "Build 1")
     first = await plan()
@@ -277,34 +278,31 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     assert [included.count("Build 1"), included.count("Build 2")] == [1, 1]
 
 
-async def die_before_it_is_posted(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
+async def crash_before_enqueue(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as dying:
-        dying.setattr(digest_sender, "_post", AsyncMock(side_effect=RuntimeError))
+        dying.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(herald.services, RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
 
-async def test_what_got_longer_before_its_digest_is_posted_again_waits_for_the_next_one(
+async def test_digest_of_a_crashed_worker_is_sent_as_it_was_stored(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     object.__setattr__(timed.services.settings, "max_activity_kb", 16)
     ada = await one(timed, "2026-11-23T10:00")
     asked = [await ask(timed, ada, f"Build {number}") for number in range(20)]
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
-    await die_before_it_is_posted(timed, ada, monkeypatch)
+    await crash_before_enqueue(timed, ada, monkeypatch)
     long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
     for number, each in enumerate(asked):
         await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
     timed.clock.moved += timedelta(seconds=10)
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
-    included = [text for text in texts(digest) if text.startswith("Build ")]
-    counts = sum([await timed.counts(each) for each in asked], Counter[str]())
-    assert 0 < len(included) < 20
-    assert counts == {"digested": len(included), "open": 20 - len(included)}
-    await timed.run()
-    every = [text for each in await came(timed, ada) for text in texts(each) if text.startswith("Build ")]
-    assert len(every) == len(set(every)) == 20
+    assert sorted(text for text in texts(digest) if text.startswith("Build ")) == sorted(
+        f"Build {number}" for number in range(20)
+    )
+    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 20
 
 
 async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_called_off(timed: Herald) -> None:
@@ -341,11 +339,11 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     for number in range(3):
         await ask(timed, ada, f"Build {number}")
     timed.clock.moved += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
-    await die_before_it_is_posted(timed, ada, monkeypatch)
+    await crash_before_enqueue(timed, ada, monkeypatch)
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
     assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(texts(digest))
-    assert "… and 2 more, in the next digest. **digest now** sends them at once." in texts(digest)
+    assert "2 more in your next digest. Write **digest now** to get it immediately." in texts(digest)
 
 
 async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(
@@ -359,7 +357,7 @@ async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon
     message = replace(await timed.message(newer, f"u:{ada.object_id}"), etag="")
     known = await timed.state(message)  # somebody ended it, and died before its item went
     await timed.services.deliveries.settle(
-        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), was=DeliveryState.QUEUED
+        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), previous=DeliveryState.QUEUED
     )
     await go_to(timed, "2026-11-24T08:01")
     await go_to(timed, "2026-11-24T08:02")
@@ -372,7 +370,9 @@ async def test_what_is_tried_again_while_its_item_is_still_there_is_let_go(
     ada = await one(timed, "2026-11-23T10:00")
     asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await prefer(timed, ada, categories={})
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     with monkeypatch.context() as dying:
         dying.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault
+from local.fake_teams.api import TeamsFault
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
@@ -206,10 +206,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     assert len(await came(timed, ada)) == 1
 
 
-async def test_who_asks_has_it_also_behind_much_that_is_not_meant_for_it(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.early.PAGE_ITEMS", 2)
+async def test_digest_now_finds_its_items_behind_many_others(timed: Herald) -> None:
     ada = await one(timed, "2026-11-24T06:00", paused_until=FOREVER)
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(5)]
     timed.clock.moved += timedelta(seconds=5)
@@ -320,7 +317,7 @@ async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
     assert texts(digest)[0] == f"Digest: {most} notifications"
-    assert any("and 3 more" in text for text in texts(digest))
+    assert any(text.startswith("3 more in your next digest.") for text in texts(digest))
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     [_, rest] = await came(timed, ada)
     assert texts(rest)[0] == "Digest: 3 notifications"
@@ -334,7 +331,7 @@ async def test_it_speaks_the_language_that_its_reader_chose(timed: Herald) -> No
     await ask(timed, ada, "Build 1")
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Übersicht: 1 Mitteilung"
+    assert texts(digest)[0] == "Übersicht: 1 Benachrichtigung"
 
 
 async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
@@ -347,7 +344,7 @@ async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Heral
     found = await came(timed, ada)
     assert len(found) == 2
     assert next(text for text in texts(found[0]) if text.startswith("Build ")) == "Build 12"
-    assert any("in the next digest" in text for text in texts(found[0]))
+    assert any("in your next digest" in text for text in texts(found[0]))
     told = [text for each in found for text in texts(each) if text.startswith("Build ")]
     assert sorted(told) == sorted(f"Build {number}" for number in range(13))
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 13
@@ -381,7 +378,9 @@ async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald)
 async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed: Herald) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked = await ask(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     await go_to(timed, "2026-11-24T08:01")
     row = await timed.row(asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "badRequest")

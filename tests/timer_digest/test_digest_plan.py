@@ -1,4 +1,4 @@
-"""When a digest comes, and what is told first in it."""
+"""The time of a digest, and the order of its entries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.preferences.categories import Category
 from shared.preferences.digest_schedule import DigestRule
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import NotificationState
 from shared.storage.notifications import StoredNotification
 from shared.time.localtime import load_zone, to_wall_time
-from timer_digest.digest_plan import DigestPreferences, newest_slot, times
-from timer_digest.thread_groups import DigestEntry, stories
+from timer_digest.digest_plan import DigestPreferences, digest_times, newest_slot
+from timer_digest.thread_groups import DigestEntry, group_by_priority
 
 BERLIN = load_zone("Europe/Berlin")
 DAILY = DigestRule.parse("daily 09:00")
@@ -35,14 +36,14 @@ def at(text: str) -> datetime:
     [
         pytest.param("2026-11-23T07:00", "2026-11-23T07:59", None, None, id="before the slot"),
         pytest.param("2026-11-23T07:00", "2026-11-23T08:00", None, MONDAY, id="at the slot"),
-        pytest.param("2026-11-23T08:00", "2026-11-23T08:10", None, None, id="came at the slot"),
-        pytest.param("2026-11-23T07:00", "2026-11-23T08:10", MONDAY, None, id="the date had one"),
-        pytest.param("2026-11-20T07:00", "2026-11-23T07:59", None, MONDAY - timedelta(1), id="yesterday's, late"),
-        pytest.param("2026-11-20T07:00", "2026-11-23T08:10", None, MONDAY, id="after an outage, today's alone"),
-        pytest.param("2020-01-01T00:00", "2026-11-23T08:10", None, MONDAY, id="waits for years"),
+        pytest.param("2026-11-23T08:00", "2026-11-23T08:10", None, None, id="eligible at the slot"),
+        pytest.param("2026-11-23T07:00", "2026-11-23T08:10", MONDAY, None, id="the date had its digest"),
+        pytest.param("2026-11-20T07:00", "2026-11-23T07:59", None, MONDAY - timedelta(1), id="yesterday, late"),
+        pytest.param("2026-11-20T07:00", "2026-11-23T08:10", None, MONDAY, id="one digest after an outage"),
+        pytest.param("2020-01-01T00:00", "2026-11-23T08:10", None, MONDAY, id="held for years"),
     ],
 )
-def test_the_newest_slot_since_something_waits_is_the_one(
+def test_newest_slot_after_the_oldest_eligible_delivery(
     since: str, now: str, last: date | None, found: date | None
 ) -> None:
     slot = newest_slot(DAILY, at(since), at(now), BERLIN, last)
@@ -50,15 +51,15 @@ def test_the_newest_slot_since_something_waits_is_the_one(
 
 
 @pytest.mark.parametrize("rule", ["daily 09:00", "weekdays 17:00", "weekly sun 23:30"])
-def test_a_rule_that_has_a_slot_a_week_is_found_however_long_nobody_looked(rule: str) -> None:
+def test_weekly_schedule_has_a_slot_after_a_long_outage(rule: str) -> None:
     assert newest_slot(DigestRule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
 
 
-def test_quiet_hours_put_a_digest_off_and_do_not_use_its_date_up() -> None:
+def test_quiet_hours_defer_a_digest_and_keep_its_date_free() -> None:
     digest_preferences = DigestPreferences(Preferences(quiet="20:00-10:30"), BERLIN, "en", DAILY)
-    slot, following = times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T08:00"), None)
+    slot, following = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T08:00"), None)
     assert (slot, following) == (None, at("2026-11-23T09:30"))
-    slot, following = times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T09:30"), None)
+    slot, following = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T09:30"), None)
     assert slot
     assert (slot.date, following) == (MONDAY, at("2026-11-24T08:00"))
 
@@ -78,13 +79,13 @@ MOMENTS = st.integers(0, 6 * 365 * 24 * 60).map(lambda minutes: at("2024-01-01")
         st.tuples(st.integers(1, 60 * 60), st.sampled_from(ZONES), st.sampled_from(RULES)), min_size=1, max_size=40
     ),
 )
-def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: list[tuple[int, str, str]]) -> None:
+def test_one_digest_a_date_while_zone_and_schedule_change(start: datetime, looks: list[tuple[int, str, str]]) -> None:
     now, last = start, None
     since, sent = now, []
-    for minutes, place, rule in looks:
+    for minutes, zone, rule in looks:
         now += timedelta(minutes=minutes)
-        slot, following = times(
-            since, DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse(rule)), now, last
+        slot, following = digest_times(
+            since, DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestRule.parse(rule)), now, last
         )
         assert following is None or following > now
         if slot:
@@ -94,14 +95,14 @@ def test_no_date_has_two_however_zones_and_times_change(start: datetime, looks: 
     assert sent == sorted(set(sent))
 
 
-@given(start=MOMENTS, place=st.sampled_from(ZONES))
-def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, place: str) -> None:
-    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(place), "en", DigestRule.parse("daily 02:30"))
+@given(start=MOMENTS, zone=st.sampled_from(ZONES))
+def test_one_digest_each_day_in_every_zone(start: datetime, zone: str) -> None:
+    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestRule.parse("daily 02:30"))
     now, last, dates = start, None, []
     for _ in range(10):
-        _, following = times(None, digest_preferences, now, last)
+        _, following = digest_times(None, digest_preferences, now, last)
         assert following
-        slot, _ = times(now, digest_preferences, following, last)
+        slot, _ = digest_times(now, digest_preferences, following, last)
         assert slot
         now, last = following, slot.date
         dates.append(slot.date)
@@ -109,7 +110,7 @@ def test_who_is_looked_at_each_time_it_is_due_has_one_each_day(start: datetime, 
     assert to_wall_time(now, digest_preferences.zone).date() == dates[-1]
 
 
-def case(key: str, minute: int, **data: Any) -> DigestEntry:
+def entry(key: str, minute: int, **data: Any) -> DigestEntry:
     whole = {"recipients": [{"all": True}], "category": "builds", "content": {"title": key}, **data}
     notification = StoredNotification(
         key=key,
@@ -122,24 +123,24 @@ def case(key: str, minute: int, **data: Any) -> DigestEntry:
         created=at("2026-11-23T08:00") + timedelta(minutes=minute),
         shards=1,
     )
-    return DigestEntry(Delivery(key, "0", "u:1", "", 0), notification)
+    return DigestEntry(Delivery(key, "0", "u:1", "", 0), notification, Category(name="builds"))
 
 
-def test_urgent_threads_come_first_and_then_the_newest() -> None:
+def test_urgent_groups_first_then_the_newest() -> None:
     thread = {"thread": {"key": "t"}}
-    cases = [
-        case("old", 0),
-        case("urgent", 1, priority="urgent"),
-        case("first", 2, **thread),
-        case("new", 3),
-        case("second", 4, **thread),
-        case("pager", 0, priority="urgent"),
+    entries = [
+        entry("old", 0),
+        entry("urgent", 1, priority="urgent"),
+        entry("first", 2, **thread),
+        entry("new", 3),
+        entry("second", 4, **thread),
+        entry("pager", 0, priority="urgent"),
     ]
-    found = [[each.notification.key for each in story] for story in stories(cases)]
+    found = [[each.notification.key for each in group] for group in group_by_priority(entries)]
     assert found == [["urgent"], ["pager"], ["second", "first"], ["new"], ["old"]]
 
 
-def test_a_thread_in_which_anything_is_urgent_is_urgent() -> None:
+def test_group_with_an_urgent_entry_is_urgent() -> None:
     thread = {"thread": {"key": "t"}}
-    cases = [case("urgent", 0, priority="urgent", **thread), case("new", 9), case("mended", 1, **thread)]
-    assert [story[0].notification.key for story in stories(cases)] == ["mended", "new"]
+    entries = [entry("urgent", 0, priority="urgent", **thread), entry("new", 9), entry("mended", 1, **thread)]
+    assert [group[0].notification.key for group in group_by_priority(entries)] == ["mended", "new"]
