@@ -78,7 +78,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             at=verified.occurred_at,
             status=change.status,
             create=change.creates_row,
-            before=reevaluate,
+            before_write=reevaluate,
         )
         if change.kind is ReferenceKind.TENANT:
             if len(self._stored_service_urls) >= MAX_REMEMBERED_SERVICE_URLS:

@@ -50,7 +50,7 @@ class PreferenceSubject:
         Then have held deliveries re-evaluated, unless `reevaluate` is False. `change` may be called several times.
         Raises `Conflict` if other writers changed the row at every attempt.
         """
-        preferences = await self.services.conversations.prefer(self.tenant, self.kind, self.id, change)
+        preferences = await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
         if reevaluate:
             await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
         return preferences

@@ -56,7 +56,7 @@ async def finish_single(services: Services, notification: StoredNotification, st
     """The same where there is one delivery, which ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
         with suppress(Conflict):  # it may have been opened again
-            await _store(services, notification, Counter([state.counted]))
+            await _store(services, notification, Counter([state.count_name]))
             return
     await finish(services, notification.key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from notify.validation import check_form
-from shared.announcements import announce, following, move_on, wake, zone_of
+from shared.announcements import advance_schedule, announce_due, next_occurrence, schedule_zone, set_timer
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
 from shared.contract.parsing import canonical_json
@@ -27,8 +27,9 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
     name, schedule = command.target.schedule or "", None
     while schedule is None:
         known = await services.schedules.get(tenant, name)
-        if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
-            await announce(services, tenant, name)  # what was due before this command goes by what was said until then
+        if known and known.state is ScheduleState.ACTIVE and known.next_due <= services.clock():
+            # What was due before this command goes by what was said until then.
+            await announce_due(services, tenant, name)
             continue
         try:
             if command.announcement:
@@ -40,7 +41,7 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
         except Conflict:
             continue
     # After the row, and also where that was so already: who wrote it may have died before this.
-    await wake(services, schedule)
+    await set_timer(services, schedule)
     log.info("%s: a schedule is %s", command.command, schedule.state)
 
 
@@ -59,7 +60,8 @@ async def _set(
     wanted = canonical_json(told)
     if known and known.data == wanted and known.state is not ScheduleState.DELETED:
         return known
-    found = following(announcement, services.clock(), zone_of(announcement, services.settings.default_time_zone))
+    zone = schedule_zone(announcement, services.settings.default_time_zone)
+    found = next_occurrence(announcement, services.clock(), zone)
     if found is None:
         raise MessageRefused("invalid", [Fault(f"{data}/announcement/rule", "has no occurrence from now on")])
     if known is None:
@@ -69,12 +71,12 @@ async def _set(
                 name=name,
                 data=wanted,
                 state=ScheduleState.ACTIVE,
-                next=found.at,
+                next_due=found.at,
                 occurrence=found.name,
             )
         )
     state = ScheduleState.PAUSED if known.state is ScheduleState.PAUSED else ScheduleState.ACTIVE
-    return await services.schedules.change(known, data=wanted, state=state, next=found.at, occurrence=found.name)
+    return await services.schedules.change(known, data=wanted, state=state, next_due=found.at, occurrence=found.name)
 
 
 async def _turn(services: Services, command: str, known: StoredSchedule) -> StoredSchedule:
@@ -84,5 +86,5 @@ async def _turn(services: Services, command: str, known: StoredSchedule) -> Stor
     if command == "pauseSchedule" and known.state is ScheduleState.ACTIVE:
         return await services.schedules.change(known, state=ScheduleState.PAUSED)
     if command == "resumeSchedule" and known.state is ScheduleState.PAUSED:
-        return await move_on(services, known, services.clock())
+        return await advance_schedule(services, known, services.clock())
     return known

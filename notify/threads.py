@@ -54,7 +54,7 @@ async def update(
     """
     thread = notification.content.thread
     assert thread
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while seen.newest <= at:
         try:
             told = replace(seen, newest=at, notification=notification.key)
@@ -106,7 +106,7 @@ async def keep(
     if thread is None:
         return
     activity, conversation = sent
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while seen is None or seen.newest <= at:
         root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
         now = StoredThread(

@@ -104,9 +104,7 @@ async def settle_last_digest(
     known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, task.recipient, "", 0))
     if known and known.state.final:
         reason = Reason(known.reason) if known.reason else None
-        return await settle_digest(
-            services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice)
-        )
+        return await settle_digest(services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice))
     if known is None or not _has_message(known, services.real_time()):
         digest = await services.notifications.get(key)
         if digest is None:

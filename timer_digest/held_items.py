@@ -40,9 +40,7 @@ async def read_plan(
     for_digest = [item for item in items if item.reason is Reason.DIGEST]
     others = [item for item in items if item.reason is not Reason.DIGEST]
     evaluated = await _evaluate(services, digest_preferences, now, others)
-    slot, next_at = digest_times(
-        first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last
-    )
+    slot, next_at = digest_times(first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last)
     is_due = slot is not None or task.task is Task.DIGEST_NOW
     hold = for_digest
     if is_due or not next_at or task.task is Task.RECONSIDER:
@@ -57,7 +55,7 @@ async def read_plan(
 
 async def digest_preferences_of(services: Services, task: RecipientTask) -> DigestPreferences:
     """Return the current preferences of the recipient of `task`; for `digest now`, without pause and quiet hours."""
-    settings, reference = services.settings, await services.conversations.of(task.tenant, task.recipient)
+    settings, reference = services.settings, await services.conversations.get_recipient(task.tenant, task.recipient)
     preferences = reference.preferences
     rule = digest_rule(preferences.digest or settings.default_digest)
     if task.task is Task.DIGEST_NOW:

@@ -24,7 +24,7 @@ class DigestEntry:
     @property
     def at(self) -> datetime:
         """When its event happened."""
-        return self.notification.happened
+        return self.notification.occurred_at
 
     @property
     def thread(self) -> str:

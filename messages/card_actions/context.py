@@ -60,7 +60,7 @@ class ActionContext:
         """Return the card as it is now: with the person's responses, without the buttons they used, and with `note`."""
         latest = await _latest_in_thread(self.services, bound)
         original = await find_original(self.services, latest)
-        responses = await self.services.responses.of(original.key, self.verified.person_id)
+        responses = await self.services.responses.list(original.key, self.verified.person_id)
         card = bound.card if latest is bound.notification else render_card(self.services, latest)
         titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
         lines = [self.describe_response(titles[each.action], each) for each in responses if each.action in titles]

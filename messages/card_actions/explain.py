@@ -49,7 +49,7 @@ async def load_recipient_preferences(
     """Return the preferences of the recipient of a message; `person` is the person who clicked."""
     if bound.recipient == f"u:{person}":
         return person_preferences
-    return (await services.conversations.of(bound.notification.tenant, bound.recipient)).preferences
+    return (await services.conversations.get_recipient(bound.notification.tenant, bound.recipient)).preferences
 
 
 async def _explain_recipient(services: Services, bound: BoundAction, language: str) -> str:

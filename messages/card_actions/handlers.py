@@ -11,7 +11,7 @@ import orjson
 from messages.card_actions.binding import BoundAction
 from messages.card_actions.context import ActionAnswer, ActionContext, ActionRefused
 from messages.card_actions.explain import explain, load_recipient_preferences
-from messages.card_actions.responses import ResponseTooLong, record_and_publish
+from messages.card_actions.responses import ResponseTooLong, record_and_report
 from messages.card_actions.snooze import ExpiresTooSoon, send_sample, snooze
 from shared import publishing
 from shared.cards import action_verbs, refreshed
@@ -29,9 +29,9 @@ PREFERENCES_CARD_SOURCE = "/herald/preferences"
 
 
 async def record_response(context: ActionContext, bound: BoundAction) -> ActionAnswer:
-    """Handle Acknowledge and the buttons of upstream systems: record the response, and publish it."""
+    """Handle Acknowledge and the buttons of upstream systems: record the response, and report it."""
     try:
-        response, is_repeat = await record_and_publish(context.services, context.verified, bound, context.action.verb)
+        response, is_repeat = await record_and_report(context.services, context.verified, bound, context.action.verb)
     except ResponseTooLong:
         raise ActionRefused("refused.tooLong") from None
     is_personal = context.verified.is_personal

@@ -1,7 +1,7 @@
-"""Record a person's response to a notification, and publish it on the queue `responses` for the upstream system.
+"""Record a person's response to a notification, and report it to the upstream system on the queue `responses`.
 
-The row is inserted first, then the message is enqueued, then the row is marked as published. If the worker stops in
-between, the person gets no answer. Their next click publishes the message with the same id, so that the upstream system
+The row is inserted first, then the message is enqueued, then the row is marked as reported. If the worker stops in
+between, the person gets no answer. Their next click enqueues the message with the same id, so that the upstream system
 can drop a duplicate.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from messages.activity.verified import VerifiedActivity
 from messages.card_actions.binding import BoundAction
 from messages.card_actions.snooze import SAMPLE_SOURCE, find_original
-from shared.keys import digest
+from shared.keys import hash_of
 from shared.queue_messages import RESPONSES
 from shared.services import Services
 from shared.storage.notifications import StoredNotification
@@ -29,10 +29,10 @@ class ResponseTooLong(Exception):
     """The inputs of a response do not fit into a queue message."""
 
 
-async def record_and_publish(
+async def record_and_report(
     services: Services, verified: VerifiedActivity, bound: BoundAction, action: str
 ) -> tuple[Response, bool]:
-    """Record a response and publish it, once. Return the recorded response, and whether it was published before.
+    """Record a response and report it, once. Return the recorded response, and whether it was reported before.
 
     Raises `ResponseTooLong`.
     """
@@ -42,12 +42,12 @@ async def record_and_publish(
     encode_response(original, verified, bound, action, services.clock())
     async with services.responses.lock(original.key, person):
         response = await services.responses.record(original.key, person, action, conversation, services.clock())
-        if response.told:
+        if response.reported:
             return response, True
         if original.source != SAMPLE_SOURCE:
             message = encode_response(original, verified, bound, action, response.at)
             await services.queues.put(RESPONSES, message)
-        await services.responses.told(original.key, person, response)
+        await services.responses.mark_reported(original.key, person, response)
     return response, False
 
 
@@ -59,7 +59,7 @@ def encode_response(
         "specversion": "1.0",
         "type": RESPONSE_EVENT_TYPE,
         "source": RESPONSE_EVENT_SOURCE,
-        "id": digest(original.key, verified.person_id, action),
+        "id": hash_of(original.key, verified.person_id, action),
         "subject": original.key,
         "time": time.isoformat(),
         "datacontenttype": "application/json",

@@ -18,7 +18,7 @@ async def policy_input(sending: Sending, recipient: ResolvedRecipient) -> Policy
     services, notification, content = sending.services, sending.notification, sending.notification.content
     identifier, card = sending.message.recipient, content.content
     category, is_welcome = services.categories.of(content.category), notification.purpose is Purpose.WELCOME
-    now, plan, missed = services.clock(), in_zone(content.schedule, recipient.zone, notification.told), False
+    now, plan, missed = services.clock(), in_zone(content.schedule, recipient.zone, notification.schedule_set_at), False
     if plan.due and sending.is_first_try:
         # A recipient whose zone has changed was held until the time in the former one.
         held_until = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
@@ -53,7 +53,7 @@ async def hold_or_end(sending: Sending, case: PolicyInput, decision: Decision, r
         if notification.purpose is Purpose.DIGEST:  # the deliveries that it includes are held again instead
             await sending.end(DeliveryState.CANCELLED, decision.reason)
             return
-        local_time = in_zone(notification.content.schedule, recipient.zone, notification.told).due
+        local_time = in_zone(notification.content.schedule, recipient.zone, notification.schedule_set_at).due
         since = max(notification.notification_time, local_time) if local_time else notification.notification_time
         for_digest = policy.is_for_digest(case, decision.rule)
         await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)

@@ -107,7 +107,7 @@ async def _try(sending: Sending) -> None:
     # Prepare
     route = Route(notification.tenant, target.service_url, notification.urgent)
     shown = await threads.shown(services, notification, sending.message.recipient)
-    if shown and shown.newest > notification.happened:
+    if shown and shown.newest > notification.occurred_at:
         if known.maybe_twice:
             await _yield_to_newer(sending, route)
         else:
@@ -123,9 +123,7 @@ async def _try(sending: Sending) -> None:
     sending = replace(sending, known=claimed)
     updated = None
     if shown and threads.is_update(notification, shown):
-        updated, newer = await threads.update(
-            services, notification, sending.message.recipient, route, shown, activity
-        )
+        updated, newer = await threads.update(services, notification, sending.message.recipient, route, shown, activity)
         if newer:
             await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
-from shared.keys import digest
+from shared.keys import hash_of
 
 if TYPE_CHECKING:
     from shared.preferences.categories import Category
@@ -92,7 +92,7 @@ class Preferences:
 
 
 def mute_key(thread: str) -> str:
-    return digest(thread)[:16]
+    return hash_of(thread)[:16]
 
 
 @lru_cache(maxsize=4096)

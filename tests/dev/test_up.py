@@ -216,7 +216,9 @@ async def test_first_message_that_preferences_hold_is_no_failure(connection: str
         services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
         for preferences, state in cases:
             output: list[str] = []
-            await services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, replace_with(preferences))
+            await services.conversations.change_preferences(
+                TENANT, ReferenceKind.USER, PERSON, replace_with(preferences)
+            )
             await send_first_message(chat.url, chat.settings, [], output.append)
             assert output[-1] == f"Not shown to Ada: {state} because of stored preferences"
         await services.close()

@@ -157,7 +157,7 @@ async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathF
 @pytest_asyncio.fixture(loop_scope="module")
 async def screen(shown: Screen) -> Screen:
     """The chat of somebody who wants what all want; what other tests have sent stands further up in it."""
-    await shown.services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
+    await shown.services.conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
     await shown.responses()
     return shown
 
@@ -229,7 +229,7 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
 
 
 async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
-    await screen.services.conversations.prefer(
+    await screen.services.conversations.change_preferences(
         TENANT,
         ReferenceKind.USER,
         PERSON,

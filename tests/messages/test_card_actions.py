@@ -32,7 +32,7 @@ from tests.messages.users import (
     find_buttons,
     has_button,
     load_preferences,
-    published_responses,
+    reported_responses,
     serve_endpoint,
 )
 from tests.support.herald import Herald, user
@@ -111,7 +111,7 @@ async def test_card_has_no_mute_without_a_thread_and_no_stop_if_mandatory(ada: C
     assert "Security · mandatory" in card_text(card)
 
 
-async def test_acknowledgement_is_recorded_and_published_once(ada: CardUser) -> None:
+async def test_acknowledgement_is_recorded_and_reported_once(ada: CardUser) -> None:
     notification, card = await ada.receive_notification()
     after = await ada.click(card, action_verbs.ACKNOWLEDGE)
     assert "Acknowledged on " in card_text(after)
@@ -119,7 +119,7 @@ async def test_acknowledgement_is_recorded_and_published_once(ada: CardUser) -> 
     assert has_button(after, "retry")
     again = await ada.click(card, action_verbs.ACKNOWLEDGE)
     assert "Already recorded on " in card_text(again)
-    [event] = await published_responses(ada.herald)
+    [event] = await reported_responses(ada.herald)
     assert event["specversion"] == "1.0"
     assert (event["type"], event["source"]) == ("herald.response.v1", "/herald")
     assert event["data"] == {
@@ -131,18 +131,18 @@ async def test_acknowledgement_is_recorded_and_published_once(ada: CardUser) -> 
         "inputs": {},
     }
     [row] = await load_rows(ada.herald, "Responses")
-    assert (row["person"], row["action"], row["told"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
+    assert (row["person"], row["action"], row["reported"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
     assert event["time"] == row["at"].isoformat()
 
 
 async def test_concurrent_clicks_and_repeated_invokes_record_one_response(ada: CardUser) -> None:
     _, card = await ada.receive_notification()
     await asyncio.gather(*(ada.click(card, "retry", repeat=3) for _ in range(4)))
-    assert len(await published_responses(ada.herald)) == 1
+    assert len(await reported_responses(ada.herald)) == 1
     assert len(await load_rows(ada.herald, "Responses")) == 1
 
 
-async def test_response_that_was_not_published_is_published_by_the_next_click(
+async def test_response_that_was_not_reported_is_reported_by_the_next_click(
     ada: CardUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, card = await ada.receive_notification()
@@ -166,7 +166,7 @@ async def test_response_that_was_not_published_is_published_by_the_next_click(
         assert answer.status == 503
     [row] = await load_rows(ada.herald, "Responses")
     await ada.click(card, "retry")
-    [response] = await published_responses(ada.herald)
+    [response] = await reported_responses(ada.herald)
     assert response["time"] == row["at"].isoformat()
 
 
@@ -178,7 +178,7 @@ async def test_response_to_an_upstream_card_has_its_data_and_inputs(ada: CardUse
     assert "Yes: recorded on " in card_text(after)
     assert not has_button(after, "approve")
     assert has_button(after, "reject")
-    [event] = await published_responses(ada.herald)
+    [event] = await reported_responses(ada.herald)
     assert event["data"]["inputs"] == {"request": 7, "comment": "Fine"}
 
 
@@ -240,10 +240,10 @@ async def test_snoozed_message_is_sent_again_once_with_all_buttons(
     first, second = await ada.received_cards()
     assert card_lines({"body": second["body"][:1]}) == ["Build 42 failed"]
     await ada.click(second, action_verbs.ACKNOWLEDGE)
-    [event] = await published_responses(ada.herald)
+    [event] = await reported_responses(ada.herald)
     assert event["data"]["notification"] == {"source": notification.source, "id": notification.id}
     assert "Acknowledged on " in card_text(await ada.click(first, action_verbs.ACKNOWLEDGE))
-    assert len(await published_responses(ada.herald)) == 1
+    assert len(await reported_responses(ada.herald)) == 1
 
 
 async def test_message_that_expires_before_its_snooze_ends_is_not_snoozed(ada: CardUser) -> None:
@@ -274,7 +274,7 @@ async def test_snoozed_copy_is_edited_with_the_original(ada: CardUser) -> None:
 
 async def test_explanation_names_the_setting_and_has_a_way_back(ada: CardUser) -> None:
     _, card = await ada.receive_notification(category="builds")
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
     )
     answer = await ada.click(card, action_verbs.WHY)
@@ -309,9 +309,11 @@ async def test_explanation_says_where_the_setting_comes_from(ada: CardUser) -> N
     tenant, person = ada.herald.tenant, ada.person.object_id
     for change, category, line in SETTING_LINES:
         _, card = await ada.receive_notification(category=category)
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, change)
+        await ada.herald.services.conversations.change_preferences(tenant, ReferenceKind.USER, person, change)
         assert line in card_lines(await ada.click(card, action_verbs.WHY))
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, lambda old: Preferences())
+        await ada.herald.services.conversations.change_preferences(
+            tenant, ReferenceKind.USER, person, lambda old: Preferences()
+        )
 
 
 async def test_explanation_names_the_topic_and_the_team(ada: CardUser) -> None:
@@ -336,7 +338,7 @@ async def test_refresh_by_teams_returns_the_card_and_records_nothing(ada: CardUs
     changes = {"value": {"trigger": "automatic"}}
     body = await ada.invoke("retry", find_button(card, "retry")["data"], changes=changes)
     assert "Acknowledged on " in card_text(body["value"])
-    assert len(await published_responses(ada.herald)) == 1
+    assert len(await reported_responses(ada.herald)) == 1
 
 
 async def test_answer_shows_the_latest_notification_of_an_updated_thread(ada: CardUser) -> None:
@@ -364,7 +366,7 @@ class DeliveredCard:
         conversations = await load_rows(self.user.herald, "Conversations")
         preferences = [row["preferences"] for row in conversations if "preferences" in row]
         tasks = await recipient_tasks(self.user.herald)
-        return [stored, preferences, await published_responses(self.user.herald), tasks]
+        return [stored, preferences, await reported_responses(self.user.herald), tasks]
 
 
 FORGED = [
@@ -563,7 +565,7 @@ async def test_responses_in_a_channel_are_recorded_for_each_person(channel: Card
         assert body["type"] == MESSAGE
         assert body["value"].startswith("Retry: recorded on ")
         assert (await card_user.invoke("retry", data))["value"].startswith("Already recorded on ")
-    assert {each["data"]["user"]["id"] for each in await published_responses(ada.herald)} == {
+    assert {each["data"]["user"]["id"] for each in await reported_responses(ada.herald)} == {
         ada.person.object_id,
         ben.person.object_id,
     }
@@ -612,7 +614,7 @@ async def save_preferences(card_user: CardUser, card: dict[str, Any], **typed: s
 async def test_all_fields_of_the_preferences_card_are_saved(ada: CardUser) -> None:
     herald = ada.herald
     await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{ada.person.object_id}")
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant,
         ReferenceKind.USER,
         ada.person.object_id,
@@ -668,7 +670,7 @@ async def test_repeated_click_does_not_undo_newer_changes(ada: CardUser) -> None
     _, card = await ada.receive_notification()
     stopped = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.load_preferences()).categories == {"builds": Mode.OFF}
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
     again = await ada.click(card, action_verbs.STOP, **first)
@@ -685,7 +687,7 @@ async def test_repeated_save_does_not_undo_newer_changes(ada: CardUser) -> None:
     saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
     await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.load_preferences()).quiet == "18:00-08:00"
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)

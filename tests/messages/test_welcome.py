@@ -17,7 +17,7 @@ from shared.cards.validation import find_faults
 from shared.preferences.categories import Categories, Category
 from shared.states import Mode, ReferenceKind
 from shared.time.localtime import load_zone, to_wall_time
-from tests.messages.users import CardUser, card_lines, card_text, has_button, published_responses, serve_endpoint
+from tests.messages.users import CardUser, card_lines, card_text, has_button, reported_responses, serve_endpoint
 from tests.support.herald import Herald
 
 WITH_WELCOME = Categories([Category(name="welcome", title="Welcome")])
@@ -206,7 +206,7 @@ async def test_welcome_is_in_the_language_of_the_person(app: App, people: Sequen
     assert card_lines(card)[0] == "Willkommen bei Herald"
 
 
-async def test_sample_is_sent_once_and_publishes_no_responses(app: App, people: Sequence[PersonView]) -> None:
+async def test_sample_is_sent_once_and_reports_no_responses(app: App, people: Sequence[PersonView]) -> None:
     ada = people[0]
     card_user = app.card_user(ada)
     await app.receive("install", person=ada.object_id)
@@ -219,7 +219,7 @@ async def test_sample_is_sent_once_and_publishes_no_responses(app: App, people: 
         await card_user.click(sample, verb)
     assert "Acknowledged on " in card_text(await card_user.click(sample, action_verbs.ACKNOWLEDGE))
     assert "You requested it." in card_lines(await card_user.click(sample, action_verbs.WHY))
-    assert await published_responses(app.herald) == []
+    assert await reported_responses(app.herald) == []
 
 
 async def test_pause_of_the_welcome_ends_tomorrow_and_does_not_shorten_a_longer_one(
@@ -237,7 +237,7 @@ async def test_pause_of_the_welcome_ends_tomorrow_and_does_not_shorten_a_longer_
     assert (wall.hour, wall.minute) == (9, 0)
     assert timedelta(0) < until - now <= timedelta(days=2)
     longer = until + timedelta(days=3)
-    await app.herald.services.conversations.prefer(
+    await app.herald.services.conversations.change_preferences(
         app.herald.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
     await card_user.click(card, action_verbs.PAUSE)

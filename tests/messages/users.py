@@ -94,7 +94,7 @@ class ChatUser:
         return await load_preferences(self.herald, self.person)
 
     async def store_preferences(self, preferences: Preferences) -> None:
-        await self.herald.services.conversations.prefer(
+        await self.herald.services.conversations.change_preferences(
             self.herald.tenant, ReferenceKind.USER, self.person.object_id, lambda _: preferences
         )
 
@@ -187,6 +187,6 @@ async def load_preferences(herald: Herald, person: PersonView) -> Preferences:
     return reference.preferences
 
 
-async def published_responses(herald: Herald) -> list[dict[str, Any]]:
+async def reported_responses(herald: Herald) -> list[dict[str, Any]]:
     queue = herald.outside_queues.get_queue_client(RESPONSES)
     return [json.loads(each.content) for each in await queue.peek_messages(32)]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.announcements import coming, following, zone_of
+from shared.announcements import next_occurrence, occurrences, schedule_zone
 from shared.contract.models import RECIPIENT, Announcement
 from shared.time.localtime import FIRST_ZONE, FIRST_ZONE_OFFSET, load_zone
 from tests.shared.clockchanges import ALL, ZONES
@@ -27,7 +27,7 @@ def announcement(**changes: Any) -> Announcement:
 
 
 def names(count: int, zone: str = "Europe/Berlin", **changes: Any) -> list[str]:
-    return [each.name for each in islice(coming(announcement(**changes), NOW, load_zone(zone)), count)]
+    return [each.name for each in islice(occurrences(announcement(**changes), NOW, load_zone(zone)), count)]
 
 
 def calendar(*events: str) -> str:
@@ -77,12 +77,12 @@ def test_an_rrule_counts_from_its_start() -> None:
 
 
 def test_one_for_each_ones_own_time_is_due_where_it_is_that_time_first() -> None:
-    zone = zone_of(announcement(timeZone=RECIPIENT), "Europe/Berlin")
-    found = following(announcement(timeZone=RECIPIENT), NOW, zone)
+    zone = schedule_zone(announcement(timeZone=RECIPIENT), "Europe/Berlin")
+    found = next_occurrence(announcement(timeZone=RECIPIENT), NOW, zone)
     assert found
     assert (found.name, found.at) == ("2026-12-21T09:00", datetime(2026, 12, 20, 19, tzinfo=UTC))
-    assert zone_of(announcement(), "Europe/Berlin") == load_zone("Europe/Berlin")
-    assert zone_of(announcement(timeZone="Asia/Tokyo"), "Europe/Berlin") == load_zone("Asia/Tokyo")
+    assert schedule_zone(announcement(), "Europe/Berlin") == load_zone("Europe/Berlin")
+    assert schedule_zone(announcement(timeZone="Asia/Tokyo"), "Europe/Berlin") == load_zone("Asia/Tokyo")
 
 
 @pytest.mark.parametrize("places", ZONES)
@@ -98,7 +98,7 @@ def test_nowhere_are_clocks_further_ahead_than_in_the_first_zone(places: list[st
 @given(st.sampled_from(ALL), st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)))  # noqa: DTZ001 (wall times)
 def test_a_daily_one_comes_in_every_zone_after_each_moment_and_each_name_once(zone: str, moment: datetime) -> None:
     after = moment.replace(tzinfo=UTC)
-    found = list(islice(coming(announcement(), after, load_zone(zone)), 3))
+    found = list(islice(occurrences(announcement(), after, load_zone(zone)), 3))
     assert len({each.name for each in found}) == 3
     assert after < found[0].at < found[1].at < found[2].at
 

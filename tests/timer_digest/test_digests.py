@@ -192,7 +192,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
     )
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
