@@ -86,7 +86,7 @@ def _parse_options() -> argparse.Namespace:
     options.data = options.data or (None if options.clock else ROOT / ".local" / "azurite")
     if options.clock:
         try:
-            clock.moved(clock.setting(options.clock, options.speed))
+            clock.parse_clock(clock.format_clock(options.clock, options.speed))
         except ValueError as error:
             parser.error(f"--clock must be a time such as 2027-03-28T00:55Z, and --speed a number over 0: {error}")
     return options
@@ -122,7 +122,7 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
     }
     clock_start = clock.real_time() + CLOCK_START_DELAY
     if options.clock:
-        app_settings["HERALD_CLOCK"] = clock.setting(options.clock, options.speed, clock_start)
+        app_settings["HERALD_CLOCK"] = clock.format_clock(options.clock, options.speed, clock_start)
     run(host := FunctionHost(options.logs, app_settings, port=options.host_port))
     stack.callback(_print, "Stopping")
 

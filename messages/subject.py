@@ -62,7 +62,7 @@ class PreferenceSubject:
             self.services.categories,
             zone=self.zone_of(preferences).key,
             zone_source=self.describe_zone_source(preferences),
-            digest=self.services.settings.default_digest,
+            default_digest=self.services.settings.default_digest,
             now=self.services.clock(),
             locale=self.locale,
             **options,

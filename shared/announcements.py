@@ -118,7 +118,7 @@ def next_occurrence(announcement: Announcement, after: datetime, zone: ZoneInfo)
 
 def occurrences(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
     """Yield the occurrences in `zone` strictly after an instant, in order; often without end."""
-    return _recurrence(announcement, to_wall_time(after, zone)).coming(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences(after, zone)
 
 
 def recipient_occurrences(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
@@ -127,7 +127,7 @@ def recipient_occurrences(announcement: Announcement, after: datetime, zone: Zon
     Each wall time is a notification of its own, since the clocks of `FIRST_ZONE` skip none. Those that the clocks of
     `zone` skip all come at the end of the gap.
     """
-    return _recurrence(announcement, to_wall_time(after, zone)).each_wall(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences_by_wall_time(after, zone)
 
 
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:

@@ -32,7 +32,7 @@ from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
 from shared.teams.rate_limiter import RateLimiter
 from shared.teams.tokens import Tokens
-from shared.time.clock import moved, real_time
+from shared.time.clock import parse_clock, real_time
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
@@ -141,6 +141,6 @@ async def get_services() -> Services:
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
         configured = settings.load_settings()
-        clock = moved(configured.clock)
+        clock = parse_clock(configured.clock)
         _opening = asyncio.create_task(open_services(configured, open_storage(), clock, real_time))
     return await asyncio.shield(_opening)

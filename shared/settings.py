@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.states import SettingsError
-from shared.time.clock import moved
+from shared.time.clock import parse_clock
 from shared.time.localtime import load_zone
 
 #: Where Teams publishes the keys that sign its tokens, and their issuer (Bot Connector authentication, "Authenticate
@@ -78,13 +78,13 @@ class Settings(BaseModel):
     @field_validator("clock")
     @classmethod
     def _clock_is_valid(cls, value: str) -> str:
-        moved(value)
+        parse_clock(value)
         return value
 
     @field_validator("default_digest")
     @classmethod
     def _digest_is_valid(cls, value: str) -> str:
-        return str(DigestRule.parse(value))
+        return str(DigestSchedule.parse(value))
 
     @field_validator("openid_metadata_url", "token_issuer", "oauth_scope", mode="before")
     @classmethod

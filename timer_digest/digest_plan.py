@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.preferences.delivery_rules import quiet_until
-from shared.preferences.digest_schedule import DigestRule, Slot
+from shared.preferences.digest_schedule import DigestSchedule, DigestTime
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.records import HeldDelivery
@@ -23,8 +23,8 @@ from timer_digest.thread_groups import DigestEntry, group_by_priority, limit_gro
 MAX_SEPARATE_MESSAGES = 5
 #: Most deliveries in one digest.
 MAX_DIGEST_ITEMS = 200
-#: How far back a slot that had no digest is looked for. Every schedule has a slot at least once a week.
-MAX_SLOT_AGE = timedelta(days=15)
+#: How far back a scheduled time that had no digest is looked for. Every schedule has one at least once a week.
+MAX_DIGEST_AGE = timedelta(days=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,16 @@ class ReleasedItem:
 class DigestPlan:
     """`release`: send now. `hold`: keep until `next_at`. `digest`: include in the next digest.
 
-    `more` is the number of deliveries left for the digest after this one, None if that one follows at once. `slot` is
-    the scheduled time of this digest, None for one out of schedule. `next_at` is the time of the next scheduled digest,
-    None if there is none.
+    `more` is the number of deliveries left for the digest after this one, None if that one follows at once.
+    `digest_time` is the scheduled time of this digest, None for one out of schedule. `next_at` is the time of the next
+    scheduled digest, None if there is none.
     """
 
     release: Sequence[ReleasedItem]
     hold: Sequence[HeldDelivery] = ()
     digest: Sequence[tuple[HeldDelivery, DigestEntry]] = ()
     more: int | None = 0
-    slot: Slot | None = None
+    digest_time: DigestTime | None = None
     next_at: datetime | None = None
 
 
@@ -59,7 +59,7 @@ class DigestPreferences:
     preferences: Preferences
     zone: ZoneInfo
     language: str
-    rule: DigestRule
+    schedule: DigestSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def plan_digest(
     final_states: Mapping[Delivery, DeliveryState],
     *,
     is_due: bool,
-    slot: Slot | None,
+    digest_time: DigestTime | None,
     next_at: datetime | None,
 ) -> DigestPlan:
     """Plan what to do with `items`, of which `hold` are held further and `chosen` are for a digest.
@@ -116,27 +116,30 @@ def plan_digest(
     release = [ReleasedItem(item, ended.get(item.delivery)) for item in items if item.delivery not in staying]
     item_of = {each.entry.delivery: each.item for each in chosen}
     digest = [(item_of[entry.delivery], entry) for group in groups[:fit] for entry in group]
-    return DigestPlan(release, hold, digest, sum(map(len, groups[fit:])) if is_due else None, slot, next_at)
+    return DigestPlan(release, hold, digest, sum(map(len, groups[fit:])) if is_due else None, digest_time, next_at)
 
 
 def digest_times(
     since: datetime | None, digest_preferences: DigestPreferences, now: datetime, last: date | None
-) -> tuple[Slot | None, datetime | None]:
-    """Return the slot whose digest is due at `now`, or None, and the time of the next digest; quiet hours defer it.
+) -> tuple[DigestTime | None, datetime | None]:
+    """Return the scheduled time whose digest is due at `now`, or None, and the time of the next; quiet hours defer it.
 
     `since` is when the oldest held delivery became eligible, None if there is none; `last` is the local date of the
     last scheduled digest.
     """
-    slot = newest_slot(digest_preferences.rule, since, now, digest_preferences.zone, last) if since else None
-    if slot and (quiet := quiet_until(digest_preferences.preferences, now, digest_preferences.zone)):
+    schedule, zone = digest_preferences.schedule, digest_preferences.zone
+    due = newest_digest_time(schedule, since, now, zone, last) if since else None
+    if due and (quiet := quiet_until(digest_preferences.preferences, now, zone)):
         return None, quiet
-    following = digest_preferences.rule.following(now, digest_preferences.zone, slot.date if slot else last)
-    return slot, following.at if following else None
+    following = schedule.next_time(now, zone, due.date if due else last)
+    return due, following.at if following else None
 
 
-def newest_slot(rule: DigestRule, since: datetime, now: datetime, zone: ZoneInfo, last: date | None) -> Slot | None:
-    """Return the newest slot after `since` and not after `now` whose local date is after `last`, or None."""
-    newest, after = None, max(since, now - MAX_SLOT_AGE)
-    while (slot := rule.following(after, zone, last)) and slot.at <= now:
-        newest, after = slot, slot.at
+def newest_digest_time(
+    schedule: DigestSchedule, since: datetime, now: datetime, zone: ZoneInfo, last: date | None
+) -> DigestTime | None:
+    """Return the newest scheduled time after `since` and not after `now` whose date is after `last`, or None."""
+    newest, after = None, max(since, now - MAX_DIGEST_AGE)
+    while (found := schedule.next_time(after, zone, last)) and found.at <= now:
+        newest, after = found, found.at
     return newest

@@ -76,7 +76,7 @@ async def send_digest(
     made = replace(
         state,
         number=number,
-        last=plan.slot.date if plan.slot else state.last,
+        last=plan.digest_time.date if plan.digest_time else state.last,
         before=state.last,
         included=[entry.delivery for group in included for entry in group],
     )
@@ -176,6 +176,6 @@ def _compose(
     groups: Sequence[ThreadGroup],
     more: int | None,
 ) -> tuple[int, int | None, bytes]:
-    limit, has_schedule = services.settings.max_activity_bytes, bool(digest_preferences.rule.days)
+    limit, has_schedule = services.settings.max_activity_bytes, bool(digest_preferences.schedule.days)
     zone, language = digest_preferences.zone, digest_preferences.language
     return compose(groups, task.recipient, zone, language, more, held=not has_schedule, limit=limit)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from shared.cards.texts import language_of
 from shared.concurrency import gather_limited
-from shared.preferences.delivery_rules import digest_rule, evaluate, without_holds
+from shared.preferences.delivery_rules import evaluate, parse_digest_schedule, without_holds
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DigestState, HeldDelivery
 from shared.services import Services
@@ -40,8 +40,8 @@ async def read_plan(
     for_digest = [item for item in items if item.reason is Reason.DIGEST]
     others = [item for item in items if item.reason is not Reason.DIGEST]
     evaluated = await _evaluate(services, digest_preferences, now, others)
-    slot, next_at = digest_times(first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last)
-    is_due = slot is not None or task.task is Task.DIGEST_NOW
+    digest_time, next_at = digest_times(first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last)
+    is_due = digest_time is not None or task.task is Task.DIGEST_NOW
     hold = for_digest
     if is_due or not next_at or task.task is Task.RECONSIDER:
         again = await _evaluate(services, digest_preferences, now, for_digest)
@@ -50,18 +50,18 @@ async def read_plan(
     chosen = choose_items(evaluated, is_due=is_due)
     final_states = await _final_states(services, task, [each.entry for each in chosen])
     ordered = [*others, *for_digest]
-    return plan_digest(ordered, hold, chosen, final_states, is_due=is_due, slot=slot, next_at=next_at)
+    return plan_digest(ordered, hold, chosen, final_states, is_due=is_due, digest_time=digest_time, next_at=next_at)
 
 
 async def digest_preferences_of(services: Services, task: RecipientTask) -> DigestPreferences:
     """Return the current preferences of the recipient of `task`; for `digest now`, without pause and quiet hours."""
     settings, reference = services.settings, await services.conversations.get_recipient(task.tenant, task.recipient)
     preferences = reference.preferences
-    rule = digest_rule(preferences.digest or settings.default_digest)
+    schedule = parse_digest_schedule(preferences.digest or settings.default_digest)
     if task.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     language = language_of(preferences.locale, reference.locale)
-    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, rule)
+    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, schedule)
 
 
 async def _evaluate(

@@ -20,7 +20,7 @@ from messages.card_actions.save_preferences import save_preferences, show_prefer
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
 from shared.cards.texts import text_of
-from shared.preferences.preferences import TooMany
+from shared.preferences.preferences import TooManyPreferences
 from shared.services import Services
 from shared.storage.markers import clicks
 
@@ -89,7 +89,7 @@ async def _run(context: ActionContext, *, is_repeat: bool) -> ActionAnswer:
         if is_repeat:
             return await context.answer_privately(bound, context.text("done.repeated"))
         return await BUTTON_HANDLERS.get(action.verb, record_response)(context, bound)
-    except TooMany as too_many:
+    except TooManyPreferences as too_many:
         raise ActionRefused("refused.tooMany", reason=too_many) from None
     except TooLarge:  # the size limit was lowered after the card was sent
         raise ActionRefused("refused") from None

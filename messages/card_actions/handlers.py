@@ -15,12 +15,12 @@ from messages.card_actions.responses import ResponseTooLong, record_and_report
 from messages.card_actions.snooze import ExpiresTooSoon, send_sample, snooze
 from shared import publishing
 from shared.cards import action_verbs, refreshed
-from shared.preferences.pause import pause_until
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.states import Mode, Purpose
 
 MUTE_DURATION = timedelta(days=7)
-#: When a snoozed message is sent again, by verb, in the form that `pause_until` parses.
+#: When a snoozed message is sent again, by verb, in the form that `parse_pause` parses.
 SNOOZE_TIMES = {action_verbs.SNOOZE_HOUR: "1h", action_verbs.SNOOZE_TOMORROW: "tomorrow"}
 #: End of the pause that the button of the welcome card starts, in the same form.
 WELCOME_PAUSE = "tomorrow"
@@ -86,7 +86,7 @@ async def _stop(context: ActionContext, bound: BoundAction) -> ActionAnswer:
 
 async def _snooze(context: ActionContext, bound: BoundAction) -> ActionAnswer:
     verb = context.action.verb
-    time = pause_until(SNOOZE_TIMES[verb], context.services.clock(), context.zone)
+    time = parse_pause(SNOOZE_TIMES[verb], context.services.clock(), context.zone)
     try:
         due = await snooze(context.services, context.verified, bound, verb, time)
     except ExpiresTooSoon:
@@ -100,7 +100,7 @@ async def _send_sample(context: ActionContext, bound: BoundAction) -> ActionAnsw
 
 
 async def _pause(context: ActionContext, bound: BoundAction) -> ActionAnswer:
-    until = pause_until(WELCOME_PAUSE, context.services.clock(), context.zone)
+    until = parse_pause(WELCOME_PAUSE, context.services.clock(), context.zone)
 
     def pause(preferences: Preferences) -> Preferences:
         is_longer = preferences.paused_until and preferences.paused_until > until

@@ -21,8 +21,8 @@ from shared.cards.preferences import (
 )
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
@@ -70,7 +70,7 @@ def apply_fields(
         if value == KEEP_PAUSE or field_values(stored, categories, now)[PAUSED_UNTIL] != shown.get(PAUSED_UNTIL):
             return preferences
         zone = load_zone(preferences.time_zone or default_zone)
-        until = None if value == END_PAUSE else pause_until(PAUSE_CHOICES.get(value, value), now, zone)
+        until = None if value == END_PAUSE else parse_pause(PAUSE_CHOICES.get(value, value), now, zone)
         return replace(preferences, paused_until=until)
 
     category_fields: dict[str, ApplyField] = {
@@ -124,7 +124,7 @@ _FIELDS: Mapping[str, ApplyField] = {
     "stopped": lambda old, value: replace(old, stopped=value == TOGGLE_ON),
     "time_zone": lambda old, value: replace(old, time_zone=load_zone(value).key if value else ""),
     "quiet": _apply_quiet_hours,
-    "digest": lambda old, value: replace(old, digest=str(DigestRule.parse(value)) if value else ""),
+    "digest": lambda old, value: replace(old, digest=str(DigestSchedule.parse(value)) if value else ""),
     "locale": lambda old, value: replace(old, locale=value if value in LANGUAGES else ""),
     "own_actions": lambda old, value: replace(old, own_actions=value == TOGGLE_ON),
     "unmute": lambda old, value: replace(old, mutes={} if value == TOGGLE_ON else old.mutes),

@@ -17,9 +17,9 @@ from shared.cards import replies
 from shared.cards.replies import CommandReply, ReplyLine, quote
 from shared.cards.texts import format_time
 from shared.preferences.delivery_rules import next_digest
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
-from shared.preferences.preferences import FOREVER, Preferences, TooMany
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
+from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.states import ReferenceKind
@@ -47,7 +47,7 @@ async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any
         return subject.draw_card(await subject.preferences())
     try:
         reply = await _HANDLERS[command.verb](subject, parsed.argument)
-    except (CommandRefused, TooMany) as refused:
+    except (CommandRefused, TooManyPreferences) as refused:
         reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(command)])
     return replies.draw_reply_card(reply)
 
@@ -97,7 +97,7 @@ async def _subscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
         await subject.update(
             lambda old: old if _same_topics(old, topic) else old.with_topic(topic), reevaluate=False
         )
-    except TooMany as too_many:
+    except TooManyPreferences as too_many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise CommandRefused(str(too_many)) from None
     return CommandReply("Subscribed", [("Topic", topic)])
@@ -145,7 +145,7 @@ async def _pause(subject: PreferenceSubject, argument: str) -> CommandReply:
     def pause(old: Preferences) -> Preferences:
         nonlocal until
         if argument:
-            until = _parse_argument(lambda text: pause_until(text, now, subject.zone_of(old)), argument)
+            until = _parse_argument(lambda text: parse_pause(text, now, subject.zone_of(old)), argument)
         return replace(old, paused_until=until)
 
     preferences = await subject.update(pause)
@@ -187,23 +187,23 @@ async def _digest(subject: PreferenceSubject, argument: str) -> CommandReply:
         return await _digest_now(subject)
     if argument:
         try:
-            rule = str(DigestRule.parse(argument))
+            schedule = str(DigestSchedule.parse(argument))
         except ValueError as error:
             raise CommandRefused(
                 f"{error}; “digest now” sends it now. “preferences” chooses which categories are in it."
             ) from None
-        preferences = await subject.update(lambda old: replace(old, digest=rule))
+        preferences = await subject.update(lambda old: replace(old, digest=schedule))
     else:
         preferences = await subject.preferences()
-    rule = preferences.digest or subject.services.settings.default_digest
-    if rule == "off":
+    schedule = preferences.digest or subject.services.settings.default_digest
+    if schedule == "off":
         return CommandReply("Digest: off", [("", "Notifications for the digest are delivered immediately.")])
     next_time = await _find_next_digest(subject, preferences)
     lines = [_zone_line(subject, preferences)]
     if next_time:
         time = format_time(next_time, subject.zone_of(preferences), long=True)
         lines.insert(0, ("Next", f"{time}, unless it is empty"))
-    return CommandReply(f"Digest: {rule}", lines)
+    return CommandReply(f"Digest: {schedule}", lines)
 
 
 async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:

@@ -83,9 +83,7 @@ def _calendar(text: str) -> str:
 def _conversation(text: str) -> str:
     _, thread, message = text.partition(";messageid=")
     if thread and not _MESSAGE_ID.fullmatch(message):
-        raise ValueError(
-            "must have the id of a message after ;messageid=: at most 32 letters, digits and . _ ~ -"
-        )
+        raise ValueError("must have the id of a message after ;messageid=: at most 32 letters, digits and . _ ~ -")
     return text
 
 

@@ -214,7 +214,7 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
     await card.get_by_label("Quiet hours").fill("whenever")
     await screen.press(card, "Save")
-    await expect(card).to_contain_text("'whenever' is no day of the week")
+    await expect(card).to_contain_text("'whenever' is not a day of the week")
     await expect(card).to_contain_text("Not saved yet")
     assert await screen.preferences() == before
 

@@ -53,7 +53,7 @@ UPSTREAM_CARD = {
         {"type": "Action.Execute", "title": "No", "verb": "reject", "data": {"request": 7}},
     ],
 }
-ZONE, WEEK = load_zone("Europe/Berlin"), timedelta(days=7)
+ZONE = load_zone("Europe/Berlin")
 
 
 async def load_rows(herald: Herald, table: str) -> list[dict[str, Any]]:
@@ -713,7 +713,7 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in card_lines({"body": [at["time_zone"]]})[0]
-    assert "is no day of the week" in card_lines({"body": [at["quiet"]]})[0]
+    assert "is not a day of the week" in card_lines({"body": [at["quiet"]]})[0]
     assert card_lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
