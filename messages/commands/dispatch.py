@@ -1,7 +1,7 @@
 """Run the command in a message, and answer it through the queues.
 
 In a personal chat a command is about the person. From a group chat or channel Teams forwards only messages that mention
-the bot: such a command is about that chat or channel, whoever writes it, and is answered in its thread.
+the bot: such a command is about that chat or channel, no matter who writes it, and is answered in its thread.
 
 A repeated activity finds the stored answer, so that its command is not run again.
 """

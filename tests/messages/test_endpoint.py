@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from messages.activity.schema import MAX_ID_CHARS, Activity
+from messages.activity.schema import MAX_ID_CHARS, MAX_VALUE_DEPTH, Activity
 from messages.activity.verified import VerifiedActivity
 from messages.auth.admission import is_local_caller
 from messages.endpoint import MAX_BODY_BYTES, Endpoint, open_endpoint
@@ -151,6 +151,14 @@ INVALID_BODIES: dict[str, object] = {
 @pytest.mark.parametrize("name", INVALID_BODIES)
 async def test_400_for_a_body_that_is_not_an_activity(closed_endpoint: Endpoint, name: str) -> None:
     await assert_refused(closed_endpoint, 400, INVALID_BODIES[name])
+
+
+@pytest.mark.parametrize(("depth", "status"), [(MAX_VALUE_DEPTH, 200), (MAX_VALUE_DEPTH + 1, 400)])
+async def test_nesting_of_value_is_limited(endpoint: Endpoint, depth: int, status: int) -> None:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    assert (await post(endpoint, message_json(value=value)))[0] == status
 
 
 @pytest.mark.parametrize(
