@@ -94,9 +94,7 @@ async def _subscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
     # The subscription first: if the worker stops in between, the recipient gets the topic and can unsubscribe.
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
-        await subject.update(
-            lambda old: old if _same_topics(old, topic) else old.with_topic(topic), reevaluate=False
-        )
+        await subject.update(lambda old: old if _same_topics(old, topic) else old.with_topic(topic), reevaluate=False)
     except TooManyPreferences as too_many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise CommandRefused(str(too_many)) from None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.cold import LAZY, MODELS, ROOT, SETTINGS
+from benchmarks.cold import LAZY_MODELS, LAZY_MODULES, ROOT, SETTINGS
 
 
 def after_start(expression: str) -> Any:
@@ -27,9 +27,9 @@ def after_start(expression: str) -> Any:
 
 
 def test_the_start_loads_nothing_that_only_some_messages_need() -> None:
-    assert after_start(f"[name for name in {LAZY!r} if name in sys.modules]") == []
+    assert after_start(f"[name for name in {LAZY_MODULES!r} if name in sys.modules]") == []
 
 
 def test_the_start_builds_no_model_of_the_contract() -> None:
-    built = f"[name for name in {MODELS!r} if getattr(contract, name).__pydantic_complete__]"
+    built = f"[name for name in {LAZY_MODELS!r} if getattr(contract, name).__pydantic_complete__]"
     assert after_start(built) == []

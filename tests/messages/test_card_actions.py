@@ -720,7 +720,9 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     await save_preferences(ada, after, time_zone="Europe/Berlin", quiet="", default="declared")
     stored = await ada.load_preferences()
     assert (stored.time_zone, stored.digest, stored.categories) == (
-        "Europe/Berlin", "daily 09:00", {"builds": Mode.OFF}
+        "Europe/Berlin",
+        "daily 09:00",
+        {"builds": Mode.OFF},
     )
 
 

@@ -328,7 +328,7 @@ async def test_digest_now_is_enqueued_for_digest_items_held_by_a_pause(chat: Cha
 
 
 async def test_digest_now_while_a_digest_is_being_sent_says_that_newer_items_are_in_the_next_one(
-    chat: ChatUser
+    chat: ChatUser,
 ) -> None:
     await chat.herald.know(chat.person)
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))

@@ -211,9 +211,7 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
         {
             TEAM_ROW: (TEAM_DATA, ReferenceStatus.ACTIVE),
             GROUP_ROW: ({"team": TEAM}, None),
-            (ReferenceKind.CONVERSATION, CHANNEL): (
-                channel_data(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE
-            ),
+            (ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE),
             ADA_ROW: (ADA_DATA | CLIENT, None),
         },
     ),

@@ -166,9 +166,7 @@ async def test_new_time_zone_reevaluates_held_deliveries(receive: Receive, queue
     )
 
 
-async def test_first_time_zone_of_a_person_reevaluates_held_deliveries(
-    receive: Receive, queues: AsyncMock
-) -> None:
+async def test_first_time_zone_of_a_person_reevaluates_held_deliveries(receive: Receive, queues: AsyncMock) -> None:
     await receive(message_json(**channel_fields(), localTimezone="Asia/Tokyo"))
     assert queues.enqueue_recipient.await_args_list == [
         call(RecipientTask(TENANT, f"u:{ADA}", Task.RECONSIDER), RECHECK_DELAY_SECONDS)
@@ -295,9 +293,11 @@ async def test_status_of_a_team_is_stored_in_the_team_row_only(receive: Receive,
         "conversationUpdate", membersAdded=[{"id": BOT}], **channel_fields(eventType="teamMemberAdded")
     )
     await receive(added)
-    await receive(at_minute(
-        1, message_json(**channel_fields(f"{CHANNEL};messageid=1", channel={"id": CHANNEL, "name": "Deployments"}))
-    ))
+    await receive(
+        at_minute(
+            1, message_json(**channel_fields(f"{CHANNEL};messageid=1", channel={"id": CHANNEL, "name": "Deployments"}))
+        )
+    )
     channel = await conversations.get(TENANT, ReferenceKind.CONVERSATION, CHANNEL)
     assert channel
     assert (channel.team, channel.name, channel.conversation_id) == (TEAM, "Deployments", CHANNEL)
