@@ -23,7 +23,7 @@ from botframework.connector.auth import (
 from benchmarks import host_meters
 from messages import functions
 from messages.auth.signing_keys import SigningKeys
-from messages.auth.token_verifier import Verifier
+from messages.auth.token_verifier import TokenVerifier
 from messages.endpoint import Endpoint
 from shared.settings import load_settings
 from shared.time.clock import real_time
@@ -62,7 +62,7 @@ def get_endpoint() -> Endpoint:
     """Return Herald's endpoint with a bot that does nothing; the caller must be in a running event loop."""
     settings = load_settings()
     keys = SigningKeys(settings.openid_metadata_url, aiohttp.ClientSession(), real_time)
-    verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
+    verifier = TokenVerifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
     return Endpoint(settings, verifier, ActivityHandler(), real_time)
 
 

@@ -148,9 +148,7 @@ async def _create_workload(teams: FakeTeams, ca_bundle: Path) -> Workload:
     )
 
 
-async def _run_contender(
-    teams: FakeTeams, workload: Path, contender: Contender, in_flight: int, messages: int
-) -> Run:
+async def _run_contender(teams: FakeTeams, workload: Path, contender: Contender, in_flight: int, messages: int) -> Run:
     await teams.reset()
     python = str(PEERS_PYTHON) if contender.is_peer else sys.executable
     with pin_processes(measured=True):
