@@ -16,9 +16,9 @@ from statistics import median, quantiles
 from benchmarks.operations import NOTHING_THERE
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage
-from local.fake_teams.api import Event, Growth
+from local.fake_teams.api import Growth, TeamsEvent
 from local.processes import FunctionHost
-from shared.queue_messages import ALL
+from shared.queue_messages import WORK_QUEUES
 from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
@@ -71,17 +71,17 @@ async def _measure(on: Stage, hosts: Sequence[FunctionHost], route: str, people:
     [endpoint] = [f"{host.url}/api/{route}" for host in hosts]
 
     ids = [person.object_id for person in there]
-    installs = [Event(kind="install", person=each, endpoint=endpoint) for each in ids]
-    messages = [Event(kind="message", person=each, text="status", endpoint=endpoint) for each in ids]
+    installs = [TeamsEvent(kind="install", person=each, endpoint=endpoint) for each in ids]
+    messages = [TeamsEvent(kind="message", person=each, text="status", endpoint=endpoint) for each in ids]
     installed = await _tell(on, hosts, installs)
     await _tell(on, hosts, messages)  # locale, zone and name are stored by the first
     return {INSTALL: installed, MESSAGE: await _tell(on, hosts, messages)}
 
 
-async def _tell(on: Stage, hosts: Sequence[FunctionHost], events: Sequence[Event]) -> Run:
+async def _tell(on: Stage, hosts: Sequence[FunctionHost], events: Sequence[TeamsEvent]) -> Run:
     before = await on.meters(hosts, reset=True)
     begun = time.monotonic()
-    answers = await on.teams.events(events, concurrency=IN_FLIGHT)
+    answers = await on.teams.send_events(events, concurrency=IN_FLIGHT)
     seconds = time.monotonic() - begun
     after = await on.meters(hosts)
     assert {answer.status for answer in answers} == {200}, {answer.status for answer in answers}
@@ -104,7 +104,7 @@ async def _clear_queues(on: Stage) -> None:
         service, tables = open_storage(on.environ)
         await stack.enter_async_context(service)
         await stack.enter_async_context(tables)
-        for name in ALL:
+        for name in WORK_QUEUES:
             await service.get_queue_client(name).clear_messages()
 
 

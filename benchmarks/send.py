@@ -26,7 +26,7 @@ from benchmarks.contenders.world import Chat, World
 from benchmarks.cores import pinned
 from benchmarks.report import Options, Report, Run, medians, ratio
 from local.fake_teams.client import FakeTeams
-from shared.cards.notification import activity
+from shared.cards.notification import render_activity
 from shared.contract.parsing import parse_stored
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +120,7 @@ def _bundle(teams: FakeTeams, folder: Path) -> Path:
 
 async def _world(teams: FakeTeams, trusted: Path) -> World:
     data = orjson.dumps({"recipients": [{"all": True}], "category": "benchmark", "content": CONTENT})
-    drawn = orjson.loads(activity(parse_stored(data), 100 * 1024))
+    drawn = orjson.loads(render_activity(parse_stored(data), 100 * 1024))
     settings = teams.settings
     asked = {
         "grant_type": "client_credentials",

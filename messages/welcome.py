@@ -15,9 +15,9 @@ from messages.activity.references import is_install, person_of, scope
 from messages.activity.verified import Event
 from shared import publishing
 from shared.cards.texts import language_of, text_of
-from shared.cards.welcome import welcome_card
+from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
-from shared.publishing import accept, shards
+from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import Mode, NotificationState, Purpose, ReferenceKind
@@ -49,7 +49,7 @@ async def _welcome_person(services: Services, event: Event) -> None:
     known = await services.conversations.get(event.tenant, ReferenceKind.USER, person)
     language = language_of(known.preferences.locale, known.locale) if known else language_of(event.incoming.locale)
     identifier = _identifier(event, person)
-    card = welcome_card(language, notification_key(event.tenant, SOURCE, identifier))
+    card = draw_welcome_card(language, notification_key(event.tenant, SOURCE, identifier))
     await publishing.post(
         services,
         tenant=event.tenant,
@@ -70,7 +70,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
     identifier = _identifier(event, there)
     key = notification_key(event.tenant, SOURCE, identifier)
     name = incoming.sender.name or (adder.name if adder else "")
-    card = welcome_card(language, key, place=await _place(services, event, language), adder=name)
+    card = draw_welcome_card(language, key, added_to=await _place(services, event, language), adder=name)
     data = _data({"team": there}, card, language)
     await accept(
         services,
@@ -83,7 +83,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
             data=data,
             state=NotificationState.ACCEPTED,
             created=services.clock(),
-            shards=shards(parse_stored(data).recipients),
+            shards=shard_count(parse_stored(data).recipients),
             purpose=Purpose.WELCOME,
         ),
     )

@@ -84,7 +84,7 @@ async def _some(
         return await _members(services, tenant, audience.team, after, limit)
     if isinstance(audience, TopicRecipient):
         return await services.topics.subscribers(tenant, audience.topic, after, limit)
-    ids, after = await services.conversations.people(tenant, after, limit)
+    ids, after = await services.conversations.list_people(tenant, after, limit)
     return [f"u:{each}" for each in ids], after
 
 

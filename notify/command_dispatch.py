@@ -19,16 +19,16 @@ from notify.validation import check_form
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Command, CommandTarget, DeadLetterSelection, Schedule
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
-from shared.queue_messages import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
+from shared.queue_messages import MESSAGES, Delivery, Expansion, NewerVersion, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.markers import cancellation, snoozes
-from shared.storage.notifications import MAX_AGE, StoredNotification, notification_key
+from shared.storage.notifications import MAX_CACHE_SECONDS, StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: Seconds until all processes have seen what became of a notification, with what they had begun to send.
-SETTLED = 2 * MAX_AGE
+SETTLED = 2 * MAX_CACHE_SECONDS
 #: Dead letters that one command puts back.
 MAX_DEAD_LETTERS = 1000
 
@@ -51,7 +51,7 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
     keys = await _meant(services, command.target, tenant)
     if command.command != "reschedule":
         # Whoever asked to see it again is not to see what was called off, or is not true any more.
-        keys = [*keys, *[copy for key in keys for copy in await services.markers.of(snoozes(key))]]
+        keys = [*keys, *[copy for key in keys for copy in await services.markers.list(snoozes(key))]]
     found = [each for key in keys if (each := await services.notifications.get(key))]
     if not found:
         raise MessageRefused("unknown", [Fault(f"{data}/target", "there is no such notification")])
@@ -67,7 +67,7 @@ async def control(services: Services, command: Command, tenant: str, data: str) 
 
 async def _meant(services: Services, target: CommandTarget, tenant: str) -> Sequence[str]:
     if target.cancellation_key:
-        return await services.markers.of(cancellation(tenant, target.cancellation_key))
+        return await services.markers.list(cancellation(tenant, target.cancellation_key))
     return [notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))]
 
 
@@ -161,7 +161,7 @@ async def _change(
 
 
 async def _redrive_letters(services: Services, asked: DeadLetterSelection, data: str) -> None:
-    letters = await services.dead_letters.of(asked.queue, asked.key, asked.reason, MAX_DEAD_LETTERS)
+    letters = await services.dead_letters.find(asked.queue, asked.key, asked.reason, MAX_DEAD_LETTERS)
     if not letters:
         raise MessageRefused("unknown", [Fault(f"{data}/target/deadLetters", "there is no such dead letter")])
     for letter in letters:
@@ -175,7 +175,7 @@ async def _put_back(services: Services, queue: str, body: bytes) -> None:
     """Put what was given up back on its queue, with all its chances; what it had led to is taken back before."""
     try:
         message = MESSAGES[queue].decode(body)
-    except (KeyError, Newer, Unreadable, MessageRefused):  # upstream's, or none of ours
+    except (KeyError, NewerVersion, Unreadable, MessageRefused):  # upstream's, or none of ours
         await services.queues.put(queue, body.decode())
         return
     if isinstance(message, Delivery):

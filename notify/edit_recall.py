@@ -11,7 +11,7 @@ from notify.progress import watch
 from notify.recipients import resolve
 from shared.queue_messages import Delivery, Task
 from shared.records import DeliveryRecord
-from shared.rendering import rendered
+from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage.notifications import StoredNotification
@@ -55,7 +55,7 @@ async def amend(services: Services, notification: StoredNotification, message: D
     elif recall:
         outcome = await services.connector.delete(route, where, what)
     else:
-        activity = rendered(services, notification)
+        activity = render_notification(services, notification)
         outcome = await services.connector.update(route, where, what, activity)
         if await threads.newer(services, notification, message.recipient, what):
             outcome = await threads.show_again(services, notification, message.recipient, route)
@@ -78,6 +78,6 @@ async def _note(services: Services, message: Delivery, known: DeliveryRecord, re
         now, was = services.real_time(), DeliveryState.SENT
         # The stored counts of what has ended do not know of this: the watch counts anew, however late it is.
         await watch(services, message.notification)
-        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, was=was, now=now)
+        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=was, now=now)
     else:
         await services.deliveries.revise(message, known.etag, revision)

@@ -10,7 +10,16 @@ from datetime import timedelta
 from notify.expansion import LISTED
 from notify.progress import finish
 from shared.contract.faults import Fault, MessageRefused
-from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, RecipientTask, Task, Unreadable
+from shared.queue_messages import (
+    MESSAGES,
+    NOTIFICATIONS,
+    Delivery,
+    Expansion,
+    NewerVersion,
+    RecipientTask,
+    Task,
+    Unreadable,
+)
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, NotificationState, Purpose, Reason
 from shared.storage.markers import welcomed
@@ -32,7 +41,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
         return
     try:
         message = MESSAGES[queue].decode(body)
-    except (Newer, Unreadable, MessageRefused):
+    except (NewerVersion, Unreadable, MessageRefused):
         await _give_up(services, queue, body, message_id)
         return
     if message.poison_retries < MAX_POISON_RETRIES:
@@ -53,7 +62,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
 async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
     """The same for a message of upstream's, in which there is no place to count its chances: they are marked."""
     what = f"chances;{hashlib.sha256(body).hexdigest()}"
-    used = await services.markers.of(what)
+    used = await services.markers.list(what)
     if len(used) >= MAX_POISON_RETRIES:
         await _give_up(services, NOTIFICATIONS, body, message_id)
         for chance in used:  # or it had none when it is redriven

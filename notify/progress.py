@@ -11,7 +11,7 @@ import orjson
 
 from shared.queue_messages import Expansion, Sweep, Task
 from shared.services import Services
-from shared.states import OPEN, DeliveryState, NotificationState
+from shared.states import DeliveryState, NotificationState
 from shared.storage import timers
 from shared.storage.deliveries import shard_names
 from shared.storage.notifications import StoredNotification
@@ -40,8 +40,8 @@ async def finish(services: Services, key: str) -> bool:
     if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
         notification = await services.notifications.get(key)
     while notification and notification.state in _LISTED:
-        counts = await services.deliveries.counts(key, notification.shards)
-        if counts[OPEN] or _final(counts) == notification.counts:
+        counts = await services.deliveries.final_counts(key, notification.shards)
+        if counts is None or _final(counts) == notification.counts:
             return False
         try:
             await _store(services, notification, counts)
@@ -52,11 +52,11 @@ async def finish(services: Services, key: str) -> bool:
     return False
 
 
-async def finish_only(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
+async def finish_single(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
     """The same where there is one delivery, which ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
         with suppress(Conflict):  # it may have been opened again
-            await _store(services, notification, Counter([state.counted]))
+            await _store(services, notification, Counter([state.count_name]))
             return
     await finish(services, notification.key)
 
@@ -96,7 +96,7 @@ async def resume_stalled(services: Services, key: str) -> None:
         await services.queues.enqueue_expansion(Expansion(key, notification.page))
     elif notification.state in _LISTED:
         changed = await finish(services, key)
-        if (await services.deliveries.counts(key, notification.shards))[OPEN]:
+        if await services.deliveries.final_counts(key, notification.shards) is None:
             await sweep(services, notification, Task.WATCH)
         elif not changed:
             return

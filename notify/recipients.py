@@ -28,7 +28,7 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), load_zone(services.settings.default_time_zone))
-    reference, default = await conversations.of(tenant, recipient), services.settings.default_time_zone
+    reference, default = await conversations.get_recipient(tenant, recipient), services.settings.default_time_zone
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
         target = policy.person(reference, of_tenant)

@@ -27,7 +27,7 @@ async def arrange(services: Services, command: Command, tenant: str, data: str) 
     name, schedule = command.target.schedule or "", None
     while schedule is None:
         known = await services.schedules.get(tenant, name)
-        if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
+        if known and known.state is ScheduleState.ACTIVE and known.next_due <= services.clock():
             # What was due before this command goes by what was said until then.
             await announce_due(services, tenant, name)
             continue
@@ -71,12 +71,12 @@ async def _set(
                 name=name,
                 data=wanted,
                 state=ScheduleState.ACTIVE,
-                next=found.at,
+                next_due=found.at,
                 occurrence=found.name,
             )
         )
     state = ScheduleState.PAUSED if known.state is ScheduleState.PAUSED else ScheduleState.ACTIVE
-    return await services.schedules.change(known, data=wanted, state=state, next=found.at, occurrence=found.name)
+    return await services.schedules.change(known, data=wanted, state=state, next_due=found.at, occurrence=found.name)
 
 
 async def _turn(services: Services, command: str, known: StoredSchedule) -> StoredSchedule:

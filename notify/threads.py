@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from notify.policy import Target
 from shared.conversation_ids import channel_of
-from shared.rendering import rendered
+from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import ReferenceKind
 from shared.storage.notifications import StoredNotification
@@ -54,7 +54,7 @@ async def update(
     """
     thread = notification.content.thread
     assert thread
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while seen.newest <= at:
         try:
             told = replace(seen, newest=at, notification=notification.key)
@@ -79,7 +79,7 @@ async def show_again(services: Services, notification: StoredNotification, recip
     """Bring the card of the notification's thread to what is newest in it."""
     shows = await shown(services, notification, recipient)
     while shows and (newest := await services.notifications.get(shows.notification)):
-        outcome = await _put(services, route, shows, rendered(services, newest))
+        outcome = await _put(services, route, shows, render_notification(services, newest))
         after = await shown(services, notification, recipient)
         if outcome.verdict is not Verdict.DONE or (after and after.notification == newest.key):
             return outcome
@@ -106,7 +106,7 @@ async def keep(
     if thread is None:
         return
     activity, conversation = sent
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while seen is None or seen.newest <= at:
         root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
         now = StoredThread(

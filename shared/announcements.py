@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from shared.contract.models import RECIPIENT, Announcement
-from shared.publishing import accept, shards
+from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 async def announce_due(services: Services, tenant: str, name: str) -> None:
     """Turn each due occurrence of a schedule into a notification, in order, and set the timer for the next one."""
     schedule, now, stored = await services.schedules.get(tenant, name), services.clock(), 0
-    while schedule and schedule.state is ScheduleState.ACTIVE and schedule.next <= now:
-        after = schedule.next
+    while schedule and schedule.state is ScheduleState.ACTIVE and schedule.next_due <= now:
+        after = schedule.next_due
         if stored < MAX_MISSED_STORED or after >= _missed_before(services, schedule, now):
             await _announce_occurrence(services, schedule, now)
             stored += 1
@@ -65,13 +65,15 @@ async def advance_schedule(services: Services, schedule: StoredSchedule, after: 
     found = next_occurrence(schedule.announcement, after, zone)
     if found is None:
         return await services.schedules.change(schedule, state=ScheduleState.ENDED)
-    return await services.schedules.change(schedule, state=ScheduleState.ACTIVE, next=found.at, occurrence=found.name)
+    return await services.schedules.change(
+        schedule, state=ScheduleState.ACTIVE, next_due=found.at, occurrence=found.name
+    )
 
 
 async def set_timer(services: Services, schedule: StoredSchedule) -> None:
     """Set the timer for the next occurrence of a schedule that is active."""
     if schedule.state is ScheduleState.ACTIVE:
-        await services.timers.put(schedule.next, timers.OCCURRENCE, schedule.tenant, schedule.name)
+        await services.timers.put(schedule.next_due, timers.OCCURRENCE, schedule.tenant, schedule.name)
 
 
 def _missed_before(services: Services, schedule: StoredSchedule, now: datetime) -> datetime:
@@ -94,9 +96,9 @@ async def _announce_occurrence(services: Services, schedule: StoredSchedule, now
         data=data,
         state=NotificationState.SCHEDULED,
         created=now,
-        shards=shards(announcement.notification.recipients),
-        due=schedule.next,
-        time=schedule.next,
+        shards=shard_count(announcement.notification.recipients),
+        due=schedule.next_due,
+        time=schedule.next_due,
     )
     stored = await accept(services, new)
     if stored.state is NotificationState.SCHEDULED:
@@ -116,7 +118,7 @@ def next_occurrence(announcement: Announcement, after: datetime, zone: ZoneInfo)
 
 def occurrences(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
     """Yield the occurrences in `zone` strictly after an instant, in order; often without end."""
-    return _recurrence(announcement, to_wall_time(after, zone)).coming(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences(after, zone)
 
 
 def recipient_occurrences(announcement: Announcement, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
@@ -125,7 +127,7 @@ def recipient_occurrences(announcement: Announcement, after: datetime, zone: Zon
     Each wall time is a notification of its own, since the clocks of `FIRST_ZONE` skip none. Those that the clocks of
     `zone` skip all come at the end of the gap.
     """
-    return _recurrence(announcement, to_wall_time(after, zone)).each_wall(after, zone)
+    return _recurrence(announcement, to_wall_time(after, zone)).occurrences_by_wall_time(after, zone)
 
 
 def _recurrence(announcement: Announcement, after: datetime) -> Recurrence:

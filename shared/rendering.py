@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from shared.cards.footer import CONTROLLED, Controls
-from shared.cards.notification import activity
+from shared.cards.footer import PURPOSES_WITH_FOOTER, Footer
+from shared.cards.notification import render_activity
 from shared.contract.parsing import parse_stored
 from shared.preferences.categories import Category
 from shared.services import Services
 from shared.storage.notifications import StoredNotification
 
-#: Notifications whose activity is kept ready in memory.
-RENDERED = 128
+#: Most activities in the cache.
+MAX_CACHED_ACTIVITIES = 128
 
 
-def rendered(services: Services, notification: StoredNotification) -> bytes:
-    """The JSON of the notification's activity; raises `TooLarge` where Teams would not take it."""
+def render_notification(services: Services, notification: StoredNotification) -> bytes:
+    """Return the JSON of the notification's activity; raise `TooLarge` if it is over Teams' limit."""
     category = services.categories.of(notification.content.category)
-    key = notification.key if notification.purpose in CONTROLLED else ""
-    return drawn(notification.data, key, category, services.settings.max_activity_bytes)
+    key = notification.key if notification.purpose in PURPOSES_WITH_FOOTER else ""
+    return render_data(notification.data, key, category, services.settings.max_activity_bytes)
 
 
-@lru_cache(maxsize=RENDERED)
-def drawn(data: bytes, key: str, category: Category, limit: int) -> bytes:
-    """The same from plain values; a `key` of "" has no controls."""
+@lru_cache(maxsize=MAX_CACHED_ACTIVITIES)
+def render_data(data: bytes, key: str, category: Category, limit: int) -> bytes:
+    """Return the activity of stored `data`, of at most `limit` bytes of UTF-16; a `key` of "" means no footer."""
     content = parse_stored(data)
-    return activity(content, limit, Controls.of(key, content, category) if key else None)
+    return render_activity(content, limit, Footer.of(key, content, category) if key else None)

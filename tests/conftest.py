@@ -112,7 +112,7 @@ async def tapped(
     tap(storage)
     async with opened(storage, teams, monkeypatch, token) as herald:
         attune(herald)
-        await teams.behave(Behaviour(enforce_limits=False))
+        await teams.set_behaviour(Behaviour(enforce_limits=False))
         yield herald
 
 

@@ -9,7 +9,7 @@ import azure.functions as func
 
 from shared import queue_messages
 from shared.services import Services, get_services
-from shared.triggers import internal, on
+from shared.triggers import handle_internal, queue_trigger
 from timer_digest.release_held import release
 from timer_digest.tick import tick
 
@@ -20,7 +20,7 @@ TICK_SCHEDULE = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * 
 #: many messages from one queue as from the other. Without a limit, digests would be made faster than they can be sent.
 MAX_CONCURRENT_RELEASES = 8
 
-_release_slots = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
+_release_limit = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
 
 blueprint = func.Blueprint()
 
@@ -32,11 +32,11 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await get_services())
 
 
-@on(blueprint, queue_messages.RECIPIENTS)
+@queue_trigger(blueprint, queue_messages.RECIPIENTS)
 async def release_recipient(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
+    await handle_internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 
 async def _release(services: Services, task: queue_messages.RecipientTask) -> None:
-    async with _release_slots:
+    async with _release_limit:
         await release(services, task)

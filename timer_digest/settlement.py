@@ -91,7 +91,7 @@ async def _hold_again(
     async def free(delivery: Delivery) -> None:
         known = await services.deliveries.get(delivery)
         if known and reserved_for(known) == state.number:
-            await services.deliveries.put_off(
+            await services.deliveries.defer(
                 delivery,
                 known.etag,
                 Reason.DIGEST,
@@ -121,7 +121,7 @@ async def end_delivery(services: Services, delivery: Delivery, result: DeliveryR
                 message,
                 etag,
                 result.state,
-                was=DeliveryState.QUEUED,
+                previous=DeliveryState.QUEUED,
                 now=services.real_time(),
                 reason=result.reason,
                 maybe_twice=result.maybe_twice,

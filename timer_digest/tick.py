@@ -39,14 +39,14 @@ async def tick(services: Services) -> int:
     if until_minute < EARLY_SECONDS:
         await asyncio.sleep(until_minute + 0.01)
     count, digests, started = 0, Counter[str](), time.monotonic()
-    async for page in services.timers.until(services.clock(), PAGE_TIMERS):
+    async for page in services.timers.read_due(services.clock(), PAGE_TIMERS):
         for minute, group in groupby(page, key=lambda timer: timer.minute):
             due = list(group)
             enqueued = await asyncio.gather(*(_try_enqueue(services, timer, digests) for timer in due))
             done = [timer for timer, is_enqueued in zip(due, enqueued, strict=True) if is_enqueued]
             count += len(done)
             try:
-                await services.timers.done(done)
+                await services.timers.delete(done)
             except Exception:
                 log.exception("Timers of %s were not deleted and fire again", minute)
         if time.monotonic() - started > MAX_TICK_SECONDS:
@@ -70,13 +70,13 @@ async def _enqueue(services: Services, timer: DueTimer, digests: Counter[str]) -
     """
     queues = services.queues
     if timer.kind == timers.NOTIFICATION:
-        await queues.enqueue_expansion(Expansion(timer.named[0], 0))
+        await queues.enqueue_expansion(Expansion(timer.subject[0], 0))
     elif timer.kind == timers.WATCH:
-        await queues.enqueue_sweep(Sweep(timer.named[0], Task.WATCH, ""))
+        await queues.enqueue_sweep(Sweep(timer.subject[0], Task.WATCH, ""))
     elif timer.kind == timers.OCCURRENCE:
-        await announce_due(services, *timer.named)
+        await announce_due(services, *timer.subject)
     elif timer.kind in (timers.RELEASE, timers.DIGEST):
-        tenant, recipient = timer.named
+        tenant, recipient = timer.subject
         delay = 0
         if timer.kind == timers.DIGEST:
             delay = digests[tenant] // services.settings.tenant_rate

@@ -1,4 +1,4 @@
-"""The activities that Teams sends to a bot, as values (Teams, "Conversation events", "Send and receive messages")."""
+"""Build the activities that Teams sends to a bot (Teams, "Conversation events", "Send and receive messages")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from local.fake_teams.world import Channel, Chat, Person, Place, Team
+from local.fake_teams.world import Channel, Chat, FakeConversation, Person, Team
 
 Activity = dict[str, Any]
 
@@ -15,40 +15,45 @@ Activity = dict[str, Any]
 BOT_NAME = "Herald"
 
 
-def envelope(
-    kind: str, *, service_url: str, bot: str, sender: Person, place: Place, thread: str | None = None
+def build_base(
+    kind: str, *, service_url: str, bot: str, sender: Person, conversation: FakeConversation, thread: str | None = None
 ) -> Activity:
-    """What every activity carries; `thread` is the id of a channel thread's root message."""
-    conversation: dict[str, Any] = {"conversationType": place.kind, "tenantId": place.tenant, "id": place.id}
-    if place.kind != "personal":
-        conversation["isGroup"] = True
-    if isinstance(place.home, Chat):
-        conversation["name"] = place.home.name
+    """Return the fields that all activities have; `thread` is the id of a channel thread's root message."""
+    account: dict[str, Any] = {
+        "conversationType": conversation.kind,
+        "tenantId": conversation.tenant,
+        "id": conversation.id,
+    }
+    if conversation.kind != "personal":
+        account["isGroup"] = True
+    if isinstance(conversation.owner, Chat):
+        account["name"] = conversation.owner.name
     if thread:
-        conversation["id"] += f";messageid={thread}"
+        account["id"] += f";messageid={thread}"
     return {
         "type": kind,
         "id": f"f:{uuid.uuid4()}",
-        "timestamp": _utc(),
+        "timestamp": _utc_now(),
         "serviceUrl": service_url,
         "channelId": "msteams",
         "from": {"id": sender.id, "aadObjectId": sender.object_id},
-        "conversation": conversation,
+        "conversation": account,
         "recipient": {"id": bot, "name": BOT_NAME},
-        "channelData": channel_data(place),
+        "channelData": _channel_data(conversation),
     }
 
 
-def channel_data(place: Place) -> dict[str, Any]:
-    """`channelData` (`TeamsChannelData`) for a place."""
-    data: dict[str, Any] = {"tenant": {"id": place.tenant}}
-    if isinstance(place.home, Team):
-        data["team"] = {"id": place.home.id, "name": place.home.name, "aadGroupId": place.home.group_id}
+def _channel_data(conversation: FakeConversation) -> dict[str, Any]:
+    """Return the `channelData` (`TeamsChannelData`) of a conversation."""
+    data: dict[str, Any] = {"tenant": {"id": conversation.tenant}}
+    if isinstance(conversation.owner, Team):
+        team = conversation.owner
+        data["team"] = {"id": team.id, "name": team.name, "aadGroupId": team.group_id}
     return data
 
 
-def from_client(activity: Activity, sender: Person) -> Activity:
-    """The activity with what a Teams client adds: name, locale, local time, and the entity `clientInfo`."""
+def add_client_info(activity: Activity, sender: Person) -> Activity:
+    """Add the fields of a Teams client: name, locale, local time, and the entity `clientInfo`."""
     zone = ZoneInfo(sender.time_zone)
     info = {
         "type": "clientInfo",
@@ -67,46 +72,54 @@ def from_client(activity: Activity, sender: Person) -> Activity:
     }
 
 
-def installation(base: Activity, place: Place, *, added: bool) -> Activity:
-    """`installationUpdate`; to a team it names the channel that was chosen."""
+def build_installation(base: Activity, conversation: FakeConversation, *, added: bool) -> Activity:
+    """Return an `installationUpdate`; for a team it has the selected channel."""
     activity = {**base, "action": "add" if added else "remove", "channelData": dict(base["channelData"])}
-    if isinstance(place.home, Team):
-        activity["channelData"]["settings"] = {"selectedChannel": {"id": place.id}}
+    if isinstance(conversation.owner, Team):
+        activity["channelData"]["settings"] = {"selectedChannel": {"id": conversation.id}}
     activity["channelData"]["source"] = {"name": "message"}
     return activity
 
 
-def membership(base: Activity, place: Place, accounts: list[dict[str, Any]], *, added: bool) -> Activity:
-    """`conversationUpdate` for accounts that were added or removed."""
+def build_membership(
+    base: Activity, conversation: FakeConversation, accounts: list[dict[str, Any]], *, added: bool
+) -> Activity:
+    """Return a `conversationUpdate` for accounts that were added or removed."""
     activity = {**base, "membersAdded" if added else "membersRemoved": accounts}
-    if isinstance(place.home, Team):
+    if isinstance(conversation.owner, Team):
         event = "teamMemberAdded" if added else "teamMemberRemoved"
         activity["channelData"] = {**base["channelData"], "eventType": event}
     return activity
 
 
-def account(person: Person) -> dict[str, Any]:
+def build_account(person: Person) -> dict[str, Any]:
     return {"id": person.id, "aadObjectId": person.object_id}
 
 
-def team_event(base: Activity, event: str, channel: Channel | None) -> Activity:
-    """`conversationUpdate` for a change of a team or of one of its channels."""
+def build_team_event(base: Activity, event: str, channel: Channel | None) -> Activity:
+    """Return a `conversationUpdate` for a change of a team or of one of its channels."""
     data = {**base["channelData"], "eventType": event}
     if channel is not None:
         data["channel"] = {"id": channel.id, "name": channel.name}
     return {**base, "channelData": data}
 
 
-def message(base: Activity, place: Place, text: str, *, message_id: str, value: Any, reply_to: str | None) -> Activity:
-    """A message; outside the personal chat the bot is mentioned, since it would not get the message otherwise."""
+def build_message(
+    base: Activity, conversation: FakeConversation, text: str, *, message_id: str, value: Any, reply_to: str | None
+) -> Activity:
+    """Return a message; outside the personal chat it mentions the bot, which would not receive it otherwise."""
     activity = {**base, "id": message_id, "text": text, "textFormat": "plain", "attachments": []}
-    if place.kind != "personal":
+    if conversation.kind != "personal":
         mention = f"<at>{BOT_NAME}</at>"
         activity["text"] = f"{mention} {text}"
         entity = {"type": "mention", "mentioned": base["recipient"], "text": mention}
         activity["entities"] = [entity, *base.get("entities", [])]
-    if isinstance(place.home, Team):
-        ids = {"teamsChannelId": place.id, "teamsTeamId": place.home.id, "channel": {"id": place.id}}
+    if isinstance(conversation.owner, Team):
+        ids = {
+            "teamsChannelId": conversation.id,
+            "teamsTeamId": conversation.owner.id,
+            "channel": {"id": conversation.id},
+        }
         activity["channelData"] = {**base["channelData"], **ids}
     if value is not None:
         activity["value"] = value
@@ -115,8 +128,8 @@ def message(base: Activity, place: Place, text: str, *, message_id: str, value: 
     return activity
 
 
-def card_action(base: Activity, verb: str, data: dict[str, Any], reply_to: str | None) -> Activity:
-    """The `invoke` of an `Action.Execute` ("Universal Actions for Adaptive Cards")."""
+def build_card_action(base: Activity, verb: str, data: dict[str, Any], reply_to: str | None) -> Activity:
+    """Return the `invoke` of an `Action.Execute` ("Universal Actions for Adaptive Cards")."""
     action = {"type": "Action.Execute", "title": verb, "verb": verb, "data": data}
     activity = {**base, "name": "adaptiveCard/action", "value": {"action": action, "trigger": "manual"}}
     activity["channelData"] = {
@@ -129,13 +142,13 @@ def card_action(base: Activity, verb: str, data: dict[str, Any], reply_to: str |
     return activity
 
 
-def reaction(base: Activity, kind: str, reply_to: str | None, *, removed: bool) -> Activity:
+def build_reaction(base: Activity, kind: str, reply_to: str | None, *, removed: bool) -> Activity:
     field = "reactionsRemoved" if removed else "reactionsAdded"
     return {**base, field: [{"type": kind}], "replyToId": reply_to}
 
 
-def merge(target: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7396): null takes a member away."""
+def merge_patch(target: Any, patch: Any) -> Any:
+    """Apply a JSON merge patch (RFC 7396): null removes a member."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -143,9 +156,9 @@ def merge(target: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(name, None)
         else:
-            merged[name] = merge(merged.get(name), value)
+            merged[name] = merge_patch(merged.get(name), value)
     return merged
 
 
-def _utc() -> str:
+def _utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The shapes of the control API under ``/_fake/``: camelCase on the wire, shared by the server and its client."""
+"""The models of the control API under ``/_fake/``, camelCase in JSON, shared by the server and its client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-#: What a request to the fake can be; a fault or a count names one of these.
+#: The operations of the fake, by which faults are selected and requests are counted.
 Operation = Literal[
     "create", "send", "reply", "update", "delete",
     "members", "pagedMembers", "member", "team", "channels",
@@ -15,32 +15,32 @@ Operation = Literal[
 ]  # fmt: skip
 
 #: The team events of Teams that carry only an `eventType` (Teams, "Conversation events").
-TeamEvent = Literal[
+TeamEventType = Literal[
     "channelCreated", "channelRenamed", "channelDeleted", "channelRestored",
     "teamRenamed", "teamDeleted", "teamHardDeleted", "teamRestored", "teamArchived", "teamUnarchived",
 ]  # fmt: skip
 
-#: What can happen in Teams that the app is told about; `raw` posts `activity` as it is.
+#: The events that the fake posts to the app; `raw` posts `activity` unchanged.
 EventKind = Literal[
     "install", "uninstall", "membersAdded", "membersRemoved", "teamEvent",
     "message", "cardAction", "reaction", "raw",
 ]  # fmt: skip
 
 
-class Shape(BaseModel):
-    """A shape of the wire: an unknown field is refused, so that a typing error shows."""
+class ApiModel(BaseModel):
+    """A model of the control API; unknown fields are refused, to detect typing errors."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
-    def wire(self) -> dict[str, Any]:
-        """The shape as JSON values, without what was not set."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the model as JSON values, without unset fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class Growth(Shape):
-    """What to add to a tenant; a tenant that is not there yet comes into being, without an id a new one.
+class Growth(ApiModel):
+    """People, teams and chats to add to a tenant; an unknown tenant is created, without an id a new one.
 
-    `members` is the size of each new team and chat, taken from the tenant's people in turn.
+    `members` is the size of each new team and chat, filled with the tenant's people in turn.
     """
 
     tenant: str | None = None
@@ -54,7 +54,7 @@ class Growth(Shape):
     time_zone: str = "Europe/Berlin"
 
 
-class PersonView(Shape):
+class PersonView(ApiModel):
     tenant: str
     object_id: str
     id: str
@@ -66,13 +66,13 @@ class PersonView(Shape):
     installed: bool
 
 
-class ChannelView(Shape):
+class ChannelView(ApiModel):
     id: str
     name: str | None
     deleted: bool
 
 
-class TeamView(Shape):
+class TeamView(ApiModel):
     tenant: str
     id: str
     name: str
@@ -82,7 +82,7 @@ class TeamView(Shape):
     installed: bool
 
 
-class ChatView(Shape):
+class ChatView(ApiModel):
     tenant: str
     id: str
     name: str
@@ -90,7 +90,7 @@ class ChatView(Shape):
     installed: bool
 
 
-class WorldView(Shape):
+class WorldView(ApiModel):
     """Part of the world; members are Entra object ids."""
 
     tenants: list[str]
@@ -99,18 +99,18 @@ class WorldView(Shape):
     chats: list[ChatView]
 
 
-class Installed(Shape):
-    """Sets, without telling the app, for whom it is installed; `ids` are object ids, team ids, chat ids."""
+class InstallationUpdate(ApiModel):
+    """Set for whom the app is installed, without an event; `ids` are object ids, team ids and chat ids."""
 
     ids: list[str]
     installed: bool = True
 
 
-class Behaviour(Shape):
-    """How the fake behaves; times are seconds.
+class Behaviour(ApiModel):
+    """The behaviour of the fake; times are seconds.
 
-    `endpoint` is the messaging endpoint of the app. `latency` passes before each answer of the Bot
-    Connector. `retryAfter` says whether a 429 of the limits carries the header.
+    `endpoint` is the messaging endpoint of the app. `latency` is the delay of each response of the Bot Connector.
+    `retryAfter` is whether a 429 of the rate limits has the header.
     """
 
     endpoint: str | None = None
@@ -122,14 +122,14 @@ class Behaviour(Shape):
     tenant_rate: int = Field(default=50, ge=1)
 
 
-class Fault(Shape):
-    """One fault and whom it meets; among several that match, the first one acts.
+class TeamsFault(ApiModel):
+    """A fault to inject, and the requests that it matches; of several matching faults, the first one applies.
 
-    Who: all of `operation`, `tenant`, `person` (object id), `conversation` that are given; without an
-    operation, any of the Bot Connector's. When: from `after` seconds on, for `seconds`, at most `count`
-    times, for the share `share` of the requests, chosen by `seed` and the conversation alone.
-    What: an HTTP `status` (with `code`, `message`, `shape`, `retryAfter`), or `drop` of the connection, either
-    after `delay` seconds; or only the delay. `accept` says that the request takes effect first.
+    Requests: those that match all given fields of `operation`, `tenant`, `person` (object id) and `conversation`;
+    without an operation, those to the Bot Connector. Time: from `after` seconds on, for `seconds`, at most `count`
+    times, for the share `share` of the requests, which depends only on `seed` and the conversation. Effect: an HTTP
+    `status` (with `code`, `message`, `shape`, `retryAfter`), or `drop` of the connection, either after `delay` seconds;
+    or only the delay. With `accept`, the request takes effect first.
     """
 
     operation: Operation | None = None
@@ -151,23 +151,22 @@ class Fault(Shape):
     accept: bool = False
 
     @model_validator(mode="after")
-    def _does_one_thing(self) -> Self:
-        answers = self.status is not None
-        if (answers and self.drop) or not (answers or self.drop or self.delay):
-            raise ValueError("a fault has a status, or drop, or only a delay")
+    def _has_one_effect(self) -> Self:
+        has_status = self.status is not None
+        if (has_status and self.drop) or not (has_status or self.drop or self.delay):
+            raise ValueError("a fault needs a status, or drop, or only a delay")
         if self.status == 403 and self.shape in ("error", "nested") and not self.code:
-            raise ValueError("a 403 needs its code, such as ConversationBlockedByUser")
+            raise ValueError("a 403 needs a code, such as ConversationBlockedByUser")
         return self
 
 
-class Forgery(Shape):
-    """What is wrong with the token of an activity.
+class Forgery(ApiModel):
+    """How the token of an activity differs from a genuine one.
 
-    `key`: `unknown` is not published, `impostor` is not published and claims the current key's id,
-    `unendorsed` and `otherChannel` are published (from the first such request, or from `add_key`) but not
-    endorsed for msteams, `retired` is the key before the last rotation. `claims` replaces claims, null takes
-    one away. `authorization` replaces the whole header, and takes it away when it is empty. `tamper` changes the
-    claims after they were signed. `body` is posted instead of the activity.
+    `key`: `unknown` is not published, `impostor` is not published and has the current key's id, `unendorsed` and
+    `otherChannel` are published (from the first such request, or from `add_key`) but not endorsed for msteams,
+    `retired` is the key before the last rotation. `claims` replaces claims, null removes one. `authorization` replaces
+    the whole header; an empty one removes it. `tamper` changes the claims after signing. `body` replaces the activity.
     """
 
     key: Literal["current", "unknown", "impostor", "unendorsed", "otherChannel", "retired"] = "current"
@@ -180,12 +179,13 @@ class Forgery(Shape):
     body: str | None = None
 
 
-class Event(Shape):
-    """Something that happens in Teams and is told to the app.
+class TeamsEvent(ApiModel):
+    """An event in Teams, which is posted to the app.
 
-    `person` is the Entra object id of who does it. Where: `team` (with `channel`, and `thread`, the id of a root
-    message), or `chat`, or else the person's own chat. `people` are object ids added or removed. `changes` is merged
-    into each activity (RFC 7396). `repeat` posts the same activity as often, as Teams does after a slow answer.
+    `person` is the Entra object id of its sender. Its conversation is that of `team` (with `channel`, and `thread`, the
+    id of a root message) or `chat`, or else the person's own chat. `people` are object ids added or removed. `changes`
+    is merged into each activity (RFC 7396). `repeat` is how often the same activity is posted, as Teams does after a
+    slow response.
     """
 
     kind: EventKind
@@ -195,7 +195,7 @@ class Event(Shape):
     channel: str | None = None
     thread: str | None = None
     chat: str | None = None
-    event: TeamEvent | None = None
+    event: TeamEventType | None = None
     name: str | None = None
     text: str = ""
     value: Any = None
@@ -211,8 +211,8 @@ class Event(Shape):
     repeat: int = Field(default=1, ge=1, le=100)
 
 
-class Answer(Shape):
-    """What the app answered to one activity; `status` is null when it gave none, and `error` says why."""
+class AppResponse(ApiModel):
+    """The response of the app to one activity; without a response, `status` is null and `error` the reason."""
 
     activity: dict[str, Any]
     status: int | None
@@ -221,16 +221,18 @@ class Answer(Shape):
     error: str | None = None
 
 
-class Change(Shape):
+class PreviousVersion(ApiModel):
+    """The activity of a message until it was updated at `at`."""
+
     at: str
     activity: dict[str, Any]
 
 
-class Received(Shape):
-    """A message that Teams accepted; `updates` holds what it was before each update, oldest first.
+class Received(ApiModel):
+    """A message that Teams accepted; `updates` holds its versions before each update, oldest first.
 
     `number` counts accepted messages; `changed` grows with each change of any message and is the cursor of `since`.
-    `receivedAt` is UTC, `monotonic` seconds of the fake's clock.
+    `receivedAt` is UTC, `monotonic` is seconds of the fake's clock.
     """
 
     number: int
@@ -243,21 +245,21 @@ class Received(Shape):
     activity: dict[str, Any]
     received_at: str
     monotonic: float
-    updates: list[Change]
+    updates: list[PreviousVersion]
     deleted_at: str | None
     connection: int
     token: int
 
 
-class Page(Shape):
-    """Messages of `changed` above `since`; `next` is the following `since`, `more` says that there are others."""
+class ReceivedPage(ApiModel):
+    """Messages with `changed` above `since`; `next` is the next `since`, `more` whether more messages follow."""
 
     messages: list[Received]
     next: int
     more: bool
 
 
-class Violation(Shape):
+class Violation(ApiModel):
     """A request over a limit: `limit` is `requests/seconds`, `conversation` null for the tenant's own limit."""
 
     tenant: str
@@ -266,13 +268,13 @@ class Violation(Shape):
     monotonic: float
 
 
-class Stats(Shape):
+class Stats(ApiModel):
     """Counts since the last reset.
 
-    `requests`: operation, HTTP status (`dropped` for none), count of the answered ones. `connections`: distinct TCP
-    connections by `connector`, `login`, `openid`. `peaks`: the most requests of a tenant in any second, refused ones
-    too. `perConversation`: how many conversations hold how many messages. `duplicates`: messages whose body equals
-    an earlier one of the same conversation. `span` is seconds from the first accepted message to the last.
+    `requests`: counts by operation and HTTP status (`dropped` without a response). `connections`: distinct TCP
+    connections by `connector`, `login`, `openid`. `peaks`: the most requests of a tenant in any second, including
+    refused ones. `perConversation`: how many conversations hold how many messages. `duplicates`: messages whose body
+    equals an earlier one of the same conversation. `span`: seconds from the first accepted message to the last.
     """
 
     requests: dict[str, dict[str, int]]
@@ -289,5 +291,5 @@ class Stats(Shape):
     span: float
 
     def count(self, operation: Operation) -> int:
-        """How many requests of this operation were answered, however."""
+        """Return the number of requests of this operation, with any status."""
         return sum(self.requests.get(operation, {}).values())

@@ -1,4 +1,4 @@
-"""A private CA and a certificate for loopback, made anew at each start."""
+"""A private CA and a server certificate for loopback, new at each start."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-#: How long the certificates are good.
+#: How long the certificates are valid.
 LIFETIME = datetime.timedelta(days=90)
 
 
-def make() -> tuple[bytes, ssl.SSLContext]:
-    """The CA's certificate as PEM, and a server's context with a certificate of it for loopback."""
+def create_certificates() -> tuple[bytes, ssl.SSLContext]:
+    """Return the certificate of a new CA as PEM, and a server context with a certificate for loopback from it."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("Fake Teams CA")
     ca = (
@@ -68,7 +68,7 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 def _context(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # ssl reads files only; this one is gone as soon as it was read.
+    # ssl can only read files; this one is deleted at once.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "server.pem")
         path.write_bytes(

@@ -1,4 +1,4 @@
-"""A typed client of the fake Teams for tests and benchmarks, and the two ways to start one."""
+"""A typed client of the fake Teams for tests and benchmarks, which can also start one."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import aiohttp
 import orjson
 
 from local.fake_teams.api import (
-    Answer,
+    AppResponse,
     Behaviour,
-    Event,
-    Fault,
     Forgery,
     Growth,
-    Installed,
-    Page,
+    InstallationUpdate,
     Received,
+    ReceivedPage,
     Stats,
+    TeamsEvent,
+    TeamsFault,
     WorldView,
 )
 from local.fake_teams.server import Options, Server
 
-#: Seconds that a start and a stop may take, and that `wait` waits when nothing else is said.
-START, STOP, WAIT = 30.0, 15.0, 15.0
+#: The time limits of a start, a stop, and by default of `wait`.
+START_SECONDS, STOP_SECONDS, WAIT_SECONDS = 30.0, 15.0, 15.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class ControlError(Exception):
-    """The fake refused a control request; the text says why."""
+    """The fake refused a request to the control API; the message is its reason."""
 
 
 class FakeTeams:
-    """One running fake, in this process (`serve`) or as a process of its own (`start`).
+    """A running fake, in this process (`serve`) or in a separate one (`start`).
 
     >>> async with FakeTeams.start(people=2) as teams:
     ...     ada = (await teams.world()).people[0]
-    ...     await teams.event(Event(kind="install", person=ada.object_id, endpoint=url))
+    ...     await teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=url))
     ...     [message] = await teams.wait(1, person=ada.object_id)
     """
 
@@ -56,7 +56,7 @@ class FakeTeams:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str, ca_file: Path | None) -> AsyncIterator[Self]:
-        """A client of the fake at `url`; without a CA file, of one that serves plain http."""
+        """Connect to the fake at `url`; without a CA file, it must serve plain http."""
         context: ssl.SSLContext | bool = True
         if ca_file is not None:
             context = await asyncio.to_thread(ssl.create_default_context, cafile=str(ca_file))
@@ -69,7 +69,7 @@ class FakeTeams:
     @classmethod
     @asynccontextmanager
     async def serve(cls, options: Options | None = None) -> AsyncIterator[Self]:
-        """Runs a fake on the present loop."""
+        """Run a fake on the current loop."""
         server = Server(options or Options())
         await server.start()
         try:
@@ -81,7 +81,7 @@ class FakeTeams:
     @classmethod
     @asynccontextmanager
     async def start(cls, *arguments: str, people: int = 3, teams: int = 1, chats: int = 1) -> AsyncIterator[Self]:
-        """Runs a fake as a process of its own; `arguments` are further ones of its command line."""
+        """Run a fake as a separate process, with further command-line `arguments`."""
         with tempfile.TemporaryDirectory(prefix="fake-teams-") as folder:
             ca_file = Path(folder, "ca.pem")
             process = await asyncio.create_subprocess_exec(
@@ -91,14 +91,15 @@ class FakeTeams:
             )  # fmt: skip
             try:
                 assert process.stdout is not None
-                line = (await asyncio.wait_for(process.stdout.readline(), START)).decode()
+                line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
                 if not line:
-                    raise ControlError(f"the fake ended at its start with {await process.wait()}")
+                    code = await process.wait()
+                    raise ControlError(f"the fake ended at its start with exit code {code}: see its standard error")
                 url = line.split()[-1]
                 async with cls.connect(url, ca_file if url.startswith("https") else None) as client:
                     yield client
             finally:
-                await _end(process)
+                await _stop_process(process)
 
     @property
     def app_id(self) -> str:
@@ -106,7 +107,7 @@ class FakeTeams:
 
     @property
     def tenant(self) -> str:
-        """The first tenant, where the app is registered."""
+        """The first tenant, in which the app is registered."""
         return self.settings["MicrosoftAppTenantId"]
 
     @property
@@ -119,62 +120,63 @@ class FakeTeams:
         return Path(path) if path else None
 
     async def reset(self) -> None:
-        """Back to the state at the start; signing keys and tokens stay good, `settings` is refreshed."""
+        """Restore the initial state; signing keys and tokens stay valid, `settings` is refreshed."""
         await self._call("POST", "reset")
         self.settings = await self._call("GET", "settings")
 
     async def world(self, tenant: str | None = None) -> WorldView:
-        return WorldView.model_validate(await self._call("GET", "world", asked={"tenant": tenant}))
+        return WorldView.model_validate(await self._call("GET", "world", query={"tenant": tenant}))
 
     async def grow(self, growth: Growth) -> WorldView:
-        """Adds to the world, and returns what is new; `settings` is refreshed."""
-        grown = WorldView.model_validate(await self._call("POST", "world", growth.wire()))
+        """Add people, teams and chats, and return them; `settings` is refreshed."""
+        grown = WorldView.model_validate(await self._call("POST", "world", growth.to_json()))
         self.settings = await self._call("GET", "settings")
         return grown
 
     async def set_installed(self, ids: Sequence[str], *, installed: bool = True) -> None:
-        """Installs for people, teams and chats without telling the app."""
-        await self._call("PUT", "installed", Installed(ids=list(ids), installed=installed).wire())
+        """Set whether the app is installed for people, teams and chats, without an event."""
+        await self._call("PUT", "installed", InstallationUpdate(ids=list(ids), installed=installed).to_json())
 
-    async def behave(self, behaviour: Behaviour) -> None:
-        """Changes what is set in `behaviour`, and nothing else."""
-        await self._call("PATCH", "behaviour", behaviour.wire())
+    async def set_behaviour(self, behaviour: Behaviour) -> None:
+        """Change the fields that are set in `behaviour`."""
+        await self._call("PATCH", "behaviour", behaviour.to_json())
 
-    async def fault(self, *faults: Fault) -> None:
-        """Orders faults; times count from now on."""
-        await self._call("POST", "faults", [fault.wire() for fault in faults])
+    async def inject(self, *faults: TeamsFault) -> None:
+        """Inject faults; their times count from now."""
+        await self._call("POST", "faults", [fault.to_json() for fault in faults])
 
     async def clear_faults(self) -> None:
         await self._call("DELETE", "faults")
 
-    async def event(self, event: Event) -> list[Answer]:
-        """Lets something happen in Teams, and returns what the app answered to each activity."""
-        return await self.events([event])
+    async def send_event(self, event: TeamsEvent) -> list[AppResponse]:
+        """Apply an event, and return the response of the app to each activity."""
+        return await self.send_events([event])
 
-    async def events(self, events: Sequence[Event], *, concurrency: int = 1) -> list[Answer]:
-        """The same for many events, several at a time."""
-        told = await self._call(
-            "POST", "events", [event.wire() for event in events], asked={"concurrency": str(concurrency)}
+    async def send_events(self, events: Sequence[TeamsEvent], *, concurrency: int = 1) -> list[AppResponse]:
+        """Apply several events, `concurrency` at a time."""
+        responses = await self._call(
+            "POST", "events", [event.to_json() for event in events], query={"concurrency": str(concurrency)}
         )
-        return [Answer.model_validate(each) for each in told]
+        return [AppResponse.model_validate(each) for each in responses]
 
-    async def post(self, activity: dict[str, Any], *, endpoint: str, forgery: Forgery | None = None) -> Answer:
-        """Posts one activity as it is."""
-        [told] = await self.event(Event(kind="raw", activity=activity, endpoint=endpoint, forgery=forgery))
-        return told
+    async def post(self, activity: dict[str, Any], *, endpoint: str, forgery: Forgery | None = None) -> AppResponse:
+        """Post one activity unchanged."""
+        event = TeamsEvent(kind="raw", activity=activity, endpoint=endpoint, forgery=forgery)
+        [response] = await self.send_event(event)
+        return response
 
     async def rotate_keys(self, *, keep_old: bool = True) -> str:
-        """Signs with a new key from now on; its key id."""
-        kid: str = (await self._call("POST", "keys/rotate", asked={"keepOld": str(keep_old).lower()}))["kid"]
+        """Sign with a new key from now on, and return its key id."""
+        kid: str = (await self._call("POST", "keys/rotate", query={"keepOld": str(keep_old).lower()}))["kid"]
         return kid
 
     async def add_key(self, key: str) -> str:
-        """Publishes the key `unendorsed` or `otherChannel`, which a forgery then signs with; its key id."""
-        kid: str = (await self._call("POST", "keys/add", asked={"key": key}))["kid"]
+        """Publish the key `unendorsed` or `otherChannel` of a forgery, and return its key id."""
+        kid: str = (await self._call("POST", "keys/add", query={"key": key}))["kid"]
         return kid
 
     async def revoke_tokens(self) -> None:
-        """Makes every token bad that was issued so far."""
+        """Revoke all tokens issued so far."""
         await self._call("POST", "tokens/revoke")
 
     async def received(
@@ -185,12 +187,13 @@ class FakeTeams:
         conversation: str | None = None,
         tenant: str | None = None,
     ) -> list[Received]:
-        """All messages changed after `since`, in the order of their last change."""
-        asked = {"person": person, "conversation": conversation, "tenant": tenant}
+        """Return all messages changed after `since`, in the order of their last change."""
+        query = {"person": person, "conversation": conversation, "tenant": tenant}
         messages: list[Received] = []
         more = True
         while more:
-            page = Page.model_validate(await self._call("GET", "received", asked={**asked, "since": str(since)}))
+            result = await self._call("GET", "received", query={**query, "since": str(since)})
+            page = ReceivedPage.model_validate(result)
             messages += page.messages
             since, more = page.next, page.more
         return messages
@@ -201,14 +204,14 @@ class FakeTeams:
         *,
         until: Callable[[list[Received]], bool] | None = None,
         since: int = 0,
-        timeout: float = WAIT,  # noqa: ASYNC109 (the server waits, not this)
+        timeout: float = WAIT_SECONDS,  # noqa: ASYNC109 (the server waits, not this)
         person: str | None = None,
         conversation: str | None = None,
         tenant: str | None = None,
     ) -> list[Received]:
-        """All messages changed after `since`, once there are `count` and `until` holds; raises TimeoutError."""
+        """Wait for `count` messages changed after `since` for which `until` is true; raises TimeoutError."""
         deadline = time.monotonic() + timeout
-        asked = {
+        query = {
             "person": person,
             "conversation": conversation,
             "tenant": tenant,
@@ -217,40 +220,40 @@ class FakeTeams:
         }
         while True:
             left = max(deadline - time.monotonic(), 0)
-            await self._call("GET", "received", asked={**asked, "count": str(count), "timeout": f"{left:.3f}"})
+            await self._call("GET", "received", query={**query, "count": str(count), "timeout": f"{left:.3f}"})
             messages = await self.received(since=since, person=person, conversation=conversation, tenant=tenant)
             if len(messages) >= count and (until is None or until(messages)):
                 return messages
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"{len(messages)} of {count} messages after {timeout} s")
+                raise TimeoutError(f"{len(messages)} of {count} messages within {timeout} s")
             if len(messages) >= count:
-                # Enough, but not the right ones: the next look is after the next change.
+                # `until` is not true yet: check again after the next change.
                 newest = max(message.changed for message in messages)
                 left = max(deadline - time.monotonic(), 0)
                 await self._call(
                     "GET",
                     "received",
-                    asked={**asked, "since": str(newest), "count": "1", "timeout": f"{left:.3f}"},
+                    query={**query, "since": str(newest), "count": "1", "timeout": f"{left:.3f}"},
                 )
 
     async def stats(self) -> Stats:
         return Stats.model_validate(await self._call("GET", "stats"))
 
-    async def _call(self, method: str, path: str, body: Any = None, asked: dict[str, str | None] | None = None) -> Any:
-        parameters = {name: value for name, value in (asked or {}).items() if value is not None}
+    async def _call(self, method: str, path: str, body: Any = None, query: dict[str, str | None] | None = None) -> Any:
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
         data = None if body is None else orjson.dumps(body)
         async with self._session.request(method, f"{self.url}/_fake/{path}", data=data, params=parameters) as response:
-            told = orjson.loads(await response.read())
+            result = orjson.loads(await response.read())
             if response.status != 200:
-                raise ControlError(told["error"])
-            return told
+                raise ControlError(result["error"])
+            return result
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _stop_process(process: asyncio.subprocess.Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), STOP)
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
     except TimeoutError:
         process.kill()
         await process.wait()

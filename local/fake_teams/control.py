@@ -1,4 +1,4 @@
-"""The control API under ``/_fake/``: JSON over HTTP, for tests, benchmarks and people."""
+"""The control API under ``/_fake/``: JSON over HTTP, for tests, benchmarks and developers."""
 
 from __future__ import annotations
 
@@ -12,230 +12,217 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from local.fake_teams import inbox
-from local.fake_teams.api import Answer, Behaviour, Event, Fault, Growth, Installed, Stats
-from local.fake_teams.courier import Courier
-from local.fake_teams.errors import answer
-from local.fake_teams.events import happen
-from local.fake_teams.faults import Faults
-from local.fake_teams.inbox import Inbox
-from local.fake_teams.keys import KeyRing
-from local.fake_teams.limits import Limits
-from local.fake_teams.tokens import Bot, Tokens
-from local.fake_teams.traffic import Traffic
-from local.fake_teams.world import Chat, Person, Team, World
+from local.fake_teams.activity_sender import ActivitySender
+from local.fake_teams.api import AppResponse, Behaviour, Growth, InstallationUpdate, Stats, TeamsEvent, TeamsFault
+from local.fake_teams.errors import json_response
+from local.fake_teams.events import apply_event
+from local.fake_teams.inbox import to_received
+from local.fake_teams.state import FakeState
+from local.fake_teams.world import Chat, Person, Team
 
-#: Messages of one page of `received`, and the longest wait for them in seconds.
-LARGEST_PAGE = 5_000
-LONGEST_WAIT = 60.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: The most messages of one page of `received`, and the longest wait for them.
+MAX_PAGE_SIZE = 5_000
+MAX_WAIT_SECONDS = 60.0
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Handler = Callable[[bytes, dict[str, str]], Awaitable[Any]]
 
 
-class Controlled(Protocol):
-    """The parts of a fake Teams that the control API reads and changes."""
-
-    bot: Bot
-    behaviour: Behaviour
-    world: World
-    keys: KeyRing
-    tokens: Tokens
-    limits: Limits
-    faults: Faults
-    inbox: Inbox
-    traffic: Traffic
-    courier: Courier
+class ControlledServer(Protocol):
+    """The parts of the server that the control API uses."""
 
     @property
     def service_url(self) -> str: ...
 
     def settings(self) -> dict[str, str]: ...
 
-    def reset(self) -> None: ...
 
-    def grow(self, growth: Growth) -> tuple[list[Person], list[Team], list[Chat]]: ...
-
-
-class Control:
+class ControlApi:
     """Serves the control API of one fake Teams."""
 
-    def __init__(self, server: Controlled) -> None:
+    def __init__(self, state: FakeState, server: ControlledServer) -> None:
+        self._state = state
         self._server = server
+        self._sender = ActivitySender(state.keys, state.bot.app_id)
         self._handlers: dict[tuple[str, str], Handler] = {
-            ("GET", "settings"): self._settings,
+            ("GET", "settings"): self._get_settings,
             ("POST", "reset"): self._reset,
-            ("GET", "world"): self._world,
+            ("GET", "world"): self._get_world,
             ("POST", "world"): self._grow,
-            ("PUT", "installed"): self._installed,
-            ("POST", "events"): self._events,
-            ("GET", "behaviour"): self._behaviour,
+            ("PUT", "installed"): self._set_installed,
+            ("POST", "events"): self._post_events,
+            ("GET", "behaviour"): self._get_behaviour,
             ("PATCH", "behaviour"): self._change_behaviour,
-            ("GET", "faults"): self._faults,
-            ("POST", "faults"): self._order_faults,
+            ("GET", "faults"): self._get_faults,
+            ("POST", "faults"): self._add_faults,
             ("DELETE", "faults"): self._clear_faults,
-            ("POST", "keys/rotate"): self._rotate,
+            ("POST", "keys/rotate"): self._rotate_keys,
             ("POST", "keys/add"): self._add_key,
-            ("POST", "tokens/revoke"): self._revoke,
-            ("GET", "received"): self._received,
-            ("GET", "stats"): self._stats,
+            ("POST", "tokens/revoke"): self._revoke_tokens,
+            ("GET", "received"): self._get_received,
+            ("GET", "stats"): self._get_stats,
         }
+
+    async def close(self) -> None:
+        """Close the connections to the app."""
+        await self._sender.close()
 
     async def serve(self, request: web.BaseRequest, path: str, query: str) -> web.Response:
-        """Answers the request at a path below ``/_fake/``; 400 with one line for what can't be done."""
+        """Respond to the request at a path below ``/_fake/``; an invalid request is 400 with one line."""
         handler = self._handlers.get((request.method, path))
         if handler is None:
-            return answer(404, {"error": f"there is no {request.method} /_fake/{path}"})
+            return json_response(404, {"error": f"there is no {request.method} /_fake/{path}: see docs/fake-teams.md"})
         try:
-            asked = {name: values[-1] for name, values in parse_qs(query).items()}
-            return answer(200, await handler(await request.read(), asked))
+            parameters = {name: values[-1] for name, values in parse_qs(query).items()}
+            return json_response(200, await handler(await request.read(), parameters))
         except ValidationError as error:
             first = error.errors()[0]
-            return answer(400, {"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"})
+            return json_response(400, {"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"})
         except ValueError as error:
-            return answer(400, {"error": str(error)})
+            return json_response(400, {"error": str(error)})
 
-    async def _settings(self, _body: bytes, _asked: dict[str, str]) -> Any:
+    async def _get_settings(self, _body: bytes, _parameters: dict[str, str]) -> Any:
         return self._server.settings()
 
-    async def _reset(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        self._server.reset()
+    async def _reset(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        self._state.reset()
         return {}
 
-    async def _world(self, _body: bytes, asked: dict[str, str]) -> Any:
-        world, tenant = self._server.world, asked.get("tenant")
-        people = [p for name in world.tenants if tenant in (None, name) for p in world.people_of(name)]
+    async def _get_world(self, _body: bytes, parameters: dict[str, str]) -> Any:
+        world, tenant = self._state.world, parameters.get("tenant")
+        people = [p for name in world.tenants if tenant in (None, name) for p in world.list_people(name)]
         teams = [team for team in world.teams.values() if tenant in (None, team.tenant)]
         chats = [chat for chat in world.chats.values() if tenant in (None, chat.tenant)]
-        return self._view(people, teams, chats)
+        return self._build_world(people, teams, chats)
 
-    async def _grow(self, body: bytes, _asked: dict[str, str]) -> Any:
-        people, teams, chats = self._server.grow(Growth.model_validate_json(body))
-        return self._view(people, teams, chats)
+    async def _grow(self, body: bytes, _parameters: dict[str, str]) -> Any:
+        people, teams, chats = self._state.grow(Growth.model_validate_json(body))
+        return self._build_world(people, teams, chats)
 
-    def _view(self, people: list[Person], teams: list[Team], chats: list[Chat]) -> dict[str, Any]:
+    def _build_world(self, people: list[Person], teams: list[Team], chats: list[Chat]) -> dict[str, Any]:
         return {
-            "tenants": list(self._server.world.tenants),
-            "people": [_person(person) for person in people],
-            "teams": [_team(team) for team in teams],
-            "chats": [_chat(chat) for chat in chats],
+            "tenants": list(self._state.world.tenants),
+            "people": [_build_person(person) for person in people],
+            "teams": [_build_team(team) for team in teams],
+            "chats": [_build_chat(chat) for chat in chats],
         }
 
-    async def _installed(self, body: bytes, _asked: dict[str, str]) -> Any:
-        wanted = Installed.model_validate_json(body)
-        homes = [self._server.world.home(identity) for identity in wanted.ids]
-        for home in homes:
-            home.installed = wanted.installed
-        return {"changed": len(homes)}
+    async def _set_installed(self, body: bytes, _parameters: dict[str, str]) -> Any:
+        update = InstallationUpdate.model_validate_json(body)
+        owners = [self._state.world.get_owner(identity) for identity in update.ids]
+        for owner in owners:
+            owner.installed = update.installed
+        return {"changed": len(owners)}
 
-    async def _events(self, body: bytes, asked: dict[str, str]) -> Any:
+    async def _post_events(self, body: bytes, parameters: dict[str, str]) -> Any:
         parsed = orjson.loads(body)
-        events = [Event.model_validate(each) for each in (parsed if isinstance(parsed, list) else [parsed])]
-        turns = asyncio.Semaphore(max(1, int(asked.get("concurrency", "1"))))
+        events = [TeamsEvent.model_validate(each) for each in (parsed if isinstance(parsed, list) else [parsed])]
+        semaphore = asyncio.Semaphore(max(1, int(parameters.get("concurrency", "1"))))
 
-        async def tell(event: Event) -> list[Answer]:
-            async with turns:
-                return await self._tell(event)
+        async def post(event: TeamsEvent) -> list[AppResponse]:
+            async with semaphore:
+                return await self._post_event(event)
 
-        told = await asyncio.gather(*map(tell, events))
-        return [each.model_dump(by_alias=True) for answers in told for each in answers]
+        results = await asyncio.gather(*map(post, events))
+        return [response.model_dump(by_alias=True) for responses in results for response in responses]
 
-    async def _tell(self, event: Event) -> list[Answer]:
-        server = self._server
-        endpoint = event.endpoint or server.behaviour.endpoint
+    async def _post_event(self, event: TeamsEvent) -> list[AppResponse]:
+        endpoint = event.endpoint or self._state.behaviour.endpoint
         if endpoint is None:
-            raise ValueError("no endpoint: give one with the event, or PATCH /_fake/behaviour")
-        if urlsplit(endpoint).hostname not in LOOPBACK:
-            raise ValueError("the endpoint must be on loopback")
-        activities = happen(event, server.world, service_url=server.service_url, app_id=server.bot.app_id)
+            raise ValueError("no endpoint: set it in the event, or with PATCH /_fake/behaviour")
+        if urlsplit(endpoint).hostname not in LOOPBACK_HOSTS:
+            raise ValueError("the endpoint must be on loopback: use 127.0.0.1")
+        activities = apply_event(
+            event, self._state.world, service_url=self._server.service_url, app_id=self._state.bot.app_id
+        )
         return [
-            await server.courier.bring(activity, endpoint, event.forgery)
+            await self._sender.post(activity, endpoint, event.forgery)
             for activity in activities
             for _ in range(event.repeat)
         ]
 
-    async def _behaviour(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        return self._server.behaviour.model_dump(by_alias=True)
+    async def _get_behaviour(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        return self._state.behaviour.model_dump(by_alias=True)
 
-    async def _change_behaviour(self, body: bytes, _asked: dict[str, str]) -> Any:
+    async def _change_behaviour(self, body: bytes, _parameters: dict[str, str]) -> Any:
         change = Behaviour.model_validate_json(body)
         for name in change.model_fields_set:
-            setattr(self._server.behaviour, name, getattr(change, name))
+            setattr(self._state.behaviour, name, getattr(change, name))
         if "tenant_rate" in change.model_fields_set:
-            self._server.limits.rate_changed()
-        return self._server.behaviour.model_dump(by_alias=True)
+            self._state.limits.apply_tenant_rate()
+        return self._state.behaviour.model_dump(by_alias=True)
 
-    async def _faults(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        return [{"fault": fault.wire(), "struck": struck} for fault, struck in self._server.faults.listed()]
+    async def _get_faults(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        return [{"fault": fault.to_json(), "struck": count} for fault, count in self._state.faults.list_faults()]
 
-    async def _order_faults(self, body: bytes, _asked: dict[str, str]) -> Any:
+    async def _add_faults(self, body: bytes, _parameters: dict[str, str]) -> Any:
         parsed = orjson.loads(body)
-        faults = [Fault.model_validate(each) for each in (parsed if isinstance(parsed, list) else [parsed])]
+        faults = [TeamsFault.model_validate(each) for each in (parsed if isinstance(parsed, list) else [parsed])]
         for fault in faults:
-            self._server.faults.order(fault, time.monotonic())
+            self._state.faults.add(fault, time.monotonic())
         return {"ordered": len(faults)}
 
-    async def _clear_faults(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        self._server.faults.clear()
+    async def _clear_faults(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        self._state.faults.clear()
         return {}
 
-    async def _rotate(self, _body: bytes, asked: dict[str, str]) -> Any:
-        key = await self._server.keys.rotate(keep_old=asked.get("keepOld", "true") == "true")
+    async def _rotate_keys(self, _body: bytes, parameters: dict[str, str]) -> Any:
+        key = await self._state.keys.rotate(keep_old=parameters.get("keepOld", "true") == "true")
         return {"kid": key.kid}
 
-    async def _add_key(self, _body: bytes, asked: dict[str, str]) -> Any:
-        name = asked.get("key", "")
+    async def _add_key(self, _body: bytes, parameters: dict[str, str]) -> Any:
+        name = parameters.get("key", "")
         if name not in ("unendorsed", "otherChannel"):
             raise ValueError("key must be unendorsed or otherChannel")
-        key = await self._server.keys.named(name)
+        key = await self._state.keys.get_named(name)
         return {"kid": key.kid}
 
-    async def _revoke(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        self._server.tokens.revoke()
+    async def _revoke_tokens(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        self._state.tokens.revoke()
         return {}
 
-    async def _received(self, _body: bytes, asked: dict[str, str]) -> Any:
-        since = int(asked.get("since", "0"))
-        conversations = self._conversations(asked)
-        count, timeout = int(asked.get("count", "0")), min(float(asked.get("timeout", "0")), LONGEST_WAIT)
+    async def _get_received(self, _body: bytes, parameters: dict[str, str]) -> Any:
+        since = int(parameters.get("since", "0"))
+        conversations = self._select_conversations(parameters)
+        count, timeout = int(parameters.get("count", "0")), min(float(parameters.get("timeout", "0")), MAX_WAIT_SECONDS)
         if count:
-            await self._server.inbox.wait(since, conversations, count, timeout)
-        limit = min(int(asked.get("limit", str(LARGEST_PAGE))), LARGEST_PAGE)
-        messages, position, more = self._server.inbox.changes(since, conversations, limit)
-        views = [inbox.view(message, self._server.world) for message in messages]
-        return {"messages": views, "next": position, "more": more}
+            await self._state.inbox.wait(since, conversations, count, timeout)
+        limit = min(int(parameters.get("limit", str(MAX_PAGE_SIZE))), MAX_PAGE_SIZE)
+        messages, position, more = self._state.inbox.changes(since, conversations, limit)
+        received = [to_received(message, self._state.world) for message in messages]
+        return {"messages": received, "next": position, "more": more}
 
-    def _conversations(self, asked: dict[str, str]) -> frozenset[str] | None:
-        """The conversations of the asked person, conversation or tenant; None for all."""
-        world = self._server.world
-        if "person" in asked:
-            return frozenset([world.person(asked["person"]).conversation])
-        if "conversation" in asked:
-            return frozenset([asked["conversation"].partition(";messageid=")[0]])
-        if "tenant" in asked:
-            return frozenset(place.id for place in world.places.values() if place.tenant == asked["tenant"])
+    def _select_conversations(self, parameters: dict[str, str]) -> frozenset[str] | None:
+        """Return the ids of the conversations for `person`, `conversation` or `tenant`; None for all."""
+        world = self._state.world
+        if "person" in parameters:
+            return frozenset([world.get_person(parameters["person"]).conversation])
+        if "conversation" in parameters:
+            return frozenset([parameters["conversation"].partition(";messageid=")[0]])
+        if "tenant" in parameters:
+            return frozenset(each.id for each in world.conversations.values() if each.tenant == parameters["tenant"])
         return None
 
-    async def _stats(self, _body: bytes, _asked: dict[str, str]) -> Any:
-        server = self._server
-        per_conversation = server.inbox.per_conversation()
+    async def _get_stats(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        state = self._state
+        per_conversation = state.inbox.count_per_conversation()
         return Stats(
-            requests={operation: dict(counts) for operation, counts in server.traffic.requests.items()},
-            connections=dict(server.traffic.connections),
-            tokens_issued=server.tokens.issued,
-            tokens_used=len(server.tokens.used),
-            peaks=server.limits.peaks,
-            violation_count=server.limits.violation_count,
-            violations=server.limits.violations,
-            messages=server.inbox.count,
+            requests={operation: dict(counts) for operation, counts in state.traffic.requests.items()},
+            connections=dict(state.traffic.connections),
+            tokens_issued=state.tokens.issued,
+            tokens_used=len(state.tokens.used),
+            peaks=state.limits.peaks,
+            violation_count=state.limits.violation_count,
+            violations=state.limits.violations,
+            messages=state.inbox.count,
             conversations=per_conversation.total(),
             per_conversation=dict(per_conversation),
-            duplicates=server.inbox.duplicates(),
-            span=server.inbox.span(),
+            duplicates=state.inbox.count_duplicates(),
+            span=state.inbox.span(),
         ).model_dump(by_alias=True)
 
 
-def _person(person: Person) -> dict[str, Any]:
+def _build_person(person: Person) -> dict[str, Any]:
     return {
         "tenant": person.tenant,
         "objectId": person.object_id,
@@ -249,7 +236,7 @@ def _person(person: Person) -> dict[str, Any]:
     }
 
 
-def _team(team: Team) -> dict[str, Any]:
+def _build_team(team: Team) -> dict[str, Any]:
     channels = [{"id": each.id, "name": each.name, "deleted": each.deleted} for each in team.channels.values()]
     return {
         "tenant": team.tenant,
@@ -262,7 +249,7 @@ def _team(team: Team) -> dict[str, Any]:
     }
 
 
-def _chat(chat: Chat) -> dict[str, Any]:
+def _build_chat(chat: Chat) -> dict[str, Any]:
     return {
         "tenant": chat.tenant,
         "id": chat.id,

@@ -1,4 +1,4 @@
-"""The refusals of Teams and Entra ID, and their bodies."""
+"""The errors of Teams and Entra ID, and their response bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-#: The code that Teams gives with a status, and its message (Teams, "Bot APIs: status codes").
+#: The default error code of a status, and the message of a code (Teams, "Bot APIs: status codes").
 CODES = {
     400: "Bad Argument",
     401: "BotNotRegistered",
@@ -40,8 +40,8 @@ MESSAGES = {
 HTML = "<html><head><title>{reason}</title></head><body><center><h1>{reason}</h1></center></body></html>"
 
 
-class Refusal(Exception):
-    """A request is refused with this status, code and message."""
+class ConnectorError(Exception):
+    """The Bot Connector refuses a request with this status, code and message."""
 
     def __init__(self, status: int, code: str | None = None, message: str | None = None) -> None:
         self.status = status
@@ -55,7 +55,7 @@ class Refusal(Exception):
 
     @property
     def nested(self) -> dict[str, Any]:
-        """The other documented shape: an error code, and a message that is JSON itself."""
+        """The other documented format: an error code, and a message that is JSON itself."""
         blocked = self.code in ("ConversationBlockedByUser", "BotNotInConversationRoster")
         inner = {
             "subCode": "MessageWritesBlocked" if blocked else self.code,
@@ -66,8 +66,8 @@ class Refusal(Exception):
         return {"errorCode": 209, "message": orjson.dumps(inner, option=orjson.OPT_INDENT_2).decode()}
 
 
-class EntraRefusal(Refusal):
-    """The token endpoint refuses; `number` is the one of the `AADSTS` code."""
+class EntraError(ConnectorError):
+    """The token endpoint refuses a request; `number` is that of the `AADSTS` code."""
 
     def __init__(self, status: int, code: str, number: int, message: str) -> None:
         super().__init__(status, code, message)
@@ -84,8 +84,8 @@ class EntraRefusal(Refusal):
         }
 
 
-def answer(status: int, data: Any) -> web.Response:
-    """A JSON answer; `data` is anything orjson takes."""
+def json_response(status: int, data: Any) -> web.Response:
+    """Return a JSON response; `data` is anything that orjson can serialize."""
     return web.Response(
         status=status,
         body=orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS),
@@ -93,7 +93,7 @@ def answer(status: int, data: Any) -> web.Response:
     )
 
 
-def html(status: int) -> web.Response:
-    """The page of a proxy that stands before the service and could not reach it."""
+def html_response(status: int) -> web.Response:
+    """Return the error page of a proxy in front of the service."""
     reason = f"{status} {HTTPStatus(status).phrase}"
     return web.Response(status=status, text=HTML.format(reason=reason), content_type="text/html")

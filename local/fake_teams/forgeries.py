@@ -1,4 +1,4 @@
-"""Every way in which an activity can fail to come from Teams, by name: an app has to refuse each of them."""
+"""Tokens of activities that do not come from Teams, by name; an app must refuse each of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from local.fake_teams.api import Forgery
 
-#: Tokens that are to be answered with 401. `unendorsed` and `otherChannel` should be published (`add_key`) before
-#: the app fetches the keys: else it refuses them as unknown, which proves less.
+#: The app must respond with 401 to each. Publish `unendorsed` and `otherChannel` (`add_key`) before the app fetches the
+#: keys; otherwise it refuses them as unknown keys, which proves less.
 FORGERIES: Mapping[str, Forgery] = MappingProxyType(
     {
         "no header": Forgery(authorization=""),

@@ -1,4 +1,4 @@
-"""What each conversation received: every accepted message, with the times, its changes, and who is waiting."""
+"""The messages that each conversation received, with their times and changes; readers can wait for new ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Message:
 
 
 class Inbox:
-    """Messages by conversation and id, and a log of changes; a message appears in the log at each of its changes."""
+    """Messages by conversation and id, and a log with one entry for each change of a message."""
 
     def __init__(self) -> None:
         self._wakeup: asyncio.Future[None] | None = None
@@ -56,7 +56,7 @@ class Inbox:
         connection: int,
         token: int,
     ) -> Message:
-        # A broadcast stores its content once, not once for each recipient.
+        # The content of a broadcast is stored only once.
         body = self._bodies.setdefault(body, body)
         self.count += 1
         message = Message(
@@ -70,39 +70,39 @@ class Inbox:
             connection,
             token,
         )
-        self._messages.setdefault(_base(conversation), {})[message_id] = message
-        self._changed(message)
+        self._messages.setdefault(_base_id(conversation), {})[message_id] = message
+        self._log_change(message)
         return message
 
     def find(self, conversation: str, message_id: str) -> Message | None:
-        """A message that is there to be changed; None when there is none, or it was deleted."""
-        message = self._messages.get(_base(conversation), {}).get(message_id)
+        """Return the message, or None if it does not exist or was deleted."""
+        message = self._messages.get(_base_id(conversation), {}).get(message_id)
         return None if message is None or message.deleted_at is not None else message
 
     def update(self, message: Message, body: bytes) -> None:
         message.updates.append((time.time(), message.body))
         message.body = body
-        self._changed(message)
+        self._log_change(message)
 
     def delete(self, message: Message) -> None:
         message.deleted_at = time.time()
-        self._changed(message)
+        self._log_change(message)
 
     def close(self) -> None:
-        """Ends all waiting."""
+        """End all waits."""
         self.closed = True
         self._wake()
 
-    async def wait(self, since: int, conversations: frozenset[str] | None, count: int, patience: float) -> None:
-        """Returns when `count` messages changed after `since`, or after `patience` seconds."""
-        deadline = time.monotonic() + patience
+    async def wait(self, since: int, conversations: frozenset[str] | None, count: int, seconds: float) -> None:
+        """Wait until `count` messages have changed after `since`, at most `seconds`."""
+        deadline = time.monotonic() + seconds
         seen: set[int] = set()
         position = since
         while True:
-            # A reset in between leaves a shorter log: begin anew.
+            # After a reset, the log is shorter.
             position = min(position, len(self._log))
             for message in self._log[position:]:
-                if conversations is None or _base(message.conversation) in conversations:
+                if conversations is None or _base_id(message.conversation) in conversations:
                     seen.add(message.number)
             position = len(self._log)
             left = deadline - time.monotonic()
@@ -113,35 +113,36 @@ class Inbox:
             await asyncio.wait([self._wakeup], timeout=left)
 
     def changes(self, since: int, conversations: frozenset[str] | None, limit: int) -> tuple[list[Message], int, bool]:
-        """At most `limit` messages changed after `since`; the next `since`; whether more follow."""
+        """Return at most `limit` messages changed after `since`, the next `since`, and whether more follow."""
         found: list[Message] = []
         for position in range(since, len(self._log)):
             message = self._log[position]
             if message.changed != position + 1:
                 continue
-            if conversations is None or _base(message.conversation) in conversations:
+            if conversations is None or _base_id(message.conversation) in conversations:
                 if len(found) == limit:
                     return found, position, True
                 found.append(message)
         return found, len(self._log), False
 
-    def per_conversation(self) -> Counter[int]:
+    def count_per_conversation(self) -> Counter[int]:
+        """Return how many conversations hold how many messages."""
         return Counter(len(messages) for messages in self._messages.values())
 
-    def duplicates(self) -> int:
-        """How many messages equal an earlier one of the same conversation."""
+    def count_duplicates(self) -> int:
+        """Return how many messages equal an earlier one of the same conversation."""
         total = 0
         for messages in self._messages.values():
-            first = {message.updates[0][1] if message.updates else message.body for message in messages.values()}
-            total += len(messages) - len(first)
+            bodies = {message.updates[0][1] if message.updates else message.body for message in messages.values()}
+            total += len(messages) - len(bodies)
         return total
 
     def span(self) -> float:
-        """Seconds between the first accepted message and the last."""
+        """Return the seconds from the first accepted message to the last."""
         times = [message.monotonic for messages in self._messages.values() for message in messages.values()]
         return max(times) - min(times) if times else 0.0
 
-    def _changed(self, message: Message) -> None:
+    def _log_change(self, message: Message) -> None:
         self._log.append(message)
         message.changed = len(self._log)
         self._wake()
@@ -151,14 +152,14 @@ class Inbox:
             self._wakeup.set_result(None)
 
 
-def view(message: Message, world: World) -> dict[str, Any]:
-    """The message as `api.Received`."""
-    place = world.places[_base(message.conversation)]
+def to_received(message: Message, world: World) -> dict[str, Any]:
+    """Return the message as the JSON of `api.Received`."""
+    conversation = world.conversations[_base_id(message.conversation)]
     return {
         "number": message.number,
         "changed": message.changed,
-        "tenant": place.tenant,
-        "person": place.person,
+        "tenant": conversation.tenant,
+        "person": conversation.person,
         "conversation": message.conversation,
         "id": message.id,
         "replyTo": message.reply_to,
@@ -172,7 +173,7 @@ def view(message: Message, world: World) -> dict[str, Any]:
     }
 
 
-def _base(conversation: str) -> str:
+def _base_id(conversation: str) -> str:
     return conversation.partition(";messageid=")[0]
 
 

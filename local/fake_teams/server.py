@@ -1,4 +1,4 @@
-"""One fake Teams: its parts, the listener, and which part serves which path."""
+"""The server of a fake Teams: one port, and the routing of each path to the part that serves it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,28 @@ from pathlib import Path
 
 from aiohttp import web
 
-from local.fake_teams import certificates
+from local.fake_teams.activity_sender import ISSUER
 from local.fake_teams.api import Behaviour, Growth
-from local.fake_teams.connector import Connector
-from local.fake_teams.control import Control
-from local.fake_teams.courier import ISSUER, Courier
-from local.fake_teams.errors import Refusal, answer
-from local.fake_teams.faults import Faults, strike
-from local.fake_teams.inbox import Inbox
-from local.fake_teams.keys import KeyRing
-from local.fake_teams.limits import Limits
-from local.fake_teams.tokens import Bot, Tokens
-from local.fake_teams.traffic import Traffic
-from local.fake_teams.world import HOME_TENANT, Chat, Person, Team, World
+from local.fake_teams.certificates import create_certificates
+from local.fake_teams.connector import FakeConnector
+from local.fake_teams.control import ControlApi
+from local.fake_teams.errors import ConnectorError, json_response
+from local.fake_teams.fault_injector import apply_fault
+from local.fake_teams.state import FakeState
+from local.fake_teams.token_issuer import BotRegistration
+from local.fake_teams.world import HOME_TENANT
 
-#: Where it listens: nowhere else than here.
+#: The only address on which it listens.
 HOST = "127.0.0.1"
-#: Seconds that requests in flight get to end when it stops.
-DRAIN = 5.0
-#: The app's id, when none is given.
+#: How long a stop waits for requests in flight.
+DRAIN_SECONDS = 5.0
+#: The id of the app, unless another is given.
 APP_ID = "0d6a1c9e-7a52-4b1f-9a35-2f6f3d1b8c44"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to start; port 0 is a free one, without a CA file a temporary one is written."""
+    """The start options; port 0 is any free port, and without a CA file a temporary file is written."""
 
     port: int = 0
     tls: bool = True
@@ -51,28 +48,17 @@ class Options:
 
 
 class Server:
-    """A fake Teams on one port; every part of it lives on the loop that started it."""
+    """A fake Teams on one port; all of it runs on the loop that started it."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.bot = Bot(options.app_id, options.app_password, options.tenant.lower())
-        self.behaviour = options.behaviour.model_copy()
-        self.world = World()
-        self.keys = KeyRing()
-        self.tokens = Tokens(self.bot, self.behaviour)
-        self.limits = Limits(self.behaviour)
-        self.faults = Faults()
-        self.inbox = Inbox()
-        self.traffic = Traffic()
-        self.courier = Courier(self.keys, self.bot.app_id)
-        self._control = Control(self)
-        self._connector = Connector(
-            world=self.world, tokens=self.tokens, limits=self.limits, faults=self.faults, inbox=self.inbox,
-            behaviour=self.behaviour, traffic=self.traffic,
-        )  # fmt: skip
+        bot = BotRegistration(options.app_id, options.app_password, options.tenant.lower())
+        self.state = FakeState(bot, options.behaviour, options.growth)
+        self._connector = FakeConnector(self.state)
+        self._control = ControlApi(self.state, self)
         self.url = ""
         self.ca_file: Path | None = None
-        self._temporary: str | None = None
+        self._temporary_folder: str | None = None
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -80,16 +66,17 @@ class Server:
         return f"{self.url}/teams/"
 
     def settings(self) -> dict[str, str]:
-        """The environment of an app that is to talk to this fake, by the names of its settings."""
+        """Return the settings of an app that uses this fake, as environment variables."""
+        bot = self.state.bot
         settings = {
             "MicrosoftAppType": "SingleTenant",
-            "MicrosoftAppId": self.bot.app_id,
-            "MicrosoftAppPassword": self.bot.password,
-            "MicrosoftAppTenantId": self.bot.tenant,
+            "MicrosoftAppId": bot.app_id,
+            "MicrosoftAppPassword": bot.password,
+            "MicrosoftAppTenantId": bot.tenant,
             "ToBotFromChannelOpenIdMetadataUrl": f"{self.url}/v1/.well-known/openidconfiguration",
             "ToBotFromChannelTokenIssuer": ISSUER,
-            "ToChannelFromBotLoginUrl": f"{self.url}/{self.bot.tenant}",
-            "HERALD_ALLOWED_TENANTS": ",".join(self.world.tenants),
+            "ToChannelFromBotLoginUrl": f"{self.url}/{bot.tenant}",
+            "HERALD_ALLOWED_TENANTS": ",".join(self.state.world.tenants),
             "HERALD_SERVICE_HOSTS": self.url.partition("://")[2],
         }
         if self.ca_file is not None:
@@ -97,12 +84,12 @@ class Server:
         return settings
 
     async def start(self) -> None:
-        """Listens; raises OSError when the port is taken."""
+        """Start to listen; raises OSError if the port is taken."""
         try:
-            context = await asyncio.to_thread(self._certify) if self._options.tls else None
-            await asyncio.gather(self.keys.begin(), self.tokens.begin())
-            self.reset()
-            self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=DRAIN)
+            context = await asyncio.to_thread(self._create_certificates) if self._options.tls else None
+            await self.state.create_keys()
+            self.state.reset()
+            self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=DRAIN_SECONDS)
             await self._runner.setup()
             await web.TCPSite(self._runner, HOST, self._options.port, ssl_context=context, backlog=1024).start()
         except BaseException:
@@ -112,49 +99,20 @@ class Server:
         self.url = f"{scheme}://{HOST}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
-        """Ends waiting readers, lets requests in flight end, and closes everything."""
-        self.inbox.close()
+        """End waiting readers, wait for requests in flight, and close all connections."""
+        self.state.inbox.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        await self.courier.close()
-        if self._temporary is not None:
-            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+        await self._control.close()
+        if self._temporary_folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary_folder, ignore_errors=True)
 
-    def reset(self) -> None:
-        """Back to the state at the start; keys and tokens stay good, so that an app may go on."""
-        for part in (self.world, self.tokens, self.limits, self.faults, self.inbox, self.traffic):
-            part.clear()
-        for name in Behaviour.model_fields:
-            setattr(self.behaviour, name, getattr(self._options.behaviour, name))
-        self.grow(self._options.growth.model_copy(update={"tenant": self.bot.tenant}))
-
-    def grow(self, growth: Growth) -> tuple[list[Person], list[Team], list[Chat]]:
-        """Adds to the world, and returns what is new."""
-        world = self.world
-        tenant = world.add_tenant(growth.tenant)
-        people = [
-            world.add_person(tenant, installed=growth.installed, locale=growth.locale, time_zone=growth.time_zone)
-            for _ in range(growth.people)
-        ]
-        teams = [
-            world.add_team(
-                tenant, world.take_members(tenant, growth.members, turn),
-                channels=growth.channels, installed=growth.installed,
-            )
-            for turn in range(growth.teams)
-        ]  # fmt: skip
-        chats = [
-            world.add_chat(tenant, world.take_members(tenant, growth.members, turn), installed=growth.installed)
-            for turn in range(growth.chats)
-        ]
-        return people, teams, chats
-
-    def _certify(self) -> ssl.SSLContext:
-        pem, context = certificates.make()
+    def _create_certificates(self) -> ssl.SSLContext:
+        pem, context = create_certificates()
         self.ca_file = self._options.ca_file
         if self.ca_file is None:
-            self._temporary = tempfile.mkdtemp(prefix="fake-teams-")
-            self.ca_file = Path(self._temporary, "ca.pem")
+            self._temporary_folder = tempfile.mkdtemp(prefix="fake-teams-")
+            self.ca_file = Path(self._temporary_folder, "ca.pem")
         self.ca_file = self.ca_file.resolve()
         self.ca_file.parent.mkdir(parents=True, exist_ok=True)
         self.ca_file.write_bytes(pem)
@@ -168,48 +126,49 @@ class Server:
             return await self._control.serve(request, path[7:], query)
         match request.method, path.split("/")[1:]:
             case "GET", ["v1", ".well-known", "openidconfiguration"]:
-                return await self._answer(request, "openid", "metadata", self._metadata)
+                return await self._respond(request, "openid", "metadata", self._get_metadata)
             case "GET", ["v1", ".well-known", "keys"]:
-                return await self._answer(request, "openid", "keys", self._jwks)
+                return await self._respond(request, "openid", "keys", self._get_jwks)
             case "GET", [tenant, "v2.0", ".well-known", "openid-configuration"]:
 
                 async def discover() -> web.Response:
-                    return answer(200, self.tokens.discovery(self.url, tenant))
+                    return json_response(200, self.state.tokens.discovery(self.url, tenant))
 
-                return await self._answer(request, "login", "discovery", discover)
+                return await self._respond(request, "login", "discovery", discover)
             case "POST", [tenant, "oauth2", "v2.0", "token"]:
 
                 async def grant() -> web.Response:
-                    await asyncio.sleep(self.behaviour.token_latency)
-                    return answer(200, self.tokens.grant(self.url, tenant, dict(await request.post())))
+                    await asyncio.sleep(self.state.behaviour.token_latency)
+                    return json_response(200, self.state.tokens.grant(self.url, tenant, dict(await request.post())))
 
-                return await self._answer(request, "login", "token", grant)
-        return answer(404, {"error": {"code": "NotFound", "message": f"No resource at {request.method} {path}."}})
+                return await self._respond(request, "login", "token", grant)
+        error = ConnectorError(404, "NotFound", f"No resource at {request.method} {path}.")
+        return json_response(404, error.body)
 
-    async def _metadata(self) -> web.Response:
-        return answer(200, self.keys.metadata(self.url, ISSUER))
+    async def _get_metadata(self) -> web.Response:
+        return json_response(200, self.state.keys.metadata(self.url, ISSUER))
 
-    async def _jwks(self) -> web.Response:
-        return answer(200, self.keys.jwks())
+    async def _get_jwks(self) -> web.Response:
+        return json_response(200, self.state.keys.jwks())
 
-    async def _answer(
+    async def _respond(
         self,
         request: web.BaseRequest,
         surface: str,
         operation: str,
         respond: Callable[[], Awaitable[web.Response]],
     ) -> web.Response:
-        self.traffic.connection(request, surface)
-        fault = self.faults.meet(operation, time.monotonic())
+        self.state.traffic.count_connection(request, surface)
+        fault = self.state.faults.match(operation, time.monotonic())
         response = None
         try:
             if fault is not None and not fault.accept:
-                response = await strike(fault, request)
+                response = await apply_fault(fault, request)
             if response is None:
                 response = await respond()
                 if fault is not None and fault.accept:
-                    response = await strike(fault, request) or response
-        except Refusal as refusal:
-            response = answer(refusal.status, refusal.body)
-        self.traffic.answered(operation, request, response)
+                    response = await apply_fault(fault, request) or response
+        except ConnectorError as error:
+            response = json_response(error.status, error.body)
+        self.state.traffic.count_response(operation, request, response)
         return response

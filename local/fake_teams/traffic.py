@@ -1,4 +1,4 @@
-"""Counts of what reached the fake: requests by operation and answer, and TCP connections."""
+"""Counts of the requests to the fake by operation and status, and of its TCP connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 
 class Traffic:
-    """Counts since the last `clear`; a connection that was open before counts again when it is used again."""
+    """Counts since the last `clear`; an older connection counts again with its next request."""
 
     def __init__(self) -> None:
         self.clear()
@@ -22,8 +22,8 @@ class Traffic:
         self._surfaces: WeakKeyDictionary[asyncio.Transport, set[str]] = WeakKeyDictionary()
         self._opened = 0
 
-    def connection(self, request: web.BaseRequest, surface: str) -> int:
-        """The number of the request's connection, counted once for each surface that it is used for."""
+    def count_connection(self, request: web.BaseRequest, surface: str) -> int:
+        """Count the request's connection once for each surface, and return its number."""
         transport = request.transport
         if transport is None:
             return 0
@@ -38,7 +38,7 @@ class Traffic:
             self.connections[surface] += 1
         return number
 
-    def answered(self, operation: str, request: web.BaseRequest, response: web.Response) -> None:
-        """Counts a request by its status, or as `dropped` where nobody will read the answer."""
-        gone = request.transport is None or request.transport.is_closing()
-        self.requests[operation]["dropped" if gone else str(response.status)] += 1
+    def count_response(self, operation: str, request: web.BaseRequest, response: web.Response) -> None:
+        """Count a request by its status, or as `dropped` if its connection is closed."""
+        closed = request.transport is None or request.transport.is_closing()
+        self.requests[operation]["dropped" if closed else str(response.status)] += 1

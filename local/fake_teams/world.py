@@ -1,4 +1,4 @@
-"""The people, teams and chats of Teams, and for whom the bot is installed."""
+"""The people, teams and chats of the fake Teams, and where the bot is installed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: The first tenant, when none is named.
+#: The first tenant, unless another is given.
 HOME_TENANT = "5f0c1b52-8f5e-4a57-9d0b-6b1d3c0f7a11"
 
 
 @dataclass(slots=True)
 class Person:
-    """One user; `id` (`29:`) and `conversation` (`a:`) belong to this user and this bot."""
+    """One user; `id` (`29:`) and `conversation` (`a:`) are specific to this user and this bot."""
 
     tenant: str
     object_id: str
@@ -38,7 +38,7 @@ class Person:
 
 @dataclass(slots=True)
 class Channel:
-    """A channel; the General channel has its team's id and, as in Teams' answers, no name."""
+    """A channel; the General channel has the id of its team and, as in responses of Teams, no name."""
 
     id: str
     name: str | None
@@ -66,21 +66,21 @@ class Chat:
 
 
 @dataclass(slots=True, frozen=True)
-class Place:
-    """Where a message can be posted: `id` is the conversation's id without the thread's `;messageid=`."""
+class FakeConversation:
+    """A conversation of the person, team or chat `owner`; `id` has no `;messageid=` of a thread."""
 
     kind: Literal["personal", "groupChat", "channel"]
     id: str
-    home: Person | Team | Chat
+    owner: Person | Team | Chat
     channel: Channel | None = None
 
     @property
     def tenant(self) -> str:
-        return self.home.tenant
+        return self.owner.tenant
 
     @property
     def person(self) -> str | None:
-        return self.home.object_id if isinstance(self.home, Person) else None
+        return self.owner.object_id if isinstance(self.owner, Person) else None
 
     @property
     def exists(self) -> bool:
@@ -88,11 +88,11 @@ class Place:
 
     @property
     def members(self) -> list[Person]:
-        return [self.home] if isinstance(self.home, Person) else self.home.members
+        return [self.owner] if isinstance(self.owner, Person) else self.owner.members
 
 
 class World:
-    """All tenants; ids depend on the tenant and a running number alone, so the same growth gives the same ids."""
+    """All tenants. Ids depend only on the tenant and a sequence number, so that the same growth gives the same ids."""
 
     def __init__(self) -> None:
         self.clear()
@@ -102,23 +102,23 @@ class World:
         self.people: dict[str, Person] = {}
         self.teams: dict[str, Team] = {}
         self.chats: dict[str, Chat] = {}
-        self.places: dict[str, Place] = {}
+        self.conversations: dict[str, FakeConversation] = {}
         self.threads: set[str] = set()
         self._by_tenant: dict[str, list[Person]] = {}
         self._last_id = 0
 
     def add_tenant(self, tenant: str | None) -> str:
-        """The tenant's id in lower case, after making it where it is new; without an id, a new one."""
+        """Add the tenant unless it exists, and return its id in lower case; None adds one with a new id."""
         tenant = (tenant or _uuid(_digest("tenant", str(len(self.tenants))))).lower()
         self.tenants.setdefault(tenant, {})
         self._by_tenant.setdefault(tenant, [])
         return tenant
 
-    def people_of(self, tenant: str) -> list[Person]:
+    def list_people(self, tenant: str) -> list[Person]:
         return self._by_tenant.get(tenant, [])
 
     def add_person(self, tenant: str, *, installed: bool, locale: str, time_zone: str) -> Person:
-        number, digest = self._next(tenant, "person")
+        number, digest = self._next_number(tenant, "person")
         person = Person(
             tenant=tenant, object_id=_uuid(digest), id="29:1" + _text(digest), conversation="a:1" + _text(digest[::-1]),
             number=number, locale=locale, time_zone=time_zone, installed=installed,
@@ -126,11 +126,11 @@ class World:
         self.people[person.object_id] = person
         self.people[person.id] = person
         self._by_tenant[tenant].append(person)
-        self.places[person.conversation] = Place("personal", person.conversation, person)
+        self.conversations[person.conversation] = FakeConversation("personal", person.conversation, person)
         return person
 
     def add_team(self, tenant: str, members: list[Person], *, channels: int, installed: bool) -> Team:
-        number, digest = self._next(tenant, "team")
+        number, digest = self._next_number(tenant, "team")
         team = Team(
             tenant,
             f"19:{_text(digest)[:43]}1@thread.tacv2",
@@ -146,54 +146,54 @@ class World:
         return team
 
     def add_channel(self, team: Team, name: str | None) -> Channel:
-        number, digest = self._next(team.tenant, "channel")
+        number, digest = self._next_number(team.tenant, "channel")
         channel = Channel(f"19:{digest.hex()[:32]}@thread.tacv2", name or f"Channel {number}")
         self._add_channel(team, channel)
         return channel
 
     def _add_channel(self, team: Team, channel: Channel) -> None:
         team.channels[channel.id] = channel
-        self.places[channel.id] = Place("channel", channel.id, team, channel)
+        self.conversations[channel.id] = FakeConversation("channel", channel.id, team, channel)
 
     def add_chat(self, tenant: str, members: list[Person], *, installed: bool) -> Chat:
-        number, digest = self._next(tenant, "chat")
+        number, digest = self._next_number(tenant, "chat")
         chat = Chat(tenant, f"19:{digest.hex()[:32]}@thread.v2", f"Chat {number}", members, installed)
         self.chats[chat.id] = chat
-        self.places[chat.id] = Place("groupChat", chat.id, chat)
+        self.conversations[chat.id] = FakeConversation("groupChat", chat.id, chat)
         return chat
 
-    def take_members(self, tenant: str, size: int, turn: int) -> list[Person]:
-        """The next `size` people of the tenant (all of them, if there are fewer), going round from turn to turn."""
-        people = self.people_of(tenant)
+    def select_members(self, tenant: str, size: int, index: int) -> list[Person]:
+        """Return the `index`-th group of `size` people of the tenant, cyclically; all people if there are fewer."""
+        people = self.list_people(tenant)
         size = min(size, len(people))
-        start = turn * size % len(people) if people else 0
+        start = index * size % len(people) if people else 0
         return list(itertools.islice(itertools.cycle(people), start, start + size))
 
-    def person(self, identity: str) -> Person:
-        """The person of this object id or `29:` id; raises ValueError."""
+    def get_person(self, identity: str) -> Person:
+        """Return the person with this object id or `29:` id; raises ValueError."""
         person = self.people.get(identity)
         if person is None:
-            raise ValueError(f"there is no person {identity}")
+            raise ValueError(f"there is no person {identity}: see GET /_fake/world")
         return person
 
-    def home(self, identity: str) -> Person | Team | Chat:
-        """The person, team or chat of this id; raises ValueError."""
-        return self.teams.get(identity) or self.chats.get(identity) or self.person(identity)
+    def get_owner(self, identity: str) -> Person | Team | Chat:
+        """Return the person, team or chat with this id; raises ValueError."""
+        return self.teams.get(identity) or self.chats.get(identity) or self.get_person(identity)
 
-    def place(self, conversation: str) -> Place | None:
-        """Where this conversation is; None for an unknown one, a deleted channel, or a thread nobody began."""
-        base, _, root = conversation.partition(";messageid=")
-        place = self.places.get(base)
-        if place is None or not place.exists or (root and conversation not in self.threads):
+    def find_conversation(self, conversation_id: str) -> FakeConversation | None:
+        """Return the conversation; None if it is unknown, its channel is deleted, or its thread does not exist."""
+        base, _, root = conversation_id.partition(";messageid=")
+        conversation = self.conversations.get(base)
+        if conversation is None or not conversation.exists or (root and conversation_id not in self.threads):
             return None
-        return place
+        return conversation
 
     def new_message_id(self) -> str:
-        """An activity id as Teams gives them: epoch milliseconds, here never the same twice."""
+        """Return a unique activity id in the format of Teams: milliseconds since the epoch."""
         self._last_id = max(self._last_id + 1, time.time_ns() // 1_000_000)
         return str(self._last_id)
 
-    def _next(self, tenant: str, kind: str) -> tuple[int, bytes]:
+    def _next_number(self, tenant: str, kind: str) -> tuple[int, bytes]:
         numbers = self.tenants[tenant]
         numbers[kind] = number = numbers.get(kind, 0) + 1
         return number, _digest(tenant, f"{kind}/{number}")

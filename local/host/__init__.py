@@ -1,1 +1,1 @@
-"""A function host for a developer's machine: the semantics of Azure Functions without Core Tools."""
+"""A local function host with the semantics of Azure Functions, without Core Tools."""

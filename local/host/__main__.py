@@ -1,4 +1,4 @@
-"""`python -m local.host`: serves the `function_app` of the working directory until it is told to stop."""
+"""Serve the `function_app` of the working directory until a signal: `python -m local.host`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import traceback
 from pathlib import Path
 
 from local.host.config import HostConfig, StartError, apply_local_settings, load_host_config
-from local.host.functions import Function, index, load_app
-from local.host.host import Host, describe, reserve
+from local.host.functions import Function, index_functions, load_app
+from local.host.host import Host, bind_port, describe
 from shared.states import SettingsError
 
-#: The setting that holds the key which `--require-keys` asks for.
+#: The setting with the function key that `--require-keys` requires.
 KEY_SETTING = "HERALD_LOCAL_KEY"
 
 log = logging.getLogger("Host")
 
 
 def main() -> None:
-    """Runs the host; the exit code is 0 after a drain, 1 where it could not start or drain."""
-    options = _options()
+    """Run the host; exit with 0 after a drain, with 1 if it could not start or drain."""
+    options = _parse_options()
     logging.Formatter.converter = time.gmtime
     try:
         folder = Path.cwd()
@@ -40,18 +40,18 @@ def main() -> None:
             format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
             datefmt="%Y-%m-%dT%H:%M:%S",
         )
-        logging.getLogger("azure").setLevel(logging.WARNING)  # else a line for each storage request
+        logging.getLogger("azure").setLevel(logging.WARNING)  # it logs each storage request
         asyncio.run(_serve(options, config))
     except StartError as error:
-        _leave(1, str(error))
+        _exit(1, str(error))
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local.host", description=__doc__)
     parser.add_argument("--port", type=int, default=7071, help="port on 127.0.0.1 (default 7071; 0: any)")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of a failing import")
-    parser.add_argument("--require-keys", action="store_true", help=f"ask for the key in {KEY_SETTING}, as Azure does")
-    parser.add_argument("--stop-with-stdin", action="store_true", help="drain at the end of standard input")
+    parser.add_argument("--require-keys", action="store_true", help=f"require the function key in {KEY_SETTING}")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="drain when standard input ends")
     options = parser.parse_args()
     if not 0 <= options.port <= 65_535:
         parser.error("--port must be from 0 to 65535")
@@ -65,9 +65,9 @@ async def _serve(options: argparse.Namespace, config: HostConfig) -> None:
         _stop_with_stdin(stop)
     key = os.environ.get(KEY_SETTING) if options.require_keys else None
     if options.require_keys and not key:
-        raise StartError(f"{KEY_SETTING} is not set: --require-keys needs the key to ask for")
-    with reserve(options.port) as listener:
-        functions = _load(options.verbose)
+        raise StartError(f"{KEY_SETTING} is not set: set it to a function key, or omit --require-keys")
+    with bind_port(options.port) as listener:
+        functions = _load_functions(options.verbose)
         host = Host(functions, config, os.environ, key)
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(host.start(listener))
@@ -83,35 +83,35 @@ async def _serve(options: argparse.Namespace, config: HostConfig) -> None:
                 await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if watching.done():
                     watching.result()
-                log.info("Stopping: running functions may finish")
+                log.info("Stopping: waiting for running functions")
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             drained = await host.stop()
-    # As in Azure, the app sees no end: no atexit, no closing, and no waiting for its own tasks and threads.
-    _leave(0 if drained else 1, "" if drained else "Some functions did not finish in time")
+    # As in Azure, the process ends without atexit handlers, and without waiting for the tasks and threads of the app.
+    _exit(0 if drained else 1, "" if drained else "Some functions did not finish in time: messages return later")
 
 
-def _load(verbose: bool) -> list[Function]:
+def _load_functions(verbose: bool) -> list[Function]:
     try:
-        return index(load_app(), os.environ)
+        return index_functions(load_app(), os.environ)
     except SettingsError as error:
         raise StartError(str(error)) from None
     except StartError:
         raise
-    except Exception as error:  # noqa: BLE001 (a module may raise anything; it becomes the one line)
+    except Exception as error:  # noqa: BLE001 (an import may raise anything; it is reported as one line)
         if verbose:
             traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise StartError(f"function_app.py cannot be imported: {reason} (--verbose shows where)") from None
+        raise StartError(f"function_app.py cannot be imported: {reason} (--verbose shows the traceback)") from None
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
-    def ask(number: int) -> None:
+    def on_signal(number: int) -> None:
         if number == signal.SIGINT and stop.is_set():
-            _leave(1, "Stopped at once")
+            _exit(1, "Stopped without waiting for running functions")
         stop.set()
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
@@ -119,16 +119,16 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         if number is None:
             continue
         if sys.platform == "win32":
-            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(ask, number))
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(on_signal, number))
         else:
-            loop.add_signal_handler(number, ask, number)
+            loop.add_signal_handler(number, on_signal, number)
 
 
 def _stop_with_stdin(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def wait_for_end() -> None:
-        # the bare descriptor: a reader that waits in a file object holds its lock while the interpreter ends
+        # A read of the file object sys.stdin would hold its lock while the interpreter exits.
         while os.read(0, 4096):
             pass
         loop.call_soon_threadsafe(stop.set)
@@ -136,8 +136,8 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-def _leave(code: int, reason: str = "") -> None:
-    with contextlib.suppress(OSError):  # whoever read our output may be gone
+def _exit(code: int, reason: str = "") -> None:
+    with contextlib.suppress(OSError):  # the reader of the output may have ended
         if reason:
             print(reason, file=sys.stderr, flush=True)
         sys.stdout.flush()

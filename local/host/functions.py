@@ -1,4 +1,4 @@
-"""The functions of an app: found in its module, checked, and reduced to plain values."""
+"""Load the functions of an app, check that the host supports them, and reduce them to plain values."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import azure.functions as func
 
 from local.host.config import StartError, resolve_names
-from local.host.timespan import parse_timespan
 
-#: The triggers that the host serves, each with the bindings that may stand beside it.
+#: The supported triggers, each with the other bindings that a function with it may have.
 TRIGGERS: Mapping[str, frozenset[str]] = {
     "httpTrigger": frozenset({"http"}),
     "queueTrigger": frozenset(),
@@ -25,17 +23,8 @@ TRIGGERS: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
-    """How often a failed call is repeated (-1: for ever), and the least and most seconds between two calls."""
-
-    limit: int
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Function:
-    """One function: what calls it, by which binding (names resolved), and how it wants to be called."""
+    """One function: its callable, its trigger, and the trigger's binding with `%NAME%` resolved."""
 
     name: str
     call: Callable[..., Any]
@@ -44,54 +33,50 @@ class Function:
     binding: Mapping[str, Any]
     is_async: bool
     takes_context: bool
-    retry: RetryPolicy | None
 
 
-def load_app(name: str = "function_app") -> func.FunctionApp:
-    """The one FunctionApp of the module `name`, imported here; raises `StartError`, or what the import raises."""
-    module = importlib.import_module(name)
-    apps = _apps(module)
+def load_app(module_name: str = "function_app") -> func.FunctionApp:
+    """Import the module and return its only FunctionApp; raises `StartError`, or whatever the import raises."""
+    module = importlib.import_module(module_name)
+    apps = {id(value): value for value in vars(module).values() if isinstance(value, func.FunctionApp)}
     if len(apps) != 1:
-        raise StartError(f"{name}.py must hold one FunctionApp, and holds {len(apps)}")
-    return apps[0]
+        raise StartError(f"{module_name}.py must define exactly one FunctionApp, but defines {len(apps)}")
+    return next(iter(apps.values()))
 
 
-def index(app: func.FunctionApp, environ: Mapping[str, str]) -> list[Function]:
-    """The functions of `app`; raises `StartError` where one is not supported or a `%NAME%` is not set."""
+def index_functions(app: func.FunctionApp, environ: Mapping[str, str]) -> list[Function]:
+    """Return the functions of `app`; raises `StartError` for an unsupported function or an unset `%NAME%`."""
     try:
         built = app.get_functions()
     except ValueError as error:
         raise StartError(str(error)) from None
-    return [_function(function, environ) for function in built]
+    return [_read_function(function, environ) for function in built]
 
 
-def _apps(module: ModuleType) -> list[func.FunctionApp]:
-    found = {id(value): value for value in vars(module).values() if isinstance(value, func.FunctionApp)}
-    return list(found.values())
-
-
-def _function(built: Any, environ: Mapping[str, str]) -> Function:
+def _read_function(built: Any, environ: Mapping[str, str]) -> Function:
     name: str = built.get_function_name()
     bindings: list[dict[str, Any]] = [json.loads(text) for text in built.get_raw_bindings()]
     trigger: str = built.get_trigger().type
     if trigger not in TRIGGERS:
-        raise StartError(f"function {name}: the trigger {trigger} is not supported locally")
+        raise StartError(f"function {name}: the local host does not support the trigger {trigger}")
     for binding in bindings:
         if binding["type"] != trigger and binding["type"] not in TRIGGERS[trigger]:
-            raise StartError(f"function {name}: the binding {binding['type']} is not supported locally")
+            raise StartError(f"function {name}: the local host does not support the binding {binding['type']}")
+    if built.get_settings_dict("retry_policy"):
+        raise StartError(f"function {name}: the local host does not support retry policies: remove @app.retry")
+    trigger_binding = next(binding for binding in bindings if binding["type"] == trigger)
     try:
-        own = next(binding for binding in bindings if binding["type"] == trigger)
         resolved = {
-            key: resolve_names(value, environ) if isinstance(value, str) else value for key, value in own.items()
+            key: resolve_names(value, environ) if isinstance(value, str) else value
+            for key, value in trigger_binding.items()
         }
-        retry = _retry(built.get_settings_dict("retry_policy") or {})
-    except (StartError, ValueError) as error:
+    except StartError as error:
         raise StartError(f"function {name}: {error}") from None
     call = built.get_user_function()
     parameters = set(inspect.signature(call).parameters)
     argument: str = resolved["name"]
     if argument not in parameters or parameters - {argument, "context"}:
-        raise StartError(f"function {name} must take {argument!r}, and beside it only 'context'")
+        raise StartError(f"function {name} must take the parameter {argument!r} and may also take only 'context'")
     return Function(
         name=name,
         call=call,
@@ -100,21 +85,4 @@ def _function(built: Any, environ: Mapping[str, str]) -> Function:
         binding=resolved,
         is_async=asyncio.iscoroutinefunction(call),
         takes_context="context" in parameters,
-        retry=retry if trigger == "timerTrigger" else None,
     )
-
-
-def _retry(policy: Mapping[str, str]) -> RetryPolicy | None:
-    if not policy:
-        return None
-    limit = int(policy["max_retry_count"])
-    if policy["strategy"].replace("_", "").lower() == "fixeddelay":
-        delay = _seconds(policy, "delay_interval")
-        return RetryPolicy(limit, delay, delay)
-    return RetryPolicy(limit, _seconds(policy, "minimum_interval"), _seconds(policy, "maximum_interval"))
-
-
-def _seconds(policy: Mapping[str, str], name: str) -> float:
-    if name not in policy:
-        raise StartError(f"its retry policy needs {name}")
-    return parse_timespan(policy[name]).total_seconds()

@@ -1,4 +1,4 @@
-"""The host: everything that listens for one app, started in order and drained together."""
+"""The host: the listeners of one app, which start in order and drain together."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from local.host.backoff import backoff
-from local.host.config import ONCE, HostConfig, StartError, resolve_connection
+from local.host.backoff import backoff_seconds
+from local.host.config import SINGLE_ATTEMPT, HostConfig, StartError, resolve_connection
 from local.host.functions import Function
-from local.host.http_trigger import HttpListener, http_route
-from local.host.invoke import Invoker
-from local.host.queue_trigger import Polling, QueueListener
-from local.host.timer_store import TABLE, TimerStore, host_id
+from local.host.http_trigger import HttpListener, compile_function_route
+from local.host.invoker import Invoker
+from local.host.queue_trigger import PollingOptions, QueueListener
+from local.host.timer_store import TABLE, TimerStore, build_host_id
 from local.host.timer_trigger import TimerListener
 from shared.states import SettingsError
 from shared.storage.clients import CONNECTION, open_storage
 
-#: How long a message is invisible while it is processed, in seconds (fixed in Azure), and the setting that
-#: shortens it for tests.
+#: How long a message is invisible while it is processed (fixed in Azure), and the setting that shortens it for tests.
 LEASE_SECONDS = 600
 LEASE_SETTING = "HERALD_LOCAL_VISIBILITY_SECONDS"
-#: The setting for the number of threads of synchronous functions (Functions' own; Python's default without).
+#: The setting of Functions for the number of threads for synchronous functions (default: Python's).
 THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
-#: How long the start waits for the storage, and a stop for what is running, in seconds.
-STORAGE_PATIENCE = 30.0
-GRACE = 30.0
+#: How long the start waits for the storage, and a stop for running functions.
+STORAGE_START_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
 
-_HINT = "start Azurite, or set the setting to a storage account that is up"
+_STORAGE_HINT = "start Azurite, or change this setting to an available storage account"
 
 log = logging.getLogger("Host")
 
@@ -43,8 +42,7 @@ log = logging.getLogger("Host")
 class Host:
     """Runs `functions` on the running loop, with the settings in `environ`.
 
-    A `key` makes HTTP functions that are not anonymous ask for it. Raises `StartError` where a binding or a
-    setting is unusable.
+    With a `key`, HTTP functions that are not anonymous require it. Raises `StartError` for an invalid setting.
     """
 
     def __init__(
@@ -57,45 +55,48 @@ class Host:
         timeout = config.function_timeout
         self._invoker = invoker = Invoker(timeout.total_seconds() if timeout else None, self._threads)
         queues = config.extensions.queues
-        polling = Polling(queues, queues.polling_limit(environ), _lease(environ))
-        self._http = HttpListener(_by(functions, "httpTrigger"), config.extensions.http.route_prefix, invoker, key)
+        polling = PollingOptions(queues, queues.max_polling_seconds(environ), _lease_seconds(environ))
+        prefix = config.extensions.http.route_prefix
+        self._http = HttpListener(_with_trigger(functions, "httpTrigger"), prefix, invoker, key)
         self._queues = [
-            QueueListener(function, self._account(function), polling, invoker)
-            for function in _by(functions, "queueTrigger")
+            QueueListener(function, self._open_queues(function), polling, invoker)
+            for function in _with_trigger(functions, "queueTrigger")
         ]
-        self._timers = [self._timer(function) for function in _by(functions, "timerTrigger")]
+        self._timers = [self._create_timer(function) for function in _with_trigger(functions, "timerTrigger")]
         self._listeners: list[QueueListener | TimerListener] = [*self._queues, *self._timers]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, listener: socket.socket) -> None:
-        """Waits for the storage, runs the timers of the start, opens `listener`, and starts polling.
+        """Wait for the storage, run timers with `run_on_startup`, open `listener`, and start polling.
 
-        Raises `StartError` where the storage stays out of reach or the port is taken.
+        Raises `StartError` if the storage does not answer or the port is taken.
         """
         for queues, tables in self._accounts.values():
             await self._resources.enter_async_context(queues)
             await self._resources.enter_async_context(tables)
-        await self._reach_storage()
+        await self._wait_for_storage()
         try:
             await asyncio.gather(*(timer.start() for timer in self._timers))
         except AzureError as error:
-            raise StartError(f"The storage does not take the timers' status: {type(error).__name__}") from None
+            raise StartError(
+                f"The status of the timers cannot be stored ({type(error).__name__}): check {CONNECTION}"
+            ) from None
         try:
             await self._http.start(listener)
         except OSError as error:
-            raise port_taken(listener.getsockname()[1], error) from None
-        self._tasks = [asyncio.create_task(part.run()) for part in self._listeners]
+            raise _port_taken(listener.getsockname()[1], error) from None
+        self._tasks = [asyncio.create_task(each.run()) for each in self._listeners]
 
     async def watch(self) -> None:
-        """Waits for ever, unless a listener breaks: raises its error."""
+        """Wait forever, or until a listener fails; raises its error."""
         await asyncio.gather(*self._tasks, asyncio.Event().wait())
 
     async def stop(self, grace: float | None = None) -> bool:
-        """Takes nothing new, lets what runs finish within `grace` seconds (GRACE), and says whether all of it did."""
-        for part in self._listeners:
-            part.stop()
+        """Stop listening, wait up to `grace` seconds (DRAIN_SECONDS) for functions, return whether all finished."""
+        for each in self._listeners:
+            each.stop()
         ending = [*self._tasks, asyncio.create_task(self._http.stop())]
-        _, late = await asyncio.wait(ending, timeout=GRACE if grace is None else grace)
+        _, late = await asyncio.wait(ending, timeout=DRAIN_SECONDS if grace is None else grace)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -103,14 +104,14 @@ class Host:
         await self._resources.aclose()
         return not late
 
-    def _account(self, function: Function) -> QueueServiceClient:
+    def _open_queues(self, function: Function) -> QueueServiceClient:
         name = resolve_connection(function.binding.get("connection", ""), self._environ)
         return self._open(name)[0]
 
-    def _timer(self, function: Function) -> TimerListener:
+    def _create_timer(self, function: Function) -> TimerListener:
         table = self._open(CONNECTION)[1].get_table_client(TABLE)
         try:
-            return TimerListener(function, TimerStore(table, host_id(self._environ)), self._invoker)
+            return TimerListener(function, TimerStore(table, build_host_id(self._environ)), self._invoker)
         except ValueError as error:
             raise StartError(f"function {function.name}: {error}") from None
 
@@ -122,28 +123,34 @@ class Host:
                 raise StartError(str(error)) from None
         return self._accounts[connection]
 
-    async def _reach_storage(self) -> None:
+    async def _wait_for_storage(self) -> None:
         for name, (queues, tables) in self._accounts.items():
-            give_up = asyncio.get_running_loop().time() + STORAGE_PATIENCE
+            deadline = asyncio.get_running_loop().time() + STORAGE_START_SECONDS
             failures = 0
-            while not await self._answers(name, queues, tables):
-                if asyncio.get_running_loop().time() > give_up:
-                    raise StartError(f"The storage of {name} did not answer within {STORAGE_PATIENCE:.0f} s: {_HINT}")
+            while not await self._is_reachable(name, queues, tables):
+                if asyncio.get_running_loop().time() > deadline:
+                    waited = f"within {STORAGE_START_SECONDS:.0f} s"
+                    raise StartError(f"The storage of {name} did not answer {waited}: {_STORAGE_HINT}")
                 if failures == 0:
-                    log.warning("The storage of %s does not answer at %s yet: %s", name, queues.primary_hostname, _HINT)
-                await asyncio.sleep(backoff(failures, 0.1, 1.0))
+                    log.warning(
+                        "The storage of %s does not answer at %s yet: %s", name, queues.primary_hostname, _STORAGE_HINT
+                    )
+                await asyncio.sleep(backoff_seconds(failures, 0.1, 1.0))
                 failures += 1
 
-    async def _answers(self, name: str, queues: QueueServiceClient, tables: TableServiceClient) -> bool:
+    async def _is_reachable(self, name: str, queues: QueueServiceClient, tables: TableServiceClient) -> bool:
         try:
             if self._queues:
-                async for _ in queues.list_queues(results_per_page=1, **ONCE):
+                async for _ in queues.list_queues(results_per_page=1, **SINGLE_ATTEMPT):
                     break
             if self._timers and name == CONNECTION:
-                await tables.create_table_if_not_exists(TABLE, **ONCE)
+                await tables.create_table_if_not_exists(TABLE, **SINGLE_ATTEMPT)
         except HttpResponseError as error:
             if (error.status_code or 500) < 500:
-                raise StartError(f"The storage of {name} refuses us: {error.message.splitlines()[0]}") from None
+                reason = error.message.splitlines()[0]
+                raise StartError(
+                    f"The storage of {name} refuses the request ({reason}): check its account and key"
+                ) from None
             return False
         except AzureError:
             return False
@@ -151,40 +158,40 @@ class Host:
 
 
 def describe(function: Function, config: HostConfig, port: int) -> str:
-    """One line for a person: the function's name, and what calls it."""
+    """Return one line for the console: the function's name and its route, queue or schedule."""
     if function.trigger == "httpTrigger":
         methods = ",".join(function.binding.get("methods", ())) or "any method"
-        route = http_route(function, config.extensions.http.route_prefix)
+        route = compile_function_route(function, config.extensions.http.route_prefix)
         return f"  {function.name}: [{methods}] http://127.0.0.1:{port}/{route.template}"
-    what = function.binding["queueName"] if function.trigger == "queueTrigger" else function.binding["schedule"]
-    return f"  {function.name}: {function.trigger} {what}"
+    source = function.binding["queueName"] if function.trigger == "queueTrigger" else function.binding["schedule"]
+    return f"  {function.name}: {function.trigger} {source}"
 
 
-def reserve(port: int) -> socket.socket:
-    """A socket bound to `port` of 127.0.0.1 (0: any) that does not listen yet; raises `StartError` if it is taken."""
+def bind_port(port: int) -> socket.socket:
+    """Return a socket bound to `port` of 127.0.0.1 (0: any), not yet listening; raises `StartError` if it is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if sys.platform == "win32":
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
-        # so that a port is free at once after a restart; one that listens is refused nevertheless
+        # A port can be used again at once after a restart; one on which a program listens is still refused.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         listener.close()
-        raise port_taken(port, error) from None
+        raise _port_taken(port, error) from None
     return listener
 
 
-def port_taken(port: int, error: OSError) -> StartError:
-    return StartError(f"Port {port} is taken: stop what listens there or choose another with --port ({error.strerror})")
+def _port_taken(port: int, error: OSError) -> StartError:
+    return StartError(f"Port {port} is taken ({error.strerror}): stop its program, or choose another port with --port")
 
 
-def _by(functions: Sequence[Function], trigger: str) -> list[Function]:
+def _with_trigger(functions: Sequence[Function], trigger: str) -> list[Function]:
     return [function for function in functions if function.trigger == trigger]
 
 
-def _lease(environ: Mapping[str, str]) -> int:
+def _lease_seconds(environ: Mapping[str, str]) -> int:
     return _whole_number(environ, LEASE_SETTING) or LEASE_SECONDS
 
 

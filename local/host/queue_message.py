@@ -1,4 +1,4 @@
-"""A queue message as a Python worker gets it: its body decoded, its metadata as the Functions host writes them."""
+"""Convert a queue message to what a Python worker receives: the decoded body and the metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azure.storage.queue import QueueMessage
 
 
 def decode_body(text: str, encoding: str) -> bytes | None:
-    """The body of a message of `encoding` (`base64` or `none`); None where it is not of that encoding."""
+    """Return the body of a message in `encoding` (`base64` or `none`), or None if it is not valid base64."""
     if encoding == "none":
         return text.encode()
     try:
@@ -21,37 +21,37 @@ def decode_body(text: str, encoding: str) -> bytes | None:
         return None
 
 
-def trigger_data(message: QueueMessage, body: bytes, binary: bool) -> tuple[meta.Datum, dict[str, meta.Datum]]:
-    """The body and the metadata of a call, as the Functions host hands them to a Python worker.
+def build_trigger_data(message: QueueMessage, body: bytes, binary: bool) -> tuple[meta.Datum, dict[str, meta.Datum]]:
+    """Return the body and the metadata of an invocation, in the form in which the Functions host sends them.
 
-    A text body that is a JSON object lays its own properties over the metadata, whatever their case; a binary
-    one does not.
+    The properties of a text body that is a JSON object replace metadata of the same name, whatever the case; those
+    of a binary body do not.
     """
     metadata = {
         "Id": meta.Datum(message.id, "string"),
         "DequeueCount": meta.Datum(message.dequeue_count, "int"),
-        "ExpirationTime": _time(message.expires_on),
-        "InsertionTime": _time(message.inserted_on),
-        "NextVisibleTime": _time(message.next_visible_on),
+        "ExpirationTime": _time_datum(message.expires_on),
+        "InsertionTime": _time_datum(message.inserted_on),
+        "NextVisibleTime": _time_datum(message.next_visible_on),
         "PopReceipt": meta.Datum(message.pop_receipt, "string"),
     }
     if binary:
         return meta.Datum(body, "bytes"), metadata
     text = body.decode(errors="replace")
     names = {name.lower(): name for name in metadata}
-    for name, value in _properties(text).items():
+    for name, value in _json_properties(text).items():
         datum = meta.Datum(value, "string") if isinstance(value, str) else meta.Datum(json.dumps(value), "json")
         metadata[names.setdefault(name.lower(), name)] = datum
     return meta.Datum(text, "string"), metadata
 
 
-def _properties(text: str) -> dict[str, object]:
+def _json_properties(text: str) -> dict[str, object]:
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
-def _time(value: datetime | None) -> meta.Datum:
+def _time_datum(value: datetime | None) -> meta.Datum:
     return meta.Datum(value.isoformat() if value else "", "string")

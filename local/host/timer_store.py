@@ -1,6 +1,6 @@
-"""Where timers keep their schedule status: one table row a function, moved only by If-Match.
+"""The stored status of timers: one table row for each function, updated only with If-Match.
 
-A row also carries the lease of a run, so that of several hosts on one storage account one runs each occurrence.
+A row also holds the lease of a run, so that only one of several hosts on a storage account runs an occurrence.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, Re
 from azure.data.tables import UpdateMode
 from azure.data.tables.aio import TableClient
 
-from local.host.config import ONCE
+from local.host.config import SINGLE_ATTEMPT
 
-#: The table of all hosts that share the storage account.
+#: The table that all hosts on a storage account share.
 TABLE = "AzureFunctionsLocalTimers"
 
-#: "Never", as .NET writes it.
+#: "Never" in the form that .NET uses.
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
-class Taken(Exception):
-    """Another host has moved the row since it was read."""
+class RecordChanged(Exception):
+    """Another host has changed the row since it was read."""
 
 
 @dataclass(frozen=True)
 class TimerRecord:
-    """The status of one timer: its last and next occurrence, and until when `owner` runs it; times in UTC."""
+    """The status of one timer: its last and next occurrence, and the time until which `owner` runs it (UTC)."""
 
     last: datetime
     next: datetime
@@ -44,16 +44,16 @@ class TimerRecord:
 
 
 class TimerStore:
-    """The rows of the app `host_id`."""
+    """The timer rows of the app `host_id`."""
 
     def __init__(self, table: TableClient, host_id: str) -> None:
         self._table = table
         self._host_id = host_id
 
     async def read(self, name: str) -> TimerRecord | None:
-        """The record of the function `name`; raises `AzureError` where the storage does not answer."""
+        """Return the record of the function `name`, or None; raises `AzureError` if the storage does not answer."""
         try:
-            row = await self._table.get_entity(self._host_id, name, **ONCE)
+            row = await self._table.get_entity(self._host_id, name, **SINGLE_ATTEMPT)
         except ResourceNotFoundError:
             return None
         return TimerRecord(
@@ -66,9 +66,9 @@ class TimerStore:
         )
 
     async def write(self, name: str, record: TimerRecord) -> str:
-        """Stores `record` where the row still is the one of its etag (none: where there is no row).
+        """Store `record` if the row still has its etag (without an etag: if there is no row) and return the new etag.
 
-        Returns the new etag; raises `Taken`, and `AzureError` where the storage does not answer.
+        Raises `RecordChanged`, and `AzureError` if the storage does not answer.
         """
         row: dict[str, Any] = {
             "PartitionKey": self._host_id,
@@ -81,28 +81,28 @@ class TimerStore:
         }
         try:
             if not record.etag:
-                answer = await self._insert(row)
+                response = await self._insert(row)
             else:
-                answer = await self._table.update_entity(
+                response = await self._table.update_entity(
                     row,
                     mode=UpdateMode.REPLACE,
                     etag=record.etag,
                     match_condition=MatchConditions.IfNotModified,
-                    **ONCE,
+                    **SINGLE_ATTEMPT,
                 )
         except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
-            raise Taken from None
-        return str(answer["etag"])
+            raise RecordChanged from None
+        return str(response["etag"])
 
     async def _insert(self, row: dict[str, Any]) -> Mapping[str, Any]:
         try:
-            return await self._table.create_entity(row, **ONCE)
+            return await self._table.create_entity(row, **SINGLE_ATTEMPT)
         except ResourceNotFoundError:  # the storage was emptied since the start
-            await self._table.create_table(**ONCE)
-            return await self._table.create_entity(row, **ONCE)
+            await self._table.create_table(**SINGLE_ATTEMPT)
+            return await self._table.create_entity(row, **SINGLE_ATTEMPT)
 
 
-def host_id(environ: Mapping[str, str]) -> str:
-    """What tells this app's timers from another's: `AzureFunctionsWebHost__hostid`, else of machine and folder."""
+def build_host_id(environ: Mapping[str, str]) -> str:
+    """Return the id of this app's timers: `AzureFunctionsWebHost__hostid`, else a digest of machine and folder."""
     given = environ.get("AzureFunctionsWebHost__hostid")
     return given or hashlib.sha256(f"{socket.gethostname()}\n{os.getcwd()}".encode()).hexdigest()[:32]

@@ -1,18 +1,18 @@
-"""Durations as .NET writes them, `[d.]hh:mm[:ss[.fffffff]]`: the form of host.json and of retry policies."""
+"""Durations in the .NET format `[d.]hh:mm[:ss[.fffffff]]`, which host.json and timer intervals use."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 
-_FORM = re.compile(r"(?:(\d{1,8})\.)?([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.(\d{1,7}))?)?")
+_FORMAT = re.compile(r"(?:(\d{1,8})\.)?([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.(\d{1,7}))?)?")
 
 
 def parse_timespan(text: str) -> timedelta:
-    """The duration in `text`, such as `00:00:30` or `1.12:00:00`; raises `ValueError` for any other form."""
-    match = _FORM.fullmatch(text.strip())
+    """Return the duration in `text`, such as `00:00:30` or `1.12:00:00`; raises `ValueError` for another format."""
+    match = _FORMAT.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no duration of the form hh:mm:ss")
+        raise ValueError(f"{text!r} is not a duration: use hh:mm:ss")
     days, hours, minutes, seconds, fraction = match.groups(default="0")
     return timedelta(
         days=int(days),

@@ -16,11 +16,11 @@ import orjson
 
 from messages.activity.verified import Event
 from shared.cards.action_verbs import SHOW, verb_of
-from shared.cards.actions import executed
+from shared.cards.actions import find_execute_actions
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
-from shared.rendering import rendered
+from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import shard_of
@@ -109,7 +109,7 @@ async def bind(services: Services, event: Event, click: CardAction) -> BoundActi
 
 def sent_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
     """The card of a notification, as it is sent; raises `TooLarge` where Teams would not take it any more."""
-    message = orjson.loads(rendered(services, notification))
+    message = orjson.loads(render_notification(services, notification))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 
@@ -141,7 +141,7 @@ def _pressed(card: Mapping[str, Any], click: CardAction) -> tuple[str, Mapping[s
     None where no button of the card has that verb and those data.
     """
     fields = frozenset(_inputs(card))
-    for button in executed(card):
+    for button in find_execute_actions(card):
         given = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
         fixed = {name: part for name, part in given.items() if name not in fields}
         if verb_of(button) == click.verb and all(click.data.get(name) == part for name, part in fixed.items()):

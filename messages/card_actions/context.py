@@ -14,8 +14,8 @@ from messages.card_actions.snooze import origin
 from messages.commands.handlers import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
-from shared.cards.actions import executed
-from shared.cards.texts import language_of, moment, text_of
+from shared.cards.actions import find_execute_actions
+from shared.cards.texts import format_time, language_of, text_of
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.services import Services
 from shared.states import ReferenceKind
@@ -54,17 +54,18 @@ class ActionContext:
         return text_of(self.language, key, **values)
 
     def moment(self, at: datetime) -> str:
-        return self.text("preferences.forever") if at >= FOREVER else moment(at, self.zone)
+        return self.text("preferences.forever") if at >= FOREVER else format_time(at, self.zone)
 
     async def shown(self, bound: BoundAction, note: str = "") -> Card:
         """The card as it is for the person now, with what they did on it, and maybe a note."""
         now = await _newest(self.services, bound)
         of = await origin(self.services, now)
-        done = await self.services.responses.of(of.key, self.event.person)
+        done = await self.services.responses.list(of.key, self.event.person)
         card = bound.card if now is bound.notification else sent_card(self.services, now)
-        titles = {verb_of(button): str(button.get("title")) for button in executed(card)}
+        titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
         lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]
-        return refreshed.refreshed(card, [*lines, *([note] if note else [])], frozenset(each.action for each in done))
+        clicked = frozenset(each.action for each in done)
+        return refreshed.refresh_card(card, [*lines, *([note] if note else [])], clicked)
 
     def recorded(self, title: str, response: Response) -> str:
         at = self.moment(response.at)

@@ -7,11 +7,22 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from shared.cards.preferences import CATEGORY, DECLARED, KEEP, MAX_FIELD_CHARS, NONE, ON, PAUSED, PAUSES, TOPIC, fields
+from shared.cards.preferences import (
+    CATEGORY_PREFIX,
+    END_PAUSE,
+    KEEP_PAUSE,
+    MAX_FIELD_CHARS,
+    PAUSE_CHOICES,
+    PAUSED_UNTIL,
+    TOGGLE_ON,
+    TOPIC_PREFIX,
+    USE_DEFAULT,
+    field_values,
+)
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
@@ -37,7 +48,8 @@ def changed(typed: Mapping[str, object], was: Mapping[str, object]) -> dict[str,
 
 def left(new: Mapping[str, str]) -> list[str]:
     """The topics of which somebody wants to hear no more."""
-    return [name.removeprefix(TOPIC) for name, value in new.items() if name.startswith(TOPIC) and value != ON]
+    off = (name for name, value in new.items() if name.startswith(TOPIC_PREFIX) and value != TOGGLE_ON)
+    return [name.removeprefix(TOPIC_PREFIX) for name in off]
 
 
 def applied(
@@ -55,13 +67,14 @@ def applied(
     """
 
     def pause(known: Preferences, value: str) -> Preferences:
-        if value == KEEP or fields(old, categories, now)[PAUSED] != was.get(PAUSED):
+        if value == KEEP_PAUSE or field_values(old, categories, now)[PAUSED_UNTIL] != was.get(PAUSED_UNTIL):
             return known
         zone = load_zone(known.time_zone or default_zone)
-        return replace(known, paused_until=None if value == NONE else pause_until(PAUSES.get(value, value), now, zone))
+        text = PAUSE_CHOICES.get(value, value)
+        return replace(known, paused_until=None if value == END_PAUSE else parse_pause(text, now, zone))
 
     modes: dict[str, Read] = {
-        CATEGORY + category.name: partial(_mode, category.name)
+        CATEGORY_PREFIX + category.name: partial(_mode, category.name)
         for category in categories.declared
         if not category.mandatory
     }
@@ -87,7 +100,7 @@ def _short(value: str) -> str:
 
 
 def _mode(category: str, known: Preferences, value: str) -> Preferences:
-    if value != DECLARED:
+    if value != USE_DEFAULT:
         return known.with_mode(category, _chosen(value))
     return replace(known, categories={name: mode for name, mode in known.categories.items() if name != category})
 
@@ -105,12 +118,12 @@ def _quiet(known: Preferences, value: str) -> Preferences:
 
 
 _FIELDS: Mapping[str, Read] = {
-    "default": lambda known, value: replace(known, default=None if value == DECLARED else _chosen(value)),
-    "stopped": lambda known, value: replace(known, stopped=value == ON),
+    "default": lambda known, value: replace(known, default=None if value == USE_DEFAULT else _chosen(value)),
+    "stopped": lambda known, value: replace(known, stopped=value == TOGGLE_ON),
     "time_zone": lambda known, value: replace(known, time_zone=load_zone(value).key if value else ""),
     "quiet": _quiet,
-    "digest": lambda known, value: replace(known, digest=str(DigestRule.parse(value)) if value else ""),
+    "digest": lambda known, value: replace(known, digest=str(DigestSchedule.parse(value)) if value else ""),
     "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),
-    "own_actions": lambda known, value: replace(known, own_actions=value == ON),
-    "unmute": lambda known, value: replace(known, mutes={} if value == ON else known.mutes),
+    "own_actions": lambda known, value: replace(known, own_actions=value == TOGGLE_ON),
+    "unmute": lambda known, value: replace(known, mutes={} if value == TOGGLE_ON else known.mutes),
 }

@@ -14,12 +14,13 @@ from zoneinfo import ZoneInfo
 
 from messages.commands.parser import COMMANDS, ChatCommand, Unknown, Verb, parse
 from shared.cards import replies
-from shared.cards.preferences import preferences_card
-from shared.cards.replies import Line, Reply, echo, moment
+from shared.cards.preferences import draw_preferences_card
+from shared.cards.replies import CommandReply, ReplyLine, quote
+from shared.cards.texts import format_time
 from shared.preferences.delivery_rules import next_digest
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
-from shared.preferences.preferences import FOREVER, Preferences, TooMany
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
+from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
@@ -71,7 +72,7 @@ class PreferenceSubject:
 
     async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """Change what they want; raises `Conflict` if others changed it at each of many tries."""
-        return await self.services.conversations.prefer(self.tenant, self.kind, self.id, change)
+        return await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
 
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
@@ -84,77 +85,78 @@ async def do(subject: PreferenceSubject, text: str) -> dict[str, Any]:
     """Do the command in a text; the card that answers it."""
     order = parse(text)
     if isinstance(order, Unknown):
-        return replies.draw(_unknown(subject, order))
+        return replies.draw_reply_card(_unknown(subject, order))
     if order.command.verb is Verb.PREFERENCES:
         return card_of(subject, await subject.preferences())
     try:
         reply = await _DO[order.command.verb](replace(subject, argument=order.argument))
-    except (CommandRefused, TooMany) as refused:
-        reply = Reply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
-    return replies.draw(reply)
+    except (CommandRefused, TooManyPreferences) as refused:
+        reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
+    return replies.draw_reply_card(reply)
 
 
-def _unknown(subject: PreferenceSubject, unknown: Unknown) -> Reply:
-    meant = f" Did you mean {echo(unknown.meant)}?" if unknown.meant else ""
-    return Reply("There is no such command", [("", f"You wrote {echo(unknown.line)}.{meant}"), *_help_lines(subject)])
+def _unknown(subject: PreferenceSubject, unknown: Unknown) -> CommandReply:
+    meant = f" Did you mean {quote(unknown.meant)}?" if unknown.meant else ""
+    written = ("", f"You wrote {quote(unknown.line)}.{meant}")
+    return CommandReply("There is no such command", [written, *_help_lines(subject)])
 
 
-def _help_lines(subject: PreferenceSubject) -> Sequence[Line]:
+def _help_lines(subject: PreferenceSubject) -> Sequence[ReplyLine]:
     here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
     return [*map(_help_line, COMMANDS), *([here] if subject.kind is ReferenceKind.CONVERSATION else ())]
 
 
-def _help_line(command: ChatCommand) -> Line:
+def _help_line(command: ChatCommand) -> ReplyLine:
     return command.usage, command.does
 
 
-async def _help(subject: PreferenceSubject) -> Reply:
-    return Reply("What you can write", _help_lines(subject))
+async def _help(subject: PreferenceSubject) -> CommandReply:
+    return CommandReply("What you can write", _help_lines(subject))
 
 
 def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -> dict[str, Any]:
-    """The preferences card of whoever `subject` is about; `more` is what `preferences_card` takes beside that."""
+    """The preferences card of whoever `subject` is about; `more` is what `draw_preferences_card` takes beside that."""
     services = subject.services
-    return preferences_card(
+    return draw_preferences_card(
         preferences,
         services.categories,
         zone=subject.zone_of(preferences).key,
         zone_source=subject.zone_from(preferences),
-        digest=services.settings.default_digest,
+        default_digest=services.settings.default_digest,
         now=services.clock(),
         locale=subject.locale,
         **more,
     )
 
 
-async def _status(subject: PreferenceSubject) -> Reply:
+async def _status(subject: PreferenceSubject) -> CommandReply:
     services, preferences = subject.services, await subject.preferences()
     items = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED)
-    standing = replies.Standing(
+    standing = replies.RecipientStatus(
         now=services.clock(),
         preferences=preferences,
         zone=subject.zone_of(preferences),
-        zone_from=subject.zone_from(preferences),
-        digest=services.settings.default_digest,
+        zone_source=subject.zone_from(preferences),
+        default_digest=services.settings.default_digest,
         next_digest=await _next_digest(subject, preferences),
-        waiting=len(items),
-        more=len(items) == MAX_COUNTED,
+        held_count=len(items),
+        has_more=len(items) == MAX_COUNTED,
     )
-    return replies.status(standing, services.categories)
+    return replies.describe_status(standing, services.categories)
 
 
-async def _subscribe(subject: PreferenceSubject) -> Reply:
+async def _subscribe(subject: PreferenceSubject) -> CommandReply:
     topic = _topic(subject)
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
         await subject.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
-    except TooMany as many:
+    except TooManyPreferences as many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise CommandRefused(str(many)) from None
-    return Reply("Subscribed", [("Topic", topic)])
+    return CommandReply("Subscribed", [("Topic", topic)])
 
 
-async def _unsubscribe(subject: PreferenceSubject) -> Reply:
+async def _unsubscribe(subject: PreferenceSubject) -> CommandReply:
     topic, dropped = _topic(subject), False
 
     def without(old: Preferences) -> Preferences:
@@ -165,8 +167,9 @@ async def _unsubscribe(subject: PreferenceSubject) -> Reply:
     await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
     await subject.change(without)
     if not dropped:
-        return Reply("There was no such subscription", [("Topic", topic), ("", "“topics” lists those that there are.")])
-    return Reply("Not subscribed any more", [("Topic", topic)])
+        hint = ("", "“topics” lists those that there are.")
+        return CommandReply("There was no such subscription", [("Topic", topic), hint])
+    return CommandReply("Not subscribed any more", [("Topic", topic)])
 
 
 def _topic(subject: PreferenceSubject) -> str:
@@ -182,43 +185,43 @@ def _like(preferences: Preferences, topic: str) -> list[str]:
     return [each for each in preferences.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(subject: PreferenceSubject) -> Reply:
+async def _topics(subject: PreferenceSubject) -> CommandReply:
     preferences = await subject.preferences()
     if not preferences.topics:
-        return Reply("No topics", [("", "“subscribe TOPIC” adds one.")])
-    return Reply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
+        return CommandReply("No topics", [("", "“subscribe TOPIC” adds one.")])
+    return CommandReply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
 
 
-async def _pause(subject: PreferenceSubject) -> Reply:
+async def _pause(subject: PreferenceSubject) -> CommandReply:
     now, ends = subject.services.clock(), FOREVER
 
     def pause(old: Preferences) -> Preferences:
         nonlocal ends
         if subject.argument:
-            ends = _read(lambda text: pause_until(text, now, subject.zone_of(old)), subject.argument)
+            ends = _read(lambda text: parse_pause(text, now, subject.zone_of(old)), subject.argument)
         return replace(old, paused_until=ends)
 
     preferences = await subject.prefer(pause)
-    return replies.paused(ends, subject.zone_of(preferences))
+    return replies.describe_pause(ends, subject.zone_of(preferences))
 
 
-async def _resume(subject: PreferenceSubject) -> Reply:
+async def _resume(subject: PreferenceSubject) -> CommandReply:
     preferences = await subject.prefer(lambda old: replace(old, paused_until=None))
-    return Reply(
+    return CommandReply(
         "Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * preferences.stopped
     )
 
 
-async def _quiet(subject: PreferenceSubject) -> Reply:
+async def _quiet(subject: PreferenceSubject) -> CommandReply:
     if subject.argument:
         hours = _read(QuietHours.parse, subject.argument)
         preferences = await subject.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
     else:
         preferences = await subject.preferences()
-    return Reply(f"Quiet hours: {preferences.quiet or 'none'}", [_place(subject, preferences)])
+    return CommandReply(f"Quiet hours: {preferences.quiet or 'none'}", [_place(subject, preferences)])
 
 
-async def _timezone(subject: PreferenceSubject) -> Reply:
+async def _timezone(subject: PreferenceSubject) -> CommandReply:
     if subject.argument:
         # Off the loop: the first name that is no zone loads the tables by which it is explained.
         auto = subject.argument.casefold() == "auto"
@@ -227,16 +230,18 @@ async def _timezone(subject: PreferenceSubject) -> Reply:
     else:
         preferences = await subject.preferences()
     zone = subject.zone_of(preferences)
-    there = moment(subject.services.clock(), zone)
-    return Reply(f"Time zone: {zone.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")])
+    there = format_time(subject.services.clock(), zone, long=True)
+    return CommandReply(
+        f"Time zone: {zone.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")]
+    )
 
 
-async def _digest(subject: PreferenceSubject) -> Reply:
+async def _digest(subject: PreferenceSubject) -> CommandReply:
     if subject.argument.casefold() == "now":
         return await _digest_now(subject)
     if subject.argument:
         try:
-            rule = str(DigestRule.parse(subject.argument))
+            rule = str(DigestSchedule.parse(subject.argument))
         except ValueError as error:
             raise CommandRefused(
                 f"{error}; now sends it early. What goes into it is chosen by “preferences”."
@@ -246,12 +251,13 @@ async def _digest(subject: PreferenceSubject) -> Reply:
         preferences = await subject.preferences()
     rule = preferences.digest or subject.services.settings.default_digest
     if rule == "off":
-        return Reply("Digest: off", [("", "What is meant for the digest comes at once.")])
+        return CommandReply("Digest: off", [("", "What is meant for the digest comes at once.")])
     coming = await _next_digest(subject, preferences)
-    following = (
-        [("Next", f"{moment(coming, subject.zone_of(preferences))}, if something waits for it")] if coming else []
-    )
-    return Reply(f"Digest: {rule}", [*following, _place(subject, preferences)])
+    following = []
+    if coming:
+        at = format_time(coming, subject.zone_of(preferences), long=True)
+        following = [("Next", f"{at}, if something waits for it")]
+    return CommandReply(f"Digest: {rule}", [*following, _place(subject, preferences)])
 
 
 async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
@@ -260,28 +266,28 @@ async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> 
     return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
 
 
-async def _digest_now(subject: PreferenceSubject) -> Reply:
+async def _digest_now(subject: PreferenceSubject) -> CommandReply:
     services, recipient = subject.services, (subject.tenant, subject.recipient)
     state = await services.held_deliveries.digest(*recipient)
     if not state.included and not await services.held_deliveries.for_digest(*recipient, limit=1):
-        return Reply("Nothing is waiting for a digest")
+        return CommandReply("Nothing is waiting for a digest")
     await services.queues.enqueue_recipient(RecipientTask(*recipient, Task.DIGEST_NOW))
     newer = [("", "Newer notifications will be in your next digest.")]
-    return Reply("Your digest is on its way", newer if state.included else ())
+    return CommandReply("Your digest is on its way", newer if state.included else ())
 
 
-async def _stop(subject: PreferenceSubject) -> Reply:
+async def _stop(subject: PreferenceSubject) -> CommandReply:
     await subject.prefer(lambda old: replace(old, stopped=True))
-    return replies.stopped(subject.services.categories)
+    return replies.describe_stop(subject.services.categories)
 
 
-async def _start(subject: PreferenceSubject) -> Reply:
+async def _start(subject: PreferenceSubject) -> CommandReply:
     preferences = await subject.prefer(lambda old: replace(old, stopped=False))
     paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
-    return Reply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
+    return CommandReply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
 
 
-def _place(subject: PreferenceSubject, preferences: Preferences) -> Line:
+def _place(subject: PreferenceSubject, preferences: Preferences) -> ReplyLine:
     return "Time zone", f"{subject.zone_of(preferences).key} ({subject.zone_from(preferences)})"
 
 
@@ -293,7 +299,7 @@ def _read(reader: Callable[[str], T], text: str) -> T:
         raise CommandRefused(str(error)) from None
 
 
-_DO: Mapping[Verb, Callable[[PreferenceSubject], Awaitable[Reply]]] = {
+_DO: Mapping[Verb, Callable[[PreferenceSubject], Awaitable[CommandReply]]] = {
     Verb.HELP: _help,
     Verb.STATUS: _status,
     Verb.SUBSCRIBE: _subscribe,

@@ -1,7 +1,6 @@
 """The verbs of Herald's own card actions (Action.Execute).
 
-The data of an action names, under `herald`, the notification that it belongs to. That is neither a secret nor a proof:
-the handler checks it.
+The data of an action names the action's notification under `herald`. Clients can forge it: the handler verifies it.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: What the verbs and ids of our own begin with; no action or element of a caller's card does.
-OWN = "herald."
+#: Prefix of Herald's own verbs and ids. Cards of upstream systems must not use it.
+RESERVED_PREFIX = "herald."
 
 ACKNOWLEDGE = "herald.acknowledge"
 WHY = "herald.why"
@@ -26,12 +25,12 @@ SAMPLE = "herald.sample"
 PAUSE = "herald.pause"
 
 
-def execute(title: str, verb: str, herald: Mapping[str, Any]) -> dict[str, Any]:
-    """A button; `herald` is what it says of where it belongs. It sends nothing that was typed into the card."""
+def action_button(title: str, verb: str, herald: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a button with `herald` in its data; a click does not send the inputs of the card."""
     data = {"herald": dict(herald)}
     return {"type": "Action.Execute", "title": title, "verb": verb, "data": data, "associatedInputs": "none"}
 
 
 def verb_of(action: Mapping[str, Any]) -> str:
-    """What an Action.Execute asks for, by its verb or else its id; "" for an action that has neither."""
+    """Return the verb of an Action.Execute, or else its id; "" for an action that has neither."""
     return str(action.get("verb") or action.get("id") or "")

@@ -1,57 +1,60 @@
-"""Find the actions of a card that call the bot (Action.Execute), wherever they are on it."""
+"""Find, bind and remove the actions of a card that call the bot (Action.Execute), at any depth.
+
+A `part` is any JSON value inside a card, or the whole card.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from shared.cards.action_verbs import verb_of
 
-#: Properties whose values are the bot's, not the card's.
-OPAQUE = frozenset({"data", "metadata", "msteams", "requires"})
+#: Properties with data for the bot or for Teams. They contain no elements or actions, whatever they look like.
+OPAQUE_PROPERTIES = frozenset({"data", "metadata", "msteams", "requires"})
 
 
-def executed(part: Any) -> list[dict[str, Any]]:
-    """Every one of a part of a card."""
+def find_execute_actions(part: Any) -> list[dict[str, Any]]:
+    """Return every Action.Execute in a part of a card."""
     if isinstance(part, list):
-        return [action for each in part for action in executed(each)]
+        return [action for each in part for action in find_execute_actions(each)]
     if not isinstance(part, dict):
         return []
-    own = [part] if part.get("type") == "Action.Execute" else []
-    return own + [action for name, each in part.items() if name not in OPAQUE for action in executed(each)]
+    found = [part] if part.get("type") == "Action.Execute" else []
+    inner = (value for name, value in part.items() if name not in OPAQUE_PROPERTIES)
+    return found + [action for value in inner for action in find_execute_actions(value)]
 
 
-def bound(part: Any, key: str) -> Any:
-    """A part of a card, each action with the notification of this key in its data."""
+def bind_actions(part: Any, key: str) -> Any:
+    """Return a part of a card with the notification's key in the data of each Action.Execute."""
     if isinstance(part, list):
-        return [bound(each, key) for each in part]
+        return [bind_actions(each, key) for each in part]
     if not isinstance(part, dict):
         return part
-    inside = {name: value if name in OPAQUE else bound(value, key) for name, value in part.items()}
+    inner = {name: value if name in OPAQUE_PROPERTIES else bind_actions(value, key) for name, value in part.items()}
     if part.get("type") != "Action.Execute":
-        return inside
+        return inner
     data = part.get("data", {})
-    # A text has no place for a member of ours.
-    return inside | {"data": (data if isinstance(data, dict) else {"data": data}) | {"herald": {"n": key}}}
+    # The schema also allows a string as data, which cannot carry the key.
+    return inner | {"data": (data if isinstance(data, dict) else {"data": data}) | {"herald": {"n": key}}}
 
 
-def without(part: Any, verbs: frozenset[str]) -> Any:
-    """A part of a card without the actions of these verbs, and without the sets that are empty then."""
+def remove_actions(part: Any, verbs: frozenset[str]) -> Any:
+    """Return a part of a card without the actions of these verbs, and without action sets that this empties."""
     if isinstance(part, list):
-        kept = [without(each, verbs) for each in part if not (isinstance(each, dict) and _does(each, verbs))]
-        return [each for each in kept if not (isinstance(each, dict) and _is_empty(each))]
+        remaining = [remove_actions(each, verbs) for each in part if not _is_action_of(each, verbs)]
+        return [each for each in remaining if not _is_empty_set(each)]
     if not isinstance(part, dict):
         return part
     return {
-        name: value if name in OPAQUE else without(value, verbs)
+        name: value if name in OPAQUE_PROPERTIES else remove_actions(value, verbs)
         for name, value in part.items()
-        if not (isinstance(value, dict) and _does(value, verbs))
+        if not _is_action_of(value, verbs)
     }
 
 
-def _does(action: Mapping[str, Any], verbs: frozenset[str]) -> bool:
-    return action.get("type") == "Action.Execute" and verb_of(action) in verbs
+def _is_action_of(part: Any, verbs: frozenset[str]) -> bool:
+    return isinstance(part, dict) and part.get("type") == "Action.Execute" and verb_of(part) in verbs
 
 
-def _is_empty(element: Mapping[str, Any]) -> bool:
-    return element.get("type") == "ActionSet" and not element.get("actions")
+def _is_empty_set(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "ActionSet" and not part.get("actions")

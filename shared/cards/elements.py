@@ -1,49 +1,48 @@
-"""Elements of which Herald's own cards are made."""
+"""Build the elements of Herald's own cards: each function returns the JSON of the element that it is named after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: The version of our cards; Teams renders none above it from a bot ("Types of cards", Microsoft Learn).
-VERSION = "1.5"
-#: Most buttons side by side: of more, Teams shows no others (`actions.maxActions` of its host configuration).
-MAX_BUTTONS = 6
+#: Schema version of Herald's cards, the highest that Teams renders from a bot ("Types of cards", Microsoft Learn).
+CARD_VERSION = "1.5"
+#: Most buttons in one action set; Teams does not show more (`actions.maxActions` of its host configuration).
+MAX_BUTTONS_PER_SET = 6
 
 
-def card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """An Adaptive Card with these elements and buttons."""
-    whole: dict[str, Any] = {
+def adaptive_card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    card: dict[str, Any] = {
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "version": VERSION,
+        "version": CARD_VERSION,
         "body": list(body),
     }
-    return whole | ({"actions": list(actions)} if actions else {})
+    return card | ({"actions": list(actions)} if actions else {})
 
 
-def block(text: str, **style: object) -> dict[str, Any]:
-    """A text that is read as Markdown."""
+def markdown_text(text: str, **style: object) -> dict[str, Any]:
+    """Return a text block, which clients render as Markdown."""
     return {"type": "TextBlock", "text": text, "wrap": True, **style}
 
 
 def heading(text: str) -> dict[str, Any]:
-    return block(text, size="Large", weight="Bolder", style="heading")
+    return markdown_text(text, size="Large", weight="Bolder", style="heading")
 
 
-def line(text: str, *, spacing: str = "Default", **style: object) -> dict[str, Any]:
-    """A text that is shown as it is: no client reads a text run as Markdown, or finds a mention in it."""
+def plain_text(text: str, *, spacing: str = "Default", **style: object) -> dict[str, Any]:
+    """Return a text that clients show as it is: they find no Markdown and no mentions in text runs."""
     run = {"type": "TextRun", "text": text, **style}
     return {"type": "RichTextBlock", "spacing": spacing, "inlines": [run]}
 
 
-def buttons(actions: Sequence[Mapping[str, Any]], **style: object) -> list[dict[str, Any]]:
-    """Elements with these buttons, as many as it takes to show them all."""
-    sets = (list(actions[at : at + MAX_BUTTONS]) for at in range(0, len(actions), MAX_BUTTONS))
-    return [{"type": "ActionSet", "actions": each, **style} for each in sets]
+def action_sets(actions: Sequence[Mapping[str, Any]], **style: object) -> list[dict[str, Any]]:
+    """Return as many action sets as Teams needs to show all of these actions."""
+    groups = (list(actions[at : at + MAX_BUTTONS_PER_SET]) for at in range(0, len(actions), MAX_BUTTONS_PER_SET))
+    return [{"type": "ActionSet", "actions": each, **style} for each in groups]
 
 
-def done(lines: Sequence[str]) -> dict[str, Any]:
-    """What came of a click; on a green ground, as text in Teams' green is too pale to read."""
-    items = [line(f"✓ {each}", spacing="Small") for each in lines]
+def confirmation(lines: Sequence[str]) -> dict[str, Any]:
+    """Return the result of a click, one line each, on a green ground: Teams' green text is too pale to read."""
+    items = [plain_text(f"✓ {each}", spacing="Small") for each in lines]
     return {"type": "Container", "style": "good", "spacing": "Medium", "items": items}

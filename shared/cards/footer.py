@@ -1,7 +1,7 @@
-"""The footer of every notification: the actions by which people respond, and change what they receive of its kind.
+"""Build the footer of a notification's card: "Why did I get this?", and the actions behind "Manage".
 
-A card is the same for all recipients, so that it is rendered once. The data of an action names the notification under
-`herald`, and no person: who clicked is known from the verified activity.
+The footer is the same for all recipients, so that a card is rendered once. The data of an action names the notification
+under `herald`, and no person: the verified activity of a click says who clicked.
 """
 
 from __future__ import annotations
@@ -19,84 +19,84 @@ from shared.cards.action_verbs import (
     STOP,
     TO_DIGEST,
     WHY,
-    execute,
+    action_button,
 )
-from shared.cards.actions import bound
-from shared.cards.elements import VERSION, buttons, line
+from shared.cards.actions import bind_actions
+from shared.cards.elements import CARD_VERSION, action_sets, plain_text
 from shared.cards.texts import language_of, text_of
 from shared.contract.models import Notification
 from shared.preferences.categories import Category
 from shared.states import Purpose
 
-#: What carries controls; an answer has none.
-CONTROLLED = (Purpose.NOTIFICATION, Purpose.SNOOZE)
+#: Purposes of the messages that have a footer; replies have none.
+PURPOSES_WITH_FOOTER = (Purpose.NOTIFICATION, Purpose.SNOOZE)
 
-#: Ids of our elements, which no card of a caller has.
-FOOTER, MANAGE = "herald.footer", "herald.manage"
+FOOTER_ID, MANAGE_ID = "herald.footer", "herald.manage"
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
-    """The controls of the notification of this key: of its category, and of its thread where it has one.
+class Footer:
+    """The footer of the notification with this key.
 
-    `language` is what they are written in, one of `shared.cards.texts.LANGUAGES`.
+    `category` is the category's label, `has_thread` adds the action to mute the thread, and `language` is one of
+    `shared.cards.texts.LANGUAGES`.
     """
 
     key: str
     category: str
     mandatory: bool
-    thread: bool
+    has_thread: bool
     language: str
 
     @classmethod
     def of(cls, key: str, content: Notification, category: Category) -> Self:
-        spoken = language_of(content.locale or "")
-        return cls(key, category.label, category.mandatory, content.thread is not None, spoken)
+        language = language_of(content.locale or "")
+        return cls(key, category.label, category.mandatory, content.thread is not None, language)
 
     def button(self, verb: str, title: str) -> dict[str, Any]:
-        return execute(title, verb, {"n": self.key})
+        """Return a button that names the notification."""
+        return action_button(title, verb, {"n": self.key})
 
-    def acknowledge(self) -> dict[str, Any]:
+    def acknowledge_button(self) -> dict[str, Any]:
         return self.button(ACKNOWLEDGE, text_of(self.language, "acknowledge"))
 
-    def footer(self) -> dict[str, Any]:
-        """The last element of a card: the category, why it came, and what hides behind Manage."""
+    def element(self) -> dict[str, Any]:
+        """Return the last element of the card: the category, the two buttons, and the hidden actions of "Manage"."""
         label = text_of(self.language, "mandatory", category=self.category) if self.mandatory else self.category
         toggle = {
             "type": "Action.ToggleVisibility",
             "title": text_of(self.language, "manage"),
-            "targetElements": [MANAGE],
+            "targetElements": [MANAGE_ID],
         }
         why = self.button(WHY, text_of(self.language, "why"))
-        offered = {
-            MUTE: text_of(self.language, "mute") if self.thread and not self.mandatory else "",
+        titles = {
+            MUTE: text_of(self.language, "mute") if self.has_thread and not self.mandatory else "",
             TO_DIGEST: text_of(self.language, "toDigest", category=self.category),
             STOP: "" if self.mandatory else text_of(self.language, "stop", category=self.category),
             SNOOZE_HOUR: text_of(self.language, "snooze.hour"),
             SNOOZE_TOMORROW: text_of(self.language, "snooze.tomorrow"),
             PREFERENCES: text_of(self.language, "preferences"),
         }
-        manage = [self.button(verb, title) for verb, title in offered.items() if title]
         return {
             "type": "Container",
-            "id": FOOTER,
+            "id": FOOTER_ID,
             "separator": True,
             "spacing": "Medium",
             "items": [
-                line(label, isSubtle=True, size="Small"),
+                plain_text(label, isSubtle=True, size="Small"),
                 {"type": "ActionSet", "spacing": "Small", "actions": [why, toggle]},
                 {
                     "type": "Container",
-                    "id": MANAGE,
+                    "id": MANAGE_ID,
                     "isVisible": False,
                     "style": "emphasis",
                     "spacing": "Small",
-                    "items": buttons(manage),
+                    "items": action_sets([self.button(verb, title) for verb, title in titles.items() if title]),
                 },
             ],
         }
 
-    def onto(self, card: Mapping[str, Any]) -> dict[str, Any]:
-        """A caller's own card with the footer, its actions bound to the notification."""
-        whole: dict[str, Any] = bound(dict(card), self.key)
-        return whole | {"version": VERSION, "body": [*whole.get("body", ()), self.footer()]}
+    def append_to(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the card of an upstream system with the footer, its actions bound to the notification."""
+        bound: dict[str, Any] = bind_actions(dict(card), self.key)
+        return bound | {"version": CARD_VERSION, "body": [*bound.get("body", ()), self.element()]}

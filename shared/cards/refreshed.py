@@ -1,32 +1,30 @@
-"""The cards that answer a click: the refreshed card, or the explanation of why it came."""
+"""Draw the cards that answer a click: the refreshed card, a card of one line, or the explanation of a notification."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.cards import elements
-from shared.cards.action_verbs import SHOW, execute
-from shared.cards.actions import without
-from shared.cards.elements import card, heading, line
-from shared.cards.footer import FOOTER
+from shared.cards.action_verbs import SHOW, action_button
+from shared.cards.actions import remove_actions
+from shared.cards.elements import adaptive_card, confirmation, heading, plain_text
+from shared.cards.footer import FOOTER_ID
 from shared.cards.texts import text_of
 
 
-def refreshed(shown: Mapping[str, Any], done: Sequence[str], gone: frozenset[str]) -> dict[str, Any]:
-    """A card with what was done on it as lines above its footer, and without the buttons `gone`, given by verb."""
-    left: dict[str, Any] = without(dict(shown), gone)
-    body: list[dict[str, Any]] = left.get("body", [])
-    at = len(body) - (bool(body) and body[-1].get("id") == FOOTER)
-    return left | {"body": [*body[:at], *([elements.done(done)] if done else []), *body[at:]]}
+def refresh_card(card: Mapping[str, Any], done: Sequence[str], removed_verbs: frozenset[str]) -> dict[str, Any]:
+    """Return the card with the lines `done` above its footer, and without the actions of `removed_verbs`."""
+    remaining: dict[str, Any] = remove_actions(dict(card), removed_verbs)
+    body: list[dict[str, Any]] = remaining.get("body", [])
+    at = len(body) - (bool(body) and body[-1].get("id") == FOOTER_ID)
+    return remaining | {"body": [*body[:at], *([confirmation(done)] if done else []), *body[at:]]}
 
 
-def only(text: str) -> dict[str, Any]:
-    """A card of one line."""
-    return card([line(text)])
+def draw_line_card(text: str) -> dict[str, Any]:
+    return adaptive_card([plain_text(text)])
 
 
-def reasons(language: str, lines: Sequence[str], key: str) -> dict[str, Any]:
-    """A card that says why a message came, and leads back to that of the notification of this key."""
-    body = [heading(text_of(language, "because.title")), *(line(each, spacing="Small") for each in lines)]
-    return card(body, [execute(text_of(language, "back"), SHOW, {"n": key})])
+def draw_explanation_card(language: str, lines: Sequence[str], key: str) -> dict[str, Any]:
+    """Return the card that says why a person got the notification of this key, with a button back to it."""
+    body = [heading(text_of(language, "because.title")), *(plain_text(each, spacing="Small") for each in lines)]
+    return adaptive_card(body, [action_button(text_of(language, "back"), SHOW, {"n": key})])

@@ -1,7 +1,7 @@
-"""Render the small cards that answer a command.
+"""Draw the small cards that answer a command.
 
-Text that a person wrote is shown in text runs, which no client reads as Markdown ("TextRun", Adaptive Cards schema): it
-can hold no link, no image and no mention.
+Texts that a person wrote are shown in text runs, which clients do not render as Markdown ("TextRun", Adaptive Cards
+schema): they can contain no link, image or mention.
 """
 
 from __future__ import annotations
@@ -12,108 +12,101 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from shared.cards.texts import format_time
 from shared.preferences.categories import DEFAULT, Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
-from shared.time.localtime import to_wall_time
 
-#: Longest text in one line, in characters, and longest piece of it that a person wrote.
+#: Longest line, and longest part of a line that a person wrote, in characters.
 MAX_LINE_CHARS = 1000
-MAX_ECHO_CHARS = 100
-#: Most values that are listed in one line.
-MAX_LISTED = 20
+MAX_QUOTE_CHARS = 100
+#: Most values listed in one line.
+MAX_LISTED_VALUES = 20
 
 #: A line of a reply: its label, "" for none, and its text.
-Line = tuple[str, str]
+ReplyLine = tuple[str, str]
 
-_LIKE_MARKUP = str.maketrans("<>", "‹›")
+_ANGLE_BRACKETS = str.maketrans("<>", "‹›")
 _SOFT_HYPHEN = "\xad"
-#: What joins, or parts, the letters of some scripts and the signs of an emoji (ZWNJ, ZWJ): unseen, and no blank.
+#: Zero-width characters (ZWNJ, ZWJ) that join or separate the letters of some scripts and the parts of an emoji.
 _JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """`title` says what came of it, in our own words alone; `lines` say more."""
+class CommandReply:
+    """`title` is the result in Herald's own words, without any text of a person; `lines` give the details."""
 
     title: str
-    lines: Sequence[Line] = ()
+    lines: Sequence[ReplyLine] = ()
 
 
-def draw(reply: Reply) -> dict[str, Any]:
-    """The Adaptive Card of a reply."""
+def draw_reply_card(reply: CommandReply) -> dict[str, Any]:
     heading = {"type": "TextBlock", "text": reply.title, "wrap": True, "weight": "Bolder", "style": "heading"}
     return {
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.5",
         "fallbackText": reply.title,
-        "body": [heading, *map(_drawn, reply.lines)],
+        "body": [heading, *map(_line_element, reply.lines)],
     }
 
 
-def _drawn(line: Line) -> dict[str, Any]:
+def _line_element(line: ReplyLine) -> dict[str, Any]:
     label, text = line
-    runs = [{"type": "TextRun", "text": f"{one_line(label)}  ", "weight": "Bolder"}] if label else []
+    runs = [{"type": "TextRun", "text": f"{to_one_line(label)}  ", "weight": "Bolder"}] if label else []
     return {
         "type": "RichTextBlock",
-        "inlines": [*runs, {"type": "TextRun", "text": one_line(text)}],
+        "inlines": [*runs, {"type": "TextRun", "text": to_one_line(text)}],
         "spacing": "Small",
     }
 
 
-def one_line(text: str, longest: int = MAX_LINE_CHARS) -> str:
-    """`text` in one line of printable characters, cut to `longest`, without what looks like markup."""
+def to_one_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
+    """Return `text` as one line of printable characters, without angle brackets, cut to `max_chars`."""
     text = text.replace(_SOFT_HYPHEN, "")
     printable = "".join(character if character.isprintable() or character in _JOINERS else " " for character in text)
-    line = " ".join(printable.split()).translate(_LIKE_MARKUP)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    line = " ".join(printable.split()).translate(_ANGLE_BRACKETS)
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 
-def echo(text: str) -> str:
-    """What a person wrote, as part of a line."""
-    return f"“{one_line(text, MAX_ECHO_CHARS)}”"
+def quote(text: str) -> str:
+    """Return a text that a person wrote in quotation marks, as part of a line."""
+    return f"“{to_one_line(text, MAX_QUOTE_CHARS)}”"
 
 
-def moment(at: datetime, zone: ZoneInfo) -> str:
-    """A time as clocks in `zone` show it: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
-    return f"{to_wall_time(at, zone):%a %d %b %Y, %H:%M} ({zone.key})"
+def list_values(values: Iterable[str]) -> str:
+    """Return values in one line: the first `MAX_LISTED_VALUES`, and the number of the others."""
+    lines = [to_one_line(each, MAX_QUOTE_CHARS) for each in values]
+    more = f" and {len(lines) - MAX_LISTED_VALUES} more" if len(lines) > MAX_LISTED_VALUES else ""
+    return ", ".join(lines[:MAX_LISTED_VALUES]) + more
 
 
-def listed(values: Iterable[str]) -> str:
-    """Values in one line; after the first `MAX_LISTED` how many more there are."""
-    every = [one_line(each, MAX_ECHO_CHARS) for each in values]
-    more = f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
-    return ", ".join(every[:MAX_LISTED]) + more
-
-
-def paused(until: datetime, zone: ZoneInfo) -> Reply:
+def describe_pause(until: datetime, zone: ZoneInfo) -> CommandReply:
     if until >= FOREVER:
-        return Reply("Paused", [("", "Messages wait until you write “resume”.")])
-    return Reply(
-        f"Paused until {moment(until, zone)}", [("", "Messages wait until then; “resume” sends them earlier.")]
+        return CommandReply("Paused", [("", "Your notifications are held until you write “resume”.")])
+    return CommandReply(
+        f"Paused until {format_time(until, zone, long=True)}",
+        [("", "Your notifications are held until then. Write “resume” to get them earlier.")],
     )
 
 
-def stopped(categories: Categories) -> Reply:
-    """What `stop` says: also which categories stay, as they are mandatory."""
-    dropped = "What waited for you is not sent either."
-    lines = [
-        ("", f"Nothing is sent any more but answers to what you write. “start” switches messages on again. {dropped}")
-    ]
-    if stays := mandatory(categories):
-        lines.append(("Mandatory, cannot be switched off:", listed(stays)))
-    return Reply("Stopped", lines)
+def describe_stop(categories: Categories) -> CommandReply:
+    """Return the reply to `stop`, which also lists the mandatory categories: `stop` does not end those."""
+    held = "Notifications held for you will not be sent."
+    lines = [("", f"You will only get answers to your commands. {held} Write “start” to turn notifications on again.")]
+    if labels := mandatory_labels(categories):
+        lines.append(("Mandatory, cannot be turned off:", list_values(labels)))
+    return CommandReply("Stopped", lines)
 
 
-def mandatory(categories: Categories) -> Sequence[str]:
-    """What people see of the categories that nobody can switch off."""
-    named = [category.label for category in categories.declared if category.mandatory]
-    return [*named, "all other categories"] if categories.of(DEFAULT).mandatory else named
+def mandatory_labels(categories: Categories) -> Sequence[str]:
+    """Return the labels of the categories that people cannot turn off."""
+    labels = [category.label for category in categories.declared if category.mandatory]
+    return [*labels, "all other categories"] if categories.of(DEFAULT).mandatory else labels
 
 
-def modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode]:
-    """The categories, by what people see of them, of which somebody is told otherwise than declared."""
+def chosen_modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode]:
+    """Return the modes that differ from the categories' defaults, by the categories' labels."""
     chosen = replace(preferences, stopped=False)
     names = dict.fromkeys((*(category.name for category in categories.declared), *preferences.categories))
     every = [categories.of(name) for name in names]
@@ -121,51 +114,52 @@ def modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How things stand with somebody at `now`: `waiting` messages do, `more` than those too.
+class RecipientStatus:
+    """The settings of a recipient at `now`, and the number of their held deliveries.
 
-    `zone` is their zone and `zone_from` says where that comes from; `digest` is the rule of who chose none, and
-    `next_digest` when the next one comes, if one does.
+    `zone_source` says in words where `zone` comes from. `default_digest` is the digest schedule of people who chose
+    none. `next_digest` is None if no digest is due. If `has_more`, more than `held_count` may be held.
     """
 
     now: datetime
     preferences: Preferences
     zone: ZoneInfo
-    zone_from: str
-    digest: str
+    zone_source: str
+    default_digest: str
     next_digest: datetime | None
-    waiting: int
-    more: bool
+    held_count: int
+    has_more: bool
 
 
-def status(standing: Standing, categories: Categories) -> Reply:
-    """What is set, and how many messages wait."""
-    preferences, zone = standing.preferences, standing.zone
-    differing = [f"{label} {mode}" for label, mode in modes(preferences, categories).items()]
+def describe_status(status: RecipientStatus, categories: Categories) -> CommandReply:
+    """Return the reply to `status`: the settings, and the number of held notifications."""
+    preferences, zone = status.preferences, status.zone
+    chosen = [f"{label}: {mode}" for label, mode in chosen_modes(preferences, categories).items()]
     if preferences.default:
-        differing.append(f"all others {preferences.default}")
-    waiting = f"{standing.waiting}{' or more' if standing.more else ''}"
-    return Reply(
+        chosen.append(f"all others: {preferences.default}")
+    held = f"{status.held_count}{' or more' if status.has_more else ''}"
+    next_digest = format_time(status.next_digest, zone, long=True) if status.next_digest else ""
+    return CommandReply(
         "Status",
         [
-            ("Messages", _messages(standing)),
+            ("Notifications", _describe_delivery(status)),
             ("Quiet hours", preferences.quiet or "none"),
-            ("Time zone", f"{zone.key} ({standing.zone_from})"),
-            ("Digest", preferences.digest or f"{standing.digest} (default)"),
-            *([("Next digest", moment(standing.next_digest, zone))] if standing.next_digest else ()),
-            ("Categories", listed(differing) or "as they are by default"),
-            ("Topics", listed(preferences.topics) or "none"),
-            ("Waiting", waiting if standing.waiting else "none"),
+            ("Time zone", f"{zone.key} ({status.zone_source})"),
+            ("Digest", preferences.digest or f"{status.default_digest} (default)"),
+            *([("Next digest", next_digest)] if next_digest else ()),
+            ("Categories", list_values(chosen) or "defaults"),
+            ("Topics", list_values(preferences.topics) or "none"),
+            ("Held notifications", held if status.held_count else "none"),
         ],
     )
 
 
-def _messages(standing: Standing) -> str:
-    preferences = standing.preferences
+def _describe_delivery(status: RecipientStatus) -> str:
+    preferences = status.preferences
     if preferences.stopped:
-        return "stopped, but for what is mandatory; “start” switches them on"
-    if preferences.paused_until is None or preferences.paused_until <= standing.now:
+        return "stopped, except mandatory ones; write “start” to turn them on"
+    if preferences.paused_until is None or preferences.paused_until <= status.now:
         return "on"
     if preferences.paused_until >= FOREVER:
         return "paused until you write “resume”"
-    return f"paused until {moment(preferences.paused_until, standing.zone)}"
+    return f"paused until {format_time(preferences.paused_until, status.zone, long=True)}"

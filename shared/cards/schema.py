@@ -1,9 +1,9 @@
-"""The structure of an Adaptive Card, by the official JSON Schema of version 1.5 and what Teams adds to it.
+"""Validate the structure of an Adaptive Card against the official JSON Schema 1.5, with Teams' additions.
 
-The schema lies beside this module as published. Its `anyOf` lists are turned into a question with one answer
-(which JSON type, which `type`), so that a fault is told inside the element that was meant, and a card costs time
-in proportion to its size. Properties that the schema does not know pass: a client ignores them, Teams adds to them,
-and Microsoft's own samples have some. Sources of the additions: the card model of Microsoft's Teams SDK (npm
+The schema file beside this module is unchanged. This module replaces each `anyOf` by a choice according to the JSON
+type and the `type` of the value. Therefore a fault points into the element that was meant, and the time of a check is
+proportional to the size of the card. Properties that the schema does not know are allowed: clients ignore them, Teams
+adds some, and Microsoft's own samples use some. Sources of the additions: the card model of Microsoft's Teams SDK (npm
 `@microsoft/teams.cards` 2.1.0), and "Format cards in Teams" (Microsoft Learn) for the style `filtered`.
 """
 
@@ -18,9 +18,9 @@ import orjson
 
 from shared.contract.faults import Fault
 
-SCHEMA = Path(__file__).with_name("adaptive-card-1.5.schema.json")
+SCHEMA_FILE = Path(__file__).with_name("adaptive-card-1.5.schema.json")
 
-#: Types that Teams renders and the schema does not know; their insides are not checked.
+#: Types that Teams renders and the schema does not know; their properties are not checked.
 TEAMS_TYPES: Mapping[str, tuple[str, ...]] = {
     "ImplementationsOf.Element": (
         "Badge",
@@ -46,7 +46,7 @@ TEAMS_TYPES: Mapping[str, tuple[str, ...]] = {
     "ImplementationsOf.ISelectAction": ("Action.OpenUrlDialog", "Action.Popover", "Action.ResetInputs"),
     "ImplementationsOf.Inline": ("IconRun", "ImageRun"),
 }
-#: Values that Teams knows beyond the schema's.
+#: Values that Teams accepts in addition to the schema's.
 TEAMS_VALUES: Mapping[str, tuple[str, ...]] = {
     "ChoiceInputStyle": ("filtered",),
     "ImageStyle": ("roundedCorners",),
@@ -54,7 +54,7 @@ TEAMS_VALUES: Mapping[str, tuple[str, ...]] = {
     "TextBlockStyle": ("columnHeader",),
 }
 
-_NAMES = {
+_TYPE_NAMES = {
     "array": "an array",
     "boolean": "true or false",
     "null": "null",
@@ -64,35 +64,35 @@ _NAMES = {
 }
 
 
-def faults(card: Mapping[str, Any]) -> Iterator[Fault]:
-    """Where `card` departs from the schema, lazily; a message repeats no text of the card."""
+def find_schema_faults(card: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield each violation of the schema; a message repeats no text of the card."""
     for error in _validator().iter_errors(card):
-        yield Fault(pointer(*error.absolute_path), error.message)
+        yield Fault(json_pointer(*error.absolute_path), error.message)
 
 
-def pointer(*path: str | int) -> str:
-    """The JSON pointer (RFC 6901) of a path."""
+def json_pointer(*path: str | int) -> str:
+    """Return the JSON pointer (RFC 6901) of a path."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft6Validator  # slow to import, and few callers send a card of their own
+    from jsonschema import Draft6Validator  # slow to import, and few upstream systems send their own cards
     from jsonschema.validators import extend
 
-    published = orjson.loads(SCHEMA.read_bytes())["definitions"]
+    published = orjson.loads(SCHEMA_FILE.read_bytes())["definitions"]
     for name, values in TEAMS_VALUES.items():
         published[name]["anyOf"][0]["enum"] += values
-    del published["TableCell"]["required"]  # Teams renders an empty cell, and Microsoft's samples have some
+    del published["TableCell"]["required"]  # Teams renders empty cells, and Microsoft's samples have some
     root: dict[str, Any] = {
-        "required": ["type", "version"],  # a card inside Action.ShowCard needs neither
+        "required": ["type", "version"],  # only here: a card inside Action.ShowCard needs neither
         "allOf": [{"$ref": "#/definitions/AdaptiveCard"}],
-        "definitions": {name: _decided(part, published) for name, part in published.items()},
+        "definitions": {name: _without_any_of(part, published) for name, part in published.items()},
     }
     for name, types in TEAMS_TYPES.items():
-        root["definitions"][name]["byKind"]["object"]["byType"] |= {each: {} for each in types}
+        root["definitions"][name]["byJsonType"]["object"]["byType"] |= {each: {} for each in types}
     keywords = {
-        "byKind": _by_kind,
+        "byJsonType": _by_json_type,
         "byType": _by_type,
         "enum": _enum,
         "required": _required,
@@ -101,45 +101,46 @@ def _validator() -> Any:
     return extend(Draft6Validator, keywords)(root)
 
 
-def _decided(part: Any, published: Mapping[str, Any]) -> Any:
-    """`part` of the schema, each `anyOf` replaced by what tells its branches apart; no property is forbidden."""
+def _without_any_of(part: Any, published: Mapping[str, Any]) -> Any:
+    """Return `part` of the schema with `byJsonType` and `byType` instead of each `anyOf`; no property is forbidden."""
     if isinstance(part, list):
-        return [_decided(each, published) for each in part]
+        return [_without_any_of(each, published) for each in part]
     if not isinstance(part, dict):
         return part
     if "anyOf" not in part:
-        return {name: _decided(each, published) for name, each in part.items() if each is not False}
+        return {name: _without_any_of(each, published) for name, each in part.items() if each is not False}
     branches = part["anyOf"]
-    if "pattern" in branches[-1]:  # the same values in any case, of which the pattern takes too much
+    if "pattern" in branches[-1]:  # the same values in any case; the pattern accepts too much
         return {"enum": branches[0]["enum"]}
     if "allOf" not in branches[0]:
-        return {"byKind": {kind: _decided(each, published) for each in branches for kind in _kinds(each, published)}}
+        by_type = {kind: _without_any_of(each, published) for each in branches for kind in _json_types(each, published)}
+        return {"byJsonType": by_type}
     references = [branch["allOf"][0] for branch in branches]
-    kinds = [kind for each in references for kind in _kinds(each, published)]
+    json_types = [json_type for each in references for json_type in _json_types(each, published)]
     types = {each["$ref"].removeprefix("#/definitions/"): each for each in references}
-    return {"byKind": {kind: {} for kind in kinds} | {"object": {"byType": types}}}
+    return {"byJsonType": {json_type: {} for json_type in json_types} | {"object": {"byType": types}}}
 
 
-def _kinds(part: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
-    """The JSON types that `part` of the schema takes."""
+def _json_types(part: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
+    """Return the JSON types that `part` of the schema allows."""
     if "$ref" in part:
-        return _kinds(published[part["$ref"].removeprefix("#/definitions/")], published)
+        return _json_types(published[part["$ref"].removeprefix("#/definitions/")], published)
     if "anyOf" in part:
-        return [kind for each in part["anyOf"] for kind in _kinds(each, published)]
+        return [json_type for each in part["anyOf"] for json_type in _json_types(each, published)]
     if "allOf" in part and "type" not in part:
         return ["object"]
     return [part.get("type", "string")]
 
 
-# The keywords: each takes the validator, its value in the schema, the part of the card, and the schema around it.
+# The keywords. Parameters: the validator, the keyword's value, the value in the card, the schema around the keyword.
 
 
-def _by_kind(validator: Any, kinds: Mapping[str, Any], value: Any, schema: Any) -> Iterator[Any]:
-    for kind, branch in kinds.items():
-        if validator.is_type(value, kind):
+def _by_json_type(validator: Any, json_types: Mapping[str, Any], value: Any, schema: Any) -> Iterator[Any]:
+    for json_type, branch in json_types.items():
+        if validator.is_type(value, json_type):
             yield from validator.descend(value, branch)
             return
-    yield _error("must be " + " or ".join(_NAMES[kind] for kind in kinds))
+    yield _error("must be " + " or ".join(_TYPE_NAMES[json_type] for json_type in json_types))
 
 
 def _by_type(validator: Any, types: Mapping[str, Any], value: Mapping[str, Any], schema: Any) -> Iterator[Any]:
@@ -149,11 +150,11 @@ def _by_type(validator: Any, types: Mapping[str, Any], value: Mapping[str, Any],
     elif isinstance(name, str) and name in types:
         yield from validator.descend(value, types[name])
     elif "fallback" in value:  # a client that does not know the type renders the fallback
-        fallback = {"byKind": {"object": {"byType": types}, "string": {"enum": ["drop"]}}}
+        fallback = {"byJsonType": {"object": {"byType": types}, "string": {"enum": ["drop"]}}}
         yield from validator.descend(value["fallback"], fallback, path="fallback")
     else:
         noun = "action" if all(each.startswith("Action.") for each in types) else "element"
-        yield _error(f"is no {noun} of Adaptive Cards that may stand here", "type")
+        yield _error(f"is not an {noun} of Adaptive Cards that is allowed here", "type")
 
 
 def _enum(validator: Any, values: list[str], value: Any, schema: Any) -> Iterator[Any]:
@@ -168,9 +169,9 @@ def _required(validator: Any, names: list[str], value: Any, schema: Any) -> Iter
                 yield _error("is missing", name)
 
 
-def _type(validator: Any, kind: str, value: Any, schema: Any) -> Iterator[Any]:
-    if not validator.is_type(value, kind):
-        yield _error(f"must be {_NAMES[kind]}")
+def _type(validator: Any, json_type: str, value: Any, schema: Any) -> Iterator[Any]:
+    if not validator.is_type(value, json_type):
+        yield _error(f"must be {_TYPE_NAMES[json_type]}")
 
 
 def _error(message: str, *path: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from heapq import merge
@@ -13,56 +13,45 @@ from shared.time.recurrence import Recurrence
 
 #: Most days of one event; a longer one is taken for a mistake.
 MAX_EVENT_DAYS = 366
-#: Most events that recur, and how often one with a COUNT does at most: such a one is followed from its start, for every
-#: answer.
+#: Most recurring events of a calendar.
 MAX_RECURRING_EVENTS = 50
+#: Largest COUNT of an event. Such an event is followed from its start each time a calendar is read.
 MAX_COUNT = 500
 
 _DAY = timedelta(days=1)
-_LINE = re.compile(r'([A-Za-z-]+)((?:;(?:"[^"]*"|[^":;])*)*):(.*)')
-_TZID = re.compile(r';TZID="?([^";]+)', re.IGNORECASE)
-_MIDNIGHT = re.compile(r"(\d{8})(?:T000000)?", re.ASCII)  # with a time as Outlook writes it where the day is whole
-_DURATION = re.compile(
-    r"P(?:(?P<weeks>\d{1,5})W)?(?:(?P<days>\d{1,5})D)?"
-    r"(?:T(?:(?P<hours>\d{1,5})H)?(?:(?P<minutes>\d{1,5})M)?(?:(?P<seconds>\d{1,5})S)?)?",
-    re.ASCII,
-)
-_PLACES = re.compile(r"BYSETPOS=[^;]*")
-_COUNT = re.compile(r"COUNT=(\d+)", re.ASCII)
-_UNTIL = re.compile(r"(?<=UNTIL=)(\d{8})T\d{6}Z", re.ASCII)
 
 
 class Holidays:
-    """The dates from `first` on of a calendar's events that are for whole days, and `others`; read when asked.
+    """A container of the dates, from `first` on, of a calendar's all-day events, and of `others`.
 
-    Read of an event are DTSTART, DTEND (the day after its last) or DURATION, a yearly RRULE, EXDATE and STATUS (what is
-    CANCELLED is left out). Events at a time of day are no holidays. Raises `ValueError` with one line where the text is
-    no calendar, has no such event, or has one with more to it than this.
+    An event's DTSTART, DTEND (the day after its last) or DURATION, yearly RRULE, EXDATE and STATUS are read; CANCELLED
+    events and events at a time of day are left out. Dates are computed when they are asked for. Raises `ValueError`
+    with one line for a text that is not a calendar, has no all-day event, or has one with other rules.
     """
 
     def __init__(self, calendar: str, first: date, others: Iterable[date] = ()) -> None:
         if "BEGIN:VCALENDAR" not in calendar.upper():
-            raise ValueError("is no iCalendar file (BEGIN:VCALENDAR)")
-        events = [event for each in _events(calendar) if (event := _event(each))]
+            raise ValueError("is not an iCalendar file (BEGIN:VCALENDAR)")
+        events = [event for properties in _read_events(calendar) if (event := _all_day_event(properties))]
         if not events:
-            raise ValueError("has no event for whole days")
+            raise ValueError("has no all-day event")
         if sum(event.rule is not None for event in events) > MAX_RECURRING_EVENTS:
-            raise ValueError(f"has more than {MAX_RECURRING_EVENTS} events that recur")
-        self._days, self._read = set(others), date.min
+            raise ValueError(f"has more than {MAX_RECURRING_EVENTS} recurring events")
+        self._known, self._known_until = set(others), date.min
         self._dates = _dates(merge(*(event.spans(first) for event in events)), first)
 
     def __contains__(self, day: object) -> bool:
-        while isinstance(day, date) and self._read < day:
-            self._read = next(self._dates, date.max)
-            self._days.add(self._read)
-        return day in self._days
+        while isinstance(day, date) and self._known_until < day:
+            self._known_until = next(self._dates, date.max)
+            self._known.add(self._known_until)
+        return day in self._known
 
 
 def _dates(spans: Iterator[tuple[date, timedelta]], first: date) -> Iterator[date]:
     day = first
-    for begins, length in spans:
-        day = max(day, begins)
-        while day - begins < length:
+    for start, length in spans:
+        day = max(day, start)
+        while day - start < length:
             yield day
             day += _DAY
 
@@ -72,101 +61,100 @@ class _Event:
     start: datetime
     length: timedelta
     rule: Recurrence | None
-    left_out: frozenset[date]
+    excluded: frozenset[date]
 
     def spans(self, first: date) -> Iterator[tuple[date, timedelta]]:
-        """When it begins, each time that it ends after `first`, and how long it is; in order."""
+        """Yield the first day and the length of each occurrence that ends after `first`, in order."""
         before = first - self.length
-        walls = self.rule.walls(datetime.combine(before, time())) if self.rule else (self.start,)
-        for begins in (wall.date() for wall in walls):
-            if begins > before and begins not in self.left_out:
-                yield begins, self.length
+        walls = self.rule.wall_times(datetime.combine(before, time())) if self.rule else (self.start,)
+        for start in (wall.date() for wall in walls):
+            if start > before and start not in self.excluded:
+                yield start, self.length
 
 
-def _events(calendar: str) -> Iterator[dict[str, str]]:
-    """The properties of each event, without those of its alarms; TZID is that of DTSTART."""
-    event: dict[str, str] | None = None
-    inside = False
-    for name, parameters, value in _properties(calendar):
-        if name == "BEGIN":
-            inside = value.upper() == "VEVENT"
-            event = {} if inside else event
-        elif name == "END":
-            if event is not None and value.upper() == "VEVENT":
-                yield event
-                event = None
-            inside = event is not None
-        elif inside and event is not None:
-            if name == "RRULE" and name in event:
-                raise ValueError("an event has more than one RRULE, and only one is read")
-            event[name] = f"{event[name]},{value}" if name == "EXDATE" and name in event else value
-            if name == "DTSTART" and (zone := _TZID.search(parameters)):
-                event["TZID"] = zone[1]
+def _read_events(calendar: str) -> list[dict[str, list[str]]]:
+    """Return the properties of each event, and the TZID of its start; all other components are left out.
+
+    Of icalendar only the readers of lines and values are used: its components evaluate any rule of a VTIMEZONE.
+    """
+    from icalendar.parser import Contentlines
+
+    events: list[dict[str, list[str]]] = []
+    component: dict[str, list[str]] = {}
+    for line in filter(None, Contentlines.from_ical(re.sub(r"\r\n?", "\n", calendar))):  # type: ignore[no-untyped-call]
+        try:
+            name, parameters, value = line.raw_parts()
+        except ValueError:
+            continue
+        name, value = name.upper(), value.strip()
+        if name in ("BEGIN", "END"):  # an event's properties precede its alarms
+            component = {}
+            if name == "BEGIN" and value.upper() == "VEVENT":
+                events.append(component)
+        else:
+            component.setdefault(name, []).append(value)
+            if name == "DTSTART":
+                component["TZID"] = [str(parameters.get("TZID", ""))]
+    return events
 
 
-def _properties(calendar: str) -> Iterator[tuple[str, str, str]]:
-    # A line may be folded: a break and a blank within it (RFC 5545, 3.1).
-    for line in re.sub(r"\n[ \t]", "", re.sub(r"\r\n?", "\n", calendar)).split("\n"):
-        if found := _LINE.fullmatch(line.strip()):
-            yield found[1].upper(), found[2], found[3].strip()
+def _all_day_event(properties: Mapping[str, Sequence[str]]) -> _Event | None:
+    """Return None for an event at a time of day, and for a cancelled one."""
+    from icalendar import vDuration
 
-
-def _event(found: Mapping[str, str]) -> _Event | None:
-    """None for one at a time of day, and for one that is called off."""
-    begins = found.get("DTSTART", "")
-    if not _MIDNIGHT.fullmatch(begins) or found.get("STATUS", "").upper() == "CANCELLED":
+    found = {name: values[-1] for name, values in properties.items()}
+    day = _day(found["DTSTART"]) if "DTSTART" in found else None
+    if day is None or found.get("STATUS", "").upper() == "CANCELLED":
         return None
-    start, length = _date(begins), _length(found)
-    if "T" in begins and (not length or length % _DAY):
-        return None
-    if unread := found.keys() & {"RDATE", "EXRULE", "RECURRENCE-ID"}:
-        raise ValueError(f"an event has {min(unread)}, which is not read")
-    if length is None or length % _DAY or not _DAY <= length <= MAX_EVENT_DAYS * _DAY:
-        raise ValueError(f"an event from {start} does not have 1 to {MAX_EVENT_DAYS} whole days")
-    left_out = frozenset(_date(text) for text in found.get("EXDATE", "").split(",") if text)
-    midnight = datetime.combine(start, time())
-    return _Event(midnight, length, _rule(found, midnight) if "RRULE" in found else None, left_out)
-
-
-def _length(found: Mapping[str, str]) -> timedelta | None:
-    """None where it is not said in days, hours, minutes and seconds, nor by a date."""
+    length = timedelta() if "T" in found["DTSTART"] else _DAY
     if "DURATION" in found:
-        said = _DURATION.fullmatch(found["DURATION"])
-        return timedelta(**{unit: int(number) for unit, number in said.groupdict("0").items()}) if said else None
-    if "DTEND" in found:
-        return _date(found["DTEND"]) - _date(found["DTSTART"]) if _MIDNIGHT.fullmatch(found["DTEND"]) else None
-    return timedelta() if "T" in found["DTSTART"] else _DAY
+        length = vDuration.from_ical(found["DURATION"])  # type: ignore[no-untyped-call]
+    elif "DTEND" in found:
+        length = (_day(found["DTEND"]) or day) - day
+    if "T" in found["DTSTART"] and (not length or length % _DAY):
+        return None
+    if length % _DAY or not _DAY <= length <= MAX_EVENT_DAYS * _DAY:
+        raise ValueError(f"an event from {day} does not have 1 to {MAX_EVENT_DAYS} whole days")
+    if unsupported := found.keys() & {"RDATE", "EXRULE", "RECURRENCE-ID"}:
+        raise ValueError(f"an event has {min(unsupported)}, which is not supported")
+    if len(properties.get("RRULE", ())) > 1:
+        raise ValueError("an event has more than one RRULE; only one is supported")
+    excluded = [_day(text) for text in ",".join(properties.get("EXDATE", ())).split(",") if text]
+    if None in excluded:
+        raise ValueError(f"an all-day event from {day} has an EXDATE with a time of day")
+    start = datetime.combine(day, time())
+    rule = _rule(found["RRULE"].upper(), start, found["TZID"]) if "RRULE" in found else None
+    return _Event(start, length, rule, frozenset(filter(None, excluded)))
 
 
-def _rule(found: Mapping[str, str], start: datetime) -> Recurrence:
-    rule = found["RRULE"].upper()
-    if "FREQ=YEARLY" not in rule:
-        raise ValueError(f"an event recurs by {rule}, and only FREQ=YEARLY is read")
-    if "," in (places.group() if (places := _PLACES.search(rule)) else ""):
-        raise ValueError(f"an event recurs by {rule}, and only one number of BYSETPOS is read")
-    if "BYHOUR" in rule or "BYMINUTE" in rule:
-        raise ValueError(f"an event for whole days recurs by {rule}, with a time of day")
-    if (count := _COUNT.search(rule)) and int(count[1]) > MAX_COUNT:
-        raise ValueError(f"an event recurs {count[1]} times, which are more than {MAX_COUNT}: leave COUNT out")
-    zone = found.get("TZID", "")
-    return Recurrence(_UNTIL.sub(lambda until: _last_date(until[0], zone), rule), start)
+def _rule(text: str, start: datetime, zone_name: str) -> Recurrence:
+    parts = dict(part.partition("=")[::2] for part in text.split(";"))
+    if (until := parts.get("UNTIL", "")).endswith("Z"):
+        text = text.replace(until, f"{_local_date(until, zone_name):%Y%m%d}")
+    rule = Recurrence(text, start)
+    if parts.get("FREQ") != "YEARLY" or "," in parts.get("BYSETPOS", "") or parts.keys() & {"BYHOUR", "BYMINUTE"}:
+        raise ValueError(f"an event recurs by {text}; only FREQ=YEARLY with one BYSETPOS and no time is supported")
+    if int(parts.get("COUNT", 0)) > MAX_COUNT:
+        raise ValueError(f"an event recurs {parts['COUNT']} times, which are more than {MAX_COUNT}: leave COUNT out")
+    return rule
 
 
-def _last_date(until: str, name: str) -> str:
-    """The date of an UNTIL in UTC, in the zone of its event, and where that is not known in the first of all places."""
+def _local_date(until: str, zone_name: str) -> date:
+    """Return the date of an UNTIL in UTC, in the zone of its event, or in the first of all zones if it is unknown."""
+    from icalendar import vDatetime
+
     from shared.time.zone_names import find_zone
 
+    at: datetime = vDatetime.from_ical(until)  # type: ignore[no-untyped-call]
     try:
-        return f"{to_wall_time(datetime.fromisoformat(until), load_zone(find_zone(name) or FIRST_ZONE)):%Y%m%d}"
+        return to_wall_time(at, load_zone(find_zone(zone_name) or FIRST_ZONE)).date()
     except OverflowError:  # the end of the calendar: without end
-        return until[:8]
-    except ValueError:
-        raise ValueError(f"an event recurs until {until!r}, which is no time, such as 20261231T230000Z") from None
+        return at.date()
 
 
-def _date(text: str) -> date:
-    found = _MIDNIGHT.fullmatch(text)
-    try:
-        return datetime.strptime(found[1] if found else "", "%Y%m%d").date()  # noqa: DTZ007 (a date)
-    except ValueError:
-        raise ValueError(f"{text!r} is no date, such as 20261225") from None
+def _day(text: str) -> date | None:
+    """Return the date of a DATE, or of midnight, as Outlook writes whole days; None for another time of day."""
+    from icalendar import vDate
+
+    day = text.removesuffix("T000000")
+    return None if "T" in day else vDate.from_ical(day)  # type: ignore[no-untyped-call]

@@ -6,40 +6,39 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-#: How far clocks are ahead of UTC in the first zone of all (Kiritimati), and a zone in which they always are.
-FIRST_ZONE_OFFSET = timedelta(hours=14)
+#: The zone that reaches every wall time first, with the largest offset from UTC of all (also Kiritimati's).
 FIRST_ZONE = "Etc/GMT-14"
+FIRST_ZONE_OFFSET = timedelta(hours=14)
 
 
 @lru_cache(maxsize=1024)
 def load_zone(name: str) -> ZoneInfo:
-    """The zone of an IANA name, such as Europe/Berlin, or a Windows one, such as W. Europe Standard Time, in any case.
+    """Return the zone of an IANA name (Europe/Berlin) or a Windows name (W. Europe Standard Time), in any case.
 
-    Raises `shared.time.zone_names.UnknownZone`, a `ValueError` whose text says what may be meant.
+    Raises `ValueError` with one line that suggests names.
     """
-    from shared.time.zone_names import find_zone, load_iana_zone, unknown
+    from shared.time.zone_names import explain_unknown_zone, find_zone, load_iana_zone
 
     if (found := find_zone(name)) is None:
-        raise unknown(name)
+        raise ValueError(explain_unknown_zone(name))
     return load_iana_zone(found)
 
 
 def to_wall_time(at: datetime, zone: ZoneInfo) -> datetime:
-    """The wall time (without a zone) that clocks in `zone` show at an instant."""
+    """Return the wall time (without a zone) in `zone` at an instant."""
     return at.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
 def to_utc(wall: datetime, zone: ZoneInfo) -> datetime:
-    """The instant (UTC) at which clocks in `zone` show `wall` (without a zone).
+    """Return the instant (UTC) of the wall time `wall` (without a zone) in `zone`.
 
-    A time that the clocks show twice is the first of the two; one that they skip is the first instant after
-    the gap.
+    Of a wall time that occurs twice it is the first; for one that clocks skip it is the first instant after the gap.
     """
     first = wall.replace(tzinfo=zone, fold=0)
     utc = first.astimezone(UTC)
     if to_wall_time(utc, zone) == wall:
         return utc
-    # In a gap the two folds lie on either side of the change, which is found by halving: no zone tells it.
+    # In a gap the two folds lie on either side of the change. `ZoneInfo` does not expose its changes: bisect.
     before, after = sorted((utc, wall.replace(tzinfo=zone, fold=1).astimezone(UTC)))
     offset = before.astimezone(zone).utcoffset()
     while after - before > timedelta(seconds=1):
@@ -52,6 +51,6 @@ def to_utc(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 def second_utc(wall: datetime, zone: ZoneInfo) -> datetime | None:
-    """The second instant (UTC) at which clocks in `zone` show `wall`, where they are put back; else None."""
+    """Return the second instant (UTC) of a wall time that occurs twice in `zone`, or None."""
     second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
     return second if second > wall.replace(tzinfo=zone, fold=0).astimezone(UTC) else None

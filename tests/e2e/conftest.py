@@ -15,7 +15,7 @@ import pytest
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from local.fake_teams.api import Answer, Event, Growth, PersonView, Received
+from local.fake_teams.api import AppResponse, Growth, PersonView, Received, TeamsEvent
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, FunctionHost
 from shared import keys
@@ -111,14 +111,14 @@ class Deployment:
     def endpoint(self) -> str:
         return f"{self.hosts[-1].url}/api/messages"
 
-    async def tell(self, **event: Any) -> list[Answer]:
+    async def tell(self, **event: Any) -> list[AppResponse]:
         """Let something happen in Teams that the app is told."""
-        return await self.teams.event(Event(endpoint=self.endpoint, **event))
+        return await self.teams.send_event(TeamsEvent(endpoint=self.endpoint, **event))
 
     async def install(self, *people: PersonView) -> None:
         """Let these people install the bot."""
-        events = [Event(kind="install", person=each.object_id, endpoint=self.endpoint) for each in people]
-        answers = await self.teams.events(events, concurrency=8)
+        events = [TeamsEvent(kind="install", person=each.object_id, endpoint=self.endpoint) for each in people]
+        answers = await self.teams.send_events(events, concurrency=8)
         assert {answer.status for answer in answers} == {200}
 
     async def people(self, count: int, tenant: str | None = None, zone: str = "") -> Sequence[PersonView]:
@@ -206,7 +206,7 @@ class Deployment:
                     names = {"open", *DeliveryState} & set(row)
                     counted = Counter({name: row[name] for name in names})
                 else:
-                    states[DeliveryState(row["state"]).counted] += 1
+                    states[DeliveryState(row["state"]).count_name] += 1
             assert +counted == +states, f"the counts of {part}"
             total += states
         return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from local.fake_teams.api import Event, Growth
+from local.fake_teams.api import Growth, TeamsEvent
 from local.fake_teams.forgeries import FORGERIES
 from tests.e2e.conftest import Deployment
 
@@ -20,7 +20,9 @@ async def test_every_forgery_is_refused_and_nothing_is_stored(deployment: Deploy
     ada = (await teams.world()).people[0]
 
     async def install(person: str = ada.object_id, **other: Any) -> int | None:
-        events = await teams.event(Event(kind="install", person=person, endpoint=deployment.endpoint, **other))
+        events = await teams.send_event(
+            TeamsEvent(kind="install", person=person, endpoint=deployment.endpoint, **other)
+        )
         statuses = {answer.status for answer in events}
         assert len(statuses) == 1
         return statuses.pop()

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification
 
@@ -55,15 +55,15 @@ REFUSALS = {
 }
 
 
-def lots(people: Sequence[PersonView]) -> Mapping[str, Sequence[Fault]]:
+def lots(people: Sequence[PersonView]) -> Mapping[str, Sequence[TeamsFault]]:
     """The faults that meet the requests for each person, one after the other; after the last one all goes well."""
     chance = random.Random(SEED)
-    found: dict[str, list[Fault]] = defaultdict(list)
+    found: dict[str, list[TeamsFault]] = defaultdict(list)
 
     def meet(share: float, forms: Iterable[Mapping[str, Any]]) -> None:
         chosen = chance.sample(people, math.ceil(share * len(people)))
         for person, form in zip(chosen, cycle(forms)):
-            found[person.object_id].append(Fault(operation="send", person=person.object_id, count=1, **form))
+            found[person.object_id].append(TeamsFault(operation="send", person=person.object_id, count=1, **form))
 
     for share, forms in PASSING:
         meet(share, forms)
@@ -74,7 +74,7 @@ def lots(people: Sequence[PersonView]) -> Mapping[str, Sequence[Fault]]:
     return found
 
 
-def end(faults: Sequence[Fault]) -> End:
+def end(faults: Sequence[TeamsFault]) -> End:
     """Where these answers lead, by "Status codes from bot conversational APIs" (Teams)."""
     maybe_twice, messages = False, 0
     for fault in faults:
@@ -92,7 +92,7 @@ async def test_everybody_ends_where_the_answers_lead_and_only_an_unknown_outcome
     deployment.start()
     people = await deployment.people(count)
     met = lots(people)
-    await deployment.teams.fault(*(fault for faults in met.values() for fault in faults))
+    await deployment.teams.inject(*(fault for faults in met.values() for fault in faults))
     await deployment.put(notification(*audience(people)))
     [stored] = await deployment.ended(within=count / 4 + 40)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from local.fake_teams.api import Fault, Growth, Received
+from local.fake_teams.api import Growth, Received, TeamsFault
 from local.processes import ROOT, FunctionHost
 from shared.rate_windows import SECOND
 from tests.e2e.conftest import Deployment, audience
@@ -89,7 +89,7 @@ async def test_a_tenant_that_asks_to_wait_gets_nothing_from_any_host_and_another
     audiences = {tenant: audience(await deployment.people(count, tenant)) for tenant in (teams.tenant, other)}
     await deployment.put(notification(*audiences[teams.tenant], tenant=teams.tenant))
     await teams.wait(count // 5, tenant=teams.tenant, timeout=30)
-    await teams.fault(Fault(operation="send", tenant=teams.tenant, status=429, retry_after=seconds, count=1))
+    await teams.inject(TeamsFault(operation="send", tenant=teams.tenant, status=429, retry_after=seconds, count=1))
     await deployment.put(notification(*audiences[other], tenant=other))
     await deployment.ended(within=count / 8 + seconds + 60, count=2)
 

@@ -19,13 +19,13 @@ SCOPE = "https://api.botframework.com/.default"
 
 
 GROWTH = Growth(people=3, teams=1, chats=1)
-#: For tests of what a reset does, and of what it leaves as it is.
+#: For tests that need a new fake, such as tests of a reset.
 own_teams = pytest.mark.parametrize("teams", [Options(growth=GROWTH)], ids=["own"], indirect=True)
 
 
 @pytest.fixture
 async def teams(request: pytest.FixtureRequest, teams: FakeTeams) -> AsyncIterator[FakeTeams]:
-    """3 people, 1 team with 2 channels, 1 chat; of a fake that all tests share or, with `own_teams`, of a new one."""
+    """A fake with 3 people, 1 team with 2 channels, 1 chat: shared by all tests or, with `own_teams`, a new one."""
     if options := getattr(request, "param", None):
         async with FakeTeams.serve(options) as running:
             yield running
@@ -46,7 +46,7 @@ class Reply:
 
 
 class Bot:
-    """Calls the Bot Connector as an app does, with a token it fetched."""
+    """Calls the Bot Connector as an app does, with an access token."""
 
     def __init__(self, teams: FakeTeams, session: aiohttp.ClientSession, token: str) -> None:
         self.token = token
@@ -66,8 +66,8 @@ class Bot:
         return await self.call("POST", activities(conversation), activity or message("hello"))
 
     async def create(self, person: str, tenant: str | None = None) -> Reply:
-        where = {"tenant": {"id": tenant or self._teams.tenant}}
-        body = {"isGroup": False, "members": [{"id": person}], "channelData": where}
+        channel_data = {"tenant": {"id": tenant or self._teams.tenant}}
+        body = {"isGroup": False, "members": [{"id": person}], "channelData": channel_data}
         return await self.call("POST", "v3/conversations", body)
 
 
@@ -112,8 +112,8 @@ async def bot(teams: FakeTeams, session: aiohttp.ClientSession) -> Bot:
 
 
 @dataclass
-class App:
-    """What an app's messaging endpoint got, and what it is to answer."""
+class FakeApp:
+    """A messaging endpoint: the response that it returns, and the requests that it received."""
 
     url: str
     status: int = 200
@@ -124,8 +124,8 @@ class App:
 
 
 @pytest.fixture
-async def app() -> AsyncIterator[App]:
-    """A listener in the app's place."""
+async def app() -> AsyncIterator[FakeApp]:
+    """A messaging endpoint that records its requests."""
 
     async def messages(request: web.BaseRequest) -> web.Response:
         body = await request.read()
@@ -138,6 +138,6 @@ async def app() -> AsyncIterator[App]:
     runner = web.ServerRunner(web.Server(messages))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    running = App(f"http://127.0.0.1:{runner.addresses[0][1]}/api/messages")
+    running = FakeApp(f"http://127.0.0.1:{runner.addresses[0][1]}/api/messages")
     yield running
     await runner.cleanup()

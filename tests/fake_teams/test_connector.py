@@ -15,7 +15,7 @@ CARD = {
 }
 
 
-async def test_creating_a_conversation_gives_the_same_id_for_the_same_person(teams: FakeTeams, bot: Bot) -> None:
+async def test_created_conversation_has_the_same_id_for_the_same_person(teams: FakeTeams, bot: Bot) -> None:
     first, second = (await teams.world()).people[:2]
     created = [await bot.create(first.object_id), await bot.create(first.id), await bot.create(second.object_id)]
     assert [reply.status for reply in created] == [200, 200, 200]
@@ -36,7 +36,7 @@ async def test_creating_a_conversation_gives_the_same_id_for_the_same_person(tea
         (["{person}"], ""),
     ],
 )
-async def test_creating_a_conversation_refuses_what_teams_can_not_resolve(
+async def test_conversation_with_unknown_members_or_tenant_is_refused(
     teams: FakeTeams, bot: Bot, members: list[str], tenant: str | None
 ) -> None:
     person = (await teams.world()).people[0].object_id
@@ -46,13 +46,13 @@ async def test_creating_a_conversation_refuses_what_teams_can_not_resolve(
     assert (reply.status, reply.code) == (400, "Bad Argument")
 
 
-async def test_a_person_of_another_tenant_is_not_reached_through_this_one(teams: FakeTeams, bot: Bot) -> None:
+async def test_conversation_with_a_person_of_another_tenant_is_refused(teams: FakeTeams, bot: Bot) -> None:
     stranger = (await teams.grow(Growth(tenant="33333333-3333-4333-8333-333333333333", people=1))).people[0]
     assert (await bot.create(stranger.object_id)).status == 400
     assert (await bot.create(stranger.object_id, stranger.tenant)).status == 200
 
 
-async def test_a_thread_in_a_channel_is_created_and_replied_to(teams: FakeTeams, bot: Bot) -> None:
+async def test_thread_in_a_channel_is_created_and_accepts_replies(teams: FakeTeams, bot: Bot) -> None:
     channel = (await teams.world()).teams[0].channels[1]
     parameters = {"isGroup": True, "channelData": {"channel": {"id": channel.id}}, "activity": message("root")}
     created = await bot.call("POST", "v3/conversations", parameters)
@@ -65,14 +65,14 @@ async def test_a_thread_in_a_channel_is_created_and_replied_to(teams: FakeTeams,
     assert {each.conversation for each in received} == {created.body["id"]}
 
 
-async def test_a_message_to_a_channel_itself_begins_a_thread(teams: FakeTeams, bot: Bot) -> None:
+async def test_message_to_a_channel_starts_a_thread(teams: FakeTeams, bot: Bot) -> None:
     channel = (await teams.world()).teams[0].channels[0].id
     root = (await bot.send(channel)).body["id"]
     assert (await bot.send(f"{channel};messageid={root}")).status == 201
     assert (await bot.send(f"{channel};messageid=1")).code == "ConversationNotFound"
 
 
-async def test_a_send_gives_201_and_an_id_and_keeps_the_activity(teams: FakeTeams, bot: Bot) -> None:
+async def test_send_returns_201_with_an_id_and_stores_the_activity(teams: FakeTeams, bot: Bot) -> None:
     person = (await teams.world()).people[0]
     activity = {"type": "message", "attachments": [CARD], "summary": "news"}
     sent = await bot.send(person.conversation, activity)
@@ -82,14 +82,14 @@ async def test_a_send_gives_201_and_an_id_and_keeps_the_activity(teams: FakeTeam
     assert (received.id, received.activity, received.person) == (sent.body["id"], activity, person.object_id)
 
 
-async def test_a_reply_remembers_what_it_replies_to(teams: FakeTeams, bot: Bot) -> None:
+async def test_reply_stores_its_parent(teams: FakeTeams, bot: Bot) -> None:
     person = (await teams.world()).people[0]
     reply = await bot.call("POST", activities(person.conversation, "17"), message("yes"))
     assert reply.status == 201
     assert [each.reply_to for each in await teams.received()] == ["17"]
 
 
-async def test_text_and_an_attachment_are_split_and_give_no_id(teams: FakeTeams, bot: Bot) -> None:
+async def test_text_and_attachment_become_two_messages_without_an_id(teams: FakeTeams, bot: Bot) -> None:
     chat = (await teams.world()).chats[0]
     reply = await bot.send(chat.id, message("look", attachments=[CARD]))
     assert (reply.status, reply.body) == (202, {})
@@ -98,7 +98,7 @@ async def test_text_and_an_attachment_are_split_and_give_no_id(teams: FakeTeams,
     assert (card.activity["text"], card.activity["attachments"]) == ("", [CARD])
 
 
-async def test_an_update_and_a_delete_are_applied_and_leave_their_history(teams: FakeTeams, bot: Bot) -> None:
+async def test_update_and_delete_are_applied_with_history(teams: FakeTeams, bot: Bot) -> None:
     conversation = (await teams.world()).people[0].conversation
     path = activities(conversation, (await bot.send(conversation, message("one"))).body["id"])
     assert (await bot.call("PUT", path, message("two"))).status == 200
@@ -110,7 +110,7 @@ async def test_an_update_and_a_delete_are_applied_and_leave_their_history(teams:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-async def test_changing_an_unknown_or_deleted_activity_is_404(teams: FakeTeams, bot: Bot, method: str) -> None:
+async def test_change_of_an_unknown_or_deleted_activity_is_404(teams: FakeTeams, bot: Bot, method: str) -> None:
     conversation = (await teams.world()).people[0].conversation
     sent = activities(conversation, (await bot.send(conversation)).body["id"])
     assert (await bot.call("DELETE", sent)).status == 200
@@ -119,7 +119,7 @@ async def test_changing_an_unknown_or_deleted_activity_is_404(teams: FakeTeams, 
         assert (reply.status, reply.code) == (404, "ActivityNotFoundInConversation")
 
 
-async def test_who_has_not_installed_the_bot_is_403(teams: FakeTeams, bot: Bot) -> None:
+async def test_send_without_an_installation_is_403(teams: FakeTeams, bot: Bot) -> None:
     world = await teams.world()
     person, team, chat = world.people[0], world.teams[0], world.chats[0]
     await teams.set_installed([person.object_id, team.id, chat.id], installed=False)
@@ -131,7 +131,7 @@ async def test_who_has_not_installed_the_bot_is_403(teams: FakeTeams, bot: Bot) 
     assert (await bot.send(person.conversation)).status == 201
 
 
-async def test_an_unknown_conversation_or_team_is_404(bot: Bot) -> None:
+async def test_unknown_conversation_or_team_is_404(bot: Bot) -> None:
     for path in (activities("a:1unknown"), activities("19:x@thread.tacv2")):
         reply = await bot.call("POST", path, message("x"))
         assert (reply.status, reply.code) == (404, "ConversationNotFound")
@@ -153,18 +153,18 @@ async def test_an_unknown_conversation_or_team_is_404(bot: Bot) -> None:
         {"type": "message", "attachments": [{**CARD, "content": {"type": "Card"}}]},
     ],
 )
-async def test_a_body_that_is_no_activity_is_400(teams: FakeTeams, bot: Bot, body: Any) -> None:
+async def test_invalid_activity_is_400(teams: FakeTeams, bot: Bot, body: Any) -> None:
     conversation = (await teams.world()).people[0].conversation
     reply = await bot.call("POST", activities(conversation), body)
     assert (reply.status, reply.code) == (400, "Bad Argument")
     assert await teams.received() == []
 
 
-async def test_an_activity_is_measured_in_utf_16_without_its_images(teams: FakeTeams, bot: Bot) -> None:
+async def test_activity_size_is_measured_in_utf_16_without_images(teams: FakeTeams, bot: Bot) -> None:
     conversation = (await teams.world()).people[0].conversation
     image = {"contentType": "image/png", "contentUrl": "data:image/png;base64," + "A" * 200_000}
     assert (await bot.send(conversation, {"type": "message", "attachments": [image]})).status == 201
-    # Three bytes of UTF-8, but two of UTF-16.
+    # 3 bytes in UTF-8, but 2 bytes in UTF-16.
     assert (await bot.send(conversation, message("€" * 50_000))).status == 201
     for text in ("a" * 52_000, "a" * 2_000_000):
         reply = await bot.send(conversation, message(text))
@@ -174,14 +174,14 @@ async def test_an_activity_is_measured_in_utf_16_without_its_images(teams: FakeT
 @pytest.mark.parametrize(
     "authorization", ["Bearer garbage", "Basic eDp5", "Bearer eyJhbGciOiJub25lIn0.eyJhdWQiOiJ4In0."]
 )
-async def test_a_token_it_did_not_issue_is_401(teams: FakeTeams, bot: Bot, authorization: str) -> None:
+async def test_foreign_token_is_401(teams: FakeTeams, bot: Bot, authorization: str) -> None:
     conversation = (await teams.world()).people[0].conversation
     reply = await bot.call("POST", activities(conversation), message("x"), authorization=authorization)
     assert (reply.status, list(reply.body)) == (401, ["message"])
     assert await teams.received() == []
 
 
-async def test_the_members_of_each_kind_of_conversation(teams: FakeTeams, bot: Bot) -> None:
+async def test_members_of_each_kind_of_conversation(teams: FakeTeams, bot: Bot) -> None:
     world = await teams.world()
     everyone = {person.object_id for person in world.people}
     for conversation, expected in [
@@ -199,7 +199,7 @@ async def test_the_members_of_each_kind_of_conversation(teams: FakeTeams, bot: B
     assert (missing.status, missing.code) == (404, "MemberNotFoundInConversation")
 
 
-async def test_pages_of_members_follow_one_another_and_keep_to_teams_bounds(teams: FakeTeams, bot: Bot) -> None:
+async def test_pages_of_members_respect_the_limits_of_teams(teams: FakeTeams, bot: Bot) -> None:
     grown = await teams.grow(Growth(tenant=teams.tenant, people=117, teams=1, members=120))
     path = f"v3/conversations/{quote(grown.teams[0].id, safe='')}/pagedmembers"
     sizes, found, token = [], [], ""
@@ -215,7 +215,7 @@ async def test_pages_of_members_follow_one_another_and_keep_to_teams_bounds(team
     assert (await bot.call("GET", f"{path}?pageSize=none")).status == 400
 
 
-async def test_a_team_and_its_channels(teams: FakeTeams, bot: Bot) -> None:
+async def test_team_details_and_channels(teams: FakeTeams, bot: Bot) -> None:
     team = (await teams.world()).teams[0]
     path = f"v3/teams/{quote(team.id, safe='')}"
     details = (await bot.call("GET", path)).body

@@ -11,7 +11,7 @@ from local.fake_teams.inbox import Inbox
 from tests.fake_teams.conftest import Bot, activities, message, open_session, own_teams
 
 
-async def test_messages_are_kept_in_order_with_their_times(teams: FakeTeams, bot: Bot) -> None:
+async def test_messages_are_stored_in_order_with_their_times(teams: FakeTeams, bot: Bot) -> None:
     person = (await teams.world()).people[0]
     before = time.monotonic()
     for text in ("one", "two", "three"):
@@ -23,7 +23,7 @@ async def test_messages_are_kept_in_order_with_their_times(teams: FakeTeams, bot
     assert len({each.id for each in received}) == 3
 
 
-async def test_received_can_be_asked_for_a_person_a_conversation_and_a_tenant(teams: FakeTeams, bot: Bot) -> None:
+async def test_received_filters_by_person_conversation_and_tenant(teams: FakeTeams, bot: Bot) -> None:
     first, second = (await teams.world()).people[:2]
     stranger = (await teams.grow(Growth(people=1))).people[0]
     for person in (first, second, stranger):
@@ -34,7 +34,7 @@ async def test_received_can_be_asked_for_a_person_a_conversation_and_a_tenant(te
     assert len(await teams.received()) == 3
 
 
-async def test_since_gives_what_changed_later_updates_too(teams: FakeTeams, bot: Bot) -> None:
+async def test_since_returns_later_changes_including_updates(teams: FakeTeams, bot: Bot) -> None:
     conversation = (await teams.world()).people[0].conversation
     sent = await bot.send(conversation, message("one"))
     await bot.send(conversation, message("two"))
@@ -45,7 +45,7 @@ async def test_since_gives_what_changed_later_updates_too(teams: FakeTeams, bot:
     assert [each.activity["text"] for each in await teams.received()] == ["two", "changed"]
 
 
-async def test_waiting_ends_with_the_last_awaited_message(teams: FakeTeams, bot: Bot) -> None:
+async def test_wait_ends_with_the_last_awaited_message(teams: FakeTeams, bot: Bot) -> None:
     first, second = (await teams.world()).people[:2]
     waiting = asyncio.create_task(teams.wait(2, person=first.object_id))
     await bot.send(first.conversation)
@@ -55,7 +55,7 @@ async def test_waiting_ends_with_the_last_awaited_message(teams: FakeTeams, bot:
     assert len(await waiting) == 2
 
 
-async def test_waiting_for_a_condition_looks_again_after_each_change(teams: FakeTeams, bot: Bot) -> None:
+async def test_wait_checks_its_condition_after_each_change(teams: FakeTeams, bot: Bot) -> None:
     conversation = (await teams.world()).people[0].conversation
     sent = await bot.send(conversation, message("one"))
     waiting = asyncio.create_task(teams.wait(until=lambda found: found[0].activity["text"] == "two"))
@@ -63,7 +63,7 @@ async def test_waiting_for_a_condition_looks_again_after_each_change(teams: Fake
     assert [each.activity["text"] for each in await waiting] == ["two"]
 
 
-async def test_waiting_gives_up_at_its_deadline(teams: FakeTeams, bot: Bot) -> None:
+async def test_wait_raises_timeout_error_at_its_deadline(teams: FakeTeams, bot: Bot) -> None:
     await bot.send((await teams.world()).people[0].conversation)
     with pytest.raises(TimeoutError, match="1 of 2"):
         await teams.wait(2, timeout=0.2)
@@ -80,7 +80,7 @@ async def test_duplicates_are_equal_bodies_in_one_conversation(teams: FakeTeams,
     assert stats.per_conversation == {1: 1, 3: 1}
 
 
-async def test_connections_are_counted_once_each(teams: FakeTeams, bot: Bot) -> None:
+async def test_each_connection_is_counted_once(teams: FakeTeams, bot: Bot) -> None:
     conversation = (await teams.world()).people[0].conversation
     for _ in range(3):
         await bot.send(conversation)
@@ -91,18 +91,18 @@ async def test_connections_are_counted_once_each(teams: FakeTeams, bot: Bot) -> 
     assert len({each.connection for each in await teams.received()}) == 2
 
 
-async def test_latency_passes_before_each_answer(teams: FakeTeams, bot: Bot) -> None:
-    await teams.behave(Behaviour(latency=0.2))
-    begin = time.monotonic()
+async def test_latency_delays_each_response(teams: FakeTeams, bot: Bot) -> None:
+    await teams.set_behaviour(Behaviour(latency=0.2))
+    started = time.monotonic()
     await bot.send((await teams.world()).people[0].conversation)
-    assert time.monotonic() - begin >= 0.2
+    assert time.monotonic() - started >= 0.2
 
 
 @own_teams
-async def test_a_reset_goes_back_to_the_start_but_tokens_stay_good(teams: FakeTeams, bot: Bot) -> None:
+async def test_reset_restores_the_initial_state_but_tokens_stay_valid(teams: FakeTeams, bot: Bot) -> None:
     before = await teams.world()
     await teams.grow(Growth(people=5, teams=2))
-    await teams.behave(Behaviour(tenant_rate=1))
+    await teams.set_behaviour(Behaviour(tenant_rate=1))
     await bot.send(before.people[0].conversation)
     await teams.reset()
     assert await teams.world() == before
@@ -112,7 +112,7 @@ async def test_a_reset_goes_back_to_the_start_but_tokens_stay_good(teams: FakeTe
     assert [reply.status for reply in replies] == [201, 201, 201]
 
 
-def test_a_broadcast_stores_its_content_once() -> None:
+def test_broadcast_stores_its_content_once() -> None:
     inbox = Inbox()
     added = [
         inbox.add(f"a:1{number}", str(number), bytes(b"{}" + b" " * 9), reply_to=None, connection=1, token=1)
@@ -121,7 +121,7 @@ def test_a_broadcast_stores_its_content_once() -> None:
     assert added[0].body is added[1].body
 
 
-async def test_many_tenants_and_people_have_stable_ids(teams: FakeTeams) -> None:
+async def test_ids_of_people_and_teams_are_stable(teams: FakeTeams) -> None:
     async with FakeTeams.serve() as other:
         growth = Growth(tenant="44444444-4444-4444-8444-444444444444", people=2000, teams=2, chats=2, members=5)
         grown, again = await teams.grow(growth), await other.grow(growth)

@@ -6,10 +6,10 @@ import aiohttp
 import jwt
 import pytest
 
-from local.fake_teams.api import Event, Fault, Forgery
+from local.fake_teams.api import Forgery, TeamsEvent, TeamsFault
 from local.fake_teams.client import ControlError, FakeTeams
 from local.fake_teams.forgeries import FORGERIES
-from tests.fake_teams.conftest import App, own_teams
+from tests.fake_teams.conftest import FakeApp, own_teams
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> Any:
@@ -20,7 +20,7 @@ async def _get(session: aiohttp.ClientSession, url: str) -> Any:
 async def _verify(
     teams: FakeTeams, session: aiohttp.ClientSession, header: str | None, service_url: str
 ) -> dict[str, Any]:
-    """The rules of "Authentication with the Bot Connector API", step by step; raises for a token that breaks one."""
+    """Verify a token by the rules of "Authentication with the Bot Connector API"; raises if it breaks one."""
     scheme, _, token = (header or "").partition(" ")
     if scheme != "Bearer":
         raise PermissionError("scheme")
@@ -43,43 +43,45 @@ async def _verify(
     return claims
 
 
-async def test_a_genuine_activity_passes_all_rules(teams: FakeTeams, app: App, session: aiohttp.ClientSession) -> None:
+async def test_genuine_activity_passes_the_verification(
+    teams: FakeTeams, app: FakeApp, session: aiohttp.ClientSession
+) -> None:
     person = (await teams.world()).people[0].object_id
-    await teams.event(Event(kind="message", person=person, text="hello", endpoint=app.url))
+    await teams.send_event(TeamsEvent(kind="message", person=person, text="hello", endpoint=app.url))
     claims = await _verify(teams, session, app.authorizations[0], app.activities[0]["serviceUrl"])
     assert (claims["iss"], claims["aud"]) == ("https://api.botframework.com", teams.app_id)
     assert claims["exp"] > claims["iat"] >= claims["nbf"]
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-async def test_a_forged_activity_breaks_a_rule(
-    teams: FakeTeams, app: App, session: aiohttp.ClientSession, name: str
+async def test_forged_activity_fails_the_verification(
+    teams: FakeTeams, app: FakeApp, session: aiohttp.ClientSession, name: str
 ) -> None:
     person = (await teams.world()).people[0].object_id
     app.status = 401
-    event = Event(kind="message", person=person, text="hello", endpoint=app.url, forgery=FORGERIES[name])
-    [answer] = await teams.event(event)
-    assert answer.status == 401
+    event = TeamsEvent(kind="message", person=person, text="hello", endpoint=app.url, forgery=FORGERIES[name])
+    [response] = await teams.send_event(event)
+    assert response.status == 401
     with pytest.raises((PermissionError, jwt.InvalidTokenError, KeyError)):
         await _verify(teams, session, app.authorizations[0], app.activities[0]["serviceUrl"])
 
 
-async def test_a_forgery_that_changes_nothing_is_genuine(
-    teams: FakeTeams, app: App, session: aiohttp.ClientSession
+async def test_forgery_without_changes_passes_the_verification(
+    teams: FakeTeams, app: FakeApp, session: aiohttp.ClientSession
 ) -> None:
     await teams.post({"type": "message", "serviceUrl": "x"}, endpoint=app.url, forgery=Forgery())
     await _verify(teams, session, app.authorizations[0], "x")
 
 
-async def test_a_body_can_be_replaced(teams: FakeTeams, app: App) -> None:
+async def test_body_of_a_forgery_replaces_the_activity(teams: FakeTeams, app: FakeApp) -> None:
     await teams.post({"type": "message"}, endpoint=app.url, forgery=Forgery(body="no JSON"))
     assert app.bodies == [b"no JSON"]
 
 
 @own_teams
 @pytest.mark.parametrize("keep_old", [True, False])
-async def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_if_told(
-    teams: FakeTeams, app: App, session: aiohttp.ClientSession, keep_old: bool
+async def test_rotation_publishes_the_new_key_and_optionally_keeps_the_old_one(
+    teams: FakeTeams, app: FakeApp, session: aiohttp.ClientSession, keep_old: bool
 ) -> None:
     url = f"{teams.url}/v1/.well-known/keys"
     [old] = (await _get(session, url))["keys"]
@@ -93,13 +95,13 @@ async def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_if_told(
 
 
 @own_teams
-async def test_there_is_no_retired_key_before_a_rotation(teams: FakeTeams, app: App) -> None:
-    with pytest.raises(ControlError, match="rotate first"):
+async def test_retired_key_needs_a_rotation(teams: FakeTeams, app: FakeApp) -> None:
+    with pytest.raises(ControlError, match="rotate the keys first"):
         await teams.post({"type": "message"}, endpoint=app.url, forgery=Forgery(key="retired"))
 
 
 @own_teams
-async def test_keys_without_the_right_endorsement_are_published_on_demand(
+async def test_keys_with_other_endorsements_are_published_on_demand(
     teams: FakeTeams, session: aiohttp.ClientSession
 ) -> None:
     added = [await teams.add_key("unendorsed"), await teams.add_key("otherChannel")]
@@ -108,10 +110,10 @@ async def test_keys_without_the_right_endorsement_are_published_on_demand(
     assert [key.get("endorsements") for key in keys] == [["msteams"], None, ["skype", "webchat"]]
 
 
-async def test_fetches_are_counted_and_can_fail(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
+async def test_key_requests_are_counted_and_can_fail(teams: FakeTeams, session: aiohttp.ClientSession) -> None:
     url = f"{teams.url}/v1/.well-known/keys"
     await _get(session, url)
-    await teams.fault(Fault(operation="keys", status=503, count=1), Fault(operation="keys", drop=True))
+    await teams.inject(TeamsFault(operation="keys", status=503, count=1), TeamsFault(operation="keys", drop=True))
     async with session.get(url) as response:
         assert response.status == 503
     with pytest.raises(aiohttp.ClientError):

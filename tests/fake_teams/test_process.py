@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from local.fake_teams.api import Fault
+from local.fake_teams.api import TeamsFault
 from local.fake_teams.client import ROOT, FakeTeams
 from tests.fake_teams.conftest import Bot, fetch_token, message, open_session
 
@@ -35,9 +35,9 @@ async def running(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
         await process.communicate()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
+async def test_signal_ends_the_process_with_0(number: signal.Signals) -> None:
     async with running() as (process, line):
         assert line.startswith("Fake Teams listening on https://127.0.0.1:")
         process.send_signal(number)
@@ -46,18 +46,18 @@ async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
         assert await process.stderr.read() == b""
 
 
-async def test_the_end_of_stdin_ends_it_with_0() -> None:
+async def test_end_of_stdin_ends_the_process_with_0() -> None:
     async with running("--stop-with-stdin") as (process, _):
         assert process.stdin is not None
         process.stdin.close()
         assert await asyncio.wait_for(process.wait(), 15) == 0
 
 
-async def test_a_request_in_flight_is_answered_before_it_ends(tmp_path: Path) -> None:
+async def test_request_in_flight_is_answered_before_the_end(tmp_path: Path) -> None:
     async with running("--ca-file", str(tmp_path / "ca.pem"), "--stop-with-stdin") as (process, line):
         async with FakeTeams.connect(line.split()[-1], tmp_path / "ca.pem") as teams, open_session(teams) as session:
             bot = Bot(teams, session, (await fetch_token(teams, session)).body["access_token"])
-            await teams.fault(Fault(delay=1.0, accept=True))
+            await teams.inject(TeamsFault(delay=1.0, accept=True))
             slow = asyncio.create_task(bot.send((await teams.world()).people[0].conversation))
             await teams.wait()
             assert process.stdin is not None
@@ -66,19 +66,19 @@ async def test_a_request_in_flight_is_answered_before_it_ends(tmp_path: Path) ->
         assert await asyncio.wait_for(process.wait(), 15) == 0
 
 
-async def test_a_taken_port_is_one_line_and_1() -> None:
+async def test_taken_port_is_one_line_and_exit_code_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with running("--port", str(taken.getsockname()[1])) as (process, line):
             assert await asyncio.wait_for(process.wait(), 15) == 1
             assert process.stderr is not None
-            said = (await process.stderr.read()).decode()
+            errors = (await process.stderr.read()).decode()
     assert line == ""
-    assert len(said.splitlines()) == 1
-    assert "can't listen" in said
+    assert len(errors.splitlines()) == 1
+    assert "cannot listen" in errors
 
 
 def listeners(process: int, port: int) -> list[str]:
-    """The local addresses, as hexadecimal, that listen on this port."""
+    """Return the local addresses, in hexadecimal, on which the process listens with this port."""
     rows = []
     for family in ("tcp", "tcp6"):
         rows += Path(f"/proc/{process}/net/{family}").read_text().splitlines()[1:]
@@ -87,13 +87,13 @@ def listeners(process: int, port: int) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_it_listens_on_loopback_alone() -> None:
+async def test_process_listens_only_on_loopback() -> None:
     async with running("--http") as (process, line):
         port = int(line.rpartition(":")[2])
         assert listeners(process.pid, port) == [f"0100007F:{port:04X}"]
 
 
-async def test_an_app_gets_all_settings_it_needs_from_a_started_fake() -> None:
+async def test_settings_contain_everything_that_an_app_needs() -> None:
     async with FakeTeams.start(people=2) as teams:
         settings = teams.settings
         assert settings["ToChannelFromBotLoginUrl"] == f"{teams.url}/{teams.tenant}"
@@ -110,7 +110,7 @@ async def test_an_app_gets_all_settings_it_needs_from_a_started_fake() -> None:
     assert folder.name not in os.listdir(tempfile.gettempdir())
 
 
-async def test_plain_http_serves_the_same() -> None:
+async def test_plain_http_is_supported() -> None:
     async with FakeTeams.start("--http") as teams:
         assert teams.url.startswith("http://127.0.0.1:")
         assert "SSL_CERT_FILE" not in teams.settings

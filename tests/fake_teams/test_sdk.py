@@ -1,4 +1,4 @@
-"""The Bot Framework's own client against the fake: it deserializes each answer by the published models."""
+"""The client of the Bot Framework SDK with the fake: it deserializes each response with the published models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from local.fake_teams.client import FakeTeams
 from tests.fake_teams.conftest import Bot
 
 
-async def test_the_sdks_connector_client_understands_every_answer(teams: FakeTeams, bot: Bot) -> None:
+async def test_connector_client_of_the_sdk_reads_every_response(teams: FakeTeams, bot: Bot) -> None:
     world = await teams.world()
     person, team = world.people[0], world.teams[0]
 
-    def use() -> None:
+    def call_all_operations() -> None:
         credentials = BasicTokenAuthentication({"access_token": bot.token})
         client = ConnectorClient(credentials, teams.service_url)
         client.config.connection.verify = str(teams.ca_file)
@@ -40,5 +40,5 @@ async def test_the_sdks_connector_client_understands_every_answer(teams: FakeTea
         assert teams_client.teams.get_team_details(team.id).aad_group_id == team.group_id
         assert len(teams_client.teams.get_teams_channels(team.id).conversations) == 2
 
-    await asyncio.to_thread(use)
+    await asyncio.to_thread(call_all_operations)
     assert [each.activity["text"] for each in await teams.received()] == ["two", "1"]

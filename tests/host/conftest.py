@@ -1,4 +1,4 @@
-"""The host run in the test's own loop, and the queue that it listens to."""
+"""Fixtures: a host on the loop of the test, and its queue."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
 from local.host.config import HostConfig
-from local.host.functions import index
-from local.host.host import Host, reserve
+from local.host.functions import index_functions
+from local.host.host import Host, bind_port
 from shared.storage.clients import open_storage
 
 
 @dataclass
-class Queue:
-    """A queue of the test, as its senders and an operator see it."""
+class HostQueue:
+    """A queue with its poison queue."""
 
     name: str
     client: QueueClient
@@ -36,10 +36,10 @@ class Queue:
             await self.client.send_message(text)
 
     async def count(self) -> int:
-        """The messages in the queue, invisible ones too."""
+        """Return the number of messages, including invisible ones."""
         return (await self.client.get_queue_properties()).approximate_message_count or 0
 
-    async def poisoned(self) -> list[str]:
+    async def poison_messages(self) -> list[str]:
         try:
             return [str(message.content) for message in await self.poison.peek_messages(32)]
         except ResourceNotFoundError:
@@ -47,48 +47,48 @@ class Queue:
 
 
 @dataclass
-class Running:
-    """A host that serves, and its address."""
+class RunningHost:
+    """A running host and its URL."""
 
     host: Host
     url: str
 
 
-Run = Callable[..., AbstractAsyncContextManager[Running]]
+RunHost = Callable[..., AbstractAsyncContextManager[RunningHost]]
 
 
 @pytest.fixture
 def environ(connection: str) -> dict[str, str]:
-    """The settings of an app that has a storage account of its own."""
+    """The settings of an app with its own storage account."""
     return {"AzureWebJobsStorage": connection, "AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
 
 
 @pytest.fixture
-async def queue(environ: dict[str, str]) -> AsyncIterator[Queue]:
-    """A queue that exists."""
+async def queue(environ: dict[str, str]) -> AsyncIterator[HostQueue]:
+    """An existing queue."""
     queues, tables = open_storage(environ)
     async with queues, tables:
-        found = Queue("work", queues.get_queue_client("work"), queues.get_queue_client("work-poison"))
-        await found.create()
-        yield found
+        created = HostQueue("work", queues.get_queue_client("work"), queues.get_queue_client("work-poison"))
+        await created.create()
+        yield created
 
 
 @pytest.fixture
-def run(environ: dict[str, str]) -> Run:
-    """Runs an app on a host: `async with run(app, queues={...}) as running`."""
+def run_host(environ: dict[str, str]) -> RunHost:
+    """Run an app on a host: `async with run_host(app, queues={...}) as running`."""
 
     @asynccontextmanager
     async def running(
         app: func.FunctionApp, *, key: str | None = None, settings: dict[str, str] | None = None, **host_json: Any
-    ) -> AsyncIterator[Running]:
+    ) -> AsyncIterator[RunningHost]:
         queues = {"messageEncoding": "none", "maxPollingInterval": "00:00:00.1", **host_json.pop("queues", {})}
         config = HostConfig.model_validate({"extensions": {"queues": queues}, **host_json})
         values = {**environ, **(settings or {})}
-        with reserve(0) as listener:
-            host = Host(index(app, values), config, values, key)
+        with bind_port(0) as listener:
+            host = Host(index_functions(app, values), config, values, key)
             try:
                 await host.start(listener)
-                yield Running(host, f"http://127.0.0.1:{listener.getsockname()[1]}")
+                yield RunningHost(host, f"http://127.0.0.1:{listener.getsockname()[1]}")
             finally:
                 await host.stop()
 
@@ -96,21 +96,21 @@ def run(environ: dict[str, str]) -> Run:
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 15) -> None:
-    """Waits until `condition` (plain or async) is true; fails after `seconds`."""
+    """Wait until `condition` (sync or async) is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        found = condition()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
             return
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         await asyncio.sleep(0.02)
 
 
 async def never(condition: Callable[[], Any], seconds: float = 0.3) -> None:
-    """Watches that `condition` does not come true for `seconds`."""
+    """Fail if `condition` becomes true within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert not condition(), "it came true"
+        assert not condition(), "the condition became true"
         await asyncio.sleep(0.02)

@@ -34,7 +34,7 @@ START = datetime(2026, 11, 22, 8, 0, 0, tzinfo=UTC)  # a Sunday
         ("01:30:00", "2026-11-22 08:00:00", "2026-11-22 09:30:00"),
     ],
 )
-def test_the_next_occurrence_is_strictly_later_and_follows_ncrontab(expression: str, after: str, expected: str) -> None:
+def test_next_occurrence_is_later_and_follows_ncrontab(expression: str, after: str, expected: str) -> None:
     found = parse_schedule(expression).next(datetime.fromisoformat(after).replace(tzinfo=UTC))
     assert found == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
@@ -66,13 +66,13 @@ def test_the_next_occurrence_is_strictly_later_and_follows_ncrontab(expression: 
         "00:00:00",
     ],
 )
-def test_what_ncrontab_does_not_know_or_never_occurs_is_refused(expression: str) -> None:
+def test_invalid_or_impossible_schedule_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_schedule(expression)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_next_finds_what_a_walk_through_every_second_finds(seed: int) -> None:
+def test_next_equals_a_search_through_every_second(seed: int) -> None:
     rng = random.Random(seed)
 
     def field(low: int, high: int) -> str:
@@ -113,5 +113,5 @@ def test_next_finds_what_a_walk_through_every_second_finds(seed: int) -> None:
     ("expression", "frequent"),
     [("* * * * * *", True), ("*/29 * * * * *", True), ("0 * * * * *", False), ("00:00:20", True), ("00:01:00", False)],
 )
-def test_schedules_of_less_than_a_minute_are_told_apart(expression: str, frequent: bool) -> None:
+def test_schedule_of_less_than_a_minute_is_frequent(expression: str, frequent: bool) -> None:
     assert is_frequent(parse_schedule(expression), START) is frequent

@@ -10,10 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from local.fake_teams.api import Event, PersonView
+from local.fake_teams.api import PersonView, TeamsEvent
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import open_endpoint
-from shared.cards.validation import faults
+from shared.cards.validation import find_faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
@@ -57,7 +57,7 @@ class Chat:
 
     async def write(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
         """Write `text`; returns the activities that Teams sent for it."""
-        event = Event(
+        event = TeamsEvent(
             kind="message",
             person=self.person.object_id,
             text=text,
@@ -66,7 +66,7 @@ class Chat:
             changes=changes,
             **self.place,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert [(answer.status, answer.body) for answer in answers] == [(200, "")] * repeat
         return [answer.activity for answer in answers]
 
@@ -87,7 +87,7 @@ class Chat:
         assert told.purpose is Purpose.REPLY
         assert told.content.category == CATEGORY
         assert told.content.card
-        assert faults(told.content.card) == []
+        assert find_faults(told.content.card) == []
         return lines(told.content.card)
 
     async def preferences(self) -> Preferences:
@@ -98,7 +98,7 @@ class Chat:
         return found.preferences
 
     async def prefer(self, preferences: Preferences) -> None:
-        await self.herald.services.conversations.prefer(
+        await self.herald.services.conversations.change_preferences(
             self.herald.tenant, ReferenceKind.USER, self.person.object_id, lambda _: preferences
         )
 
@@ -114,7 +114,7 @@ class Desk:
 
     async def invoke(self, verb: str, data: dict[str, Any], reply_to: str | None = None, **more: Any) -> dict[str, Any]:
         """The body of the answer to a click."""
-        event = Event(
+        event = TeamsEvent(
             kind="cardAction",
             person=self.person.object_id,
             verb=verb,
@@ -124,13 +124,13 @@ class Desk:
             **self.place,
             **more,
         )
-        answers = await self.herald.teams.event(event)
+        answers = await self.herald.teams.send_event(event)
         assert {answer.status for answer in answers} == {200}
         bodies = [json.loads(answer.body) for answer in answers]
         assert all(body["statusCode"] == 200 for body in bodies)
         for body in bodies:
             if body["type"] == CARD:
-                assert faults(body["value"]) == []
+                assert find_faults(body["value"]) == []
         return dict(bodies[-1])
 
     async def click(self, card: dict[str, Any], verb: str, *, typed: Any = None, **more: Any) -> dict[str, Any]:

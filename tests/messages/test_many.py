@@ -15,7 +15,7 @@ import pytest
 from messages.commands.dispatch import SOURCE
 from messages.endpoint import Endpoint, open_endpoint
 from shared.cards import action_verbs
-from shared.cards.preferences import fields
+from shared.cards.preferences import field_values
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import MAX_ENTRIES, Preferences
 from shared.records import ConversationReference
@@ -69,7 +69,7 @@ async def tell(processes: Sequence[Services], activities: Sequence[dict[str, Any
 
 def saved(number: int, category: str, mode: Mode) -> dict[str, Any]:
     """A click on Save of a preferences card on which one category was changed."""
-    was = fields(Preferences(), CATEGORIES)
+    was = field_values(Preferences(), CATEGORIES)
     data = was | {f"category.{category}": str(mode), "herald": {"was": was}}
     action = {"type": "Action.Execute", "verb": action_verbs.SAVE, "data": data}
     value = {"action": action, "trigger": "manual"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.notifications import notification_key
@@ -74,15 +74,15 @@ async def to_one(host: Host) -> Story:
 
 async def that_teams_puts_off(host: Host) -> Story:
     story = await to_one(host)
-    await host.teams.fault(
-        Fault(operation="send", person=story.to[0].object_id, status=412, code="PreconditionFailed", count=1)
+    await host.teams.inject(
+        TeamsFault(operation="send", person=story.to[0].object_id, status=412, code="PreconditionFailed", count=1)
     )
     return story
 
 
 async def whose_answer_is_lost(host: Host) -> Story:
     story = await to_one(host)
-    await host.teams.fault(Fault(operation="send", person=story.to[0].object_id, drop=True, accept=True, count=1))
+    await host.teams.inject(TeamsFault(operation="send", person=story.to[0].object_id, drop=True, accept=True, count=1))
     return replace(story, unsure=True)
 
 
@@ -94,8 +94,8 @@ async def that_is_not_sent_twice_whatever_happens(host: Host) -> Story:
 
 async def to_who_has_blocked_us(host: Host) -> Story:
     story = await to_one(host)
-    await host.teams.fault(
-        Fault(operation="send", person=story.to[0].object_id, status=403, code="ConversationBlockedByUser")
+    await host.teams.inject(
+        TeamsFault(operation="send", person=story.to[0].object_id, status=403, code="ConversationBlockedByUser")
     )
     return replace(story, ends=("suppressed",))
 
@@ -138,8 +138,10 @@ async def that_waits_for_its_time(host: Host) -> Story:
 async def that_is_cancelled(host: Host) -> Story:
     """One was sent, one waits for its next try."""
     ada, bob = await people(host, 2)
-    await host.teams.fault(
-        Fault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1)
+    await host.teams.inject(
+        TeamsFault(
+            operation="send", person=bob.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
+        )
     )
     body = ask(user(ada), user(bob))
     await host.put(body)
@@ -173,7 +175,9 @@ async def _half_sent(host: Host) -> Story:
 
 async def that_is_redriven(host: Host) -> Story:
     ada, bob = await people(host, 2)
-    await host.teams.fault(Fault(operation="send", person=bob.object_id, status=400, code="Bad Argument", count=1))
+    await host.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=400, code="Bad Argument", count=1)
+    )
     body = ask(user(ada), user(bob))
     await host.put(body)
     await host.send()

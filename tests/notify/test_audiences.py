@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, Fault, TeamView
+from local.fake_teams.api import Behaviour, TeamsFault, TeamView
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
 from tests.support.herald import Herald, user
@@ -17,7 +17,7 @@ async def team(herald: Herald, members: int, **seen: str) -> TeamView:
     await herald.grow(people=members)
     await herald.people(members)
     [grown] = (await herald.grow(teams=1, members=members)).teams
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     known = {"service_url": herald.teams.service_url, "group": grown.group_id} | seen
     save = herald.services.conversations.save
     await save(herald.tenant, ReferenceKind.TEAM, grown.id, known, at=herald.clock(), status=ReferenceStatus.ACTIVE)
@@ -66,10 +66,10 @@ async def test_a_team_is_known_by_its_group_id_too_and_overlaps_are_sent_once(ti
 
 async def test_a_roster_that_teams_does_not_tell_at_the_moment_is_asked_for_later(timed: Herald) -> None:
     grown = await team(timed, 5)
-    await timed.teams.fault(
-        Fault(operation="pagedMembers", status=503, count=1),
-        Fault(operation="pagedMembers", status=412, code="PreconditionFailed", count=1),
-        Fault(operation="pagedMembers", drop=True, count=1),
+    await timed.teams.inject(
+        TeamsFault(operation="pagedMembers", status=503, count=1),
+        TeamsFault(operation="pagedMembers", status=412, code="PreconditionFailed", count=1),
+        TeamsFault(operation="pagedMembers", drop=True, count=1),
     )
     asked = await timed.ask({"team": grown.id})
     assert (await timed.now(asked)).state is NotificationState.ACCEPTED
@@ -79,7 +79,7 @@ async def test_a_roster_that_teams_does_not_tell_at_the_moment_is_asked_for_late
 
 async def test_a_throttled_roster_waits_as_long_as_teams_says_and_loses_nobody(timed: Herald) -> None:
     grown = await team(timed, 60)
-    await timed.teams.fault(Fault(operation="pagedMembers", status=429, retry_after=1, count=1))
+    await timed.teams.inject(TeamsFault(operation="pagedMembers", status=429, retry_after=1, count=1))
     asked = await timed.ask({"team": grown.id})
     [(at, _, _)] = [each for each in timed.kept if "expansions" in each]
     assert 0 < (at - timed.clock()).total_seconds() <= 1
@@ -90,17 +90,21 @@ async def test_a_throttled_roster_waits_as_long_as_teams_says_and_loses_nobody(t
 @pytest.mark.parametrize(
     ("fault", "reason", "status"),
     [
-        (Fault(operation="pagedMembers", status=403, code="BotNotInConversationRoster"), "notInstalled", "uninstalled"),
-        (Fault(operation="pagedMembers", status=403, code="NotEnoughPermissions"), "notPermitted", "active"),
-        (Fault(operation="pagedMembers", status=404, code="ConversationNotFound"), "notPermitted", "active"),
-        (Fault(operation="pagedMembers", status=500, code="ServiceError"), "notPermitted", "active"),
+        (
+            TeamsFault(operation="pagedMembers", status=403, code="BotNotInConversationRoster"),
+            "notInstalled",
+            "uninstalled",
+        ),
+        (TeamsFault(operation="pagedMembers", status=403, code="NotEnoughPermissions"), "notPermitted", "active"),
+        (TeamsFault(operation="pagedMembers", status=404, code="ConversationNotFound"), "notPermitted", "active"),
+        (TeamsFault(operation="pagedMembers", status=500, code="ServiceError"), "notPermitted", "active"),
     ],
 )
 async def test_a_team_that_does_not_tell_its_members_has_one_row_that_says_why_and_no_channel_is_posted_to(
-    timed: Herald, fault: Fault, reason: str, status: str
+    timed: Herald, fault: TeamsFault, reason: str, status: str
 ) -> None:
     grown = await team(timed, 3)
-    await timed.teams.fault(fault)
+    await timed.teams.inject(fault)
     asked = await timed.ask({"team": grown.id})
     await timed.run()
     row = await timed.row(asked, f"t:{grown.id}")
@@ -162,7 +166,7 @@ async def test_recipients_that_lie_far_apart_in_a_large_partition_are_found(
     monkeypatch.setattr(deliveries, "RANGE_FACTOR", 1)
     await timed.grow(people=30)
     people = await timed.people(30)
-    await timed.teams.behave(Behaviour(enforce_limits=False))
+    await timed.teams.set_behaviour(Behaviour(enforce_limits=False))
     asked = await timed.ask(*map(user, people))
     ends = sorted(f"u:{each.object_id}" for each in people)
     some = [ends[0], "u:00000000-0000-4000-8000-000000000000", ends[-1]]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, Fault, PersonView
-from notify.delivery import deliver
+from local.fake_teams.api import Behaviour, PersonView, TeamsFault
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.progress import WATCH_AFTER, finish
@@ -25,7 +25,7 @@ NEW = {"title": "Build 42 is mended"}
 
 async def people(herald: Herald, count: int) -> list[PersonView]:
     await herald.grow(people=count)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     return await herald.people(count)
 
 
@@ -61,7 +61,7 @@ async def test_what_is_cancelled_in_the_middle_of_a_broadcast_goes_no_further_an
 
 async def test_a_cancelled_one_calls_off_what_waits_for_its_next_try(timed: Herald) -> None:
     [ada] = await people(timed, 1)
-    await timed.teams.fault(Fault(operation="send", status=429, retry_after=30, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", status=429, retry_after=30, count=1))
     asked = await timed.ask(user(ada))
     await timed.send()
     await timed.command("cancel", asked)
@@ -72,7 +72,7 @@ async def test_a_cancelled_one_calls_off_what_waits_for_its_next_try(timed: Hera
 
 async def test_a_cancelled_one_that_may_have_arrived_is_unknown(timed: Herald) -> None:
     [ada] = await people(timed, 1)
-    await timed.teams.fault(Fault(operation="send", status=502, retry_after=30, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", status=502, retry_after=30, accept=True, count=1))
     asked = await timed.ask(user(ada))
     await timed.send()
     await timed.command("cancel", asked)
@@ -173,7 +173,7 @@ async def test_a_recall_in_the_middle_calls_the_rest_off(timed: Herald) -> None:
 async def test_what_is_being_sent_while_it_is_recalled_is_taken_back_too(timed: Herald) -> None:
     [ada] = await people(timed, 1)
     asked = await timed.ask(user(ada))
-    await timed.teams.behave(Behaviour(latency=0.3))
+    await timed.teams.set_behaviour(Behaviour(latency=0.3))
     sending = asyncio.create_task(timed.send())
     while (await timed.state(await timed.message(asked, f"u:{ada.object_id}"))).state != "sending":
         await asyncio.sleep(0.01)
@@ -310,9 +310,9 @@ async def test_a_change_that_teams_delays_is_made_in_the_end(timed: Herald, comm
     asked = await timed.ask(user(ada))
     await timed.send()
     operation: Any = "delete" if command == "recall" else "update"
-    await timed.teams.fault(
-        Fault(operation=operation, status=412, code="PreconditionFailed", count=2),
-        Fault(operation=operation, drop=True, accept=True, count=1),
+    await timed.teams.inject(
+        TeamsFault(operation=operation, status=412, code="PreconditionFailed", count=2),
+        TeamsFault(operation=operation, drop=True, accept=True, count=1),
     )
     await timed.command(command, asked, **({"content": NEW} if command == "edit" else {}))
     await timed.run()
@@ -327,7 +327,9 @@ async def test_a_recall_that_takes_longer_than_the_watch_is_counted_too(timed: H
     asked = await timed.ask(user(ada))
     await timed.run()
     late = int(2 * WATCH_AFTER.total_seconds())
-    await timed.teams.fault(Fault(operation="delete", status=412, code="PreconditionFailed", retry_after=late, count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="delete", status=412, code="PreconditionFailed", retry_after=late, count=1)
+    )
     await timed.command("recall", asked)
     await timed.run()
     assert (await timed.now(asked)).counts == '{"recalled":1}'
@@ -346,7 +348,9 @@ async def test_an_edit_that_meets_a_recall_ends_with_the_recall(timed: Herald) -
 async def failed(herald: Herald) -> tuple[StoredNotification, list[PersonView]]:
     """One that one of two people could not be given."""
     ada, bob = await people(herald, 2)
-    await herald.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await herald.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     asked = await herald.ask(user(ada), user(bob))
     await herald.run()
     assert await herald.counts(asked) == {"failed": 1, "sent": 1}
@@ -377,7 +381,7 @@ async def test_a_redrive_with_nothing_to_do_leaves_it_finished(timed: Herald) ->
 async def test_what_is_redriven_is_tried_as_long_as_a_new_one(timed: Herald) -> None:
     asked, _ = await failed(timed)
     await timed.wait(3 * 24 * 3600)
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=3))
+    await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=3))
     await timed.command("redrive", asked)
     await timed.run()
     assert await timed.counts(asked) == {"sent": 2}
@@ -385,7 +389,7 @@ async def test_what_is_redriven_is_tried_as_long_as_a_new_one(timed: Herald) -> 
 
 async def test_an_unknown_one_that_is_redriven_says_that_it_may_have_come_twice(timed: Herald) -> None:
     [ada] = await people(timed, 1)
-    await timed.teams.fault(Fault(operation="send", drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", drop=True, accept=True, count=1))
     asked = await timed.ask(user(ada), onUnknown="stop")
     await timed.run()
     assert await timed.counts(asked) == {"unknown": 1}
@@ -412,16 +416,16 @@ async def test_who_counted_before_a_redrive_opened_it_again_does_not_finish_it(
     await timed.services.notifications.advance(
         await timed.now(asked), state=NotificationState.EXPANDED, counts=""
     )  # as it is between the last delivery and the end
-    counted = timed.services.deliveries.counts
+    counted = timed.services.deliveries.final_counts
 
     async def late(key: str, shards: int) -> Any:
         found = await counted(key, shards)
-        monkeypatch.setattr(timed.services.deliveries, "counts", counted)
+        monkeypatch.setattr(timed.services.deliveries, "final_counts", counted)
         page = await timed.services.deliveries.page(key, "0", "", 10)
         await reopen(timed.services, key, page)
         return found
 
-    monkeypatch.setattr(timed.services.deliveries, "counts", late)
+    monkeypatch.setattr(timed.services.deliveries, "final_counts", late)
     await finish(timed.services, asked.key)
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
     assert (await timed.counts(asked))["open"] == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault
-from notify.delivery import deliver
+from local.fake_teams.api import TeamsFault
+from notify.delivery.deliver import deliver
 from notify.policy import TRY_FOR
 from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES
@@ -27,26 +27,30 @@ async def one_person(herald: Herald) -> Any:
 @pytest.mark.parametrize(
     ("fault", "state", "reason"),
     [
-        (Fault(operation="send", status=400, code="Bad Argument"), "failed", "badRequest"),
-        (Fault(operation="send", status=403, code="BotDisabledByAdmin"), "suppressed", "disabledByAdmin"),
-        (Fault(operation="send", status=403, code="ConversationBlockedByUser"), "suppressed", "blocked"),
-        (Fault(operation="send", status=403, code="MessageWritesBlocked", shape="nested"), "suppressed", "blocked"),
-        (Fault(operation="send", status=403, code="BotNotInConversationRoster"), "suppressed", "notInstalled"),
-        (Fault(operation="send", status=403, code="NotEnoughPermissions"), "failed", "notPermitted"),
-        (Fault(operation="send", status=413, code="MessageSizeTooBig"), "failed", "tooBig"),
-        (Fault(operation="send", status=500, code="ServiceError"), "failed", "serviceError"),
-        (Fault(operation="send", status=429, retry_after=30), "queued", "throttled"),
-        (Fault(operation="send", status=412, code="PreconditionFailed"), "queued", "precondition"),
-        (Fault(operation="send", status=502, shape="html"), "queued", "noAnswer"),
-        (Fault(operation="send", status=503), "queued", "noAnswer"),
-        (Fault(operation="send", drop=True), "queued", "noAnswer"),
-        (Fault(operation="token", status=500), "queued", "noToken"),
+        (TeamsFault(operation="send", status=400, code="Bad Argument"), "failed", "badRequest"),
+        (TeamsFault(operation="send", status=403, code="BotDisabledByAdmin"), "suppressed", "disabledByAdmin"),
+        (TeamsFault(operation="send", status=403, code="ConversationBlockedByUser"), "suppressed", "blocked"),
+        (
+            TeamsFault(operation="send", status=403, code="MessageWritesBlocked", shape="nested"),
+            "suppressed",
+            "blocked",
+        ),
+        (TeamsFault(operation="send", status=403, code="BotNotInConversationRoster"), "suppressed", "notInstalled"),
+        (TeamsFault(operation="send", status=403, code="NotEnoughPermissions"), "failed", "notPermitted"),
+        (TeamsFault(operation="send", status=413, code="MessageSizeTooBig"), "failed", "tooBig"),
+        (TeamsFault(operation="send", status=500, code="ServiceError"), "failed", "serviceError"),
+        (TeamsFault(operation="send", status=429, retry_after=30), "queued", "throttled"),
+        (TeamsFault(operation="send", status=412, code="PreconditionFailed"), "queued", "precondition"),
+        (TeamsFault(operation="send", status=502, shape="html"), "queued", "noAnswer"),
+        (TeamsFault(operation="send", status=503), "queued", "noAnswer"),
+        (TeamsFault(operation="send", drop=True), "queued", "noAnswer"),
+        (TeamsFault(operation="token", status=500), "queued", "noToken"),
     ],
 )
-async def test_each_refusal_is_written_down(herald: Herald, fault: Fault, state: str, reason: str) -> None:
+async def test_each_refusal_is_written_down(herald: Herald, fault: TeamsFault, state: str, reason: str) -> None:
     give_token(herald.services, "")
     ada = await one_person(herald)
-    await herald.teams.fault(fault)
+    await herald.teams.inject(fault)
     asked = await herald.ask(user(ada))
     await herald.send()
     row = await herald.row(asked, f"u:{ada.object_id}")
@@ -69,20 +73,20 @@ async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "attempts", "maybe_twice", "copies"),
     [
-        (Fault(operation="send", status=429, retry_after=1, count=1), 1, False, 1),
-        (Fault(operation="send", status=429, count=1), 1, False, 1),
-        (Fault(operation="send", status=412, code="PreconditionFailed", count=1), 2, False, 1),
-        (Fault(operation="send", status=502, shape="html", count=1), 2, True, 1),
-        (Fault(operation="send", drop=True, count=1), 2, True, 1),
-        (Fault(operation="send", drop=True, accept=True, count=1), 2, True, 2),
+        (TeamsFault(operation="send", status=429, retry_after=1, count=1), 1, False, 1),
+        (TeamsFault(operation="send", status=429, count=1), 1, False, 1),
+        (TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1), 2, False, 1),
+        (TeamsFault(operation="send", status=502, shape="html", count=1), 2, True, 1),
+        (TeamsFault(operation="send", drop=True, count=1), 2, True, 1),
+        (TeamsFault(operation="send", drop=True, accept=True, count=1), 2, True, 2),
     ],
 )
 async def test_a_passing_fault_is_tried_again_and_a_lost_answer_is_marked(
-    herald: Herald, fault: Fault, attempts: int, maybe_twice: bool, copies: int
+    herald: Herald, fault: TeamsFault, attempts: int, maybe_twice: bool, copies: int
 ) -> None:
     give_token(herald.services, "")
     ada = await one_person(herald)
-    await herald.teams.fault(fault)
+    await herald.teams.inject(fault)
     asked = await herald.ask(user(ada))
     await herald.send()
     row = await later(herald, asked, f"u:{ada.object_id}")
@@ -92,7 +96,7 @@ async def test_a_passing_fault_is_tried_again_and_a_lost_answer_is_marked(
 
 async def test_the_wait_that_teams_names_is_kept(herald: Herald) -> None:
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="send", status=429, retry_after=120, count=1))
+    await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
     asked = await herald.ask(user(ada))
     await herald.send()
     state = await herald.state(await herald.message(asked, f"u:{ada.object_id}"))
@@ -102,7 +106,7 @@ async def test_the_wait_that_teams_names_is_kept(herald: Herald) -> None:
 
 async def test_a_copy_that_comes_before_the_next_try_is_due_goes_back_to_the_queue(herald: Herald) -> None:
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="send", status=429, retry_after=120, count=1))
+    await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
     asked = await herald.ask(user(ada))
     stale = await herald.message(asked, f"u:{ada.object_id}")
     await herald.send()
@@ -113,7 +117,7 @@ async def test_a_copy_that_comes_before_the_next_try_is_due_goes_back_to_the_que
 
 async def test_where_an_unknown_outcome_is_not_to_be_sent_again_it_stays_unknown(herald: Herald) -> None:
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="send", drop=True, accept=True))
+    await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
     asked = await herald.ask(user(ada), onUnknown="stop")
     await herald.send()
     assert await herald.counts(asked) == {"unknown": 1}
@@ -124,7 +128,7 @@ async def test_a_category_may_say_what_to_do_with_an_unknown_outcome(herald: Her
     ada = await one_person(herald)
     careful = Categories([Category.model_validate({"name": "payments", "onUnknown": "stop"})])
     object.__setattr__(herald.services, "categories", careful)
-    await herald.teams.fault(Fault(operation="send", drop=True, accept=True))
+    await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
     asked = await herald.ask(user(ada), category="payments")
     await herald.send()
     assert await herald.counts(asked) == {"unknown": 1}
@@ -132,7 +136,7 @@ async def test_a_category_may_say_what_to_do_with_an_unknown_outcome(herald: Her
 
 async def test_a_day_of_tries_is_enough(herald: Herald) -> None:
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed"))
+    await herald.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed"))
     asked = await herald.ask(user(ada))
     await herald.send()
     herald.clock.moved += TRY_FOR
@@ -142,7 +146,7 @@ async def test_a_day_of_tries_is_enough(herald: Herald) -> None:
 
 async def test_who_blocked_the_bot_is_not_asked_again_until_there_is_a_sign_of_life(herald: Herald) -> None:
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="send", status=403, code="ConversationBlockedByUser", count=1))
+    await herald.teams.inject(TeamsFault(operation="send", status=403, code="ConversationBlockedByUser", count=1))
     await herald.ask(user(ada))
     await herald.send()
     second = await herald.ask(user(ada))
@@ -162,7 +166,7 @@ async def test_a_wrong_secret_fails_nothing_and_costs_no_attempt(
 ) -> None:
     give_token(herald.services, "")
     ada = await one_person(herald)
-    await herald.teams.fault(Fault(operation="token", status=400, code="invalid_client", count=1))
+    await herald.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client", count=1))
     asked = await herald.ask(user(ada))
     await herald.send()
     row = await herald.row(asked, f"u:{ada.object_id}")

@@ -21,7 +21,6 @@ import timer_digest.functions
 from shared.contract.faults import MessageRefused
 from shared.contract.parsing import parse_message
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
@@ -30,8 +29,9 @@ from shared.queue_messages import (
     RECIPIENTS,
     SWEEPS,
     VERSION,
+    WORK_QUEUES,
     Expansion,
-    Newer,
+    NewerVersion,
     RecipientTask,
     Sweep,
     Task,
@@ -213,7 +213,7 @@ def fate(queue: str, body: bytes) -> str:
         return refused.reason if queue == NOTIFICATIONS else "unreadable"
     except Unreadable:
         return "unreadable"
-    except Newer:
+    except NewerVersion:
         return "later"
     return "taken"
 
@@ -284,13 +284,14 @@ async def test_what_is_no_message_of_its_queue_is_a_dead_letter_with_a_reason_an
     [ada] = await herald.people(1)
     known = await herald.ask(user(ada))
     own = await own_messages(herald, known, f"u:{ada.object_id}")
-    fuzz, chosen = Fuzz(random.Random(SEED), own, herald.tenant), [ALL[number % len(ALL)] for number in range(count)]
+    fuzz = Fuzz(random.Random(SEED), own, herald.tenant)
+    chosen = [WORK_QUEUES[number % len(WORK_QUEUES)] for number in range(count)]
     messages = {f"m{number}": (queue, *fuzz.message(queue)) for number, queue in enumerate(chosen)}
     fates = {number: fate(queue, body) for number, (queue, _, body) in messages.items()}
     malformed = {number: end for number, end in fates.items() if end in ("unreadable", "invalid")}
     assert len(malformed) >= MALFORMED * count
     assert {messages[number][1] for number in malformed} == set(fuzz.kinds)
-    validators = {queue: jsonschema.Draft202012Validator(schema(queue)) for queue in ALL}
+    validators = {queue: jsonschema.Draft202012Validator(schema(queue)) for queue in WORK_QUEUES}
     taken = [messages[number] for number, end in fates.items() if end == "taken"]
     assert [body for queue, _, body in taken if not fits(validators[queue], body)] == []
 

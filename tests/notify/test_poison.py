@@ -8,19 +8,19 @@ from dataclasses import replace
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, RETRY_DELAY_SECONDS, retry_poison
 from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
     RECIPIENTS,
     SWEEPS,
+    WORK_QUEUES,
     Delivery,
     Expansion,
     RecipientTask,
@@ -195,7 +195,7 @@ async def test_a_page_that_was_passed_does_not_fail_the_notification(timed: Hera
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
 
 
-@pytest.mark.parametrize("queue", [queue for queue in ALL if queue != NOTIFICATIONS])
+@pytest.mark.parametrize("queue", [queue for queue in WORK_QUEUES if queue != NOTIFICATIONS])
 async def test_what_cannot_be_read_is_given_up_at_once_whatever_queue_it_comes_from(timed: Herald, queue: str) -> None:
     await retry_poison(timed.services, queue, b'{"v": 1, "mine": false}', "m1")
     [letter] = await timed.dead_letters()
@@ -234,12 +234,12 @@ async def test_a_sweep_gets_its_chances_and_its_next_page_all_of_them(timed: Her
 async def test_somebody_whose_message_is_given_up_is_seen_to_again_the_next_day(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
     )
     asked = await timed.ask(user(ada))
     await timed.send()
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
     resumed = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, poison_retries=MAX_POISON_RETRIES)

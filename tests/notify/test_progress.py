@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
-from notify.delivery import deliver
+from local.fake_teams.api import PersonView, TeamsFault
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.progress import WATCH_AFTER, finish
 from notify.redrive import reopen
@@ -21,7 +21,8 @@ from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import timers
-from shared.storage.deliveries import CLAIM_SECONDS, shard_of
+from shared.storage.deliveries import CLAIM_SECONDS, shard_names, shard_of
+from shared.storage.delivery_counts import COUNTS
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
@@ -50,7 +51,9 @@ async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_fini
     [ada] = (await timed.grow(people=1)).people
     await timed.know(ada)
     data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     key = await publishing.post(
         timed.services,
         tenant=timed.tenant,
@@ -148,6 +151,30 @@ async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_onc
     await another.close()
 
 
+async def test_end_of_a_broadcast_reads_few_counts(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries, table = timed.services.deliveries, timed.services.deliveries._table
+    get, reads = table.get, 0
+
+    async def count_reads(partition: str, row: str, *more: Any) -> Any:
+        nonlocal reads
+        reads += row == COUNTS
+        return await get(partition, row, *more)
+
+    asked = await accepted(timed, {"topic": "nobody's"})
+    asked = await timed.services.notifications.advance(asked, state=NotificationState.EXPANDED)
+    messages = []
+    for shard in shard_names(asked.shards):
+        messages += await deliveries.add(asked.key, shard, {f"u:{shard}": 0}, timed.clock())
+    monkeypatch.setattr(table, "get", count_reads)
+    finished = []
+    for message in messages:
+        assert await deliveries.settle(message, message.etag, DeliveryState.SENT, now=timed.clock())
+        finished.append(await finish(timed.services, asked.key))
+    assert finished == [False] * 15 + [True]
+    assert reads == 15 + 16  # all partitions only when the last one ends
+    assert (await timed.now(asked)).counts == '{"sent":16}'
+
+
 async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:
     await herald.grow(people=count)
     people = await herald.people(count)
@@ -187,7 +214,7 @@ async def test_an_end_that_was_lost_is_found(timed: Herald, monkeypatch: pytest.
         raise ConnectionError
 
     _, asked = await one(timed)
-    monkeypatch.setattr("notify.sending.finish", lost)
+    monkeypatch.setattr("notify.delivery.record.finish", lost)
     with pytest.raises(ConnectionError):
         await timed.send()
     assert (await timed.now(asked)).state is NotificationState.EXPANDED
@@ -216,7 +243,9 @@ async def test_a_cancelled_one_is_watched_too_until_nothing_is_open(timed: Heral
 
 async def test_it_is_said_what_the_deliveries_wait_for(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
+    )
     _, asked = await one(timed)
     await timed.send()
     await watched(timed)
@@ -226,7 +255,9 @@ async def test_it_is_said_what_the_deliveries_wait_for(timed: Herald, caplog: py
 
 
 async def test_what_only_waits_for_its_time_gets_no_second_message(timed: Herald) -> None:
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
+    )
     await one(timed)
     await timed.send()
     await watched(timed)
@@ -291,7 +322,9 @@ async def test_a_copy_never_takes_the_claim_of_another(timed: Herald) -> None:
 
 
 async def test_a_copy_does_not_come_before_the_next_try_is_due(timed: Herald) -> None:
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1)
+    )
     [ada], asked = await one(timed)
     await timed.send()
     for copy in await timed.services.deliveries.add(asked.key, "0", {f"u:{ada.object_id}": 0}, timed.clock()):
@@ -315,7 +348,9 @@ async def test_copies_that_end_the_same_delivery_at_once_count_it_once(timed: He
 async def test_what_expires_while_it_waits_for_its_next_try_is_not_sent(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1)
+    )
     ends = timed.clock() + WATCH_AFTER / 10
     asked = await timed.ask(user(ada), expiresAt=ends.isoformat())
     await timed.run()
@@ -328,18 +363,18 @@ async def test_what_was_scheduled_long_ago_is_tried_as_long_as_any_other(timed: 
     [ada] = await timed.people(1)
     at = (timed.clock() + 3 * 24 * 6 * WATCH_AFTER).replace(tzinfo=None).isoformat(timespec="minutes")
     asked = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=2))
+    await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=2))
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}
 
 
 async def test_a_secret_that_is_wrong_over_a_weekend_fails_nothing(timed: Herald) -> None:
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=1))
+    await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1))
     [ada], asked = await one(timed)
     await timed.send()
     message = await timed.message(asked, f"u:{ada.object_id}")
     await timed.lose(DELIVERIES)
-    await timed.teams.fault(Fault(operation="token", status=400, code="invalid_client"))
+    await timed.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client"))
     await timed.teams.revoke_tokens()
     timed.clock.moved += 3 * 24 * 6 * WATCH_AFTER
     await deliver(timed.services, message)

@@ -10,7 +10,7 @@ import pytest
 
 from shared.states import NotificationState
 from shared.storage.entity_writes import Row
-from shared.storage.notifications import MAX_AGE, Notifications, StoredNotification
+from shared.storage.notifications import MAX_CACHE_SECONDS, Notifications, StoredNotification
 from shared.storage.table import Table
 from tests.support.herald import Herald
 
@@ -89,7 +89,7 @@ async def test_what_was_written_is_as_old_as_the_write_not_as_its_answer(herald:
     fresh = await another(herald, now).get(of.key)
     assert fresh
     await another(herald, now).advance(fresh, state=NotificationState.CANCELLED)
-    now[0] += MAX_AGE + 0.1
+    now[0] += MAX_CACHE_SECONDS + 0.1
     slow.answers.set()
     await first
     known = await notifications.recent(of.key)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, PersonView
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
 from notify.scheduling import DueTime, in_zone
@@ -53,7 +53,7 @@ def set_clock(herald: Herald, at: datetime) -> None:
 async def people(herald: Herald, zones: Sequence[str], now: datetime = NOW) -> list[PersonView]:
     """One person who lives in each of these zones; it is `now` then."""
     set_clock(herald, now)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     new = (await herald.grow(people=len(zones))).people
     await asyncio.gather(*(herald.know(each, time_zone=name) for each, name in zip(new, zones, strict=True)))
     return list(new)
@@ -125,7 +125,7 @@ async def test_copies_that_come_at_once_at_the_recipients_time_send_it_once(time
 async def test_what_a_wish_held_beyond_the_grace_is_not_missed(timed: Herald) -> None:
     [ada] = await people(timed, ["Europe/Berlin"])
     paused = at_nine(1) + timedelta(hours=5)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda preferences: preferences.__class__(paused_until=paused)
     )
     await timed.ask(user(ada), schedule=OWN)
@@ -454,7 +454,7 @@ async def test_people_in_24_zones_with_an_outage_between_are_each_told_once_at_t
     assert set(told) == times.keys() - missed
     after = await timed.now(asked)
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(told)}
-    left = [waking.kind async for page in timed.services.timers.until(at_nine(-48), 100) for waking in page]
+    left = [waking.kind async for page in timed.services.timers.read_due(at_nine(-48), 100) for waking in page]
     assert set(left) <= {timers.WATCH}
 
 

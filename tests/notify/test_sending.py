@@ -6,8 +6,8 @@ import asyncio
 import base64
 import json
 
-from local.fake_teams.api import Behaviour, Fault
-from shared.cards.footer import FOOTER
+from local.fake_teams.api import Behaviour, TeamsFault
+from shared.cards.footer import FOOTER_ID
 from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
@@ -50,7 +50,7 @@ async def test_everyone_gets_it_once_page_by_page_also_who_is_named_beside(heral
     await herald.grow(people=60)
     people = await herald.people(60)
     object.__setattr__(herald.services.settings, "tenant_rate", 3)  # pages of 15
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     asked = await herald.ask({"all": True}, *(user(each) for each in people[:20]))
     asked = await herald.expand(asked)
     await herald.send()
@@ -224,7 +224,7 @@ async def test_fifty_senders_that_start_cold_fetch_one_token_and_share_connectio
     give_token(herald.services, "")
     await herald.grow(people=50)
     people = await herald.people(50)
-    await herald.teams.behave(Behaviour(enforce_limits=False, token_latency=0.2, latency=0.05))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False, token_latency=0.2, latency=0.05))
     asked = await herald.ask(*(user(each) for each in people))
     await herald.send()
     assert await herald.counts(asked) == {"sent": 50}
@@ -253,15 +253,15 @@ async def test_a_card_of_ones_own_is_sent_as_it_is_with_the_footer_below(herald:
     [message] = await herald.received()
     *above, footer = message.activity["attachments"][0]["content"].pop("body")
     assert message.activity["attachments"][0]["content"] | {"body": above} == card
-    assert footer["id"] == FOOTER
+    assert footer["id"] == FOOTER_ID
     assert message.activity["summary"] == "Mine"
 
 
 async def test_a_chat_that_the_person_deleted_is_made_anew(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
-    await herald.teams.fault(
-        Fault(operation="send", conversation=ada.conversation, status=404, code="ConversationNotFound", count=1)
+    await herald.teams.inject(
+        TeamsFault(operation="send", conversation=ada.conversation, status=404, code="ConversationNotFound", count=1)
     )
     asked = await herald.ask(user(ada))
     await herald.send()

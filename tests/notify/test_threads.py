@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Behaviour, ChannelView, Fault, PersonView, Received
+from local.fake_teams.api import Behaviour, ChannelView, PersonView, Received, TeamsFault
 from notify import threads
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.states import ReferenceKind, ReferenceStatus
@@ -22,7 +22,7 @@ from tests.support.herald import Herald, user
 
 async def person(herald: Herald) -> PersonView:
     await herald.grow(people=1)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     [ada] = await herald.people(1)
     return ada
 
@@ -30,7 +30,7 @@ async def person(herald: Herald) -> PersonView:
 async def channel(herald: Herald) -> ChannelView:
     """A channel of a team in which the bot is installed."""
     grown = await herald.grow(people=3, teams=1, channels=1)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     team = grown.teams[0]
     seen = {"service_url": herald.teams.service_url}
     save = herald.services.conversations.save
@@ -148,12 +148,12 @@ async def test_an_older_one_that_covers_a_newer_one_makes_way_for_it_again(
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(operation="update", status=412, code="PreconditionFailed", count=2, after=0),
-        Fault(operation="update", drop=True, count=2),
+        TeamsFault(operation="update", status=412, code="PreconditionFailed", count=2, after=0),
+        TeamsFault(operation="update", drop=True, count=2),
     ],
 )
 async def test_it_makes_way_also_where_teams_is_not_ready_for_that_at_once(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, fault: TeamsFault
 ) -> None:
     ada = await person(timed)
     await tell(timed, user(ada), "First", ago=100)
@@ -162,7 +162,7 @@ async def test_it_makes_way_also_where_teams_is_not_ready_for_that_at_once(
 
     async def then(*args: Any) -> Any:
         if args[1].content.content.title == "Older":
-            await timed.teams.fault(fault)
+            await timed.teams.inject(fault)
         return await newer(*args)
 
     monkeypatch.setattr(threads, "newer", then)
@@ -178,7 +178,7 @@ async def test_an_update_whose_answer_was_lost_is_made_again_and_nobody_sees_two
     ada = await person(timed)
     await tell(timed, user(ada), "First")
     await timed.run()
-    await timed.teams.fault(Fault(operation="update", drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="update", drop=True, accept=True, count=1))
     second = await tell(timed, user(ada), "Second")
     await timed.run()
     row = await timed.row(second, f"u:{ada.object_id}")

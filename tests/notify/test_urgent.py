@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from local.fake_teams.api import Behaviour, Fault
-from notify.delivery import deliver
+from local.fake_teams.api import Behaviour, TeamsFault
+from notify.delivery.deliver import deliver
 from notify.functions import send_delivery, send_urgent_delivery
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
 from shared.states import NotificationState
@@ -23,7 +23,7 @@ async def test_each_priority_has_its_own_queue_for_the_first_try_and_for_the_nex
 ) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    await timed.teams.fault(Fault(operation="send", status=412, code="PreconditionFailed", count=1))
+    await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1))
     asked = await timed.ask(user(ada), priority=priority)
     other = DELIVERIES if queue == DELIVERIES_URGENT else DELIVERIES_URGENT
     assert (await timed.waiting(queue), await timed.waiting(other)) == (1, 0)
@@ -38,7 +38,7 @@ async def test_what_a_command_asks_of_an_urgent_one_is_urgent_too(timed: Herald,
     await timed.grow(people=1)
     [ada] = await timed.people(1)
     if command == "redrive":
-        await timed.teams.fault(Fault(operation="send", status=400, code="Bad Argument", count=1))
+        await timed.teams.inject(TeamsFault(operation="send", status=400, code="Bad Argument", count=1))
     asked = await timed.ask(user(ada), priority="urgent")
     await timed.send()
     put: list[str] = []
@@ -70,7 +70,7 @@ async def test_the_pages_of_an_urgent_broadcast_do_not_wait_for_one_another(time
 async def test_an_urgent_one_passes_those_that_wait_for_their_turn(herald: Herald) -> None:
     await herald.grow(people=61)
     *many, ada = await herald.people(61)
-    await herald.teams.behave(Behaviour(enforce_limits=False))
+    await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     herald.services.rate_limiter._rate = 10
     bulk = await herald.ask(*map(user, many))
     messages = [await herald.message(bulk, f"u:{each.object_id}") for each in many]

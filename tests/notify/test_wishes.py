@@ -25,7 +25,7 @@ async def one(herald: Herald) -> PersonView:
 
 
 async def prefer(herald: Herald, person: PersonView, **wishes: Any) -> Preferences:
-    return await herald.services.conversations.prefer(
+    return await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **wishes)
     )
 
@@ -208,10 +208,10 @@ async def test_a_message_that_comes_twice_holds_once(timed: Herald) -> None:
 async def test_preferences_may_come_before_the_person_is_reached(timed: Herald) -> None:
     ada = await one(timed)
     other = "00000000-0000-4000-8000-000000000001"
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, other, lambda old: replace(old, time_zone="Asia/Tokyo")
     )
-    people, _ = await timed.services.conversations.people(timed.tenant, "", 100)
+    people, _ = await timed.services.conversations.list_people(timed.tenant, "", 100)
     assert other not in people
     known = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, other)
     assert known

@@ -1,4 +1,4 @@
-"""An activity fits what Teams takes: its text is shortened well, or it is refused before it is sent."""
+"""The size limit of an activity: a long text is shortened at a good place, or the activity is refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.cards import notification, size
-from shared.cards.size import NOTE, TooLarge, fit, shortened, utf16_bytes, within
+from shared.cards import size
+from shared.cards.notification import draw_notification_card
+from shared.cards.size import SHORTENED_NOTE, TooLarge, count_utf16_bytes, fit_activity, require_size, shorten_text
 from shared.contract.models import Actor, Content, Fact
 
 LIMIT = 80 * 1024
@@ -28,59 +29,59 @@ CONTENTS = st.builds(
 )
 
 
-def draw(content: Content) -> bytes:
-    return orjson.dumps({"type": "message", "summary": content.title, "attachments": [notification.draw(content)]})
+def render(content: Content) -> bytes:
+    return orjson.dumps({"type": "message", "summary": content.title, "attachments": [draw_notification_card(content)]})
 
 
-def drawn_text(activity: bytes) -> str:
+def rendered_text(activity: bytes) -> str:
     body: list[dict[str, Any]] = orjson.loads(activity)["attachments"][0]["body"]
     return str(body[1]["text"])
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_the_size_is_that_of_utf_16(text: str) -> None:
-    assert utf16_bytes(text.encode()) == len(text.encode("utf-16-le"))
+def test_size_is_counted_in_utf_16(text: str) -> None:
+    assert count_utf16_bytes(text.encode()) == len(text.encode("utf-16-le"))
 
 
-def test_an_image_in_base64_is_not_counted() -> None:
+def test_base64_image_is_not_counted() -> None:
     def card(url: str) -> bytes:
         return orjson.dumps({"body": [{"type": "Image", "url": url}, {"type": "TextBlock", "text": "A picture"}]})
 
     picture = base64.b64encode(bytes(range(256)) * 100).decode()
-    assert utf16_bytes(card(f"data:image/svg+xml;base64,{picture}")) == utf16_bytes(card(""))
+    assert count_utf16_bytes(card(f"data:image/svg+xml;base64,{picture}")) == count_utf16_bytes(card(""))
 
 
-def test_base64_in_a_text_is_counted() -> None:
+def test_base64_in_text_is_counted() -> None:
     text = "data:image/png;base64," + "A" * 1000
     for value in (text, f'"url":"{text}"'):
         activity = orjson.dumps({"type": "TextBlock", "text": value})
-        assert utf16_bytes(activity) == 2 * len(activity)
+        assert count_utf16_bytes(activity) == 2 * len(activity)
 
 
 @given(CONTENTS)
-def test_what_fits_is_not_changed(content: Content) -> None:
-    assert fit(content, LIMIT, draw) == draw(content)
+def test_activity_within_the_limit_is_unchanged(content: Content) -> None:
+    assert fit_activity(content, LIMIT, render) == render(content)
 
 
 @given(CONTENTS, st.integers(300, 3000))
-def test_an_activity_is_fitted_or_refused(content: Content, limit: int) -> None:
-    least = utf16_bytes(draw(content.model_copy(update={"text": NOTE})))
-    if min(least, utf16_bytes(draw(content))) <= limit:
-        assert utf16_bytes(fit(content, limit, draw)) <= limit
+def test_activity_is_fitted_or_refused(content: Content, limit: int) -> None:
+    least = count_utf16_bytes(render(content.model_copy(update={"text": SHORTENED_NOTE})))
+    if min(least, count_utf16_bytes(render(content))) <= limit:
+        assert count_utf16_bytes(fit_activity(content, limit, render)) <= limit
     else:
         with pytest.raises(TooLarge) as refused:
-            fit(content, limit, draw)
+            fit_activity(content, limit, render)
         assert (refused.value.size, refused.value.limit) == (least, limit)
 
 
 @given(CONTENTS, st.integers(600, 3000))
-def test_a_fitted_activity_fits_without_a_further_change(content: Content, limit: int) -> None:
+def test_fitted_activity_is_not_shortened_again(content: Content, limit: int) -> None:
     try:
-        once = fit(content, limit, draw)
+        once = fit_activity(content, limit, render)
     except TooLarge:
         return
-    again = content.model_copy(update={"text": drawn_text(once)}) if content.text else content
-    assert fit(again, limit, draw) == once
+    again = content.model_copy(update={"text": rendered_text(once)}) if content.text else content
+    assert fit_activity(again, limit, render) == once
 
 
 @given(TEXTS, st.integers(0, 1000))
@@ -88,8 +89,8 @@ def test_a_fitted_activity_fits_without_a_further_change(content: Content, limit
 @example("🇩🇪🇫🇷 🇮🇹", 22)
 @example("e\u0301" * 20, 31)
 @example("see [the log](https://example.com/log) for more", 60)
-def test_a_text_is_cut_only_where_a_character_and_a_link_end(text: str, budget: int) -> None:
-    kept = shortened(text, budget)
+def test_text_is_never_cut_inside_a_character_or_a_link(text: str, budget: int) -> None:
+    kept = shorten_text(text, budget)
     assert text.startswith(kept)
     assert len(json.dumps(kept, ensure_ascii=False).encode("utf-16-le")) - 4 <= budget
     cut = text[len(kept) :]
@@ -101,10 +102,10 @@ def test_a_text_is_cut_only_where_a_character_and_a_link_end(text: str, budget: 
         assert kept.count("[a link](") == kept.count("[a link](https://example.com/a)")
 
 
-def test_a_text_that_takes_the_budget_is_kept() -> None:
-    assert shortened("four", 8) == "four"
-    assert shortened("four", 7) == "fou"
-    assert shortened("", 0) == ""
+def test_text_of_exactly_the_limit_is_unchanged() -> None:
+    assert shorten_text("four", 8) == "four"
+    assert shorten_text("four", 7) == "fou"
+    assert shorten_text("", 0) == ""
 
 
 @pytest.mark.parametrize(
@@ -125,57 +126,57 @@ def test_a_text_that_takes_the_budget_is_kept() -> None:
         ('"quoted" text', 2 * 12, '"quoted"'),
     ],
 )
-def test_a_text_ends_with_a_word(text: str, budget: int, kept: str) -> None:
-    assert shortened(text, budget) == kept
+def test_text_is_cut_after_a_word(text: str, budget: int, kept: str) -> None:
+    assert shorten_text(text, budget) == kept
 
 
-def test_a_word_longer_than_the_window_is_cut() -> None:
-    assert shortened("a " + "b" * 1000, 2 * 600) == "a " + "b" * 598
+def test_very_long_word_is_cut() -> None:
+    assert shorten_text("a " + "b" * 1000, 2 * 600) == "a " + "b" * 598
 
 
-def test_a_shortened_text_says_so_and_uses_the_room() -> None:
+def test_shortened_text_has_a_note_and_uses_the_limit() -> None:
     content = Content(title="Log", text="All of it. " * 20_000, facts=[Fact(title="Branch", value="main")])
-    activity = fit(content, LIMIT, draw)
-    text = drawn_text(activity)
-    assert text.removesuffix(NOTE).endswith((" it.", " of", " All"))
-    assert text.endswith(NOTE)
-    assert LIMIT - 100 < utf16_bytes(activity) <= LIMIT
+    activity = fit_activity(content, LIMIT, render)
+    text = rendered_text(activity)
+    assert text.removesuffix(SHORTENED_NOTE).endswith((" it.", " of", " All"))
+    assert text.endswith(SHORTENED_NOTE)
+    assert LIMIT - 100 < count_utf16_bytes(activity) <= LIMIT
 
 
-def test_shortening_draws_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shortening_renders_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Content] = []
 
     def counted(content: Content) -> bytes:
         drawn.append(content)
-        return draw(content)
+        return render(content)
 
     measured: list[bytes] = []
 
     def measure(activity: bytes) -> int:
         measured.append(activity)
-        return utf16_bytes(activity)
+        return count_utf16_bytes(activity)
 
-    monkeypatch.setattr(size, "utf16_bytes", measure)
-    fit(Content(title="Log", text="ä" * 500_000), LIMIT, counted)
+    monkeypatch.setattr(size, "count_utf16_bytes", measure)
+    fit_activity(Content(title="Log", text="ä" * 500_000), LIMIT, counted)
     assert len(drawn) == 3
     assert len(measured) < 30
 
 
-def test_what_is_too_large_without_its_text_is_refused() -> None:
+def test_activity_too_large_without_its_text_is_refused() -> None:
     facts = [Fact(title="Log", value="x" * 1000)] * 50
     with pytest.raises(TooLarge) as refused:
-        fit(Content(title="Log", text="short", facts=facts), LIMIT, draw)
+        fit_activity(Content(title="Log", text="short", facts=facts), LIMIT, render)
     assert refused.value.size > LIMIT == refused.value.limit
     assert "xxx" not in str(refused.value)
 
 
-def test_an_activity_at_the_limit_is_within_it_and_one_above_is_not() -> None:
+def test_activity_over_the_limit_is_refused_and_at_the_limit_is_not() -> None:
     activity = b'{"type":"message"}'
-    assert within(activity, 36) is activity
+    assert require_size(activity, 36) is activity
     with pytest.raises(TooLarge):
-        within(activity, 35)
+        require_size(activity, 35)
 
 
 @pytest.mark.parametrize("text", ["[" * 60_000, "](" * 30_000, "\u0301" * 60_000, "🇩🇪" * 30_000, " " * 60_000])
-def test_no_text_takes_long_to_shorten(text: str) -> None:
-    assert len(shortened(text, 2 * 50_000)) <= 50_000
+def test_shortening_is_fast_for_any_text(text: str) -> None:
+    assert len(shorten_text(text, 2 * 50_000)) <= 50_000

@@ -1,4 +1,4 @@
-"""The cards that we draw: what Teams renders, in every language, with controls that lead back to their notification."""
+"""Herald's own cards: Teams renders them in every language, and their actions name their notification."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from messages.card_actions.preferences_form import Wrong, applied, changed
 from notify.validation import check_form
 from shared.cards import action_verbs, refreshed, texts
-from shared.cards.actions import executed, without
-from shared.cards.footer import FOOTER, Controls
-from shared.cards.notification import activity
-from shared.cards.preferences import KEEP, fields, preferences_card
-from shared.cards.size import utf16_bytes
-from shared.cards.texts import LANGUAGES, language_of, plain, text_of
-from shared.cards.validation import faults
-from shared.cards.welcome import welcome_card
+from shared.cards.actions import find_execute_actions, remove_actions
+from shared.cards.footer import FOOTER_ID, Footer
+from shared.cards.notification import render_activity
+from shared.cards.preferences import KEEP_PAUSE, draw_preferences_card, field_values
+from shared.cards.size import count_utf16_bytes
+from shared.cards.texts import LANGUAGES, escape_markdown, language_of, text_of
+from shared.cards.validation import find_faults
+from shared.cards.welcome import draw_welcome_card
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Content, Notification
 from shared.preferences.categories import Categories, Category
@@ -47,59 +47,59 @@ FOLDER = Path(texts.__file__).with_name("texts")
 TEXTS = {language: orjson.loads((FOLDER / f"{language}.json").read_bytes()) for language in LANGUAGES}
 
 
-def notification(**parts: Any) -> Notification:
-    whole = {"recipients": [{"all": True}], "category": "builds", **parts}
-    return Notification.model_validate(whole)
+def make_notification(**parts: Any) -> Notification:
+    values = {"recipients": [{"all": True}], "category": "builds", **parts}
+    return Notification.model_validate(values)
 
 
-def drawn(of: Notification, category: Category | None = None) -> dict[str, Any]:
-    controls = Controls.of(KEY, of, category or Category(name=of.category))
-    whole = orjson.loads(activity(of, 80 * 1024, controls))
-    card: dict[str, Any] = whole["attachments"][0]["content"]
-    assert faults(card) == []
+def draw_card(notification: Notification, category: Category | None = None) -> dict[str, Any]:
+    footer = Footer.of(KEY, notification, category or Category(name=notification.category))
+    activity = orjson.loads(render_activity(notification, 80 * 1024, footer))
+    card: dict[str, Any] = activity["attachments"][0]["content"]
+    assert find_faults(card) == []
     return card
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_says_everything_with_the_same_values(language: str) -> None:
-    named = {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS[language].items()}
-    assert named == {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS["en"].items()}
+def test_every_language_has_every_text_with_the_same_placeholders(language: str) -> None:
+    placeholders = {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS[language].items()}
+    assert placeholders == {key: set(re.findall(r"\{\w+\}", text)) for key, text in TEXTS["en"].items()}
 
 
 @pytest.mark.parametrize(
-    ("locales", "spoken"), [(("de-AT",), "de"), (("", "DE"), "de"), (("fr", "de"), "de"), (("fr",), "en"), ((), "en")]
+    ("locales", "language"), [(("de-AT",), "de"), (("", "DE"), "de"), (("fr", "de"), "de"), (("fr",), "en"), ((), "en")]
 )
-def test_the_first_language_that_is_known_is_spoken(locales: tuple[str, ...], spoken: str) -> None:
-    assert language_of(*locales) == spoken
+def test_first_known_language_is_used(locales: tuple[str, ...], language: str) -> None:
+    assert language_of(*locales) == language
 
 
-def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_text_is_shown_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TEXTS, "de", {})
-    monkeypatch.setattr("shared.cards.texts._texts", TEXTS.__getitem__)
+    monkeypatch.setattr("shared.cards.texts._load_texts", TEXTS.__getitem__)
     assert text_of("de", "why") == "Why did I get this?"
 
 
-def test_plain_text_has_no_markup() -> None:
-    assert plain("[a](http://b) *c* <at>d</at>") == r"\[a\]\(http://b\) \*c\* &lt;at>d&lt;/at>"
+def test_escaped_text_contains_no_markdown_or_mention() -> None:
+    assert escape_markdown("[a](http://b) *c* <at>d</at>") == r"\[a\]\(http://b\) \*c\* &lt;at>d&lt;/at>"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_teams_renders_every_card(language: str) -> None:
+def test_every_card_is_valid(language: str) -> None:
     wrong = {"quiet": "is no such thing", "time_zone": "neither"}
     for preferences in (Preferences(), EVERYTHING):
         for errors in ({}, wrong):
-            card = preferences_card(
-                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", digest="daily 09:00", locale=language,
-                note="<at>x</at>", errors=errors, key=KEY, now=NOW,
+            card = draw_preferences_card(
+                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", default_digest="daily 09:00",
+                locale=language, note="<at>x</at>", errors=errors, key=KEY, now=NOW,
             )  # fmt: skip
-            assert faults(card) == []
-    assert faults(welcome_card(language, KEY)) == []
-    assert faults(welcome_card(language, KEY, place="<at>x</at>", adder="[x](y)")) == []
-    assert faults(refreshed.reasons(language, ["<at>x</at>"], KEY)) == []
-    drawn(notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=language))
+            assert find_faults(card) == []
+    assert find_faults(draw_welcome_card(language, KEY)) == []
+    assert find_faults(draw_welcome_card(language, KEY, added_to="<at>x</at>", adder="[x](y)")) == []
+    assert find_faults(refreshed.draw_explanation_card(language, ["<at>x</at>"], KEY)) == []
+    draw_card(make_notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=language))
 
 
-def test_every_action_names_the_notification_and_keeps_the_callers_data() -> None:
+def test_every_action_names_its_notification_and_keeps_the_senders_data() -> None:
     own = {
         "type": "AdaptiveCard",
         "version": "1.4",
@@ -113,58 +113,59 @@ def test_every_action_names_the_notification_and_keeps_the_callers_data() -> Non
             {"type": "Action.Submit", "title": "d", "data": {"type": "Action.Execute"}},
         ],
     }  # fmt: skip
-    card = drawn(notification(card=own))
-    data = {each["verb"]: each["data"] for each in executed(card)}
+    card = draw_card(make_notification(card=own))
+    data = {each["verb"]: each["data"] for each in find_execute_actions(card)}
     assert all(each["herald"] == {"n": KEY} for each in data.values())
     assert (data["a"]["x"], data["b"]["data"]) == (1, "text")
     assert {"open", "c"} <= set(data)
     assert card["actions"][3] == own["actions"][3]
-    assert card["body"][-1]["id"] == FOOTER
+    assert card["body"][-1]["id"] == FOOTER_ID
     assert card["version"] == "1.5"
 
 
-def test_a_set_whose_last_action_is_gone_goes_too() -> None:
+def test_action_set_is_removed_with_its_last_action() -> None:
     button = {"type": "Action.Execute", "verb": "a"}
     card = {"body": [{"type": "ActionSet", "actions": [button]}, {"type": "Container", "selectAction": button}]}
-    assert without(card, frozenset({"a"})) == {"body": [{"type": "Container"}]}
+    assert remove_actions(card, frozenset({"a"})) == {"body": [{"type": "Container"}]}
 
 
-def test_no_set_of_buttons_has_more_than_teams_shows() -> None:
+def test_action_sets_have_at_most_six_buttons() -> None:
     actions = [{"id": f"own{number}", "title": "Do"} for number in range(6)]
     link = {"title": "Open", "url": "https://ci.example"}
-    card = drawn(notification(content={"title": "T", "link": link, "actions": actions}))
+    card = draw_card(make_notification(content={"title": "T", "link": link, "actions": actions}))
     sets = [len(each["actions"]) for each in card["body"] if each["type"] == "ActionSet"]
     assert sets == [6, 2]
-    assert {each["verb"] for each in executed(card)} >= {*(each["id"] for each in actions), action_verbs.ACKNOWLEDGE}
+    verbs = {each["verb"] for each in find_execute_actions(card)}
+    assert verbs >= {*(each["id"] for each in actions), action_verbs.ACKNOWLEDGE}
 
 
-def test_a_card_with_controls_fits_the_limit() -> None:
-    of = notification(content={"title": "T", "text": "word " * 20_000})
-    controls = Controls.of(KEY, of, Category(name="builds"))
+def test_card_with_footer_fits_the_limit() -> None:
+    notification = make_notification(content={"title": "T", "text": "word " * 20_000})
+    footer = Footer.of(KEY, notification, Category(name="builds"))
     for limit in (16, 80):
-        assert utf16_bytes(activity(of, limit * 1024, controls)) <= limit * 1024
+        assert count_utf16_bytes(render_activity(notification, limit * 1024, footer)) <= limit * 1024
 
 
-def test_the_check_at_intake_counts_the_controls() -> None:
+def test_validation_counts_the_size_of_the_footer() -> None:
     own = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "x" * 38_000}]}
-    of = notification(card=own)
+    notification = make_notification(card=own)
     limit = 80 * 1024
-    assert utf16_bytes(activity(of, limit)) <= limit
+    assert count_utf16_bytes(render_activity(notification, limit)) <= limit
     with pytest.raises(MessageRefused) as refused:
-        check_form(of, limit, "/data")
+        check_form(notification, limit, "/data")
     assert [fault.pointer for fault in refused.value.faults] == ["/data/card"]
 
 
 @pytest.mark.parametrize("length", [1, 25_000, 30_000, 35_000, 37_000])
-def test_what_the_check_takes_can_be_sent_under_any_label(length: int) -> None:
+def test_accepted_card_fits_the_limit_with_any_category_label(length: int) -> None:
     own = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "x" * length}]}
-    of, limit = notification(card=own, thread={"key": "x"}), 80 * 1024
+    notification, limit = make_notification(card=own, thread={"key": "x"}), 80 * 1024
     try:
-        check_form(of, limit, "")
+        check_form(notification, limit, "")
     except MessageRefused:
         return
     label = Category(name="x", title="\U0001f600" * 100)
-    assert utf16_bytes(activity(of, limit, Controls.of(KEY, of, label))) <= limit
+    assert count_utf16_bytes(render_activity(notification, limit, Footer.of(KEY, notification, label))) <= limit
 
 
 OWN_CARD = {"type": "AdaptiveCard", "version": "1.5"}
@@ -179,34 +180,34 @@ ACTIONS = [{"id": "ok", "title": "A"}, {"id": "herald.stop", "title": "B"}]
         ({"card": OWN_CARD | {"body": [{"type": "Container", "items": [], "id": "herald.x"}]}}, "/card/body/0/id"),
     ],
 )
-def test_names_of_our_own_are_refused_in_what_a_caller_sends(parts: dict[str, Any], pointer: str) -> None:
+def test_reserved_ids_and_verbs_are_refused(parts: dict[str, Any], pointer: str) -> None:
     with pytest.raises(MessageRefused) as refused:
-        check_form(notification(**parts), 80 * 1024, "/data")
+        check_form(make_notification(**parts), 80 * 1024, "/data")
     assert [fault.pointer for fault in refused.value.faults] == [f"/data{pointer}"]
 
 
-def test_a_callers_data_may_say_what_they_like() -> None:
+def test_reserved_names_are_allowed_in_action_data() -> None:
     button = {"type": "Action.Execute", "verb": "x", "data": {"verb": "herald.stop"}}
-    check_form(notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, "")
+    check_form(make_notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, "")
 
 
-# What is saved by the preferences card
+# Saving the preferences card
 
 
 def save(old: Preferences, _was: Preferences | None = None, /, **new: str) -> Preferences:
-    """What `old` is after these fields were typed into a card that was drawn of it, or of `_was`."""
-    shown = fields(_was or old, CATEGORIES, NOW)
-    typed = changed(shown | {name.replace("__", "."): value for name, value in new.items()}, shown)
-    return applied(old, typed, shown, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
+    """Return `old` after these fields were changed on a card that was drawn from it, or from `_was`."""
+    initial = field_values(_was or old, CATEGORIES, NOW)
+    typed = changed(initial | {name.replace("__", "."): value for name, value in new.items()}, initial)
+    return applied(old, typed, initial, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
 
 
 @pytest.mark.parametrize("preferences", [Preferences(), EVERYTHING])
-def test_a_card_on_which_nothing_was_changed_changes_nothing(preferences: Preferences) -> None:
+def test_saving_an_unchanged_card_changes_nothing(preferences: Preferences) -> None:
     assert save(preferences) == preferences
     assert save(EVERYTHING, preferences) == EVERYTHING
 
 
-def test_everything_can_be_taken_back() -> None:
+def test_every_choice_can_be_reset() -> None:
     back = save(
         EVERYTHING, default="declared", category__builds="declared", pause="none", time_zone="", quiet="off", digest="",
         own_actions="false", unmute="true", **{"topic.releases": "false", "topic.*bold* <at>x</at>": "false"},
@@ -220,43 +221,43 @@ def test_everything_can_be_taken_back() -> None:
         ("1h", NOW + timedelta(hours=1)),
         ("tomorrow", datetime(2026, 11, 24, 8, tzinfo=UTC)),
         ("monday", datetime(2026, 11, 30, 8, tzinfo=UTC)),
-        (KEEP, None),
+        (KEEP_PAUSE, None),
     ],
 )
-def test_a_pause_ends_by_the_persons_clock(value: str, until: datetime | None) -> None:
+def test_pause_ends_in_the_persons_time_zone(value: str, until: datetime | None) -> None:
     assert save(Preferences(), pause=value).paused_until == until
 
 
-def test_a_pause_goes_by_the_zone_that_is_saved_with_it() -> None:
+def test_pause_uses_the_time_zone_saved_with_it() -> None:
     saved = save(Preferences(), pause="tomorrow", time_zone="Asia/Tokyo")
     assert saved.paused_until == datetime(2026, 11, 24, 0, tzinfo=UTC)
 
 
-def test_a_pause_that_was_changed_since_the_card_was_drawn_stays() -> None:
+def test_pause_changed_after_the_card_was_drawn_is_kept() -> None:
     paused = Preferences(paused_until=NOW + timedelta(days=3))
     assert save(paused, Preferences(), pause="1h") == paused
     over = Preferences(paused_until=NOW - timedelta(days=3))
     assert save(over, Preferences(), pause="1h").paused_until == NOW + timedelta(hours=1)
 
 
-def test_all_that_cannot_be_read_is_told_at_once() -> None:
+def test_all_invalid_fields_are_reported_together() -> None:
     with pytest.raises(Wrong) as wrong:
         save(Preferences(), time_zone="Berlin", quiet="x", digest="hourly", category__builds="loud", pause="until x")
     assert set(wrong.value.errors) == {"time_zone", "quiet", "digest", "category.builds", "pause"}
 
 
-def test_a_mandatory_category_is_no_field() -> None:
-    assert "category.security" not in fields(Preferences(), CATEGORIES)
+def test_mandatory_category_has_no_field() -> None:
+    assert "category.security" not in field_values(Preferences(), CATEGORIES)
     assert save(Preferences(), category__security="off") == Preferences()
 
 
-def test_the_verbs_of_the_cards_are_ours() -> None:
-    named = [value for name, value in vars(action_verbs).items() if name.isupper() and name != "OWN"]
-    assert all(value.startswith(action_verbs.OWN) for value in named)
-    assert len(set(named)) == len(named)
+def test_verbs_have_the_reserved_prefix_and_are_unique() -> None:
+    verbs = [value for name, value in vars(action_verbs).items() if name.isupper() and name != "RESERVED_PREFIX"]
+    assert all(value.startswith(action_verbs.RESERVED_PREFIX) for value in verbs)
+    assert len(set(verbs)) == len(verbs)
 
 
-def test_a_content_without_controls_has_no_action_that_would_lead_nowhere() -> None:
+def test_card_without_footer_has_no_actions_that_call_the_bot() -> None:
     content = Content.model_validate({"title": "T", "actions": [{"id": "a", "title": "A"}]})
-    whole = orjson.loads(activity(notification(content=content), 80 * 1024))
-    assert executed(whole) == []
+    activity = orjson.loads(render_activity(make_notification(content=content), 80 * 1024))
+    assert find_execute_actions(activity) == []

@@ -1,4 +1,4 @@
-"""The card of a digest: what is on it, in which order, and within what Teams shows and takes."""
+"""The card of a digest: its lines, their order, its texts and its size."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.cards.digest import MAX_DETAIL_CHARS, MAX_LINK_CHARS, MAX_NAME_CHARS, MAX_TITLE_CHARS, SHOWN, Line, draw
-from shared.cards.notification import activity
-from shared.cards.replies import one_line
-from shared.cards.validation import faults
+from shared.cards.digest import (
+    MAX_CATEGORY_CHARS,
+    MAX_DETAIL_CHARS,
+    MAX_LINK_CHARS,
+    MAX_TITLE_CHARS,
+    MAX_VISIBLE_LINES,
+    DigestLine,
+    draw_digest_card,
+)
+from shared.cards.notification import render_activity
+from shared.cards.replies import to_one_line
+from shared.cards.validation import find_faults
 from shared.contract.models import Notification
 from shared.time.localtime import load_zone
 
@@ -19,102 +27,105 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BERLIN = load_zone("Europe/Berlin")
 
 
-def line(title: str = "Build 1", **given: Any) -> Line:
-    whole: dict[str, Any] = {"category": "Builds", "title": title, "at": NOON} | given
-    return Line(**whole)
+def line(title: str = "Build 1", **given: Any) -> DigestLine:
+    values: dict[str, Any] = {"category": "Builds", "title": title, "at": NOON} | given
+    return DigestLine(**values)
 
 
-def runs(element: dict[str, Any]) -> str:
+def text_of_runs(element: dict[str, Any]) -> str:
     return "".join(run["text"] for run in element["inlines"])
 
 
-def test_a_line_says_what_when_and_how_often_and_its_title_is_the_link() -> None:
-    [element] = shown(draw([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN, "en"))
-    assert runs(element) == "Build 1 · Stage test · 3 updates · 2026\u201111\u201123\u00a013:00"
-    assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
-
-
-def shown(card: dict[str, Any]) -> list[dict[str, Any]]:
+def visible_lines(card: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in card["body"] if each["type"] == "RichTextBlock"]
 
 
-def test_categories_stand_together_in_the_order_of_their_first_lines() -> None:
+def test_line_has_linked_title_detail_updates_and_time() -> None:
+    [element] = visible_lines(draw_digest_card([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN, "en"))
+    assert text_of_runs(element) == "Build 1 · Stage test · 3 updates · 2026\u201111\u201123\u00a013:00"
+    assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
+
+
+def test_lines_are_grouped_by_category_in_the_order_of_first_lines() -> None:
     lines = [line("A", category="Pager", urgent=True), line("B", category="Builds"), line("C", category="Pager")]
-    card = draw(lines, BERLIN, "en")
-    texts = [runs(each).split(" ·")[0] if "inlines" in each else each.get("text", "") for each in card["body"]]
+    card = draw_digest_card(lines, BERLIN, "en")
+    texts = [text_of_runs(each).split(" ·")[0] if "inlines" in each else each.get("text", "") for each in card["body"]]
     assert texts[:6] == ["Digest: 3 notifications", "Pager (2)", "Urgent: A", "C", "Builds (1)", "B"]
 
 
-def test_of_a_long_category_the_rest_is_on_the_card_behind_a_button() -> None:
-    card = draw([line(f"Build {number}") for number in range(SHOWN + 7)], BERLIN, "en")
-    assert len(shown(card)) == SHOWN
+def test_button_shows_the_further_lines_of_a_long_category() -> None:
+    card = draw_digest_card([line(f"Build {number}") for number in range(MAX_VISIBLE_LINES + 7)], BERLIN, "en")
+    assert len(visible_lines(card)) == MAX_VISIBLE_LINES
     [hidden] = [each for each in card["body"] if each.get("isVisible") is False]
-    assert [runs(each).split(" ·")[0] for each in hidden["items"]] == [f"Build {SHOWN + n}" for n in range(7)]
+    titles = [text_of_runs(each).split(" ·")[0] for each in hidden["items"]]
+    assert titles == [f"Build {MAX_VISIBLE_LINES + n}" for n in range(7)]
     [buttons] = [each for each in card["body"] if each["type"] == "ActionSet"]
     [button] = buttons["actions"]
-    # It is gone once it has shown them.
-    assert (button["title"], button["targetElements"]) == ("and 7 more", [hidden["id"], buttons["id"]])
+    # The button hides itself.
+    assert (button["title"], button["targetElements"]) == ("Show 7 more", [hidden["id"], buttons["id"]])
 
 
-def test_what_is_not_read_as_markdown_is_shown_without_its_marks() -> None:
+def test_markdown_marks_are_stripped_from_text_runs() -> None:
     marked = (
         "# Stage **test** of `api_v2_x` [failed](https://x.example/)\n- _twice_ * 2\n1. see ![log](https://x.example/)"
     )
-    [element] = shown(draw([line("**Build** 1", detail=marked)], BERLIN, "en"))
-    assert runs(element).startswith("Build 1 · Stage test of api_v2_x failed twice * 2 see log · ")
+    [element] = visible_lines(draw_digest_card([line("**Build** 1", detail=marked)], BERLIN, "en"))
+    assert text_of_runs(element).startswith("Build 1 · Stage test of api_v2_x failed twice * 2 see log · ")
 
 
-def test_who_has_no_digests_is_told_why_these_come_together() -> None:
-    said = [each["text"] for each in draw([line()], BERLIN, "en", held=True)["body"] if each["type"] == "TextBlock"]
-    assert "More than five were held for you" in said[-1]
-    assert "digest off" not in said[-1]
+def test_held_digest_explains_why_notifications_are_combined() -> None:
+    card = draw_digest_card([line()], BERLIN, "en", held=True)
+    texts = [each["text"] for each in card["body"] if each["type"] == "TextBlock"]
+    assert "You had more than five held notifications" in texts[-1]
+    assert "digest off" not in texts[-1]
 
 
-def test_what_did_not_fit_is_said_with_the_way_to_have_it() -> None:
-    said = [each["text"] for each in draw([line()], BERLIN, "en", more=12)["body"] if each["type"] == "TextBlock"]
-    assert "… and 12 more, in the next digest. **digest now** sends them at once." in said
+def test_notifications_that_did_not_fit_are_counted_with_a_hint() -> None:
+    card = draw_digest_card([line()], BERLIN, "en", more=12)
+    texts = [each["text"] for each in card["body"] if each["type"] == "TextBlock"]
+    assert "12 more in your next digest. Write **digest now** to get it immediately." in texts
 
 
-def test_nothing_in_it_is_read_as_markup() -> None:
+def test_upstream_texts_are_not_rendered_as_markup() -> None:
     bad = "**[x](https://evil)** <at>all</at>\n# title"
-    [element] = shown(draw([line(bad, detail=bad, category=bad)], BERLIN, "en"))
+    [element] = visible_lines(draw_digest_card([line(bad, detail=bad, category=bad)], BERLIN, "en"))
     assert {run["type"] for run in element["inlines"]} == {"TextRun"}
-    heading = draw([line(category=bad)], BERLIN, "en")["body"][1]["text"]
+    heading = draw_digest_card([line(category=bad)], BERLIN, "en")["body"][1]["text"]
     assert "](" not in heading.replace("\\]\\(", "")
-    assert "<at>" not in orjson.dumps(draw([line(bad, category=bad)], BERLIN, "en")).decode()
+    assert "<at>" not in orjson.dumps(draw_digest_card([line(bad, category=bad)], BERLIN, "en")).decode()
 
 
-def test_it_speaks_the_language_of_its_reader() -> None:
-    card = draw([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
-    assert card["fallbackText"].startswith("Übersicht: 3 Mitteilungen: ")
-    assert runs(shown(card)[0]) == "Dringend: Build 1 · 2 Meldungen · 2026\u201111\u201123\u00a013:00"
+def test_card_is_in_the_readers_language() -> None:
+    card = draw_digest_card([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
+    assert card["fallbackText"].startswith("Übersicht: 3 Benachrichtigungen: ")
+    assert text_of_runs(visible_lines(card)[0]) == "Dringend: Build 1 · 2 Updates · 2026\u201111\u201123\u00a013:00"
 
 
-def test_teams_shows_all_of_it() -> None:
+def test_card_is_valid() -> None:
     lines = [line(f"Build {n}", category=f"C{n % 3}", urgent=n % 2 == 0, link="https://ci/", at=NOON + timedelta(n)) for n in range(40)]  # noqa: E501  # fmt: skip
-    assert faults(draw(lines, BERLIN, "en", more=3)) == []
+    assert find_faults(draw_digest_card(lines, BERLIN, "en", more=3)) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("\U0001f468\u200d\U0001f469\u200d\U0001f467 a\nb", "\U0001f468\u200d\U0001f469\u200d\U0001f467 a b"),
         ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
         ("Donau\xaddampf", "Donaudampf"),
         ("a\u202eb\x00c", "a b c"),
     ],
-    ids=["a family", "Persian", "a soft hyphen", "what turns the text around"],
+    ids=["family emoji", "Persian", "soft hyphen", "direction override"],
 )
-def test_what_is_unseen_joins_as_it_is_meant_to(text: str, shown: str) -> None:
-    assert one_line(text) == shown
+def test_invisible_characters_in_one_line(text: str, expected: str) -> None:
+    assert to_one_line(text) == expected
 
 
-def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
+def test_longest_single_line_fits_into_8_kb() -> None:
     wide = '\u20ac"'  # a character of two bytes in UTF-16, and one that JSON escapes
     longest = line(
         wide * MAX_TITLE_CHARS,
         detail=wide * MAX_DETAIL_CHARS,
-        category=wide * MAX_NAME_CHARS,
+        category=wide * MAX_CATEGORY_CHARS,
         link="https://ci.example/" + "x" * (MAX_LINK_CHARS - 19),
         urgent=True,
         times=200,
@@ -122,11 +133,11 @@ def test_one_line_fits_into_8_kb_however_long_it_is() -> None:
     data = {
         "recipients": [{"conversation": "c"}],
         "category": "herald",
-        "card": draw([longest], BERLIN, "en", more=999),
+        "card": draw_digest_card([longest], BERLIN, "en", more=999),
     }
-    assert activity(Notification.model_validate(data), 8 * 1024)
+    assert render_activity(Notification.model_validate(data), 8 * 1024)
 
 
-def test_a_link_that_is_too_long_is_left_out() -> None:
-    [element] = shown(draw([line(link="https://ci/" + "x" * MAX_LINK_CHARS)], BERLIN, "en"))
+def test_too_long_link_is_left_out() -> None:
+    [element] = visible_lines(draw_digest_card([line(link="https://ci/" + "x" * MAX_LINK_CHARS)], BERLIN, "en"))
     assert "selectAction" not in element["inlines"][0]

@@ -222,7 +222,7 @@ class Host(Herald):
         rows = [dict(row) async for row in found]
         counts_row = next((row for row in rows if row["RowKey"] == "~counts"), {})
         stored = +Counter({name: counts_row.get(name, 0) for name in ("open", *DeliveryState)})
-        actual = Counter(DeliveryState(row["state"]).counted for row in rows if "state" in row)
+        actual = Counter(DeliveryState(row["state"]).count_name for row in rows if "state" in row)
         return "" if stored == actual else f"the counts are {dict(stored)}, the rows {dict(actual)}"
 
 

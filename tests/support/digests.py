@@ -49,7 +49,7 @@ async def add_person(herald: Herald, when: str, **preferences: Any) -> PersonVie
 
 
 async def set_preferences(herald: Herald, person: PersonView, **preferences: Any) -> None:
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 

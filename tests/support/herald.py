@@ -20,19 +20,19 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
-from notify.delivery import deliver
+from notify.delivery.deliver import deliver
 from notify.expansion import LISTED, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
 from shared.contract.parsing import Request, parse_message
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
     RECIPIENTS,
     SWEEPS,
+    WORK_QUEUES,
     Delivery,
     Expansion,
     RecipientTask,
@@ -181,7 +181,7 @@ class Herald:
             SWEEPS: lambda b: sweep_page(self.services, Sweep.decode(b)),
             RECIPIENTS: lambda b: release(self.services, RecipientTask.decode(b)),
         }
-        while any([await self._drain(name, work[name]) for name in ALL]):
+        while any([await self._drain(name, work[name]) for name in WORK_QUEUES]):
             continue
 
     async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
@@ -277,7 +277,6 @@ async def opened(
         monkeypatch.setenv(name, environ[name])
     monkeypatch.setattr("shared.services.Table", storage.table)
     monkeypatch.setattr("shared.queues.Queues", storage.queues)
-    monkeypatch.setattr("shared.storage.delivery_counts.GROUPING_SECONDS", 0)
     if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()
@@ -292,7 +291,7 @@ async def opened(
 def give_token(services: Services, token: str) -> None:
     """Let a process have this access token; with "" it fetches one."""
     tokens = services.connector._tokens
-    tokens._token, tokens._until = token, math.inf if token else 0.0
+    tokens._token, tokens._refresh_at = token, math.inf if token else 0.0
 
 
 def attune(herald: Herald) -> None:

@@ -31,10 +31,10 @@ class ServerThread:
         self._loop.close()
 
     async def _grant(self) -> str:
-        bot = self._server.bot
+        bot = self._server.state.bot
         form = {"grant_type": "client_credentials", "client_id": bot.app_id, "client_secret": bot.password}
         form["scope"] = "https://api.botframework.com/.default"
-        return str(self._server.tokens.grant(self.url, bot.tenant, form)["access_token"])
+        return str(self._server.state.tokens.grant(self.url, bot.tenant, form)["access_token"])
 
     def token(self) -> str:
         """A new access token of the bot, without a request for it."""

@@ -358,7 +358,7 @@ async def check_next_tick(herald: Herald, name: str, expected: Counter[str]) -> 
     await herald.send()
     assert Counter(title for title in await titles(herald) if title.endswith(name)) == expected
     assert (await stored_schedule(herald, name)).occurrence == "2026-11-24T09:00"
-    named = [list(each.named) async for page in herald.services.timers.until(NINE + DAY, 100) for each in page]
+    named = [list(each.subject) async for page in herald.services.timers.read_due(NINE + DAY, 100) for each in page]
     assert [herald.tenant, name] in named
     await command_schedule(herald, "deleteSchedule", name)
     await command_schedule(herald, "deleteSchedule", f"{name} own")

@@ -19,7 +19,7 @@ async def test_channel_has_a_digest_by_its_own_preferences(timed: Herald) -> Non
     channel = team.channels[0].id
     await timed.teams.set_installed([team.id])
     await save_channel(timed, team.id, channel)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.CONVERSATION, channel, lambda old: old.with_mode("builds", Mode.DIGEST)
     )
     recipient = {"channel": {"teamId": team.id, "channelId": channel}}
@@ -53,7 +53,7 @@ async def add_channel_with_thread(herald: Herald, **preferences: Any) -> tuple[s
     await herald.ask({"conversation": channel}, content={"title": "Root"})
     await herald.send()
     [root] = await herald.received()
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.CONVERSATION, channel, lambda old: replace(old, **preferences)
     )
     return f"c:{channel}", f"c:{channel};messageid={root.id}"
@@ -64,7 +64,7 @@ async def test_thread_delivery_is_held_with_its_channel(timed: Herald) -> None:
     notification = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)))
     await timed.send()
     assert len(await timed.services.held_deliveries.of(timed.tenant, channel, 10)) == 2
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
     )
     await run_task(timed, channel, Task.RECONSIDER)

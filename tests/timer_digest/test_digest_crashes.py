@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
@@ -36,8 +36,8 @@ async def add_digest_person(host: Host, **preferences: Any) -> PersonView:
     """Return a new person whose digest is due in less than three minutes."""
     [person] = (await host.grow(people=1)).people
     await host.know(person)
-    slot = host.clock() + timedelta(minutes=2)
-    await set_preferences(host, person, digest=f"daily {slot:%H:%M}", time_zone="UTC", **preferences)
+    due = host.clock() + timedelta(minutes=2)
+    await set_preferences(host, person, digest=f"daily {due:%H:%M}", time_zone="UTC", **preferences)
     return person
 
 
@@ -95,8 +95,10 @@ async def digest_cancelled_by_quiet_hours(host: Host) -> HeldNotifications:
     begin, end = (host.clock() + timedelta(minutes=minutes) for minutes in (3, 5))
     ada = await add_digest_person(host, categories={"builds": Mode.DIGEST}, quiet=f"{begin:%H:%M}-{end:%H:%M}")
     notifications = [await send_to(host, ada, f"Build {number}") for number in range(2)]
-    late = Fault(operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1)
-    await host.teams.fault(late)
+    late = TeamsFault(
+        operation="send", person=ada.object_id, status=412, code="PreconditionFailed", retry_after=90, count=1
+    )
+    await host.teams.inject(late)
     return HeldNotifications(person=ada, notifications=notifications)
 
 

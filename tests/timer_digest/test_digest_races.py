@@ -11,8 +11,8 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
-from notify.delivery import deliver
+from local.fake_teams.api import PersonView, TeamsFault
+from notify.delivery.deliver import deliver
 from notify.redrive import reopen
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
@@ -34,7 +34,8 @@ from tests.support.digests import (
 )
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES, digest_preferences_of, plan_digest
+from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
+from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.release_held import release
 from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
@@ -88,7 +89,9 @@ async def redrive_before_settlement(
     """
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     card = await make_digest(timed)
     await deliver(timed.services, card)
     with monkeypatch.context() as crash:
@@ -202,7 +205,7 @@ async def test_digest_is_sent_with_fewer_items_if_one_was_released(
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
 
-async def test_digest_is_settled_at_the_next_slot_if_its_message_is_lost(timed: Herald) -> None:
+async def test_digest_is_settled_at_the_next_digest_time_if_its_message_is_lost(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     first = await send_to(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
@@ -253,7 +256,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.ready(task.tenant, task.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, task)
-        planned = await plan_digest(services, task, digest_preferences, state.last, items)
+        planned = await read_plan(services, task, digest_preferences, state, items)
         return lambda: digest_sender.send_digest(services, task, state, planned, digest_preferences)
 
     await send_to(timed, ada, "Build 1")
@@ -352,7 +355,7 @@ async def test_card_sent_by_another_worker_is_the_stored_one(
     await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await received_by(timed, ada)
     assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(card_texts(digest))
-    assert "… and 2 more, in the next digest. **digest now** sends them at once." in card_texts(digest)
+    assert "2 more in your next digest. Write **digest now** to get it immediately." in card_texts(digest)
 
 
 async def test_next_tick_makes_the_digest_if_no_planned_delivery_can_be_reserved(
@@ -366,7 +369,7 @@ async def test_next_tick_makes_the_digest_if_no_planned_delivery_can_be_reserved
     message = replace(await timed.message(newer, f"u:{ada.object_id}"), etag="")
     known = await timed.state(message)  # a worker ended it and crashed before it deleted the held row
     await timed.services.deliveries.settle(
-        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), was=DeliveryState.QUEUED
+        message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), previous=DeliveryState.QUEUED
     )
     await advance_to(timed, "2026-11-24T08:01")
     await advance_to(timed, "2026-11-24T08:02")
@@ -379,7 +382,9 @@ async def test_delivery_redriven_before_its_held_row_is_deleted_is_released(
     ada = await add_person(timed, "2026-11-23T10:00")
     notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await set_preferences(timed, ada, categories={})
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     with monkeypatch.context() as crash:
         crash.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Fault
+from local.fake_teams.api import TeamsFault
 from notify.command_dispatch import SETTLED
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
@@ -154,7 +154,7 @@ async def test_more_than_five_deliveries_are_one_digest_when_a_pause_ends(timed:
     assert "Build 1" in card_texts((await received_by(timed, ada))[-1])
 
 
-async def test_pause_that_ends_at_the_slot_makes_one_digest_of_both(timed: Herald) -> None:
+async def test_pause_that_ends_at_the_digest_time_makes_one_digest_of_both(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     await send_to(timed, ada, "Build 1")
     await set_preferences(timed, ada, paused_until=datetime(2026, 11, 24, 8, tzinfo=UTC))
@@ -192,7 +192,7 @@ async def test_digest_now_includes_only_held_deliveries_meant_for_a_digest(
     news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     assert (await timed.row(notifications[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
     )
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
@@ -231,7 +231,7 @@ async def test_new_zone_after_the_digest_makes_no_second_one_for_the_date(timed:
     assert len(await received_by(timed, ada)) == 2
 
 
-async def test_new_zone_before_the_slot_moves_the_digest(timed: Herald) -> None:
+async def test_new_zone_before_the_digest_moves_it(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T20:00")
     await send_to(timed, ada)
     await set_preferences(timed, ada, time_zone="America/New_York")
@@ -263,16 +263,16 @@ async def test_deliveries_are_sent_alone_after_digest_off(timed: Herald) -> None
 
 
 @pytest.mark.parametrize(
-    ("before", "slot"),
+    ("before", "expected"),
     [
         pytest.param("2027-03-27T20:00", "2027-03-28T01:00", id="skipped time"),
         pytest.param("2026-10-24T20:00", "2026-10-25T00:30", id="repeated time"),
     ],
 )
-async def test_night_of_a_clock_change_has_one_digest(timed: Herald, before: str, slot: str) -> None:
+async def test_night_of_a_clock_change_has_one_digest(timed: Herald, before: str, expected: str) -> None:
     ada = await add_person(timed, before, digest="daily 02:30")
     notification = await send_to(timed, ada)
-    at = datetime.fromisoformat(slot)
+    at = datetime.fromisoformat(expected)
     await advance_to(timed, (at - timedelta(seconds=30)).isoformat())
     assert await received_by(timed, ada) == []
     await advance_to(timed, (at + timedelta(seconds=30)).isoformat())
@@ -294,7 +294,7 @@ async def test_one_digest_after_an_outage_of_several_days(timed: Herald) -> None
     assert len(await received_by(timed, ada)) == 2
 
 
-async def test_late_digest_counts_for_the_date_of_its_slot(timed: Herald) -> None:
+async def test_late_digest_counts_for_its_scheduled_date(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00", digest="daily 23:59")
     await send_to(timed, ada, "First")
     timed.clock.moved += datetime(2026, 11, 23, 23, 3, tzinfo=UTC) - timed.clock()  # 00:03 in Berlin
@@ -317,7 +317,7 @@ async def test_digest_now_sends_what_one_digest_leaves(
     await advance_to(timed, "2026-11-24T08:01")
     [digest] = await received_by(timed, ada)
     assert card_texts(digest)[0] == f"Digest: {limit} notifications"
-    assert any("and 3 more" in text for text in card_texts(digest))
+    assert any(text.startswith("3 more in your next digest.") for text in card_texts(digest))
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     [_, rest] = await received_by(timed, ada)
     assert card_texts(rest)[0] == "Digest: 3 notifications"
@@ -331,7 +331,7 @@ async def test_digest_is_in_the_language_of_its_reader(timed: Herald) -> None:
     await send_to(timed, ada, "Build 1")
     await advance_to(timed, "2026-11-24T08:01")
     [digest] = await received_by(timed, ada)
-    assert card_texts(digest)[0] == "Übersicht: 1 Mitteilung"
+    assert card_texts(digest)[0] == "Übersicht: 1 Benachrichtigung"
 
 
 async def test_deliveries_that_do_not_fit_are_in_the_next_digest(timed: Herald) -> None:
@@ -344,7 +344,7 @@ async def test_deliveries_that_do_not_fit_are_in_the_next_digest(timed: Herald) 
     found = await received_by(timed, ada)
     assert len(found) == 2
     assert next(text for text in card_texts(found[0]) if text.startswith("Build ")) == "Build 12"
-    assert any("in the next digest" in text for text in card_texts(found[0]))
+    assert any("in your next digest" in text for text in card_texts(found[0]))
     titles = [text for each in found for text in card_texts(each) if text.startswith("Build ")]
     assert sorted(titles) == sorted(f"Build {number}" for number in range(13))
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 13
@@ -378,7 +378,9 @@ async def test_digest_of_an_uninstalled_app_is_suppressed_with_its_items(timed: 
 async def test_deliveries_of_a_failed_digest_fail_and_can_be_redriven(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    )
     await advance_to(timed, "2026-11-24T08:01")
     row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "badRequest")

@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from local.fake_teams.api import Fault, PersonView
+from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.preferences.preferences import FOREVER
@@ -34,10 +34,10 @@ DELAYED_AT, SENT_AT = "2026-11-24T08:00:30", "2026-11-24T08:02:00"
 
 async def delay_next_message(timed: Herald, person: PersonView) -> None:
     """Let Teams answer the next message to a person with Retry-After: 60 seconds."""
-    fault = Fault(
+    fault = TeamsFault(
         operation="send", person=person.object_id, status=412, code="PreconditionFailed", retry_after=60, count=1
     )
-    await timed.teams.fault(fault)
+    await timed.teams.inject(fault)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_late_digest_now_is_sent_in_a_pause(timed: Herald) -> None:
 async def test_items_of_a_digest_that_may_have_arrived_say_so(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, drop=True, accept=True, count=1))
     await advance_to(timed, DELAYED_AT)
     await advance_to(timed, SENT_AT)
     assert len(await received_by(timed, ada)) == 2
@@ -117,7 +117,7 @@ async def test_items_of_a_digest_that_may_have_arrived_say_so(timed: Herald) -> 
 async def test_stop_applies_to_the_second_try_of_a_digest(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    await timed.teams.fault(Fault(operation="send", person=ada.object_id, status=503, count=1))
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, status=503, count=1))
     await advance_to(timed, DELAYED_AT)
     await set_preferences(timed, ada, stopped=True)
     await advance_to(timed, SENT_AT)

@@ -117,7 +117,7 @@ async def test_timer_of_unknown_kind_stays_for_a_newer_version(herald: Herald) -
     await schedule(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    remaining = [timer.kind async for page in herald.services.timers.until(herald.clock(), 10) for timer in page]
+    remaining = [timer.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for timer in page]
     assert remaining == ["somethingNew"]
 
 

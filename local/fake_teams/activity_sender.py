@@ -1,4 +1,4 @@
-"""Signs activities as Teams does and posts them to the app."""
+"""Sign activities as Teams does, and post them to the app."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import jwt
 import orjson
 from jwt.utils import base64url_encode
 
-from local.fake_teams.api import Answer, Forgery
+from local.fake_teams.api import AppResponse, Forgery
 from local.fake_teams.keys import KeyRing, SigningKey
 
-#: Who signs, in the tokens of Teams ("Authentication with the Bot Connector API").
+#: The issuer in the tokens of Teams ("Authentication with the Bot Connector API").
 ISSUER = "https://api.botframework.com"
-#: Seconds after which Teams gives up on an answer.
-PATIENCE = 15
-#: Seconds a genuine token is used again, as Teams does; it expires after an hour.
-REUSE = 300
+#: How long Teams waits for the response of the app.
+RESPONSE_TIMEOUT_SECONDS = 15
+#: How long a genuine token is reused, as Teams does; it expires after an hour.
+TOKEN_REUSE_SECONDS = 300
 
 
-class Courier:
-    """Brings activities to the app over one pool of connections."""
+class ActivitySender:
+    """Posts activities to the app over one connection pool."""
 
     def __init__(self, keys: KeyRing, app_id: str) -> None:
         self._keys = keys
         self._app_id = app_id
         self._session: aiohttp.ClientSession | None = None
-        self._genuine: dict[tuple[str, str], tuple[str, float]] = {}
+        self._genuine_tokens: dict[tuple[str, str], tuple[str, float]] = {}
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def bring(self, activity: dict[str, Any], endpoint: str, forgery: Forgery | None) -> Answer:
-        """Posts one activity and reports what the app answered."""
+    async def post(self, activity: dict[str, Any], endpoint: str, forgery: Forgery | None) -> AppResponse:
+        """Post one activity and return the response of the app."""
         service_url = str(activity.get("serviceUrl", ""))
         authorization = self._sign(service_url) if forgery is None else await self._forge(forgery, service_url)
         body = orjson.dumps(activity) if forgery is None or forgery.body is None else forgery.body.encode()
@@ -44,31 +44,32 @@ class Courier:
         if authorization:
             headers["Authorization"] = authorization
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
-        begin = time.monotonic()
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=RESPONSE_TIMEOUT_SECONDS))
+        started = time.monotonic()
         try:
             async with self._session.post(endpoint, data=body, headers=headers) as response:
                 text = await response.text()
                 status: int | None = response.status
                 error = None
         except TimeoutError:
-            status, text, error = None, "", f"no answer within {PATIENCE} s"
+            status, text, error = None, "", f"no response within {RESPONSE_TIMEOUT_SECONDS} s"
         except aiohttp.ClientError as failure:
             status, text, error = None, "", str(failure) or type(failure).__name__
-        return Answer(activity=activity, status=status, body=text, seconds=time.monotonic() - begin, error=error)
+        seconds = time.monotonic() - started
+        return AppResponse(activity=activity, status=status, body=text, seconds=seconds, error=error)
 
     def _sign(self, service_url: str) -> str:
         key, now = self._keys.current, time.time()
-        token, signed = self._genuine.get((key.kid, service_url), ("", 0.0))
-        if now - signed > REUSE:
+        token, signed = self._genuine_tokens.get((key.kid, service_url), ("", 0.0))
+        if now - signed > TOKEN_REUSE_SECONDS:
             token = _encode(self._claims(service_url, Forgery()), key)
-            self._genuine[(key.kid, service_url)] = (token, now)
+            self._genuine_tokens[(key.kid, service_url)] = (token, now)
         return f"Bearer {token}"
 
     async def _forge(self, forgery: Forgery, service_url: str) -> str:
         if forgery.authorization is not None:
             return forgery.authorization
-        key = await self._keys.named(forgery.key)
+        key = await self._keys.get_named(forgery.key)
         claims = self._claims(service_url, forgery)
         if forgery.algorithm == "none":
             token = jwt.encode(claims, "", algorithm="none", headers={"kid": key.kid})
@@ -101,8 +102,8 @@ def _encode(claims: dict[str, Any], key: SigningKey) -> str:
 
 
 def _hs256_with_public_key(claims: dict[str, Any], key: SigningKey) -> str:
-    """Signs with the published key as a shared secret: the known attack on verifiers that let the token choose."""
-    # PyJWT refuses to take a PEM as an HMAC key, so the token is put together by hand.
+    """Sign with the public key as a shared secret, an attack on verifiers that trust the algorithm in the token."""
+    # PyJWT refuses a PEM as an HMAC key, so the token is assembled here.
     header = {"alg": "HS256", "typ": "JWT", "kid": key.kid}
     parts = [base64url_encode(orjson.dumps(part)) for part in (header, claims)]
     signature = hmac.digest(key.public_pem(), b".".join(parts), "sha256")

@@ -1,4 +1,4 @@
-"""The token endpoint of Entra ID, v2.0, for the client credentials grant, and the check of what it issued."""
+"""The token endpoint of Entra ID, v2.0, for the client credentials grant, and the verification of its tokens."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from local.fake_teams.api import Behaviour
-from local.fake_teams.errors import EntraRefusal
+from local.fake_teams.errors import EntraError
 
-#: The scopes that are granted, and the audience of their tokens.
+#: The supported scopes, and the audience of their tokens.
 AUDIENCES = {"https://api.botframework.com/.default": "https://api.botframework.com"}
-CONNECTOR = "https://api.botframework.com"
+CONNECTOR_AUDIENCE = "https://api.botframework.com"
 #: The authority that multi-tenant bots use instead of their own tenant.
-MULTI_TENANT = "botframework.com"
+MULTI_TENANT_AUTHORITY = "botframework.com"
 
 
 @dataclass(frozen=True, slots=True)
-class Bot:
-    """The registration of the app: its id, its secret, and the tenant it lives in."""
+class BotRegistration:
+    """The registration of the app: its id, its secret, and its tenant."""
 
     app_id: str
     password: str
     tenant: str
 
 
-class Tokens:
-    """Issues access tokens, and knows them again."""
+class TokenIssuer:
+    """Issues access tokens and verifies them."""
 
-    def __init__(self, bot: Bot, behaviour: Behaviour) -> None:
+    def __init__(self, bot: BotRegistration, behaviour: Behaviour) -> None:
         self.bot = bot
         self._behaviour = behaviour
-        self._good: dict[str, tuple[int, float]] = {}
+        self._verified: dict[str, tuple[int, float]] = {}
         self._number = 0
         self._revoked = 0
         self.clear()
 
-    async def begin(self) -> None:
+    async def create_key(self) -> None:
         self._key = await asyncio.to_thread(rsa.generate_private_key, public_exponent=65537, key_size=2048)
 
     def clear(self) -> None:
-        """Forgets the counts; tokens stay good."""
+        """Reset the counts; tokens stay valid."""
         self.issued = 0
         self.used: set[int] = set()
 
     def discovery(self, base: str, tenant: str) -> dict[str, Any]:
-        """The OpenID configuration of a tenant; raises `EntraRefusal` for an unknown one."""
+        """Return the OpenID configuration of a tenant; raises `EntraError` for an unknown one."""
         self._check_tenant(tenant)
         root = f"{base}/{tenant}"
         return {
@@ -66,20 +66,20 @@ class Tokens:
         }
 
     def grant(self, base: str, tenant: str, form: Mapping[str, Any]) -> dict[str, Any]:
-        """The token response (RFC 6749, 5.1) to a form; raises `EntraRefusal`."""
+        """Return the token response (RFC 6749, 5.1) to a form; raises `EntraError`."""
         self._check_tenant(tenant)
         if form.get("grant_type") != "client_credentials":
-            raise EntraRefusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
+            raise EntraError(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
         if form.get("client_id") != self.bot.app_id:
-            raise EntraRefusal(400, "unauthorized_client", 700016, "Application was not found in the directory.")
+            raise EntraError(400, "unauthorized_client", 700016, "Application was not found in the directory.")
         if not form.get("client_secret"):
             text = "The request body must contain 'client_assertion' or 'client_secret'."
-            raise EntraRefusal(401, "invalid_client", 7000218, text)
+            raise EntraError(401, "invalid_client", 7000218, text)
         if form["client_secret"] != self.bot.password:
-            raise EntraRefusal(401, "invalid_client", 7000215, "Invalid client secret provided.")
+            raise EntraError(401, "invalid_client", 7000215, "Invalid client secret provided.")
         audience = AUDIENCES.get(str(form.get("scope", "")))
         if audience is None:
-            raise EntraRefusal(400, "invalid_scope", 70011, "The provided value for the scope is not valid.")
+            raise EntraError(400, "invalid_scope", 70011, "The provided value for the scope is not valid.")
         now = int(time.time())
         self._number += 1
         self.issued += 1
@@ -104,23 +104,23 @@ class Tokens:
         }
 
     def check(self, authorization: str | None) -> int | None:
-        """The number of the connector's token in this header, as it was issued; None for a bad one."""
+        """Return the sequence number of the Connector token in this header; None if it is not valid."""
         if authorization is None or not authorization.startswith("Bearer "):
             return None
         token = authorization[7:]
-        # The signature of a token is verified once, not with each of thousands of messages.
-        known = self._good.get(token) or self._verify(token)
-        if known is None:
+        # The signature is verified only once, because thousands of messages use the same token.
+        verified = self._verified.get(token) or self._verify(token)
+        if verified is None:
             return None
-        self._good[token] = known
-        number, expires = known
+        self._verified[token] = verified
+        number, expires = verified
         if number <= self._revoked or time.time() >= expires:
             return None
         self.used.add(number)
         return number
 
     def revoke(self) -> None:
-        """Makes every token bad that was issued so far."""
+        """Revoke all tokens issued so far."""
         self._revoked = self._number
 
     def _verify(self, token: str) -> tuple[int, float] | None:
@@ -129,7 +129,7 @@ class Tokens:
                 token,
                 self._key.public_key(),
                 algorithms=["RS256"],
-                audience=CONNECTOR,
+                audience=CONNECTOR_AUDIENCE,
                 options={"require": ["exp"]},
             )
         except jwt.InvalidTokenError:
@@ -137,5 +137,5 @@ class Tokens:
         return (int(claims["uti"]), float(claims["exp"])) if claims.get("appid") == self.bot.app_id else None
 
     def _check_tenant(self, tenant: str) -> None:
-        if tenant.lower() not in (self.bot.tenant.lower(), MULTI_TENANT):
-            raise EntraRefusal(400, "invalid_request", 90002, f"Tenant '{tenant}' not found.")
+        if tenant.lower() not in (self.bot.tenant.lower(), MULTI_TENANT_AUTHORITY):
+            raise EntraError(400, "invalid_request", 90002, f"Tenant '{tenant}' not found.")

@@ -1,4 +1,4 @@
-"""A card of the caller's own is an Adaptive Card that Teams renders, or its faults are told with pointers."""
+"""Validation of an upstream system's card: valid cards are accepted, and faults are reported with JSON pointers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cards import notification
-from shared.cards.validation import MAX_DEPTH, MAX_FAULTS, MAX_VALUES, faults
+from shared.cards.notification import draw_notification_card
+from shared.cards.validation import MAX_DEPTH, MAX_FAULTS, MAX_VALUES, find_faults
 from shared.contract.faults import Fault
 from shared.contract.models import Action, Actor, Content, Fact, Image, Link
 
@@ -44,20 +44,20 @@ def card(*body: object, **properties: object) -> dict[str, Any]:
     return {"type": "AdaptiveCard", "version": "1.5", "body": list(body)} | properties
 
 
-def told(value: dict[str, Any]) -> dict[str, str]:
-    found = faults(value)
+def faults_by_pointer(value: dict[str, Any]) -> dict[str, str]:
+    found = find_faults(value)
     assert len({fault.pointer for fault in found}) == len(found)
     return {fault.pointer: fault.message for fault in found}
 
 
-def submits(count: int, **properties: object) -> list[dict[str, Any]]:
+def submit_actions(count: int, **properties: object) -> list[dict[str, Any]]:
     return [{"type": "Action.Submit", "title": f"Choice {number}"} | properties for number in range(count)]
 
 
-# What is taken
+# Valid cards
 
 
-def test_our_own_card_is_a_good_one() -> None:
+def test_herald_card_is_valid() -> None:
     content = Content(
         title="Build 42 failed",
         text="Stage **test** failed",
@@ -68,10 +68,10 @@ def test_our_own_card_is_a_good_one() -> None:
         image=Image.model_validate({"url": "https://example.com/42.png", "altText": "The graph of failures"}),
         actions=[Action(id="retry", title="Retry")],
     )
-    assert faults(notification.draw(content)) == []
+    assert find_faults(draw_notification_card(content)) == []
 
 
-EVERYTHING = card(
+CARD_WITH_EVERY_ELEMENT = card(
     TEXT,
     {"type": "RichTextBlock", "inlines": ["plain", {"type": "TextRun", "text": "bold", "weight": "bolder"}]},
     {"type": "ImageSet", "images": [{"type": "Image", "url": "https://example.com/a.png"}]},
@@ -101,8 +101,8 @@ EVERYTHING = card(
 )
 
 
-def test_a_card_of_every_kind_of_part_is_taken() -> None:
-    assert faults(EVERYTHING) == []
+def test_card_with_every_kind_of_element_is_valid() -> None:
+    assert find_faults(CARD_WITH_EVERY_ELEMENT) == []
 
 
 @pytest.mark.parametrize(
@@ -116,34 +116,34 @@ def test_a_card_of_every_kind_of_part_is_taken() -> None:
         {"type": "Image", "url": "data:image/png;base64,iVBORw0KGgo="},
     ],
 )
-def test_what_teams_adds_to_the_schema_is_taken(element: dict[str, Any]) -> None:
-    assert faults(card(element)) == []
+def test_teams_additions_to_the_schema_are_valid(element: dict[str, Any]) -> None:
+    assert find_faults(card(element)) == []
 
 
-def test_a_value_of_a_list_of_names_is_taken_in_any_case() -> None:
-    assert faults(card(TEXT | {"size": "LARGE", "color": "Attention", "weight": "bolder"})) == []
+def test_enum_value_is_valid_in_any_case() -> None:
+    assert find_faults(card(TEXT | {"size": "LARGE", "color": "Attention", "weight": "bolder"})) == []
 
 
-def test_a_property_of_the_future_is_taken() -> None:
-    assert faults(card(TEXT | {"shadow": "long"}, actions=submits(1, role="button"), mood="calm")) == []
+def test_unknown_property_is_valid() -> None:
+    assert find_faults(card(TEXT | {"shadow": "long"}, actions=submit_actions(1, role="button"), mood="calm")) == []
 
 
-def test_a_type_of_the_future_is_taken_for_its_fallback() -> None:
-    assert faults(card({"type": "Hologram", "shape": "cube", "fallback": TEXT})) == []
-    found = told(card({"type": "Hologram", "fallback": {"type": "TextBlock"}}))
+def test_unknown_type_is_valid_if_its_fallback_is_valid() -> None:
+    assert find_faults(card({"type": "Hologram", "shape": "cube", "fallback": TEXT})) == []
+    found = faults_by_pointer(card({"type": "Hologram", "fallback": {"type": "TextBlock"}}))
     assert found == {"/body/0/fallback/text": "is missing"}
 
 
-# Structure
+# Faults of structure
 
 
 @pytest.mark.parametrize(
     ("value", "pointer", "message"),
     [
         (card({"type": "TextBlock"}), "/body/0/text", "is missing"),
-        (card(TEXT, TEXT, TEXT, {"type": "Hologram"}), "/body/3/type", "is no element of Adaptive Cards"),
+        (card(TEXT, TEXT, TEXT, {"type": "Hologram"}), "/body/3/type", "is not an element of Adaptive Cards"),
         (card({"text": "a"}), "/body/0/type", "is missing"),
-        (card({"type": ["TextBlock"]}), "/body/0/type", "is no element of Adaptive Cards"),
+        (card({"type": ["TextBlock"]}), "/body/0/type", "is not an element of Adaptive Cards"),
         (card("text"), "/body/0", "must be an object"),
         (card(TEXT | {"text": 42}), "/body/0/text", "must be a string"),
         (card(TEXT | {"wrap": "yes"}), "/body/0/wrap", "must be true or false"),
@@ -153,52 +153,52 @@ def test_a_type_of_the_future_is_taken_for_its_fallback() -> None:
         (card({"type": "FactSet", "facts": [{"title": "a"}]}), "/body/0/facts/0/value", "is missing"),
         (card({"type": "RichTextBlock", "inlines": [1]}), "/body/0/inlines/0", "must be a string or an object"),
         (card({"type": "Container", "items": [{"type": "Container"}]}), "/body/0/items/0/items", "is missing"),
-        (card({"type": "Action.Submit"}), "/body/0/type", "is no element of Adaptive Cards"),
+        (card({"type": "Action.Submit"}), "/body/0/type", "is not an element of Adaptive Cards"),
         (card(TEXT | {"requires": {"a/b~": 1}}), "/body/0/requires/a~1b~0", "must be a string"),
-        (card(actions=[TEXT]), "/actions/0/type", "is no action of Adaptive Cards"),
-        (card(actions=[{"type": "Action.Http"}]), "/actions/0/type", "is no action of Adaptive Cards"),
+        (card(actions=[TEXT]), "/actions/0/type", "is not an action of Adaptive Cards"),
+        (card(actions=[{"type": "Action.Http"}]), "/actions/0/type", "is not an action of Adaptive Cards"),
         (card(actions={}), "/actions", "must be an array"),
         (card(actions=[{"type": "Action.OpenUrl"}]), "/actions/0/url", "is missing"),
-        (card(selectAction={"type": "Action.ShowCard"}), "/selectAction/type", "is no action of Adaptive Cards"),
+        (card(selectAction={"type": "Action.ShowCard"}), "/selectAction/type", "is not an action of Adaptive Cards"),
         ({"type": "AdaptiveCard"}, "/version", "is missing"),
         ({"version": "1.5"}, "/type", "is missing"),
     ],
 )
-def test_a_fault_is_told_inside_the_part_that_was_meant(value: dict[str, Any], pointer: str, message: str) -> None:
-    found = told(value)
+def test_fault_points_into_the_element_that_was_meant(value: dict[str, Any], pointer: str, message: str) -> None:
+    found = faults_by_pointer(value)
     assert list(found) == [pointer]
     assert found[pointer].startswith(message)
 
 
-def test_a_card_inside_another_needs_no_version() -> None:
+def test_card_inside_another_card_needs_no_version() -> None:
     inner = {"type": "AdaptiveCard", "body": [{"type": "TextBlock"}]}
-    found = told(card(actions=[{"type": "Action.ShowCard", "card": inner}]))
+    found = faults_by_pointer(card(actions=[{"type": "Action.ShowCard", "card": inner}]))
     assert found == {"/actions/0/card/body/0/text": "is missing"}
 
 
-# What Teams does not render
+# Valid structure that Teams does not render
 
 
 @pytest.mark.parametrize("version", ["1.6", "2.0", "1", "1.50", "", "1.5\n"])
-def test_a_version_above_1_5_is_not_rendered(version: str) -> None:
-    assert list(told(card(TEXT, version=version))) == ["/version"]
+def test_unsupported_version_is_a_fault(version: str) -> None:
+    assert list(faults_by_pointer(card(TEXT, version=version))) == ["/version"]
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.3", "1.5"])
-def test_a_version_up_to_1_5_is_rendered(version: str) -> None:
-    assert faults(card(TEXT, version=version)) == []
+def test_supported_version_is_valid(version: str) -> None:
+    assert find_faults(card(TEXT, version=version)) == []
 
 
 def test_universal_actions_need_version_1_4() -> None:
     execute = {"type": "Action.Execute", "verb": "retry"}
     old = card(version="1.3", actions=[execute], refresh={"action": execute})
-    assert set(told(old)) == {"/refresh", "/refresh/action/type", "/actions/0/type"}
-    assert faults(old | {"version": "1.4"}) == []
+    assert set(faults_by_pointer(old)) == {"/refresh", "/refresh/action/type", "/actions/0/type"}
+    assert find_faults(old | {"version": "1.4"}) == []
 
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "file:///a.png", "a.png", "data:text/html;base64,AA", ""])
-def test_an_image_is_at_an_https_address(url: str) -> None:
-    found = told(
+def test_image_without_https_url_is_a_fault(url: str) -> None:
+    found = faults_by_pointer(
         card(
             {"type": "Image", "url": url},
             {"type": "Container", "items": [], "backgroundImage": url},
@@ -209,58 +209,58 @@ def test_an_image_is_at_an_https_address(url: str) -> None:
     assert set(found) == {"/body/0/url", "/body/1/backgroundImage", "/backgroundImage/url", "/actions/0/iconUrl"}
 
 
-def test_a_link_may_go_to_any_address() -> None:
-    assert faults(card(actions=[{"type": "Action.OpenUrl", "url": "msteams:/l/chat"}])) == []
+def test_link_to_any_address_is_valid() -> None:
+    assert find_faults(card(actions=[{"type": "Action.OpenUrl", "url": "msteams:/l/chat"}])) == []
 
 
-def test_more_buttons_than_a_row_holds_are_taken() -> None:
-    assert faults(card(actions=submits(9))) == []
+def test_more_than_six_buttons_are_valid() -> None:
+    assert find_faults(card(actions=submit_actions(9))) == []
 
 
-def test_a_card_is_refreshed_for_at_most_sixty_people() -> None:
+def test_refresh_for_more_than_60_people_is_a_fault() -> None:
     refresh = {"action": {"type": "Action.Execute"}, "userIds": [f"29:{number}" for number in range(61)]}
-    assert list(told(card(refresh=refresh))) == ["/refresh/userIds"]
+    assert list(faults_by_pointer(card(refresh=refresh))) == ["/refresh/userIds"]
 
 
 def mention(text: str) -> dict[str, Any]:
     return {"type": "mention", "text": text, "mentioned": {"id": "29:1", "name": "Ada"}}
 
 
-def test_a_mention_has_its_text_and_its_entity() -> None:
+def test_mention_needs_its_text_and_its_entity() -> None:
     greeting = TEXT | {"text": "Hello <at>Ada</at>"}
     facts = {"type": "FactSet", "facts": [{"title": "For", "value": "<at>Ada</at>"}]}
     entities = {"entities": [mention("<at>Ada</at>")]}
-    assert faults(card(greeting, msteams=entities)) == []
-    assert faults(card(facts, msteams=entities)) == []
-    assert list(told(card(TEXT, msteams=entities))) == ["/msteams/entities/0/text"]
-    assert list(told(card(greeting))) == ["/body/0/text"]
-    assert list(told(card(facts))) == ["/body/0/facts/0/value"]
+    assert find_faults(card(greeting, msteams=entities)) == []
+    assert find_faults(card(facts, msteams=entities)) == []
+    assert list(faults_by_pointer(card(TEXT, msteams=entities))) == ["/msteams/entities/0/text"]
+    assert list(faults_by_pointer(card(greeting))) == ["/body/0/text"]
+    assert list(faults_by_pointer(card(facts))) == ["/body/0/facts/0/value"]
     unlike = card(greeting, msteams={"entities": [mention("Ada")]})
-    assert list(told(unlike)) == ["/msteams/entities/0/text", "/body/0/text"]
+    assert list(faults_by_pointer(unlike)) == ["/msteams/entities/0/text", "/body/0/text"]
 
 
-@pytest.mark.parametrize("who", [{"name": "Ada"}, {"id": ""}, {"id": 29}, "29:1", None])
-def test_a_mention_says_who_is_mentioned(who: object) -> None:
-    entity = mention("<at>Ada</at>") | {"mentioned": who}
-    found = told(card(TEXT | {"text": "<at>Ada</at>"}, msteams={"entities": [entity]}))
+@pytest.mark.parametrize("person", [{"name": "Ada"}, {"id": ""}, {"id": 29}, "29:1", None])
+def test_mention_needs_the_id_of_a_person(person: object) -> None:
+    entity = mention("<at>Ada</at>") | {"mentioned": person}
+    found = faults_by_pointer(card(TEXT | {"text": "<at>Ada</at>"}, msteams={"entities": [entity]}))
     assert found == {"/msteams/entities/0/mentioned/id": "is missing"}
 
 
 @pytest.mark.parametrize("entities", [[{"type": "clientInfo"}, "text"], {}, None])
-def test_an_entity_that_is_no_mention_is_not_checked(entities: object) -> None:
-    assert faults(card(TEXT, msteams={"entities": entities})) == []
+def test_entity_of_another_type_is_not_checked(entities: object) -> None:
+    assert find_faults(card(TEXT, msteams={"entities": entities})) == []
 
 
-def test_what_the_bot_gets_back_is_not_checked() -> None:
+def test_data_of_an_action_is_not_checked() -> None:
     data = {"type": "Image", "url": "http://example.com"}
-    assert faults(card(actions=[{"type": "Action.Submit", "data": data}])) == []
+    assert find_faults(card(actions=[{"type": "Action.Submit", "data": data}])) == []
 
 
-# Bounds
+# Limits
 
 
-def nested(levels: int) -> dict[str, Any]:
-    """A card nested so many JSON levels deep, its innermost text missing."""
+def nested_card(levels: int) -> dict[str, Any]:
+    """Return a card nested so many JSON levels deep, whose innermost element lacks its text."""
     inner: dict[str, Any] = {"type": "TextBlock", "wrap": True}
     for _ in range(levels - 4):
         inner = {"type": "Container", "items": [], "fallback": inner}
@@ -268,29 +268,29 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 10_000])
-def test_a_card_nested_too_deeply_is_one_fault(levels: int) -> None:
-    assert faults(nested(levels)) == [Fault("", f"must be nested at most {MAX_DEPTH} levels deep")]
+def test_too_deep_nesting_is_one_fault(levels: int) -> None:
+    assert find_faults(nested_card(levels)) == [Fault("", f"must be nested at most {MAX_DEPTH} levels deep")]
 
 
-def test_a_card_nested_to_the_limit_leaves_room_on_the_stack() -> None:
+def test_deepest_allowed_nesting_does_not_exhaust_the_stack() -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(800)
     try:
-        found = faults(nested(MAX_DEPTH))
+        found = find_faults(nested_card(MAX_DEPTH))
     finally:
         sys.setrecursionlimit(limit)
     assert [fault.message for fault in found] == ["is missing"]
 
 
-def test_a_card_of_too_many_values_is_one_fault() -> None:
-    assert faults(card(*[TEXT] * MAX_VALUES)) == [Fault("", f"must have at most {MAX_VALUES} values")]
+def test_too_many_values_are_one_fault() -> None:
+    assert find_faults(card(*[TEXT] * MAX_VALUES)) == [Fault("", f"must have at most {MAX_VALUES} values")]
 
 
-def test_faults_are_told_up_to_a_number() -> None:
-    assert len(faults(card(*[{"type": "TextBlock"}] * 1000))) == MAX_FAULTS
+def test_number_of_reported_faults_is_limited() -> None:
+    assert len(find_faults(card(*[{"type": "TextBlock"}] * 1000))) == MAX_FAULTS
 
 
-def test_a_fault_repeats_no_text_of_the_card() -> None:
+def test_fault_does_not_repeat_text_of_the_card() -> None:
     secret = "hunter2"
     value = card(
         {"type": secret, "text": secret},
@@ -299,22 +299,22 @@ def test_a_fault_repeats_no_text_of_the_card() -> None:
         version=secret,
         msteams={"entities": [mention(secret)]},
     )
-    found = faults(value)
+    found = find_faults(value)
     assert len(found) == 7
     assert not any(secret in fault.message or secret in fault.pointer for fault in found)
 
 
 @given(st.lists(CARDS, max_size=3), st.dictionaries(NAMES, CARDS, max_size=4))
-def test_no_json_value_breaks_the_check(body: list[Any], more: dict[str, Any]) -> None:
-    for fault in faults(card(*body) | more):
+def test_validation_handles_any_json_value(body: list[Any], more: dict[str, Any]) -> None:
+    for fault in find_faults(card(*body) | more):
         assert fault.message
         assert "\n" not in fault.message
 
 
 @given(st.lists(CARDS, max_size=3), st.dictionaries(NAMES, CARDS, max_size=4))
-def test_a_pointer_leads_to_what_is_wrong(body: list[Any], more: dict[str, Any]) -> None:
+def test_pointer_leads_to_the_faulty_value(body: list[Any], more: dict[str, Any]) -> None:
     value = card(*body) | more
-    for fault in faults(value):
+    for fault in find_faults(value):
         parts = [part.replace("~1", "/").replace("~0", "~") for part in fault.pointer.split("/")[1:]]
         if fault.message == "is missing":
             parts.pop()
@@ -323,9 +323,10 @@ def test_a_pointer_leads_to_what_is_wrong(body: list[Any], more: dict[str, Any])
             found = found[int(part) if isinstance(found, list) else part]
 
 
-def test_the_checker_is_loaded_only_with_the_first_card() -> None:
+def test_validator_is_imported_with_the_first_card() -> None:
     code = (
         "import sys; from shared.cards import validation; assert 'jsonschema' not in sys.modules; "
-        "assert validation.faults({'type': 'AdaptiveCard', 'version': '1.5'}) == []; assert 'jsonschema' in sys.modules"
+        "assert validation.find_faults({'type': 'AdaptiveCard', 'version': '1.5'}) == []; "
+        "assert 'jsonschema' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,1 @@
+"""Deliver a notification to one recipient in four steps: decide, prepare, send, record."""

@@ -1,0 +1,153 @@
+"""Deliver one message: decide, prepare, send, and record the result.
+
+A queue message may arrive twice, and a worker may die anywhere. The row in Deliveries decides: it is claimed by its
+ETag before the request leaves, so that no two workers send the same delivery. If a claim ends and its worker has
+recorded nothing, the request may have reached Teams; the row then says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import replace
+
+from notify import policy, threads
+from notify.delivery.decide import hold_or_end, policy_input
+from notify.delivery.record import Sending, record_outcome
+from notify.delivery.send import send
+from notify.edit_recall import amend
+from notify.policy import Step
+from notify.recipients import resolve
+from shared.cards.size import TooLarge
+from shared.queue_messages import Delivery, Task
+from shared.records import DeliveryRecord
+from shared.rendering import render_notification
+from shared.services import Services
+from shared.states import DeliveryState, Reason, ReferenceStatus, Rule
+from shared.storage.table import Conflict
+from shared.teams.connector import Route
+from shared.teams.outcome import Verdict
+
+#: Jitter for requeued deliveries while a rate lane is paused.
+JITTER_SECONDS = 5.0
+#: Tries per message while other workers change the delivery's row.
+MAX_CONFLICTS = 8
+
+#: The status of a conversation reference after Teams refused a request for this reason.
+_STATUS_AFTER = {
+    Reason.BLOCKED: ReferenceStatus.BLOCKED,
+    Reason.NOT_INSTALLED: ReferenceStatus.UNINSTALLED,
+}
+
+log = logging.getLogger(__name__)
+
+
+async def deliver(services: Services, message: Delivery) -> None:
+    """Do a delivery's task: send, edit or recall it, hold it, or put it back on the queue for a later try.
+
+    Raises `Conflict` if other workers changed the row on every try; the queue message then comes again.
+    """
+    if message.task is not Task.SEND:
+        current = await services.notifications.get(message.notification)
+        if current is not None:
+            await amend(services, current, message)
+        return
+    notification = await services.notifications.recent(message.notification)
+    if notification is None:
+        log.warning("A delivery was dropped: its notification %s is not stored", message.notification)
+        return
+    # While the row still has the message's ETag, the delivery was not tried yet, and its row need not be read.
+    untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
+    known = untried if message.etag else await services.deliveries.get(message)
+    for _ in range(MAX_CONFLICTS):
+        if known is None:
+            log.warning("A delivery of notification %s was dropped: it has no row", message.notification)
+            return
+        sending = Sending(services, notification, message, known, services.real_time())
+        step, until = policy.step(known, sending.now)
+        if step is Step.END:
+            await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
+            if known.rule == Rule.CANCELLED:
+                await sending.delete_held()
+            return
+        is_held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
+        if step is Step.WAIT and not is_held:
+            await sending.requeue((until - sending.now).total_seconds(), replace(message, etag=""))
+            return
+        try:
+            if step is Step.RESOLVE:
+                if sending.on_unknown == "stop":
+                    await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
+                    return
+                sending = replace(sending, known=replace(known, maybe_twice=True))
+            await _try(sending)
+            return
+        except Conflict:
+            known = await services.deliveries.get(message)
+    raise Conflict
+
+
+async def _try(sending: Sending) -> None:
+    services, notification, known = sending.services, sending.notification, sending.known
+    # Decide
+    recipient = await resolve(services, notification.tenant, sending.message.recipient)
+    case = await policy_input(sending, recipient)
+    decision = policy.decide(case)
+    sending = replace(sending, rule=decision.rule)
+    target = recipient.target
+    if isinstance(target, Reason) or decision.state or decision.until:
+        await hold_or_end(sending, case, decision, recipient)
+        return
+    if notification.content.simulate or case.category.simulate:
+        await sending.end(DeliveryState.SIMULATED)
+        return
+    if paused := services.rate_limiter.paused_seconds(notification.tenant):
+        await sending.requeue(paused + random.uniform(0, min(paused, JITTER_SECONDS)))  # noqa: S311 (jitter)
+        return
+    # Prepare
+    route = Route(notification.tenant, target.service_url, notification.urgent)
+    shown = await threads.shown(services, notification, sending.message.recipient)
+    if shown and shown.newest > notification.occurred_at:
+        if known.maybe_twice:
+            await _yield_to_newer(sending, route)
+        else:
+            await sending.end(DeliveryState.SUPERSEDED)
+        return
+    try:
+        activity = render_notification(services, notification)
+    except TooLarge:
+        await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
+        return
+    # Send
+    claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
+    sending = replace(sending, known=claimed)
+    updated = None
+    if shown and threads.is_update(notification, shown):
+        updated, newer = await threads.update(services, notification, sending.message.recipient, route, shown, activity)
+        if newer:
+            await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
+            return
+    if updated and updated.reason is not Reason.CONVERSATION_GONE:
+        outcome, conversation = updated, updated.conversation_id
+    else:  # no card shows the thread, or its conversation was deleted
+        thread = threads.below(notification, target, shown)
+        outcome, conversation = await send(sending, target, route, activity, thread)
+        if outcome.verdict is Verdict.DONE and outcome.activity_id:
+            sent = (outcome.activity_id, conversation)
+            await threads.keep(services, notification, sending.message.recipient, shown, sent)
+    # Record
+    if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _STATUS_AFTER:
+        status = _STATUS_AFTER[outcome.reason]
+        await services.conversations.save(
+            notification.tenant, target.kind, target.id, {}, at=services.real_time(), status=status, create=False
+        )
+    await record_outcome(sending, outcome, conversation)
+
+
+async def _yield_to_newer(sending: Sending, route: Route) -> None:
+    """Show the newest notification of the thread on the card that our update covers, or may cover, and end ours."""
+    outcome = await threads.show_again(sending.services, sending.notification, sending.message.recipient, route)
+    if outcome.verdict is Verdict.RETRY:
+        await record_outcome(sending, outcome, "")
+    else:
+        await sending.end(DeliveryState.SUPERSEDED)

@@ -1,0 +1,183 @@
+"""Record what becomes of a delivery: it ends, is held, or is requeued for another try."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from notify import policy
+from notify.progress import finish, finish_single
+from shared.conversation_ids import channel_of
+from shared.preferences.preferences import FOREVER
+from shared.queue_messages import Delivery, RecipientTask, Task
+from shared.records import DeliveryRecord, HeldDelivery
+from shared.services import Services
+from shared.states import DIGESTS, DeliveryState, Purpose, Reason, Rule
+from shared.storage import timers
+from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.markers import welcomed
+from shared.storage.notifications import StoredNotification
+from shared.teams.outcome import Outcome, Verdict
+
+#: States of a delivery that its recipient has seen, or may have seen.
+_ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One try of a delivery: its notification, its queue message, and its row as last read or written.
+
+    `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
+    """
+
+    services: Services
+    notification: StoredNotification
+    message: Delivery
+    known: DeliveryRecord
+    now: datetime
+    rule: Rule | None = None
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether only its schedule has kept it from being sent so far."""
+        return self.known.since is None and self.known.reason in ("", Reason.LOCAL_TIME)
+
+    @property
+    def on_unknown(self) -> str:
+        """What to do if it is unknown whether a request reached Teams: `resend` or `stop`."""
+        content = self.notification.content
+        return content.on_unknown or self.services.categories.of(content.category).on_unknown
+
+    async def end(
+        self,
+        state: DeliveryState,
+        reason: Reason | None = None,
+        *,
+        activity_id: str = "",
+        conversation_id: str = "",
+        revision: int = 0,
+    ) -> None:
+        """Write the final state, with the ids of the activity that was sent, and do what follows from it.
+
+        Raises `Conflict` if another worker changed the row.
+        """
+        if state not in _ARRIVED and self.notification.purpose is Purpose.WELCOME and self.rule is not Rule.WELCOMED:
+            marker = welcomed(self.notification.tenant)
+            await self.services.markers.delete(marker, self.message.recipient, self.notification.key)
+        is_last = await self.services.deliveries.settle(
+            self.message,
+            self.known.etag,
+            state,
+            now=self.services.real_time(),
+            reason=reason,
+            maybe_twice=self.known.maybe_twice,
+            rule=str(self.rule or ""),
+            activity_id=activity_id,
+            conversation_id=conversation_id,
+            revision=revision,
+        )
+        await self.follow_up(state, is_last=is_last)
+
+    async def follow_up(self, state: DeliveryState, *, is_last: bool) -> None:
+        """Finish the notification after its last delivery, and have a digest settled; safe to repeat."""
+        notification = self.notification
+        if is_last and self.message.shard == SINGLE_SHARD:
+            await finish_single(self.services, notification, state)
+        elif is_last:
+            await finish(self.services, notification.key)
+        if notification.purpose in DIGESTS:
+            task = RecipientTask(notification.tenant, self.message.recipient, Task.RELEASE)
+            await self.services.queues.enqueue_recipient(task)
+
+    async def end_unsent(self, state: DeliveryState, reason: Reason | None) -> None:
+        """End it in `state` without a request, or as `unknown` if an earlier request may have reached Teams."""
+        if self.known.maybe_twice:
+            crashed = self.known.state is DeliveryState.SENDING
+            await self.end(DeliveryState.UNKNOWN, Reason.CRASHED if crashed else Reason.NO_ANSWER)
+        else:
+            await self.end(state, reason)
+
+    async def hold(self, reason: Reason, until: datetime, eligible_since: datetime, *, for_digest: bool) -> None:
+        """Hold it until then. If the worker dies before all is stored, its queue message comes again.
+
+        `eligible_since` and `for_digest` are as in `HeldDelivery`.
+        """
+        services, tenant, recipient = self.services, self.notification.tenant, self.message.recipient
+        etag = await services.deliveries.defer(
+            self.message,
+            self.known.etag,
+            reason,
+            attempts=self.known.attempts,
+            maybe_twice=self.known.maybe_twice,
+            not_before=until,
+            now=self.now,
+            rule=str(self.rule or ""),
+        )
+        item = HeldDelivery(
+            delivery=replace(self.message, etag="", attempts=0),
+            reason=reason,
+            until=until,
+            notification_time=self.notification.notification_time,
+            eligible_since=eligible_since,
+            delivery_etag=etag,
+            urgent=self.notification.urgent,
+            for_digest=for_digest,
+        )
+        await services.held_deliveries.put(tenant, item)
+        if until < FOREVER:
+            kind = timers.DIGEST if reason is Reason.DIGEST else timers.RELEASE
+            await services.timers.put(until, kind, tenant, channel_of(recipient))
+
+    async def delete_held(self) -> None:
+        """Delete its row in HeldDeliveries, if there is one."""
+        await self.services.held_deliveries.forget(
+            self.notification.tenant, self.message, self.notification.notification_time
+        )
+
+    async def requeue(self, delay: float, message: Delivery | None = None) -> None:
+        """Enqueue its message again, or another in its place, visible in `delay` seconds."""
+        await self.services.queues.enqueue_delivery(message or self.message, delay, urgent=self.notification.urgent)
+
+
+async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) -> None:
+    """Record a request's outcome: end the delivery, or defer and requeue it for another try."""
+    services, notification, claimed = sending.services, sending.notification, sending.known
+    now = services.real_time()
+    age = now - claimed.since if claimed.attempts and claimed.since else timedelta()
+    state = policy.final_state(outcome, sending.on_unknown, age)
+    if state is not None:
+        is_exhausted = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
+        await sending.end(
+            state,
+            Reason.EXHAUSTED if is_exhausted else outcome.reason,
+            activity_id=outcome.activity_id,
+            conversation_id=conversation,
+            revision=notification.revision,
+        )
+        if state is DeliveryState.SENT:
+            await _enqueue_missed_change(sending)
+        return
+    wait = outcome.retry_after
+    if wait is None:
+        wait = policy.backoff(claimed.attempts + 1, random.random())  # noqa: S311 (jitter)
+    attempts = claimed.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
+    etag = await services.deliveries.defer(
+        sending.message,
+        claimed.etag,
+        outcome.reason,
+        attempts=attempts,
+        maybe_twice=claimed.maybe_twice or outcome.verdict is Verdict.UNKNOWN,
+        not_before=now + timedelta(seconds=wait),
+        now=now,
+    )
+    await sending.requeue(wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts))
+
+
+async def _enqueue_missed_change(sending: Sending) -> None:
+    """Enqueue the edit or recall that came while the message was being sent, after the sweep had passed it."""
+    sent = sending.notification
+    current = await sending.services.notifications.recent(sent.key)
+    if current and (current.recalled or current.revision > sent.revision):
+        task = Task.RECALL if current.recalled else Task.EDIT
+        await sending.requeue(0, replace(sending.message, etag="", attempts=0, task=task))

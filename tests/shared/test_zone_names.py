@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from tzlocal.windows_tz import win_tz
+
+from shared.time.localtime import load_zone
+from shared.time.zone_names import (
+    ABBREVIATIONS,
+    LEGACY_WINDOWS_NAMES,
+    find_zone,
+    load_iana_zone,
+    suggest_zones,
+)
+from tests.shared.clock_changes import ALL
+
+
+def test_every_windows_name_has_the_offsets_of_its_cldr_zone() -> None:
+    for windows, iana in win_tz.items():
+        for month in (1, 7):
+            at = datetime(2026, month, 1, tzinfo=UTC)
+            assert at.astimezone(load_zone(windows)).utcoffset() == at.astimezone(load_zone(iana)).utcoffset(), windows
+
+
+def test_every_iana_name_is_found_in_any_case() -> None:
+    assert [load_zone(name.upper()).key for name in ALL] == ALL
+    assert [load_zone(name.lower().replace("_", " ")).key for name in ALL] == ALL
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("W. Europe Standard Time", "Europe/Berlin"),
+        ("w. europe  standard time ", "Europe/Berlin"),
+        ("FLE Standard Time", "Europe/Kyiv"),  # CLDR says Europe/Kiev
+        ("India Standard Time", "Asia/Kolkata"),
+        ("UTC", "UTC"),
+        ("Europe/Kiev", "Europe/Kiev"),  # a former IANA name stays as given
+    ],
+)
+def test_windows_name_is_found_in_any_case_and_spacing(name: str, key: str) -> None:
+    assert load_zone(name).key == key
+
+
+def test_every_legacy_windows_name_is_found_in_any_case() -> None:
+    assert {name: load_zone(name.upper()).key for name in LEGACY_WINDOWS_NAMES} == LEGACY_WINDOWS_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestions"),
+    [
+        ("Berlin", ["Europe/Berlin"]),
+        ("Zürich", ["Europe/Zurich"]),
+        ("são paulo ", ["America/Sao_Paulo"]),
+        ("buenos aires", ["America/Argentina/Buenos_Aires"]),  # not its former name America/Buenos_Aires
+        ("Kiev", ["Europe/Kyiv"]),
+        ("Europe/Berln", ["Europe/Berlin"]),
+        ("Amercia/New_York", ["America/New_York"]),
+        ("BST", ["Europe/London", "Asia/Dhaka", "Pacific/Bougainville"]),
+        ("cst", ["America/Chicago", "Asia/Shanghai", "America/Havana"]),
+        ("IST", ["Asia/Kolkata", "Europe/Dublin", "Asia/Jerusalem"]),
+        ("Pacific Time", ["America/Los_Angeles"]),
+        ("W. Europe Daylight Time", ["Europe/Berlin"]),
+        ("W. Europe Standart Time", ["Europe/Berlin"]),
+        ("(UTC+01:00) Amsterdam, Berlin, Bern, Rome", ["Europe/Amsterdam", "Europe/Berlin", "Europe/Rome"]),
+    ],
+)
+def test_unknown_name_is_answered_with_suggestions(name: str, suggestions: list[str]) -> None:
+    found = suggest_zones(name)
+    assert found[: len(suggestions)] == suggestions
+    with pytest.raises(ValueError, match="is not an IANA or Windows time zone; did you mean ") as refused:
+        load_zone(name)
+    assert all(zone in str(refused.value) for zone in found)
+    assert "\n" not in str(refused.value)
+    assert all(load_zone(zone).key == zone for zone in found)
+
+
+def test_abbreviations_have_several_zones_and_are_no_iana_names() -> None:
+    for abbreviation, zones in ABBREVIATIONS.items():
+        assert find_zone(abbreviation) is None
+        assert len(zones) > 1
+        assert [load_zone(zone).key for zone in zones] == zones
+        assert suggest_zones(abbreviation.upper()) == zones
+
+
+@pytest.mark.parametrize(
+    ("offset", "fixed"),
+    [
+        ("+02:00", ", or Etc/GMT-2 for a fixed offset"),
+        ("UTC+1", ", or Etc/GMT-1 for a fixed offset"),
+        ("GMT −5", ", or Etc/GMT+5 for a fixed offset"),
+        ("utc-12", ", or Etc/GMT+12 for a fixed offset"),
+        ("+0530", ""),
+        ("UTC-13", ""),
+        ("+15", ""),
+    ],
+)
+def test_offset_is_answered_with_what_to_write_instead(offset: str, fixed: str) -> None:
+    with pytest.raises(ValueError, match="is an offset") as refused:
+        load_zone(offset)
+    expected = f"{offset!r} is an offset, not a time zone; use a zone such as Europe/Berlin{fixed}"
+    assert str(refused.value) == expected
+
+
+def test_suggested_fixed_offset_has_that_offset() -> None:
+    at = datetime(2026, 7, 1, tzinfo=UTC)
+    for hours in range(-12, 15):
+        with pytest.raises(ValueError, match="for a fixed offset") as refused:
+            load_zone(f"{hours:+}:00")
+        [zone] = re.findall(r"Etc/GMT[+-]\d+", str(refused.value))
+        assert at.astimezone(load_zone(zone)).utcoffset() == timedelta(hours=hours)
+
+
+def test_zone_data_comes_from_the_locked_package_and_not_the_machine(tmp_path: Path) -> None:
+    tokyo = files("tzdata").joinpath("zoneinfo", "Asia", "Tokyo").read_bytes()
+    (tmp_path / "Europe").mkdir()
+    (tmp_path / "Europe" / "Sofia").write_bytes(tokyo)
+    load_zone.cache_clear()
+    load_iana_zone.cache_clear()
+    zoneinfo.reset_tzpath([tmp_path])
+    try:
+        assert load_zone("Europe/Sofia").utcoffset(datetime(2026, 1, 1)) == timedelta(hours=2)  # noqa: DTZ001 (a wall time)
+    finally:
+        zoneinfo.reset_tzpath()
+
+
+@pytest.mark.parametrize("name", ["", " ", "Mars/Olympus", "../../etc/passwd", "/etc/passwd", "\0", "posixrules",
+                                  "right/Europe/Paris", "localtime", "Factory", "x" * 100_000])  # fmt: skip
+def test_text_that_names_no_zone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not an IANA or Windows time zone"):
+        load_zone(name)
+
+
+def test_text_without_similar_name_is_answered_with_an_example() -> None:
+    with pytest.raises(ValueError, match="Windows time zone, such as Europe/Berlin or W"):
+        load_zone("Mars/Olympus")
+
+
+def test_heavy_packages_are_not_imported_with_the_time_modules() -> None:
+    modules = "localtime, recurrence, holidays; from shared.preferences import digest_schedule, quiet_hours, pause"
+    heavy = "{'cronsim', 'dateutil', 'icalendar', 'tzlocal', 'difflib', 'importlib.resources'}"
+    code = f"import sys; from shared.time import {modules}; assert not {heavy} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
