@@ -14,7 +14,7 @@ from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.notifications import notification_key
-from tests.support.dying import Host
+from tests.support.crashes import Host
 from tests.support.herald import notification, user
 
 OLD, NEW = {"title": "Build 42 failed"}, {"title": "Build 42 is mended"}
@@ -189,7 +189,7 @@ async def whose_message_was_lost(host: Host) -> Story:
     story = await to_one(host)
     await ingest(host.services, story.body, "m1")
     await host.lose(DELIVERIES)
-    host.watched = True
+    host.watchdog_enabled = True
     return replace(story, body=b"")
 
 
