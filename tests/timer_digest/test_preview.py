@@ -123,7 +123,7 @@ def test_a_file_that_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path, caps
     file.write_text('\n{"rule": "0 9 * * *",\n "timeZone" "recipient"}', encoding="utf-8")
     assert main([str(file)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{file}: is no JSON in UTF-8: ")
+    assert line.startswith(f"{file}: is not valid JSON in UTF-8: ")
     assert line.endswith(" in line 3, column 13")
 
 
