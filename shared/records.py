@@ -113,13 +113,13 @@ class HeldDelivery:
 class DigestState:
     """The state of a recipient's digests.
 
-    `number` counts the digests made. `last` is the last local date that had its scheduled digest, `before` what it was
-    before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its row; it is
-    empty once that digest is settled.
+    `number` counts the digests made. `last_date` is the last local date that had its scheduled digest, `previous_date`
+    what it was before the last digest. `included` lists the deliveries in the last digest, each with the ETag of its
+    row; it is empty once that digest is settled.
     """
 
     number: int = 0
-    last: date | None = None
-    before: date | None = None
+    last_date: date | None = None
+    previous_date: date | None = None
     included: Sequence[Delivery] = ()
     etag: str = ""

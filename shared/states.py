@@ -119,11 +119,12 @@ class Purpose(StrEnum):
     REPLY = "reply"  #: it replies to a command or a click
     SNOOZE = "snooze"  #: a person asked for it with a button: a snoozed message, or a sample
     DIGEST = "digest"  #: it includes held deliveries; its recipient's pause or quiet hours hold it again
-    DIGEST_NOW = "digestNow"  #: the same, but it is sent in a pause and in quiet hours
+    DIGEST_NOW = "digestNow"  #: the same, but its recipient asked for it: sent in a pause and in quiet hours
+    EXEMPT_DIGEST = "exemptDigest"  #: the same with an item that is mandatory or bypasses quiet hours: always sent
 
 
 #: The purposes of digests.
-DIGESTS = (Purpose.DIGEST, Purpose.DIGEST_NOW)
+DIGESTS = (Purpose.DIGEST, Purpose.DIGEST_NOW, Purpose.EXEMPT_DIGEST)
 
 
 class SettingsError(Exception):

@@ -69,7 +69,7 @@ def _line(group: ThreadGroup) -> DigestLine:
         title=text.title if text else card_summary(content.card or {}) or content.category,
         detail=(text.result or text.text) if text else "",
         link=text.link.url if text and text.link else "",
-        at=newest.since if own_time and newest.since else newest.at,
+        at=newest.eligible_since if own_time and newest.eligible_since else newest.at,
         urgent=is_urgent(group),
         times=len(group),
     )

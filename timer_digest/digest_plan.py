@@ -39,7 +39,7 @@ class ReleasedItem:
 class DigestPlan:
     """`release`: send now. `hold`: keep until `next_at`. `digest`: include in the next digest.
 
-    `more` is the number of deliveries left for the digest after this one, None if that one follows at once.
+    `more` is the number of deliveries left for the digest after this one, None if the rest follows at once.
     `digest_time` is the scheduled time of this digest, None for one out of schedule. `next_at` is the time of the next
     scheduled digest, None if there is none.
     """

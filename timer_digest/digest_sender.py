@@ -44,7 +44,7 @@ from timer_digest.settlement import (
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priority
 
 #: Fallback if the message that settles a digest is lost and no next digest is scheduled.
-RECHECK_DELAY = timedelta(days=1)
+FALLBACK_DELAY = timedelta(days=1)
 #: The digest's message is taken for lost when its next try, or the end of its claim, is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
@@ -58,7 +58,7 @@ async def send_digest(
 ) -> None:
     """Make and send the planned digest; raises `Conflict` if another worker changed the recipient's digest state."""
     tenant, recipient = task.tenant, task.recipient
-    await services.timers.put(plan.next_at or services.clock() + RECHECK_DELAY, timers.DIGEST, tenant, recipient)
+    await services.timers.put(plan.next_at or services.clock() + FALLBACK_DELAY, timers.DIGEST, tenant, recipient)
     groups = group_by_priority(entry for _, entry in plan.digest)
     count, _, data = _compose(services, task, digest_preferences, groups, plan.more)
     fitting = {entry.delivery for group in groups[:count] for entry in group}
@@ -76,20 +76,22 @@ async def send_digest(
     made = replace(
         state,
         number=number,
-        last=plan.digest_time.date if plan.digest_time else state.last,
-        before=state.last,
+        last_date=plan.digest_time.date if plan.digest_time else state.last_date,
+        previous_date=state.last_date,
         included=[entry.delivery for group in included for entry in group],
     )
-    is_exempt = any(entry.category.mandatory or entry.category.bypasses_quiet_hours for entry in reserved)
+    purpose = Purpose.DIGEST_NOW if task.task is Task.DIGEST_NOW else Purpose.DIGEST
+    if any(entry.category.mandatory or entry.category.bypasses_quiet_hours for entry in reserved):
+        purpose = Purpose.EXEMPT_DIGEST
     digest, is_new = await publishing.store(
         services,
         tenant=tenant,
         source=SOURCE,
         identifier=digest_identity(recipient, made),
         data=data,
-        purpose=Purpose.DIGEST_NOW if is_exempt or task.task is Task.DIGEST_NOW else Purpose.DIGEST,
+        purpose=purpose,
     )
-    await services.held_deliveries.move_digest(tenant, recipient, made)
+    await services.held_deliveries.save_digest_state(tenant, recipient, made)
     await publishing.enqueue(services, digest, recipient, is_new=is_new)
 
 
@@ -119,7 +121,7 @@ def _has_message(known: DeliveryRecord, now: datetime) -> bool:
     return until is not None and until > now - LOST_MESSAGE_AFTER
 
 
-async def clear_hold(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:
+async def clear_rule(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:
     """Clear the rule of a held delivery's row, so that no digest reserves it, and return the row's new ETag.
 
     Raises `Conflict` if it was reserved or sent since it was read.
@@ -129,7 +131,7 @@ async def clear_hold(services: Services, delivery: Delivery, known: DeliveryReco
     reason, until = Reason.DIGEST if reserved_for(known) else Reason(known.reason), services.clock()
     if reason is Reason.LOCAL_TIME and known.not_before:
         until = known.not_before  # whether the delivery is missed is measured from this time
-    return await _hold(services, delivery, known.etag, reason, until, "")
+    return await _defer(services, delivery, known.etag, reason, until, "")
 
 
 async def _reserve(
@@ -144,13 +146,13 @@ async def _reserve(
         with suppress(Conflict):
             if etag:
                 # Without a reason, a worker that receives a message of the delivery only requeues it.
-                etag = await _hold(services, delivery, etag, None, FOREVER, f"{RESERVED}{number}")
+                etag = await _defer(services, delivery, etag, None, FOREVER, f"{RESERVED}{number}")
                 break
         known = await services.deliveries.get(delivery)
         if known is None or known.state.final or not known.rule:
             if known and not known.state.final:  # the worker that released it may have crashed before it enqueued it
                 await services.queues.enqueue_delivery(delivery, urgent=item.urgent)
-            await services.held_deliveries.done(task.tenant, task.recipient, [item])
+            await services.held_deliveries.delete(task.tenant, task.recipient, [item])
             return None
         if known.state is DeliveryState.SENDING:
             return None
@@ -162,7 +164,7 @@ async def _reserve(
     return replace(entry, delivery=replace(delivery, etag=etag))
 
 
-async def _hold(
+async def _defer(
     services: Services, delivery: Delivery, etag: str, reason: Reason | None, until: datetime, rule: str
 ) -> str:
     now = services.real_time()

@@ -40,7 +40,9 @@ async def read_plan(
     for_digest = [item for item in items if item.reason is Reason.DIGEST]
     others = [item for item in items if item.reason is not Reason.DIGEST]
     evaluated = await _evaluate(services, digest_preferences, now, others)
-    digest_time, next_at = digest_times(first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last)
+    digest_time, next_at = digest_times(
+        first_eligible(for_digest, evaluated, now), digest_preferences, now, state.last_date
+    )
     is_due = digest_time is not None or task.task is Task.DIGEST_NOW
     hold = for_digest
     if is_due or not next_at or task.task is Task.RECONSIDER:

@@ -14,7 +14,7 @@ from shared.states import DeliveryState, Reason
 from shared.storage import timers
 from shared.storage.table import Conflict
 from timer_digest.digest_plan import DigestPlan, DigestPreferences, ReleasedItem
-from timer_digest.digest_sender import clear_hold, send_digest, settle_last_digest
+from timer_digest.digest_sender import clear_rule, send_digest, settle_last_digest
 from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.settlement import MAX_ITEMS, DeliveryResult, end_delivery, reserved_for
 
@@ -38,8 +38,8 @@ async def release(services: Services, task: RecipientTask) -> None:
 
 async def _reconsider(services: Services, task: RecipientTask) -> None:
     """Re-evaluate held deliveries against current preferences."""
-    state = await services.held_deliveries.digest(task.tenant, task.recipient)
-    items = await services.held_deliveries.of(task.tenant, task.recipient, MAX_ITEMS, task.after)
+    state = await services.held_deliveries.digest_state(task.tenant, task.recipient)
+    items = await services.held_deliveries.list(task.tenant, task.recipient, MAX_ITEMS, task.after)
     timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
     state = await release_items(services, task, state, timed)
     included = {delivery.identity for delivery in state.included}
@@ -48,15 +48,15 @@ async def _reconsider(services: Services, task: RecipientTask) -> None:
         digest_preferences = await digest_preferences_of(services, task)
         plan = await _plan(services, task, digest_preferences, state, held)
         state = await release_items(services, task, state, plan.release)
-        now = services.clock() - CLOCK_SKEW
+        past = services.clock() - CLOCK_SKEW  # due on every instance, whatever its clock
         planned = {item.key for item in plan.hold} | {released.item.key for released in plan.release}
-        # Items of the digest lose their hold now: if the digest does not include them, no timer would release them.
-        free = [item for item in held if item.key not in planned and item.until > now]
-        until = [(item, plan.next_at or now) for item in plan.hold] + [(item, now) for item in free]
-        await gather_limited(until, lambda each: services.held_deliveries.wait_until(task.tenant, *each))
+        # Nothing holds the items of the digest any more. Those that do not fit are due now, as no timer releases them.
+        due_now = [item for item in held if item.key not in planned and item.until > past]
+        until = [(item, plan.next_at or past) for item in plan.hold] + [(item, past) for item in due_now]
+        await gather_limited(until, lambda each: services.held_deliveries.hold_until(task.tenant, *each))
         if plan.digest and not included:
             await send_digest(services, task, state, plan, digest_preferences)
-        if free:
+        if due_now:
             await services.queues.enqueue_recipient(replace(task, task=Task.RELEASE, after="", poison_retries=0))
     if len(items) == MAX_ITEMS:
         await services.queues.enqueue_recipient(replace(task, after=items[-1].key, poison_retries=0))
@@ -65,12 +65,12 @@ async def _reconsider(services: Services, task: RecipientTask) -> None:
 async def _release_due(services: Services, task: RecipientTask) -> None:
     """Settle the last digest if it has ended, release the deliveries whose hold has ended, and send a due digest."""
     now, is_asked = services.clock() + CLOCK_SKEW, task.task is Task.DIGEST_NOW
-    items, state = await services.held_deliveries.ready(task.tenant, task.recipient, now, MAX_ITEMS)
+    items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, now, MAX_ITEMS)
     timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # digests do not apply to them
     due_called_at = task.due_called_at or services.clock().timestamp()
     messages = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in timed]
     await gather_limited(messages, lambda each: services.queues.enqueue_delivery(each[0], urgent=each[1]))
-    await services.held_deliveries.done(task.tenant, task.recipient, timed)
+    await services.held_deliveries.delete(task.tenant, task.recipient, timed)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
     released = len(timed)
     is_sending = False
@@ -80,7 +80,9 @@ async def _release_due(services: Services, task: RecipientTask) -> None:
         is_sending = settled is None
         state, held = settled or state, [item for item in held if item.delivery.identity not in included]
     if is_asked:
-        held = await services.held_deliveries.for_digest(task.tenant, task.recipient, MAX_ITEMS)
+        included = {delivery.identity for delivery in state.included}
+        found = await services.held_deliveries.list_for_digest(task.tenant, task.recipient, MAX_ITEMS)
+        held = [item for item in found if item.delivery.identity not in included]
     if held:
         digest_preferences = await digest_preferences_of(services, task)
         plan = await _plan(services, task, digest_preferences, state, held)
@@ -118,11 +120,13 @@ async def release_items(
     if any(row and reserved_for(row) > state.number for row in rows):
         # A worker reserved them for the next digest and is about to make it, or has crashed: its write must fail.
         state = replace(state, number=state.number + 1)
-        state = replace(state, etag=await services.held_deliveries.move_digest(task.tenant, task.recipient, state))
+        state = replace(
+            state, etag=await services.held_deliveries.save_digest_state(task.tenant, task.recipient, state)
+        )
     included = {delivery.identity for delivery in state.included}
     pairs = [pair for pair in zip(items, rows, strict=True) if pair[0].item.delivery.identity not in included]
     await gather_limited(pairs, lambda pair: _release_item(services, *pair))
-    await services.held_deliveries.done(task.tenant, task.recipient, [released.item for released, _ in pairs])
+    await services.held_deliveries.delete(task.tenant, task.recipient, [released.item for released, _ in pairs])
     return state
 
 
@@ -130,7 +134,7 @@ async def _release_item(services: Services, released: ReleasedItem, known: Deliv
     delivery = released.item.delivery
     if known is None or known.state is not DeliveryState.QUEUED:
         return
-    etag = await clear_hold(services, delivery, known)
+    etag = await clear_rule(services, delivery, known)
     if released.state is None:
         await services.queues.enqueue_delivery(delivery, urgent=released.item.urgent)
     else:

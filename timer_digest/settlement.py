@@ -23,7 +23,7 @@ SOURCE = "/herald/digests"
 #: Held deliveries of one recipient that are read at a time.
 MAX_ITEMS = 1000
 #: Delay before the deliveries of a cancelled digest are evaluated again; its settlement is stored by then.
-RECHECK_DELAY_SECONDS = 5
+REEVALUATION_DELAY_SECONDS = 5
 
 #: Followed by the digest's number, this is the rule of a delivery that is reserved for a digest.
 RESERVED = f"{Rule.DIGEST} "
@@ -76,12 +76,14 @@ async def settle_digest(
     )
     # A delivery that was redriven since is held anew, and keeps its item.
     ended = {delivery.identity for delivery, has_ended in zip(state.included, have_ended, strict=True) if has_ended}
-    over = {item.key: item for item in items if item.delivery.identity in ended}
-    if len(over) < len(ended):  # `digest now` also includes what a pause holds, which `items` may lack
-        held = await services.held_deliveries.for_digest(task.tenant, task.recipient, MAX_ITEMS)
-        over |= {item.key: item for item in held if item.delivery.identity in ended}
+    ended_items = {item.key: item for item in items if item.delivery.identity in ended}
+    if len(ended_items) < len(ended):  # `digest now` also includes what a pause holds, which `items` may lack
+        held = await services.held_deliveries.list_for_digest(task.tenant, task.recipient, MAX_ITEMS)
+        ended_items |= {item.key: item for item in held if item.delivery.identity in ended}
     settled = replace(state, included=())
-    etag = await services.held_deliveries.move_digest(task.tenant, task.recipient, settled, list(over.values()))
+    etag = await services.held_deliveries.save_digest_state(
+        task.tenant, task.recipient, settled, list(ended_items.values())
+    )
     return replace(settled, etag=etag)
 
 
@@ -102,11 +104,11 @@ async def _hold_again(
             )
 
     await gather_limited(state.included, free)
-    # Enqueued before the state is written, so that a crash between the two forgets nothing.
+    # Enqueued before the state is written: after a crash between the two, the items are still evaluated again.
     again = RecipientTask(task.tenant, task.recipient, Task.RECONSIDER)
-    await services.queues.enqueue_recipient(again, RECHECK_DELAY_SECONDS)
-    freed = replace(state, included=(), last=state.before)  # its date is free for another digest
-    return replace(freed, etag=await services.held_deliveries.move_digest(task.tenant, task.recipient, freed))
+    await services.queues.enqueue_recipient(again, REEVALUATION_DELAY_SECONDS)
+    freed = replace(state, included=(), last_date=state.previous_date)  # its date is free for another digest
+    return replace(freed, etag=await services.held_deliveries.save_digest_state(task.tenant, task.recipient, freed))
 
 
 async def end_delivery(services: Services, delivery: Delivery, result: DeliveryResult, number: int = 0) -> bool:

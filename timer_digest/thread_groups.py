@@ -19,7 +19,7 @@ class DigestEntry:
     delivery: Delivery
     notification: StoredNotification
     category: Category
-    since: datetime | None = None
+    eligible_since: datetime | None = None
 
     @property
     def at(self) -> datetime:

@@ -75,7 +75,7 @@ async def _help(subject: PreferenceSubject, _: str) -> CommandReply:
 
 async def _status(subject: PreferenceSubject, _: str) -> CommandReply:
     services, preferences = subject.services, await subject.preferences()
-    held = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED_MESSAGES)
+    held = await services.held_deliveries.list(subject.tenant, subject.recipient, MAX_COUNTED_MESSAGES)
     status = replies.RecipientStatus(
         now=services.clock(),
         preferences=preferences,
@@ -206,14 +206,14 @@ async def _digest(subject: PreferenceSubject, argument: str) -> CommandReply:
 
 async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
     services, zone = subject.services, subject.zone_of(preferences)
-    last = (await services.held_deliveries.digest(subject.tenant, subject.recipient)).last
+    last = (await services.held_deliveries.digest_state(subject.tenant, subject.recipient)).last_date
     return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
 
 
 async def _digest_now(subject: PreferenceSubject) -> CommandReply:
     services, recipient = subject.services, (subject.tenant, subject.recipient)
-    state = await services.held_deliveries.digest(*recipient)
-    if not state.included and not await services.held_deliveries.for_digest(*recipient, limit=1):
+    state = await services.held_deliveries.digest_state(*recipient)
+    if not state.included and not await services.held_deliveries.list_for_digest(*recipient, limit=1):
         return CommandReply("Nothing is waiting for a digest")
     await services.queues.enqueue_recipient(RecipientTask(*recipient, Task.DIGEST_NOW))
     newer = [("", "Newer notifications will be in your next digest.")]

@@ -131,7 +131,7 @@ class Sending:
 
     async def delete_held(self) -> None:
         """Delete its row in HeldDeliveries, if there is one."""
-        await self.services.held_deliveries.forget(
+        await self.services.held_deliveries.delete_delivery(
             self.notification.tenant, self.message, self.notification.notification_time
         )
 

@@ -29,7 +29,7 @@ class HeldDeliveries:
         self._table = table
 
     async def put(self, tenant: str, item: HeldDelivery) -> None:
-        """Let a delivery wait; the same again changes nothing but `reason` and `until`."""
+        """Store a held delivery, in place of its row if there is one."""
         delivery = item.delivery
         await self._table.put(
             {
@@ -49,8 +49,8 @@ class HeldDeliveries:
             }
         )
 
-    async def of(self, tenant: str, recipient: str, limit: int, after: str = "") -> list[HeldDelivery]:
-        """The first `limit` that wait for a recipient, after the one of the key `after`, oldest first."""
+    async def list(self, tenant: str, recipient: str, limit: int, after: str = "") -> Sequence[HeldDelivery]:
+        """Return the `limit` oldest held deliveries of a recipient after the row key `after`."""
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @after and RowKey lt @digest",
             {"partition": _partition(tenant, recipient), "digest": _DIGEST, "after": after},
@@ -58,7 +58,7 @@ class HeldDeliveries:
         )
         return [_item(row) for row in rows]
 
-    async def for_digest(self, tenant: str, recipient: str, limit: int) -> list[HeldDelivery]:
+    async def list_for_digest(self, tenant: str, recipient: str, limit: int) -> Sequence[HeldDelivery]:
         """Return the `limit` oldest deliveries that `digest now` includes."""
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey lt @digest and for_digest eq @yes",
@@ -67,13 +67,13 @@ class HeldDeliveries:
         )
         return [_item(row) for row in rows]
 
-    async def ready(
+    async def list_due(
         self, tenant: str, recipient: str, now: datetime, limit: int
-    ) -> tuple[list[HeldDelivery], DigestState]:
-        """The first `limit` that wait for a digest, or whose time has come at `now`, oldest first.
+    ) -> tuple[Sequence[HeldDelivery], DigestState]:
+        """Return the `limit` oldest deliveries held for a digest or until `now`, and the recipient's digest state.
 
-        How far the recipient's digests are comes with them. Where more wait, the first `limit` that wait for something
-        else, and whose time has come, are among them too: they do not stand behind all that can wait.
+        If there are more, the `limit` oldest that something else held until `now` are returned, too: they do not wait
+        behind those for a digest.
         """
         begins = "PartitionKey eq @partition and RowKey le @digest"
         values = {
@@ -82,40 +82,39 @@ class HeldDeliveries:
             "reason": str(Reason.DIGEST),
             "now": now,
         }
-        wanted = "reason eq @reason or until le @now or RowKey eq @digest"
-        rows = await self._table.query(f"{begins} and ( {wanted} )", values, limit=limit + 1)
+        matches = "reason eq @reason or until le @now or RowKey eq @digest"
+        rows = await self._table.query(f"{begins} and ( {matches} )", values, limit=limit + 1)
         items = [_item(row) for row in rows if row["RowKey"] != _DIGEST]
-        if len(items) <= limit:
-            return items, _digest(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
-        # The row of digests is the last one.
+        if len(items) <= limit:  # then the last row is the digest state, if there is one
+            return items, _digest_state(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
         rows = await self._table.query(f"{begins} and reason ne @reason and until le @now", values, limit=limit)
         found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
-        return [found[key] for key in sorted(found)], await self.digest(tenant, recipient)
+        return [found[key] for key in sorted(found)], await self.digest_state(tenant, recipient)
 
-    async def wait_until(self, tenant: str, item: HeldDelivery, until: datetime) -> None:
-        """Let an item wait until another time, where it still waits and was not put again since it was read."""
+    async def hold_until(self, tenant: str, item: HeldDelivery, until: datetime) -> None:
+        """Change how long an item is held, unless its row changed since it was read."""
         row = {"PartitionKey": _partition(tenant, item.delivery.recipient), "RowKey": item.key, "until": until}
         with suppress(Conflict):
             await self._table.merge(row, item.etag)
 
-    async def done(self, tenant: str, recipient: str, items: Iterable[HeldDelivery]) -> None:
-        """Remove what waited for a recipient, where it was not put again since it was read."""
+    async def delete(self, tenant: str, recipient: str, items: Iterable[HeldDelivery]) -> None:
+        """Delete the rows of these items, except those that changed since they were read."""
         await self._table.clear(_partition(tenant, recipient), {item.key: item.etag for item in items})
 
-    async def forget(self, tenant: str, delivery: Delivery, notification_time: datetime) -> None:
-        """Remove the item of a delivery, whose notification `notification_time` then, where there is one."""
+    async def delete_delivery(self, tenant: str, delivery: Delivery, notification_time: datetime) -> None:
+        """Delete the row of a delivery, if there is one."""
         await self._table.delete(_partition(tenant, delivery.recipient), item_key(notification_time, delivery))
 
-    async def digest(self, tenant: str, recipient: str) -> DigestState:
+    async def digest_state(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
-        return _digest(recipient, found[0]) if found else DigestState()
+        return _digest_state(recipient, found[0]) if found else DigestState()
 
-    async def move_digest(
-        self, tenant: str, recipient: str, state: DigestState, over: Sequence[HeldDelivery] = ()
+    async def save_digest_state(
+        self, tenant: str, recipient: str, state: DigestState, delete: Sequence[HeldDelivery] = ()
     ) -> str:
-        """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`.
+        """Write the digest state if its row still has this ETag ("" for no row), and return the new ETag.
 
-        The items `over` are removed too, as by `done`, in the same transaction where that is possible.
+        The items `delete` are deleted as by `delete`, in the same transaction if there are few. Raises `Conflict`.
         """
         partition = _partition(tenant, recipient)
         row = {
@@ -123,21 +122,21 @@ class HeldDeliveries:
             "RowKey": _DIGEST,
             "v": VERSION,
             "number": state.number,
-            "last": _text(state.last),
-            "before": _text(state.before),
+            "last_date": _date_text(state.last_date),
+            "previous_date": _date_text(state.previous_date),
             # 200 lines of up to 147 characters: a column holds 32,000 (`COLUMN_BYTES`).
             "included": "\n".join(map(_line, state.included)),
         }
-        if state.etag and 0 < len(over) < MAX_TRANSACTION_ROWS:
-            removals = [removal(partition, item.key, item.etag) for item in over]
-            with suppress(Conflict):  # with an item, or with the row itself
+        if state.etag and 0 < len(delete) < MAX_TRANSACTION_ROWS:
+            removals = [removal(partition, item.key, item.etag) for item in delete]
+            with suppress(Conflict):  # of an item, or of the state
                 return (await self._table.batch([*removals, ("update", row, state.etag)]))[-1]
-        await self.done(tenant, recipient, over)
+        await self.delete(tenant, recipient, delete)
         return await (self._table.merge(row, state.etag) if state.etag else self._table.insert(row))
 
 
 def item_key(notification_time: datetime, delivery: Delivery) -> str:
-    """The row key of an item: in the order of time, and the same for the same delivery."""
+    """Return the row key of a held delivery; keys sort by the time of the notification."""
     return (
         f"{notification_time.astimezone(UTC):%Y%m%dT%H%M%S};{delivery.notification[:32]}{keys.key(_thread(delivery))}"
     )
@@ -166,17 +165,17 @@ def _item(row: Row) -> HeldDelivery:
     )
 
 
-def _digest(recipient: str, row: Row) -> DigestState:
+def _digest_state(recipient: str, row: Row) -> DigestState:
     return DigestState(
         number=row["number"],
-        last=_date(row["last"]),
-        before=_date(row["before"]),
-        included=[_told(channel_of(recipient), line) for line in row["included"].splitlines()],
+        last_date=_date(row["last_date"]),
+        previous_date=_date(row["previous_date"]),
+        included=[_delivery(channel_of(recipient), line) for line in row["included"].splitlines()],
         etag=etag_of(row),
     )
 
 
-def _text(day: date | None) -> str:
+def _date_text(day: date | None) -> str:
     return day.isoformat() if day else ""
 
 
@@ -190,6 +189,6 @@ def _line(included: Delivery) -> str:
     )
 
 
-def _told(recipient: str, line: str) -> Delivery:
+def _delivery(recipient: str, line: str) -> Delivery:
     notification, shard, etag, thread = line.split(";")
     return Delivery(notification, shard, recipient + (THREAD + unquote(thread) if thread else ""), etag, 0)

@@ -187,7 +187,7 @@ async def _wait_until_settled(
     """Return the ids among `names` that each person got in a digest, once all digests are settled."""
     held = HeldDeliveries(Table(deployment.tables.get_table_client("HeraldHeldDeliveries")))
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        while any([(await held.digest(person.tenant, f"u:{person.object_id}")).included for person in people]):
+        while any([(await held.digest_state(person.tenant, f"u:{person.object_id}")).included for person in people]):
             await asyncio.sleep(POLL_SECONDS)
     by_key = {notification_key(deployment.teams.tenant, DEFAULT_SOURCE, name): name for name in names}
     digested: dict[str, set[str]] = defaultdict(set)

@@ -92,7 +92,7 @@ class Screen:
             held: set[str] = set()
             while not held.issuperset(keys):
                 await asyncio.sleep(POLL_SECONDS)
-                rows = await self.services.held_deliveries.of(TENANT, f"u:{PERSON}", 100)
+                rows = await self.services.held_deliveries.list(TENANT, f"u:{PERSON}", 100)
                 held = {row.delivery.notification for row in rows}
 
     async def wait_until_final(self, key: str) -> DeliveryRecord:

@@ -67,7 +67,7 @@ async def test_what_waits_for_its_recipient_ends_when_it_is_called_off(
     await timed.wait(SETTLED + 1)
     assert await timed.counts(off) == {"cancelled": 1}
     assert (await timed.now(off)).counts == '{"cancelled":1}'
-    [left] = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10)
+    [left] = await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10)
     assert left.delivery.notification == other.key
     assert await timed.counts(other) == {"open": 1}
 
@@ -129,7 +129,7 @@ async def test_what_a_wish_held_goes_out_when_it_ends_and_once(timed: Herald, he
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}
     assert len(await timed.received()) == 1
-    assert not await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10)
+    assert not await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10)
 
 
 async def test_who_goes_on_early_gets_at_once_what_the_pause_held(timed: Herald) -> None:
@@ -199,7 +199,7 @@ async def test_a_message_that_comes_twice_holds_once(timed: Herald) -> None:
     for _ in range(2):
         await timed.services.queues.enqueue_delivery(message)
     await timed.send()
-    assert len(await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10)) == 1
+    assert len(await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10)) == 1
     await timed.run()
     assert await timed.counts(asked) == {"sent": 1}
     assert len(await timed.received()) == 1

@@ -86,9 +86,7 @@ async def ada(timed: Herald) -> PersonView:
     return ada
 
 
-async def test_each_occurrence_is_a_notification_named_by_its_wall_time(
-    timed: Herald, ada: PersonView
-) -> None:
+async def test_each_occurrence_is_a_notification_named_by_its_wall_time(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada)
     for number in range(3):
         await sleep_until(timed, NINE + number * DAY - timedelta(minutes=1))
@@ -412,9 +410,7 @@ async def test_concurrent_ticks_send_each_message_once(timed: Herald) -> None:
 
 
 @pytest.mark.parametrize("point", range(1, 9))
-async def test_schedule_command_is_completed_after_a_crash(
-    timed: Herald, ada: PersonView, point: int
-) -> None:
+async def test_schedule_command_is_completed_after_a_crash(timed: Herald, ada: PersonView, point: int) -> None:
     command = {"command": "schedule", "target": {"schedule": "morning"}}
     for changes in ({}, {"rule": "0 10 * * *"}):
         body = json.dumps(command | {"announcement": announcement(ada, **changes)}).encode()

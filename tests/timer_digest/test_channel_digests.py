@@ -63,13 +63,13 @@ async def test_thread_delivery_is_held_with_its_channel(timed: Herald) -> None:
     channel, thread = await add_channel_with_thread(timed, paused_until=FOREVER)
     notification = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)))
     await timed.send()
-    assert len(await timed.services.held_deliveries.of(timed.tenant, channel, 10)) == 2
+    assert len(await timed.services.held_deliveries.list(timed.tenant, channel, 10)) == 2
     await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
     )
     await run_task(timed, channel, Task.RECONSIDER)
     assert await timed.counts(notification) == {"sent": 2}
-    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.list(timed.tenant, channel, 10) == []
 
 
 async def test_digest_of_a_channel_includes_thread_deliveries(timed: Herald) -> None:
@@ -82,7 +82,7 @@ async def test_digest_of_a_channel_includes_thread_deliveries(timed: Herald) -> 
     assert {"Both", "In a thread"} <= set(card_texts(digest))
     assert await timed.counts(both) == {"digested": 2}
     assert await timed.counts(alone) == {"digested": 1}
-    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.list(timed.tenant, channel, 10) == []
 
 
 async def test_digest_includes_200_threads_of_a_channel(timed: Herald) -> None:
@@ -95,7 +95,7 @@ async def test_digest_includes_200_threads_of_a_channel(timed: Herald) -> None:
     assert await timed.counts(notification) == {"digested": 200, "open": 1}
     await advance_to(timed, "2026-11-25T09:01")
     assert await timed.counts(notification) == {"digested": 201}
-    assert await timed.services.held_deliveries.of(timed.tenant, channel, 10) == []
+    assert await timed.services.held_deliveries.list(timed.tenant, channel, 10) == []
 
 
 async def test_same_thread_key_in_channel_and_thread_is_two_lines(timed: Herald) -> None:

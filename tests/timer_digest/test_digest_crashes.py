@@ -61,9 +61,7 @@ async def digest_without_some_items(host: Host) -> HeldNotifications:
     notifications = [off, await send_to(host, ada, "News 0", category="news"), await send_to(host, ada, "Build 1")]
     await host.command("cancel", off)
     await set_preferences(host, ada, categories={"builds": Mode.DIGEST, "news": Mode.IMMEDIATE})
-    return HeldNotifications(
-        person=ada, notifications=notifications, final_states=("digested", "sent", "cancelled")
-    )
+    return HeldNotifications(person=ada, notifications=notifications, final_states=("digested", "sent", "cancelled"))
 
 
 async def digest_now(host: Host) -> HeldNotifications:
@@ -142,8 +140,8 @@ async def check(host: Host, held: HeldNotifications) -> None:
         # A request of a worker that crashed may have arrived, and is sent again.
         most = (1 if is_sent else 0) + (host.claims_lost[recipient] if is_sent or state == "unknown" else 0)
         assert is_sent - may_be_hidden <= shown[title] <= most, title
-    assert await host.services.held_deliveries.of(host.tenant, recipient, 10) == []
-    assert not (await host.services.held_deliveries.digest(host.tenant, recipient)).included
+    assert await host.services.held_deliveries.list(host.tenant, recipient, 10) == []
+    assert not (await host.services.held_deliveries.digest_state(host.tenant, recipient)).included
 
 
 @all_scenarios

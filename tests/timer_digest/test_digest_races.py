@@ -95,7 +95,7 @@ async def redrive_before_settlement(
     card = await make_digest(timed)
     await deliver(timed.services, card)
     with monkeypatch.context() as crash:
-        crash.setattr(timed.services.held_deliveries, "move_digest", AsyncMock(side_effect=RuntimeError))
+        crash.setattr(timed.services.held_deliveries, "save_digest_state", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     assert await timed.counts(notification) == {"failed": 1}
@@ -120,7 +120,7 @@ async def test_late_settlement_does_not_end_deliveries_reserved_for_the_next_dig
 ) -> None:
     notification, card = await redrive_before_settlement(timed, monkeypatch)
     services = timed.services
-    digests = await services.held_deliveries.digest(timed.tenant, card.recipient)
+    digests = await services.held_deliveries.digest_state(timed.tenant, card.recipient)
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(notification, card.recipient))["rule"] == "digest 2"
@@ -190,7 +190,7 @@ async def test_digest_is_sent_with_fewer_items_if_one_was_released(
         if item.delivery.notification == notifications[1].key:  # another worker releases it now
             known = await services.deliveries.get(item.delivery)
             assert known
-            await digest_sender.clear_hold(services, item.delivery, known)
+            await digest_sender.clear_rule(services, item.delivery, known)
         return await reserve(services, task, number, item, entry)
 
     with monkeypatch.context() as meanwhile:
@@ -254,7 +254,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
 
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
-        items, state = await services.held_deliveries.ready(task.tenant, task.recipient, services.clock(), 100)
+        items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, task)
         planned = await read_plan(services, task, digest_preferences, state, items)
         return lambda: digest_sender.send_digest(services, task, state, planned, digest_preferences)
@@ -265,7 +265,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     outdated = await plan()
     await first()
     await timed.send()
-    second, move = await plan(), services.held_deliveries.move_digest
+    second, move = await plan(), services.held_deliveries.save_digest_state
     reserved, resumed = asyncio.Event(), asyncio.Event()
 
     async def pause(*state: Any) -> str:
@@ -273,7 +273,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
         await resumed.wait()
         return await move(*state)
 
-    monkeypatch.setattr(services.held_deliveries, "move_digest", pause)
+    monkeypatch.setattr(services.held_deliveries, "save_digest_state", pause)
     making = asyncio.create_task(second())
     await reserved.wait()
     monkeypatch.undo()
@@ -340,9 +340,7 @@ async def test_digest_now_includes_deliveries_that_were_just_reconsidered(timed:
     assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_card_sent_by_another_worker_is_the_stored_one(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_card_sent_by_another_worker_is_the_stored_one(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 2)
     ada = await add_person(timed, "2026-11-25T10:00")
     await send_to(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"}, priority="urgent")
@@ -386,7 +384,7 @@ async def test_delivery_redriven_before_its_held_row_is_deleted_is_released(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
     )
     with monkeypatch.context() as crash:
-        crash.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
+        crash.setattr(timed.services.held_deliveries, "delete", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):
             await release(timed.services, task)
     await timed.send()

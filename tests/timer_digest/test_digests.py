@@ -32,7 +32,7 @@ async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Her
         row = await timed.row(each, f"u:{ada.object_id}")
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
         assert (await timed.now(each)).state == "finished"
-    assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+    assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
 async def test_each_day_has_a_digest_of_new_deliveries(timed: Herald) -> None:
@@ -99,8 +99,8 @@ async def test_quiet_hours_defer_the_digest_to_their_end(timed: Herald) -> None:
     assert await received_by(timed, ada) == []
     await advance_to(timed, "2026-11-24T09:31")
     assert len(await received_by(timed, ada)) == 1
-    state = await timed.services.held_deliveries.digest(timed.tenant, f"u:{ada.object_id}")
-    assert state.last == date(2026, 11, 24)
+    state = await timed.services.held_deliveries.digest_state(timed.tenant, f"u:{ada.object_id}")
+    assert state.last_date == date(2026, 11, 24)
 
 
 async def test_digest_shows_only_the_newest_state_of_a_thread(timed: Herald) -> None:
@@ -200,7 +200,7 @@ async def test_digest_now_includes_only_held_deliveries_meant_for_a_digest(
     assert card_texts(digest)[0] == "Digest: 2 notifications"
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 2
     assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MAX_SEPARATE_MESSAGES + 2)
-    left = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)
+    left = await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 100)
     assert {item.delivery.notification for item in left} == {each.key for each in (*news, muted)}
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert len(await received_by(timed, ada)) == 1
@@ -214,7 +214,7 @@ async def test_digest_now_finds_its_items_behind_many_others(timed: Herald) -> N
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert [await timed.counts(each) for each in builds] == [{"digested": 1}] * 5
     assert [await timed.counts(each) for each in news] == [{"open": 1}] * 5
-    assert len(await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)) == 5
+    assert len(await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 100)) == 5
 
 
 async def test_new_zone_after_the_digest_makes_no_second_one_for_the_date(timed: Herald) -> None:
@@ -372,7 +372,7 @@ async def test_digest_of_an_uninstalled_app_is_suppressed_with_its_items(timed: 
     row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
     assert (await timed.now(notification)).state == "finished"
-    assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
+    assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
 async def test_deliveries_of_a_failed_digest_fail_and_can_be_redriven(timed: Herald) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -29,21 +30,21 @@ def held_delivery(number: int) -> HeldDelivery:
     )
 
 
-async def store(herald: Herald, *items: HeldDelivery) -> list[HeldDelivery]:
+async def store(herald: Herald, *items: HeldDelivery) -> Sequence[HeldDelivery]:
     """Store held deliveries and return all of the recipient."""
     for each in items:
         await herald.services.held_deliveries.put(herald.tenant, each)
-    return await herald.services.held_deliveries.of(herald.tenant, ADA, 1000)
+    return await herald.services.held_deliveries.list(herald.tenant, ADA, 1000)
 
 
 async def remaining(herald: Herald) -> list[str]:
-    return [each.delivery.notification for each in await herald.services.held_deliveries.of(herald.tenant, ADA, 1000)]
+    return [each.delivery.notification for each in await herald.services.held_deliveries.list(herald.tenant, ADA, 1000)]
 
 
 @pytest.mark.parametrize("count", [1, 3, MAX_TRANSACTION_ROWS, MAX_TRANSACTION_ROWS + 1])
 async def test_done_deletes_any_number_of_rows(herald: Herald, count: int) -> None:
     stored = await store(herald, *map(held_delivery, range(count)))
-    await herald.services.held_deliveries.done(herald.tenant, ADA, stored)
+    await herald.services.held_deliveries.delete(herald.tenant, ADA, stored)
     assert await remaining(herald) == []
 
 
@@ -52,32 +53,32 @@ async def test_rows_stored_again_stay_and_missing_rows_are_ignored(herald: Heral
     table = herald.services.held_deliveries
     stored = await store(herald, *map(held_delivery, range(4)))
     again, gone = stored[1], stored[2]
-    await table.done(herald.tenant, ADA, [gone])
+    await table.delete(herald.tenant, ADA, [gone])
     await table.put(herald.tenant, replace(again, until=NOON + timedelta(hours=1)))
     if state.number:
-        state = replace(state, etag=await table.move_digest(herald.tenant, ADA, state))
-        await table.move_digest(herald.tenant, ADA, replace(state, number=8), stored)
-        assert (await table.digest(herald.tenant, ADA)).number == 8
+        state = replace(state, etag=await table.save_digest_state(herald.tenant, ADA, state))
+        await table.save_digest_state(herald.tenant, ADA, replace(state, number=8), stored)
+        assert (await table.digest_state(herald.tenant, ADA)).number == 8
     else:
-        await table.done(herald.tenant, ADA, stored)
+        await table.delete(herald.tenant, ADA, stored)
     assert await remaining(herald) == [again.delivery.notification]
 
 
 async def test_digest_state_that_another_worker_changed_is_a_conflict(herald: Herald) -> None:
     table = herald.services.held_deliveries
     stored = await store(herald, *map(held_delivery, range(2)))
-    old = replace(DigestState(number=1), etag=await table.move_digest(herald.tenant, ADA, DigestState(number=1)))
-    await table.move_digest(herald.tenant, ADA, replace(old, number=2))
+    old = replace(DigestState(number=1), etag=await table.save_digest_state(herald.tenant, ADA, DigestState(number=1)))
+    await table.save_digest_state(herald.tenant, ADA, replace(old, number=2))
     with pytest.raises(Conflict):
-        await table.move_digest(herald.tenant, ADA, replace(old, number=3), stored)
-    assert (await table.digest(herald.tenant, ADA)).number == 2
+        await table.save_digest_state(herald.tenant, ADA, replace(old, number=3), stored)
+    assert (await table.digest_state(herald.tenant, ADA)).number == 2
 
 
-async def test_ready_returns_the_digest_state_with_any_limit(herald: Herald) -> None:
+async def test_list_due_returns_the_digest_state_with_any_limit(herald: Herald) -> None:
     table = herald.services.held_deliveries
     stored = await store(herald, *map(held_delivery, range(5)))
-    await table.move_digest(herald.tenant, ADA, DigestState(number=1))
+    await table.save_digest_state(herald.tenant, ADA, DigestState(number=1))
     for limit in (1, 4, 5, 6):
-        found, state = await table.ready(herald.tenant, ADA, NOON, limit)
+        found, state = await table.list_due(herald.tenant, ADA, NOON, limit)
         assert (found, state.number) == (stored[:limit], 1)
-    assert await table.ready(herald.tenant, "u:bob", NOON, 5) == ([], DigestState())
+    assert await table.list_due(herald.tenant, "u:bob", NOON, 5) == ([], DigestState())

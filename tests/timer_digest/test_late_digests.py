@@ -145,9 +145,7 @@ async def test_redrive_does_not_send_a_settled_digest(timed: Herald) -> None:
     assert await received_by(timed, ada) == []
 
 
-async def test_stop_applies_to_the_digest_of_a_crashed_worker(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stop_applies_to_the_digest_of_a_crashed_worker(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
