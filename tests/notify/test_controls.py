@@ -12,7 +12,7 @@ from local.fake_teams.api import Behaviour, PersonView, TeamsFault
 from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
-from notify.progress import WATCH_AFTER, finish
+from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
@@ -326,7 +326,7 @@ async def test_a_recall_that_takes_longer_than_the_watch_is_counted_too(timed: H
     [ada] = await people(timed, 1)
     asked = await timed.ask(user(ada))
     await timed.run()
-    late = int(2 * WATCH_AFTER.total_seconds())
+    late = int(2 * FIRST_CHECK_DELAY.total_seconds())
     await timed.teams.inject(
         TeamsFault(operation="delete", status=412, code="PreconditionFailed", retry_after=late, count=1)
     )

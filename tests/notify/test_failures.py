@@ -10,7 +10,7 @@ import pytest
 
 from local.fake_teams.api import TeamsFault
 from notify.delivery.deliver import deliver
-from notify.policy import TRY_FOR
+from notify.policy import RETRY_PERIOD
 from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES
 from shared.states import ReferenceKind, ReferenceStatus
@@ -139,7 +139,7 @@ async def test_a_day_of_tries_is_enough(herald: Herald) -> None:
     await herald.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed"))
     asked = await herald.ask(user(ada))
     await herald.send()
-    herald.clock.moved += TRY_FOR
+    herald.clock.moved += RETRY_PERIOD
     row = await later(herald, asked, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "exhausted")
 

@@ -12,7 +12,7 @@ import pytest
 from notify.expansion import expand
 from notify.functions import send_delivery
 from notify.ingest import allowed_tenant, ingest
-from notify.scheduling import DueTime, planned
+from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
@@ -101,7 +101,7 @@ async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fau
     assert letter["body"] == body
     assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
     assert "secret" not in caplog.text
-    assert "Refused a message" in caplog.text
+    assert "A message was refused (invalid)" in caplog.text
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])
@@ -202,7 +202,7 @@ def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(
     schedule: dict[str, str] | None, plan: DueTime
 ) -> None:
     model = Schedule.model_validate(schedule) if schedule else None
-    assert planned(model, "Asia/Tokyo", at(23, 12)) == plan
+    assert compute_due(model, "Asia/Tokyo", at(23, 12)) == plan
 
 
 def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:

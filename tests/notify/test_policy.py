@@ -23,7 +23,7 @@ CASE = PolicyInput(
     target=Target(ReferenceKind.USER, "ada", "https://smba.trafficmanager.net/emea/", "a:1"),
     category=Category(name="builds"),
     zone=load_zone("Europe/Berlin"),
-    digest="daily 09:00",
+    default_digest="daily 09:00",
     thread="build/42",
 )
 MANDATORY = Category(name="security", mandatory=True)
@@ -50,7 +50,7 @@ OWN = ends(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
 
 CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     "nothing stands against it": ({}, SENT),
-    "called off": ({"cancelled": True}, ends(Rule.CANCELLED, DeliveryState.CANCELLED)),
+    "called off": ({"is_cancelled": True}, ends(Rule.CANCELLED, DeliveryState.CANCELLED)),
     "expired": ({"expires": BEFORE}, ends(Rule.EXPIRED, DeliveryState.EXPIRED)),
     "expires this moment": ({"expires": NOW}, ends(Rule.EXPIRED, DeliveryState.EXPIRED)),
     "expires later": ({"expires": LATER}, SENT),
@@ -59,9 +59,9 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
     "blocked": (
         {"target": Reason.BLOCKED}, ends(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, Reason.BLOCKED),
     ),
-    "welcomed before": ({"welcomed": True}, ends(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)),
-    "set it off": ({"own": True}, OWN),
-    "set it off, and wants to hear of it": ({"own": True, **preferences(own_actions=True)}, SENT),
+    "welcomed before": ({"is_welcomed": True}, ends(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)),
+    "set it off": ({"is_own_action": True}, OWN),
+    "set it off, and wants to hear of it": ({"is_own_action": True, **preferences(own_actions=True)}, SENT),
     "opted out": (preferences(categories={"builds": Mode.OFF}), OPTED_OUT),
     "opted out of another": (preferences(categories={"news": Mode.OFF}), SENT),
     "off by default": (preferences(default=Mode.OFF), OPTED_OUT),
@@ -121,12 +121,12 @@ def test_a_case_is_decided(given: dict[str, Any], decided: Decision) -> None:
 
 #: What makes each rule have something to say, in the order in which they are asked.
 IN_ORDER: dict[Rule, dict[str, Any]] = {
-    Rule.CANCELLED: {"cancelled": True},
+    Rule.CANCELLED: {"is_cancelled": True},
     Rule.EXPIRED: {"expires": BEFORE},
     Rule.LOCAL_TIME: {"local_at": LATER},
     Rule.UNREACHABLE: {"target": Reason.NOT_INSTALLED},
-    Rule.WELCOMED: {"welcomed": True},
-    Rule.OWN_ACTION: {"own": True},
+    Rule.WELCOMED: {"is_welcomed": True},
+    Rule.OWN_ACTION: {"is_own_action": True},
     Rule.OPTED_OUT: {"categories": {"builds": Mode.OFF}},
     Rule.PAUSED: {"paused_until": LATER},
     Rule.MUTED: {"mutes": Preferences().mute("build/42", LATER, NOW).mutes},

@@ -13,7 +13,7 @@ import pytest
 from local.fake_teams.api import PersonView, TeamsFault
 from notify.delivery.deliver import deliver
 from notify.expansion import expand
-from notify.progress import WATCH_AFTER, finish
+from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
 from shared import publishing
 from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
@@ -183,7 +183,7 @@ async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredN
 
 async def watched(herald: Herald) -> None:
     """Let the time pass until the watch looks at what stands, and what it resumed is done."""
-    await herald.wait(WATCH_AFTER.total_seconds() + 61)
+    await herald.wait(FIRST_CHECK_DELAY.total_seconds() + 61)
 
 
 async def test_a_delivery_whose_message_was_lost_is_resumed_and_sent_once(timed: Herald) -> None:
@@ -204,7 +204,7 @@ async def test_a_page_whose_message_was_lost_is_resumed(timed: Herald, caplog: p
     await timed.send()
     assert await timed.lose(EXPANSIONS) == 1
     await watched(timed)
-    assert "is still being listed, at page 1" in caplog.text
+    assert "is still being expanded: its page 1" in caplog.text
     await timed.run()
     assert (await timed.now(asked)).counts == '{"sent":9}'
 
@@ -351,7 +351,7 @@ async def test_what_expires_while_it_waits_for_its_next_try_is_not_sent(timed: H
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1)
     )
-    ends = timed.clock() + WATCH_AFTER / 10
+    ends = timed.clock() + FIRST_CHECK_DELAY / 10
     asked = await timed.ask(user(ada), expiresAt=ends.isoformat())
     await timed.run()
     assert await timed.counts(asked) == {"expired": 1}
@@ -361,7 +361,7 @@ async def test_what_expires_while_it_waits_for_its_next_try_is_not_sent(timed: H
 async def test_what_was_scheduled_long_ago_is_tried_as_long_as_any_other(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    at = (timed.clock() + 3 * 24 * 6 * WATCH_AFTER).replace(tzinfo=None).isoformat(timespec="minutes")
+    at = (timed.clock() + 3 * 24 * 6 * FIRST_CHECK_DELAY).replace(tzinfo=None).isoformat(timespec="minutes")
     asked = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=2))
     await timed.run()
@@ -376,7 +376,7 @@ async def test_a_secret_that_is_wrong_over_a_weekend_fails_nothing(timed: Herald
     await timed.lose(DELIVERIES)
     await timed.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client"))
     await timed.teams.revoke_tokens()
-    timed.clock.moved += 3 * 24 * 6 * WATCH_AFTER
+    timed.clock.moved += 3 * 24 * 6 * FIRST_CHECK_DELAY
     await deliver(timed.services, message)
     assert await timed.counts(asked) == {"open": 1}
 

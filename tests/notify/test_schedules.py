@@ -15,7 +15,7 @@ from local.fake_teams.api import Behaviour, PersonView
 from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.ingest import ingest
-from notify.scheduling import DueTime, in_zone
+from notify.scheduling import DueTime, compute_local_due
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, RECIPIENTS, Expansion, RecipientTask, Task
 from shared.records import HeldDelivery
@@ -276,9 +276,9 @@ async def test_who_is_past_the_time_when_it_is_asked_for_goes_by_ifpast(
 )
 def test_a_recipients_own_time_is_an_instant_or_has_passed(at: str, place: str, plan: DueTime) -> None:
     own = Schedule.model_validate({"at": at, "timeZone": "recipient"})
-    assert in_zone(own, load_zone(place), NOW) == plan
+    assert compute_local_due(own, load_zone(place), NOW) == plan
     fixed = Schedule.model_validate({"at": at, "timeZone": "UTC"})
-    assert in_zone(fixed, load_zone(place), NOW) == DueTime()
+    assert compute_local_due(fixed, load_zone(place), NOW) == DueTime()
 
 
 @pytest.mark.parametrize(("late", "state"), [(59, NotificationState.FINISHED), (62, NotificationState.MISSED)])
@@ -471,7 +471,7 @@ async def test_what_would_expire_before_its_time_is_refused(timed: Herald, sched
     await ingest(timed.services, body, "m1")
     [letter] = await timed.dead_letters()
     assert json.loads(letter["faults"]) == [
-        {"pointer": "/schedule/at", "message": "is not before the expiry, 2026-12-01T09:00Z"}
+        {"pointer": "/schedule/at", "message": "must be before the expiry, 2026-12-01T09:00Z"}
     ]
     asked = await timed.ask({"all": True}, schedule=schedule, expiresAt="2026-12-01T09:01:00Z")
     assert asked.state is NotificationState.SCHEDULED

@@ -158,17 +158,17 @@ async def test_it_makes_way_also_where_teams_is_not_ready_for_that_at_once(
     ada = await person(timed)
     await tell(timed, user(ada), "First", ago=100)
     await timed.run()
-    newer = threads.newer
+    newer = threads.find_newer
 
     async def then(*args: Any) -> Any:
         if args[1].content.content.title == "Older":
             await timed.teams.inject(fault)
         return await newer(*args)
 
-    monkeypatch.setattr(threads, "newer", then)
+    monkeypatch.setattr(threads, "find_newer", then)
     older = await overtaken(timed, monkeypatch, ada)
     assert shown(await timed.received()) == ["Older"]
-    monkeypatch.setattr(threads, "newer", newer)
+    monkeypatch.setattr(threads, "find_newer", newer)
     await timed.run()
     assert shown(await timed.received()) == ["Newer"]
     assert await timed.counts(older) == {"superseded": 1}

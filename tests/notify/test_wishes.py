@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import PersonView
-from notify.command_dispatch import SETTLED
+from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.queue_messages import DELIVERIES, RecipientTask, Task
 from shared.records import HeldDelivery
@@ -64,7 +64,7 @@ async def test_what_waits_for_its_recipient_ends_when_it_is_called_off(
     off, other = await timed.ask(user(ada)), await timed.ask(user(ada))
     await timed.send()
     await timed.command(command, off)
-    await timed.wait(SETTLED + 1)
+    await timed.wait(SWEEP_DELAY_SECONDS + 1)
     assert await timed.counts(off) == {"cancelled": 1}
     assert (await timed.now(off)).counts == '{"cancelled":1}'
     [left] = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10)
@@ -83,7 +83,7 @@ async def test_what_waits_for_everyone_s_own_time_ends_when_it_is_called_off(tim
     await timed.wait((due - now(timed)).total_seconds() + 1)
     assert await timed.counts(asked) == {"open": 5}
     await timed.command("cancel", asked)
-    await timed.wait(SETTLED + 1)
+    await timed.wait(SWEEP_DELAY_SECONDS + 1)
     assert await timed.counts(asked) == {"cancelled": 5}
     await timed.run()
     assert await timed.received() == []

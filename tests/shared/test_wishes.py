@@ -23,7 +23,7 @@ OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIG
 def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
     case = replace(CASE, **given)
     rule, until = evaluate(
-        case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest
+        case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.default_digest
     )
     assert rule in OF_WISHES
     if decided.rule in OF_WISHES:

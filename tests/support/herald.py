@@ -21,7 +21,7 @@ from azure.storage.queue.aio import QueueServiceClient
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
 from notify.delivery.deliver import deliver
-from notify.expansion import LISTED, expand
+from notify.expansion import EXPANDABLE, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
 from shared.contract.parsing import Request, parse_message
@@ -118,7 +118,7 @@ class Herald:
 
     async def expand(self, of: StoredNotification) -> StoredNotification:
         """List all pages of recipients now, not each at its turn; returns the notification as it is then."""
-        while of.state in LISTED:
+        while of.state in EXPANDABLE:
             await expand(self.services, Expansion(of.key, of.page))
             found = await self.services.notifications.get(of.key)
             assert found
