@@ -13,7 +13,7 @@ from shared.preferences.delivery_rules import evaluate, next_digest
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Rule
 from shared.time.localtime import load_zone
-from tests.notify.test_policy import CASE, CASES
+from tests.notify.test_policy import CASES, POLICY_INPUT
 
 #: The rules that wishes make.
 OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
@@ -21,7 +21,7 @@ OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIG
 
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
 def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
-    case = replace(CASE, **given)
+    case = replace(POLICY_INPUT, **given)
     rule, until = evaluate(
         case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.default_digest
     )

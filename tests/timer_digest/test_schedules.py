@@ -18,7 +18,7 @@ from shared.states import NotificationState, ScheduleState
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
 from shared.time.localtime import load_zone
-from tests.notify.test_schedules import set_clock, sleep_until
+from tests.notify.test_scheduling import advance_to, set_clock
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 from timer_digest.tick import tick
@@ -88,9 +88,9 @@ async def test_each_occurrence_is_a_notification_of_its_own_that_its_wall_time_n
 ) -> None:
     await recur(timed, ada)
     for number in range(3):
-        await sleep_until(timed, NINE + number * DAY - timedelta(minutes=1))
+        await advance_to(timed, NINE + number * DAY - timedelta(minutes=1))
         assert len(await timed.received()) == number
-        await sleep_until(timed, NINE + number * DAY)
+        await advance_to(timed, NINE + number * DAY)
         assert len(await timed.received()) == number + 1
         assert await state_of(timed, f"2026-11-{23 + number}T09:00") is NotificationState.FINISHED
     assert (await stored(timed)).occurrence == "2026-11-26T09:00"
@@ -102,9 +102,9 @@ async def test_an_occurrence_is_kept_on_the_wall_through_a_change_of_clocks(time
     set_clock(timed, before - timedelta(minutes=5))
     await recur(timed, ada)
     for at in (before, before + DAY - timedelta(hours=1)):
-        await sleep_until(timed, at - timedelta(minutes=1))
+        await advance_to(timed, at - timedelta(minutes=1))
         count = len(await timed.received())
-        await sleep_until(timed, at)
+        await advance_to(timed, at)
         assert len(await timed.received()) == count + 1
 
 
@@ -118,9 +118,9 @@ async def test_everybody_is_told_each_day_at_their_own_time(timed: Herald) -> No
     for day in (24, 25):
         for person, place in zip(people, places, strict=True):
             at = datetime(2026, 11, day, 9, tzinfo=load_zone(place))
-            await sleep_until(timed, at.astimezone(UTC) - timedelta(minutes=1))
+            await advance_to(timed, at.astimezone(UTC) - timedelta(minutes=1))
             assert [message.person for message in await timed.received()] == told
-            await sleep_until(timed, at.astimezone(UTC) + timedelta(seconds=1))
+            await advance_to(timed, at.astimezone(UTC) + timedelta(seconds=1))
             told.append(person.object_id)
             assert [message.person for message in await timed.received()] == told
     assert await state_of(timed, "2026-11-24T09:00") is NotificationState.FINISHED
@@ -129,7 +129,7 @@ async def test_everybody_is_told_each_day_at_their_own_time(timed: Herald) -> No
 async def test_holidays_and_left_out_dates_are_skipped_and_the_end_ends_it(timed: Herald, ada: PersonView) -> None:
     await recur(timed, ada, skip=["2026-11-26"], holidays=CATS, end="2026-11-27T09:00")
     for day in range(8):
-        await sleep_until(timed, NINE + day * DAY)
+        await advance_to(timed, NINE + day * DAY)
     days = [f"2026-11-{day}T09:00" for day in range(23, 31)]
     assert [await state_of(timed, day) is not None for day in days] == [True, False, True, False, True] + 3 * [False]
     assert (await stored(timed)).state is ScheduleState.ENDED
@@ -140,8 +140,8 @@ async def test_what_was_missed_in_an_outage_is_said_and_what_is_late_within_the_
     timed: Herald, ada: PersonView, caplog: pytest.LogCaptureFixture
 ) -> None:
     await recur(timed, ada, rule="0 9,10,11 * * *")
-    await sleep_until(timed, NINE)
-    await sleep_until(timed, NINE + timedelta(days=1, hours=2, minutes=30))
+    await advance_to(timed, NINE)
+    await advance_to(timed, NINE + timedelta(days=1, hours=2, minutes=30))
     for _ in range(2):
         days = ["2026-11-23T10:00", "2026-11-23T11:00", "2026-11-24T09:00", "2026-11-24T10:00"]
         assert {await state_of(timed, day) for day in days} == {NotificationState.MISSED}
@@ -159,7 +159,7 @@ async def test_of_very_many_missed_ones_some_are_stored_and_the_latest_still_sen
     monkeypatch.setattr("shared.announcements.AROUND_THE_WORLD", timedelta())
     assert MAX_MISSED_STORED > 3
     await recur(timed, ada, rule="*/30 * * * *")
-    await sleep_until(timed, NINE + timedelta(hours=10))
+    await advance_to(timed, NINE + timedelta(hours=10))
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.MISSED
     assert await state_of(timed, "2026-11-23T10:30") is None
     assert f"not even stored: source {SOURCE}morning, id 2026-11-23T10:30 and all" in caplog.text
@@ -178,21 +178,21 @@ async def test_the_same_command_again_changes_nothing_and_another_moves_what_com
     assert await stored(timed) == before
     await recur(timed, ada, rule="0 10 * * *", title="Later")
     assert (await stored(timed)).occurrence == "2026-11-23T10:00"
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     assert await titles(timed) == []
-    await sleep_until(timed, NINE + timedelta(hours=1))
-    await sleep_until(timed, NINE + timedelta(hours=2))
+    await advance_to(timed, NINE + timedelta(hours=1))
+    await advance_to(timed, NINE + timedelta(hours=2))
     assert await titles(timed) == ["Later"]
 
 
 async def test_after_a_change_of_zone_no_date_has_the_same_occurrence_twice(timed: Herald, ada: PersonView) -> None:
     await recur(timed, ada)
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     await recur(timed, ada, timeZone="America/New_York", title="Again")
     assert (await stored(timed)).occurrence == "2026-11-23T09:00"
-    await sleep_until(timed, NINE + timedelta(hours=6))
+    await advance_to(timed, NINE + timedelta(hours=6))
     assert await titles(timed) == ["Good morning"]
-    await sleep_until(timed, NINE + timedelta(days=1, hours=6))
+    await advance_to(timed, NINE + timedelta(days=1, hours=6))
     assert await titles(timed) == ["Good morning", "Again"]
     assert await timed.dead_letters() == []
 
@@ -209,15 +209,15 @@ async def test_what_was_due_before_a_change_goes_by_what_was_said_until_then(tim
 async def test_nothing_comes_while_it_is_paused_and_nothing_is_made_up_for(timed: Herald, ada: PersonView) -> None:
     await recur(timed, ada)
     await order(timed, "pauseSchedule")
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     await recur(timed, ada, title="Changed")
-    await sleep_until(timed, NINE + DAY)
+    await advance_to(timed, NINE + DAY)
     assert await titles(timed) == []
     await order(timed, "resumeSchedule")
     await order(timed, "resumeSchedule")
     await timed.send()
     assert await titles(timed) == []
-    await sleep_until(timed, NINE + 2 * DAY)
+    await advance_to(timed, NINE + 2 * DAY)
     assert await titles(timed) == ["Changed"]
     assert await timed.dead_letters() == []
 
@@ -226,23 +226,23 @@ async def test_what_is_deleted_comes_no_more_until_it_is_asked_for_again(timed: 
     await recur(timed, ada)
     await order(timed, "deleteSchedule")
     await order(timed, "deleteSchedule")
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     assert await titles(timed) == []
     assert await timed.dead_letters() == []
     await order(timed, "resumeSchedule")
     assert await reasons(timed) == [("unknown", "/target/schedule")]
     await recur(timed, ada)
-    await sleep_until(timed, NINE + DAY)
+    await advance_to(timed, NINE + DAY)
     assert await titles(timed) == ["Good morning"]
 
 
 async def test_an_occurrence_can_be_cancelled_by_its_name(timed: Herald, ada: PersonView) -> None:
     await recur(timed, ada, timeZone="recipient", rule="0 12 * * *")
-    await sleep_until(timed, MONDAY + timedelta(hours=15))
+    await advance_to(timed, MONDAY + timedelta(hours=15))
     target = {"source": f"{SOURCE}morning", "id": "2026-11-24T12:00"}
     await ingest(timed.services, json.dumps({"command": "cancel", "target": target}).encode(), "m")
     for day in (24, 25):
-        await sleep_until(timed, datetime(2026, 11, day, 11, 0, 1, tzinfo=UTC))
+        await advance_to(timed, datetime(2026, 11, day, 11, 0, 1, tzinfo=UTC))
     assert len(await timed.received()) == 1
     assert await state_of(timed, "2026-11-24T12:00") is NotificationState.CANCELLED
 
@@ -423,8 +423,8 @@ async def test_who_takes_a_command_about_a_schedule_may_die_and_the_command_come
         finally:
             TAP.reset(token)
         await ingest(timed.services, body, "m")
-    await sleep_until(timed, NINE)
-    await sleep_until(timed, NINE + timedelta(hours=1))
+    await advance_to(timed, NINE)
+    await advance_to(timed, NINE + timedelta(hours=1))
     assert len(await timed.received()) == 1
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.FINISHED
 
