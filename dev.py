@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Herald on your machine.
+"""Run Herald on your machine.
 
-    python dev.py up [--once]                  the app, a storage emulator and a Teams-like chat; sends a first message
-    python dev.py host [--port N] [--local]    the function host alone (Core Tools, where installed; --local: ours)
-    python dev.py test [--full] [...]          every check and test; further arguments are for pytest
-    python dev.py bench [names] [--quick]      the benchmarks; --json FILE writes their figures, --help says more
+    python dev.py up [--once]                  start the app, a storage emulator and a chat, and send a first message
+    python dev.py host [--port N] [--local]    run only the function host (Core Tools if installed, unless --local)
+    python dev.py test [--full] [...]          run all checks and tests; further arguments are for pytest
+    python dev.py bench [names] [--quick]      run the benchmarks; see --help
 
-Python 3.8 or newer starts it: it makes .venv with the newest of Python 3.11 to 3.13 and installs what is needed.
+It needs Python 3.8 or newer, creates .venv with the newest of Python 3.11 to 3.13, and installs the requirements.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from local.bootstrap import Missing, Setup
+from local.bootstrap import Setup, SetupError
 
-#: Processes among which the tests are spread: more than two cores, as tests of processes wait for these.
+#: Parallel test processes: more than two cores, because tests of processes mostly wait.
 TEST_WORKERS = 3
 
 ROOT = Path(__file__).resolve().parent
-RUNTIME, DEVELOPMENT, PEERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"
+RUNTIME, DEVELOPMENT, CONTENDERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"
 
 
-def up(setup: Setup, arguments: list[str]) -> int:
+def run_up(setup: Setup, arguments: list[str]) -> int:
     setup.ensure_python(RUNTIME)
     setup.ensure_node()
-    return become([str(setup.python), "-m", "local.up", *arguments], setup.environ())
+    return replace_process([str(setup.python), "-m", "local.up", *arguments], setup.environ())
 
 
-def host(setup: Setup, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dev.py host", description="The function host alone.")
+def run_host(setup: Setup, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py host", description="Run only the function host.")
     parser.add_argument("--port", type=int, default=7071, help="port on 127.0.0.1 (default: 7071)")
-    parser.add_argument("--local", action="store_true", help="our local host, also where Core Tools are installed")
+    parser.add_argument("--local", action="store_true", help="run the local host even if Core Tools are installed")
     options = parser.parse_args(arguments)
     setup.ensure_python(RUNTIME)
     func = None if options.local else shutil.which("func")
     if func:
-        return attend([func, "start", "--port", str(options.port)], setup.environ())
-    return become([str(setup.python), "-m", "local.host", "--port", str(options.port)], setup.environ())
+        return run_child([func, "start", "--port", str(options.port)], setup.environ())
+    return replace_process([str(setup.python), "-m", "local.host", "--port", str(options.port)], setup.environ())
 
 
-def test(setup: Setup, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dev.py test", description="Every check and test.")
-    parser.add_argument("--full", action="store_true", help="also the long ones, and --cov")
-    parser.add_argument("--cov", action="store_true", help="say which lines no test runs; takes twice the time")
+def run_tests(setup: Setup, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py test", description="Run all checks and tests.")
+    parser.add_argument("--full", action="store_true", help="also run the long tests, with --cov")
+    parser.add_argument("--cov", action="store_true", help="report the lines that no test runs; takes twice as long")
     options, for_pytest = parser.parse_known_args(arguments)
     setup.ensure_python(RUNTIME, DEVELOPMENT)
     setup.ensure_node()
     selected = ["--hypothesis-profile", "full"] if options.full else ["-m", "not full"]
     workers = ["-n", str(TEST_WORKERS), "--dist", "loadgroup"]
     coverage = ["--cov", "--cov-report=term:skip-covered"] if options.full or options.cov else []
-    steps = {
+    checks = {
         "ruff": ["-m", "ruff", "check"],
         "format": ["-m", "ruff", "format", "--check", "--quiet"],
         "mypy": ["-m", "mypy"],
@@ -68,14 +68,14 @@ def test(setup: Setup, arguments: list[str]) -> int:
     }
 
     def run(name: str, output: int | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
-        begun = time.monotonic()
-        command = [str(setup.python), *steps[name]]
+        started = time.monotonic()
+        command = [str(setup.python), *checks[name]]
         done = subprocess.run(command, cwd=str(ROOT), env=setup.environ(), check=False, stdout=output, text=True)
-        return done, time.monotonic() - begun
+        return done, time.monotonic() - started
 
     results = {}
-    with ThreadPoolExecutor() as beside:  # mypy takes long where it has no cache: it goes on while the others do
-        mypy = beside.submit(run, "mypy", subprocess.PIPE)
+    with ThreadPoolExecutor() as executor:  # mypy takes long without a cache: it runs beside the others
+        mypy = executor.submit(run, "mypy", subprocess.PIPE)
         for name in ("ruff", "format", "import-linter", "pytest"):
             print("\n== " + name, flush=True)
             results[name] = run(name)
@@ -87,48 +87,53 @@ def test(setup: Setup, arguments: list[str]) -> int:
     return 1 if any(codes.values()) else 0
 
 
-def bench(setup: Setup, arguments: list[str]) -> int:
+def run_benchmarks(setup: Setup, arguments: list[str]) -> int:
     setup.ensure_python(RUNTIME, DEVELOPMENT)
     setup.ensure_node()
-    peers = Setup(ROOT)
-    peers.venv = setup.local / "peers"  # apart, so that what they need does not change what the app gets
+    contenders = Setup(ROOT)
+    contenders.venv = setup.local / "peers"  # separate, so that their requirements do not change those of the app
     try:
-        peers.ensure_python(PEERS)
-    except Missing as error:
-        print(f"Without the ways of sending of others: {error}", file=sys.stderr)
-    return become([str(setup.python), "-m", "benchmarks", *arguments], setup.environ())
+        contenders.ensure_python(CONTENDERS)
+    except SetupError as error:
+        print(f"The benchmarks run without the other SDKs: {error}", file=sys.stderr)
+    return replace_process([str(setup.python), "-m", "benchmarks", *arguments], setup.environ())
 
 
-def become(command: Sequence[str], environ: dict[str, str]) -> int:
-    """Run `command` in our place, so that it has our process id, our group and our signals."""
+def replace_process(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Replace this process by `command`, which keeps the process id, the group and the signals."""
     os.chdir(str(ROOT))
     if os.name != "nt":
         sys.stdout.flush()
-        os.execve(command[0], list(command), environ)  # noqa: S606 (no shell is meant)
-    return attend(command, environ)  # on Windows, exec would give the console back before the program ends
+        os.execve(command[0], list(command), environ)  # noqa: S606 (no shell is needed)
+    return run_child(command, environ)  # on Windows, exec would return to the console before the program ends
 
 
-def attend(command: Sequence[str], environ: dict[str, str]) -> int:
-    """Run `command` as a child; 0 where we ended it because a signal asked us to."""
-    asked: list[int] = []
+def run_child(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Run `command` as a child and return its exit code; 0 after a signal."""
+    received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _: object) -> None:
-        asked.append(number)
-        if child is not None and os.name != "nt" and number != signal.SIGINT:  # Ctrl-C reaches the child by itself
+        received.append(number)
+        if child is not None and os.name != "nt" and number != signal.SIGINT:  # Ctrl-C reaches the child directly
             child.send_signal(number)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), forward)
     child = subprocess.Popen(list(command), cwd=str(ROOT), env=environ)
-    if asked:  # before there was a child to tell
+    if received:  # before the child was started
         child.terminate()
     code = child.wait()
-    return 0 if asked else code
+    return 0 if received else code
 
 
-COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {"up": up, "host": host, "test": test, "bench": bench}
+COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {
+    "up": run_up,
+    "host": run_host,
+    "test": run_tests,
+    "bench": run_benchmarks,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -136,11 +141,11 @@ def main(arguments: list[str]) -> int:
     if command is None:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    # So that a half-done install is ended with us, and not left to run without its lock.
+    # End an installation in progress with this process, because it would run on without the lock.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return command(Setup(ROOT), arguments[1:])
-    except Missing as error:
+    except SetupError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

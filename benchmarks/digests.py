@@ -21,7 +21,7 @@ from benchmarks.stage import Stage, stage, wait
 from shared import queue_messages
 from shared.states import NotificationState
 from shared.storage.notifications import notification_key
-from shared.time.clock import setting
+from shared.time.clock import format_clock
 
 PEOPLE, QUICK_PEOPLE = 10_000, 200
 #: Notifications in each digest.
@@ -47,7 +47,7 @@ class Moved(Stage):
 
     @property
     def environ(self) -> dict[str, str]:
-        moved = {"HERALD_CLOCK": setting(self.start, 1), "HERALD_CATEGORIES_FILE": str(self.folder / CATEGORIES)}
+        moved = {"HERALD_CLOCK": format_clock(self.start, 1), "HERALD_CATEGORIES_FILE": str(self.folder / CATEGORIES)}
         return super().environ | moved
 
 

@@ -18,7 +18,7 @@ from benchmarks.report import Options, Report, Run, medians
 from benchmarks.stage import Stage, stage
 from local.fake_teams.api import Growth, TeamsEvent
 from local.processes import FunctionHost
-from shared.queue_messages import ALL
+from shared.queue_messages import WORK_QUEUES
 from shared.storage.clients import open_storage
 
 IN_FLIGHT = 20
@@ -104,7 +104,7 @@ async def _clear_queues(on: Stage) -> None:
         service, tables = open_storage(on.environ)
         await stack.enter_async_context(service)
         await stack.enter_async_context(tables)
-        for name in ALL:
+        for name in WORK_QUEUES:
             await service.get_queue_client(name).clear_messages()
 
 

@@ -58,7 +58,7 @@ async def _measure(on: Stage, people: int, count: int) -> Run:
         after = await on.meters(hosts)
     stats = await on.teams.stats()
     times = [each.monotonic for each in await on.teams.received(tenant=tenant)]
-    slots = sum(n for name, n in after.operations.items() if name.startswith("Lanes:"))
+    slots = sum(n for name, n in after.operations.items() if name.startswith("RateLanes:"))
     return {
         "sustained": (len(times) - 1) / (max(times) - min(times)),
         "seconds": seconds,

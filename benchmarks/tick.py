@@ -41,10 +41,10 @@ ZONES = 24
 
 #: Why each operation is made.
 WHY = {
-    "Due: query": "what is due, a hundred at a time, until there is no more",
-    "people: put": "a message for each whose digest is due",
-    "Due: delete": "a row that is alone in its minute and partition, once that is on its queue",
-    "Due: transaction": "the rows of a minute and partition, once they are on their queue",
+    "Timers: query": "what is due, a hundred at a time, until there is no more",
+    "recipients: put": "a message for each whose digest is due",
+    "Timers: delete": "a row that is alone in its minute and partition, once that is on its queue",
+    "Timers: transaction": "the rows of a minute and partition, once they are on their queue",
 }
 
 _BEFORE = re.compile(r"PartitionKey lt '([^']+)'")

@@ -42,16 +42,16 @@ WHY = {
     "Notifications: insert": "intake: the notification under its identity, once",
     "Notifications: read": "the content and the state, kept for 2 s; the end",
     "Notifications: merge": "the next page of the list; the final counts",
-    "Due: update": "the watch over the notification",
+    "Timers: update": "the watch over the notification",
     "Conversations: read": "how to reach the person",
     "Conversations: query": "the expansion: a page of people",
     "Deliveries: query": "the expansion: which rows of the page there are",
     "Deliveries: transaction": "rows of a page; final states with their count, many together",
     "Deliveries: read": "the count before it is changed; the counts of all partitions at the end",
     "Deliveries: merge": "the claim, before the request leaves",
-    "Lanes: read": "what went to the conversation lately; the tenant's next slot",
-    "Lanes: merge": "the tenant's slots, in blocks; the conversation's, from its second message on",
-    "Lanes: insert": "the conversation's first message",
+    "RateLanes: read": "what went to the conversation lately; the tenant's next slot",
+    "RateLanes: merge": "the tenant's slots, in blocks; the conversation's, from its second message on",
+    "RateLanes: insert": "the conversation's first message",
 }
 
 

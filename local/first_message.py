@@ -1,4 +1,4 @@
-"""The first message of `dev.py up`: the bot is installed in the chat, and a notification goes the whole way."""
+"""The first message of `dev.py up`: install the bot in the chat, and deliver a notification from the queue."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from local.processes import Failed, Program
-from local.send import PLAYGROUND, QUEUE, event, put
+from local.processes import Program, ProgramError
+from local.send import PLAYGROUND, QUEUE, build_event, put_event
 from shared import settings
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
@@ -19,15 +19,15 @@ from shared.states import DeliveryState, Reason, ReferenceKind
 from shared.storage.clients import CONNECTION, open_storage
 from shared.storage.notifications import notification_key
 
-#: Seconds in which it must have been delivered.
-DEADLINE = 60.0
-#: Seconds between two looks at a table, and at the programs.
-LOOK, WATCH = 0.05, 0.5
-#: Where the card leads.
-MANUAL = "https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages"
+#: The time limit of the delivery.
+DELIVERY_TIMEOUT_SECONDS = 60.0
+#: How often the tables and the programs are checked.
+TABLE_CHECK_SECONDS, PROGRAM_CHECK_SECONDS = 0.05, 0.5
+#: The link of the card.
+MANUAL_URL = "https://learn.microsoft.com/microsoftteams/platform/bots/how-to/conversations/send-proactive-messages"
 
-#: Why the person of the chat may not be told at once: what they chose before is still stored.
-WISHES = (Reason.OPTED_OUT, Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST)
+#: Reasons why the message is not shown at once: preferences of the person from an earlier run are still stored.
+PREFERENCE_REASONS = (Reason.OPTED_OUT, Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST)
 
 TENANT: str = PLAYGROUND["tenantId"]
 PERSON: str = PLAYGROUND["currentUser"]["aadObjectId"]
@@ -37,100 +37,102 @@ T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
-async def first_message(
+async def send_first_message(
     playground_url: str, app_settings: Mapping[str, str], programs: Sequence[Program], progress: Progress
 ) -> None:
-    """Install, send, and see it arrive; raises `Failed` with the reason where that does not come about.
+    """Install the bot, send a message and wait for its delivery; raises `ProgramError` with the reason of a failure.
 
-    `app_settings` are those of the function host, which is the last of `programs`; `progress` is told each thing
-    when it is seen.
+    `app_settings` are those of the function host, which is the last of `programs`; `progress` receives one line for
+    each step.
     """
     services = await open_services(settings.load_settings(app_settings), open_storage(app_settings))
-    going = asyncio.create_task(_go(playground_url, app_settings[CONNECTION], services, progress))
-    watching = asyncio.create_task(_watch(programs))
+    delivery = asyncio.create_task(_deliver(playground_url, app_settings[CONNECTION], services, progress))
+    watchdog = asyncio.create_task(_check_programs(programs))
     try:
-        done, _ = await asyncio.wait({going, watching}, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {delivery, watchdog}, timeout=DELIVERY_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         if not done:
-            raise Failed(f"it was not delivered within {DEADLINE:.0f} s")
+            raise ProgramError(f"it was not delivered within {DELIVERY_TIMEOUT_SECONDS:.0f} s")
         for task in done:
             task.result()
-    except Failed as error:
-        said = programs[-1].last_words()
-        raise Failed(f"The first message failed: {error}; the last words of the function host: {said}") from None
+    except ProgramError as error:
+        output = programs[-1].summarize_output()
+        raise ProgramError(f"The first message failed: {error}; last output of the function host: {output}") from None
     finally:
-        going.cancel()
-        watching.cancel()
-        await asyncio.gather(going, watching, return_exceptions=True)
+        delivery.cancel()
+        watchdog.cancel()
+        await asyncio.gather(delivery, watchdog, return_exceptions=True)
         await services.close()
 
 
-async def _go(playground_url: str, connection_string: str, services: Services, progress: Progress) -> None:
-    # Not the stream of the chat: what comes while nobody listens there is kept for the page, and given to the first
-    # listener alone.
+async def _deliver(playground_url: str, connection_string: str, services: Services, progress: Progress) -> None:
+    # The log, because the stream of the chat delivers each message only to its first listener, which must be the page.
     async with aiohttp.ClientSession(playground_url) as http, http.ws_connect("/_ws/log/stream") as log:
-        async with http.post(f"/_debug/conversation/{quote(CHAT)}/installation", json={}) as answer:
-            answer.raise_for_status()
-        if (status := (await _logged(log, "installationUpdate"))["response"]["statusCode"]) != 200:
-            raise Failed(f"the app answered the installation of the bot with {status}")
-        reference = await _until(lambda: services.conversations.get(TENANT, ReferenceKind.USER, PERSON), bool)
+        async with http.post(f"/_debug/conversation/{quote(CHAT)}/installation", json={}) as response:
+            response.raise_for_status()
+        exchange = await _next_exchange(log, "installationUpdate")
+        if (status := exchange["response"]["statusCode"]) != 200:
+            raise ProgramError(f"the app answered the installation of the bot with {status}")
+        reference = await _poll_until(lambda: services.conversations.get(TENANT, ReferenceKind.USER, PERSON), bool)
         progress(f"Bot installed, reference stored      conversation {reference.conversation_id}")
 
-        message = event(_content())
-        message["data"]["content"]["facts"].append({"title": "Id", "value": message["id"]})
-        await asyncio.to_thread(put, message, connection_string)
-        progress(f"Put on the queue {QUEUE}       id {message['id']}")
+        event = build_event(_build_content())
+        event["data"]["content"]["facts"].append({"title": "Id", "value": event["id"]})
+        await asyncio.to_thread(put_event, event, connection_string)
+        progress(f"Put on the queue {QUEUE}       id {event['id']}")
 
-        key = notification_key(TENANT, message["source"], message["id"])
-        await _until(lambda: services.notifications.get(key), bool)
+        key = notification_key(TENANT, event["source"], event["id"])
+        await _poll_until(lambda: services.notifications.get(key), bool)
         progress(f"Accepted                             notification {key}")
 
         delivery = Delivery(key, "0", f"u:{PERSON}", "", 0)
-        found = await _until(lambda: services.deliveries.get(delivery), _is_decided)
-        if found.reason in WISHES:
-            what = f"it is {found.state} ({found.reason}), as what was stored says that she wants"
-            progress(f"Not shown to {PLAYGROUND['currentUser']['name']}: {what}")
+        record = await _poll_until(lambda: services.deliveries.get(delivery), _is_decided)
+        if record.reason in PREFERENCE_REASONS:
+            name = PLAYGROUND["currentUser"]["name"]
+            progress(f"Not shown to {name}: {record.state} ({record.reason}) because of stored preferences")
             return
-        if found.state is not DeliveryState.SENT:
-            raise Failed(f"the delivery is {found.state}{f' ({found.reason})' if found.reason else ''}")
-        arrived = await _logged(log, "message", containing=message["id"])
-        progress(f"Delivered, seen in the Playground    message {arrived['messageId']}")
+        if record.state is not DeliveryState.SENT:
+            raise ProgramError(f"the delivery is {record.state}{f' ({record.reason})' if record.reason else ''}")
+        exchange = await _next_exchange(log, "message", containing=event["id"])
+        progress(f"Delivered to the Playground          message {exchange['messageId']}")
 
 
-async def _watch(programs: Sequence[Program]) -> None:
+async def _check_programs(programs: Sequence[Program]) -> None:
     while True:
         for program in programs:
             program.check()
-        await asyncio.sleep(WATCH)
+        await asyncio.sleep(PROGRAM_CHECK_SECONDS)
 
 
-async def _logged(log: aiohttp.ClientWebSocketResponse, activity: str, containing: str = "") -> dict[str, Any]:
-    """The next exchange of this activity that the Playground logs, with its request and response."""
+async def _next_exchange(log: aiohttp.ClientWebSocketResponse, activity: str, containing: str = "") -> dict[str, Any]:
+    """Return the next exchange of this activity in the log of the Playground, with its request and response."""
     async for frame in log:
         item = frame.json()["log"]
         if item.get("activityName") == activity and containing in frame.data:
             return dict(item)
-    raise Failed("the Playground has closed its log")
+    raise ProgramError("the Playground has closed its log")
 
 
-async def _until(look: Callable[[], Awaitable[T | None]], wanted: Callable[[T | None], bool]) -> T:
+async def _poll_until(read: Callable[[], Awaitable[T | None]], condition: Callable[[T | None], bool]) -> T:
     while True:
-        seen = await look()
-        if seen is not None and wanted(seen):
-            return seen
-        await asyncio.sleep(LOOK)
+        value = await read()
+        if value is not None and condition(value):
+            return value
+        await asyncio.sleep(TABLE_CHECK_SECONDS)
 
 
 def _is_decided(delivery: DeliveryRecord | None) -> bool:
-    return delivery is not None and (delivery.state.final or delivery.reason in WISHES)
+    return delivery is not None and (delivery.state.final or delivery.reason in PREFERENCE_REASONS)
 
 
-def _content() -> dict[str, Any]:
+def _build_content() -> dict[str, Any]:
     return {
         "title": "Herald reaches you",
-        "text": "This card was a message on a storage queue a moment ago. Any system that can write one can tell "
-        "people something in Teams.",
+        "text": "A moment ago, this card was a message on a storage queue. Any system that can write one can notify "
+        "people in Teams.",
         "facts": [{"title": "Queue", "value": QUEUE}, {"title": "From", "value": "python dev.py up"}],
-        "result": "The way from the queue to this chat works",
+        "result": "Delivery from the queue to this chat works",
         "actor": {"name": "dev.py up"},
-        "link": {"title": "How proactive messages work", "url": MANUAL},
+        "link": {"title": "How proactive messages work", "url": MANUAL_URL},
     }

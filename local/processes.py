@@ -1,7 +1,7 @@
-"""The programs of the local stack, as child processes: Azurite, the Playground and the function host.
+"""The programs of the local stack as child processes: Azurite, the Playground and the function host.
 
-Each listens on 127.0.0.1, writes into a log file, and is told to end by closing its standard input: the one
-signal that every system has, and that reaches a child also when its parent was killed.
+Each listens on 127.0.0.1, writes to a log file, and stops when its standard input closes, which works on every
+operating system, and also when the parent is killed.
 
 >>> with Azurite(folder) as azurite:            # in memory, on free ports
 ...     with FunctionHost(folder, {"AzureWebJobsStorage": azurite.connection_string()}) as host:
@@ -28,16 +28,16 @@ from urllib.request import ProxyHandler, build_opener
 
 from shared.settings import Settings
 
-#: Seconds that a program may take until it is healthy.
-START = 60.0
-#: Seconds that a program may take to end by itself; then it is killed. The host lets running functions finish for 30 s.
-GRACE = 35.0
-#: Seconds between two looks at a program that starts.
-LOOK = 0.03
-#: Where free ports are looked for: below the ports that a system gives to outgoing connections.
+#: The time limit for a program to become healthy.
+START_SECONDS = 60.0
+#: The time limit for a program to stop, before it is killed. The host waits 30 s for running functions.
+STOP_SECONDS = 35.0
+#: How often a starting program is checked.
+CHECK_SECONDS = 0.03
+#: The range of free ports: below the ports that operating systems use for outgoing connections.
 FREE_PORTS = range(20_000, 32_000)
-#: Which of them is tried next. Each process begins elsewhere: two seldom choose the same one at the same moment.
-_NEXT = count(os.getpid() * 1009)
+#: The next port to try. Each process starts elsewhere, so that two processes seldom choose the same port.
+_port_numbers = count(os.getpid() * 1009)
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_MODULES = ROOT / ".local" / "node" / "node_modules"
@@ -48,39 +48,39 @@ AZURITE_PORTS = (10000, 10001, 10002)
 HOST_PORT = 7071
 PLAYGROUND_PORT = 56150
 
-#: Seconds for which Azurite keeps a connection that nobody uses. By itself it closes one after 5, into which a client
-#: may be writing that keeps it for 15.
-KEEP_ALIVE = 120
+#: How long Azurite keeps an idle connection. Its default is 5 s, but clients reuse a connection for 15 s, and may write
+#: to a closed one.
+KEEP_ALIVE_SECONDS = 120
 
-#: The account that every Azurite has, and its key, as published in its documentation.
+#: The default account of Azurite, and its key from its documentation.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 _OPENER = build_opener(ProxyHandler({}))
-#: Settings of the app that are not fields of `Settings`; `AzureWebJobsStorage__...` among them.
-_APP_SETTINGS = ("azurewebjobs", "herald_", "website_", "functions_", "azure_functions_")
+#: Prefixes of app settings that are not fields of `Settings`, such as `AzureWebJobsStorage__...`.
+_APP_SETTING_PREFIXES = ("azurewebjobs", "herald_", "website_", "functions_", "azure_functions_")
 
 
-class Failed(Exception):
-    """A program did not start or has ended; the text is one line for a person."""
+class ProgramError(Exception):
+    """A program did not start, or has ended; the message is one line."""
 
 
 class Program:
-    """A child process, started by the constructor; as a context manager also waited for, and stopped at the end."""
+    """A child process; the constructor starts it, the context manager waits until it is healthy, and stops it."""
 
-    #: How the program calls itself, for people.
+    #: The name in messages.
     name: str
 
     def __init__(
         self, command: Sequence[str | Path], log: Path, env: Mapping[str, str], cwd: Path, listening: str, health: str
     ) -> None:
-        """`listening` is what it logs once it listens, a pattern; a GET of the URL `health` is then answered."""
+        """Start `command`; it is healthy once its log matches `listening` and the URL `health` responds to a GET."""
         self.log = log
         self._listening = re.compile(listening)
         self._health = health
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
-        # Not in our process group: on Ctrl-C we end them, in the right order.
+        # A separate process group: on Ctrl-C, the parent stops the programs in the right order.
         group: int | None = 0
         flags = 0
         if sys.platform == "win32":
@@ -113,40 +113,40 @@ class Program:
         return self.process.pid
 
     def output(self) -> str:
-        """All that it has written so far."""
+        """Return the output so far."""
         return self.log.read_text("utf-8", "replace")
 
-    def last_words(self) -> str:
-        """The end of its output as one line, and where the rest is."""
+    def summarize_output(self) -> str:
+        """Return the end of the output as one line, and the path of the log."""
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]
-        return f"{' | '.join(lines[-3:])[-600:] or 'it wrote nothing'} (all of it: {self.log})"
+        return f"{' | '.join(lines[-3:])[-600:] or 'no output'} (full output: {self.log})"
 
     def check(self) -> None:
-        """Raises `Failed` where it has ended."""
+        """Raise `ProgramError` if the program has ended."""
         if (code := self.process.poll()) is not None:
-            raise Failed(f"{self.name} has ended with exit code {code}: {self.last_words()}")
+            raise ProgramError(f"{self.name} has ended with exit code {code}: {self.summarize_output()}")
 
-    def wait_until_healthy(self, seconds: float = START) -> None:
-        """Returns once it serves; raises `Failed` where it ends before, or does not within `seconds`."""
+    def wait_until_healthy(self, seconds: float = START_SECONDS) -> None:
+        """Wait until the program is healthy; raises `ProgramError` if it ends or is not healthy within `seconds`."""
         deadline = time.monotonic() + seconds
         while not self._is_healthy():
             self.check()
             if time.monotonic() > deadline:
-                raise Failed(f"{self.name} is not healthy after {seconds:.0f} s: {self.last_words()}")
-            time.sleep(LOOK)
+                raise ProgramError(f"{self.name} is not healthy after {seconds:.0f} s: {self.summarize_output()}")
+            time.sleep(CHECK_SECONDS)
 
     def _is_healthy(self) -> bool:
-        # Its own word first: the port could be answered by another program.
+        # The log first, because another program could respond on the port.
         if not (found := self._listening.search(self.output())):
             return False
-        self._heard(found)
-        return answers(self._health)
+        self._check_listening(found)
+        return _is_responding(self._health)
 
-    def _heard(self, listening: re.Match[str]) -> None:
-        """Check the line of the log that says where the program listens."""
+    def _check_listening(self, listening: re.Match[str]) -> None:
+        """Check the log line with the port; raises `ProgramError`."""
 
-    def stop(self, grace: float = GRACE) -> None:
-        """Ask it to end, and wait; after `grace` seconds kill it."""
+    def stop(self, grace: float = STOP_SECONDS) -> None:
+        """Stop the program and wait; kill it after `grace` seconds."""
         if self.process.stdin:
             self.process.stdin.close()
         try:
@@ -158,7 +158,7 @@ class Program:
             raise
 
     def kill(self) -> None:
-        """End it at once, as a crash does (SIGKILL), and wait for that."""
+        """Kill the program (SIGKILL), and wait for its end."""
         self.process.kill()
         self.process.wait()
         if self.process.stdin:
@@ -166,9 +166,9 @@ class Program:
 
 
 class Azurite(Program):
-    """The storage emulator; in memory unless it is given the folder `data`.
+    """The storage emulator; in memory, or with the folder `data`.
 
-    `accounts` are names of accounts that share nothing, in place of the usual one; `ports` those of blob, queue, table.
+    `accounts` are names of separate accounts, instead of the default one; `ports` are those of blob, queue and table.
     """
 
     name = "Azurite"
@@ -182,10 +182,10 @@ class Azurite(Program):
         accounts: Sequence[str] = (ACCOUNT,),
     ) -> None:
         self.ports = ports or (free_port(), free_port(), free_port())
-        command = node("azurite")
+        command = _node_command("azurite")
         for service, port in zip(("blob", "queue", "table"), self.ports, strict=True):
-            command += [f"--{service}Port", str(port), f"--{service}KeepAliveTimeout", str(KEEP_ALIVE)]
-        # Clients newer than the emulator speak a newer version of the protocol: that of upstream's own may.
+            command += [f"--{service}Port", str(port), f"--{service}KeepAliveTimeout", str(KEEP_ALIVE_SECONDS)]
+        # A client that is newer than the emulator, such as that of an upstream system, may use a newer API version.
         command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
         if data:
             data.mkdir(parents=True, exist_ok=True)
@@ -194,19 +194,19 @@ class Azurite(Program):
             logs / "azurite.log",
             _environ({"AZURITE_ACCOUNTS": ";".join(f"{account}:{ACCOUNT_KEY}" for account in accounts)}),
             ROOT,
-            listening="Azurite Table service is successfully listening",  # the last one that it starts
+            listening="Azurite Table service is successfully listening",  # the last service to start
             health=f"http://127.0.0.1:{self.ports[1]}/{accounts[0]}?comp=list",
         )
 
     def connection_string(self, account: str = ACCOUNT) -> str:
-        """For `AzureWebJobsStorage`, and for any client of Azure Storage."""
+        """Return the connection string of an account, for `AzureWebJobsStorage` or any storage client."""
         return connection_string(self.ports, account)
 
 
 class Playground(Program):
     """Microsoft 365 Agents Playground: a chat like that of Teams, and its Bot Connector, without tokens.
 
-    `config` names its people and chats; `endpoint` is where the app takes activities.
+    `config` has its people and chats; `endpoint` is the messaging endpoint of the app.
     """
 
     name = "The Playground"
@@ -215,15 +215,15 @@ class Playground(Program):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._own_log = logs / "playground.log"
-        self._own_log.unlink(missing_ok=True)  # what an earlier one heard must not be taken for its words
-        # A client that leaves while the Playground logs becomes a rejection that nobody handles, and ended it.
-        command = node("@microsoft/m365agentsplayground", "--unhandled-rejections=warn")
+        self._own_log.unlink(missing_ok=True)  # the log of an earlier run must not be read as its output
+        # A client that disconnects causes an unhandled rejection, which would end the Playground.
+        command = _node_command("@microsoft/m365agentsplayground", "--unhandled-rejections=warn")
         command += ["-e", endpoint, "-c", "msteams", "-p", str(self.port), "--su", f"{self.url}/_connector", "--dt"]
         env = {
             "TEAMSAPPTESTER_BROWSER": "none",
             "M365_AGENTS_PLAYGROUND_CONFIG_PATH": str(config),
             "M365_AGENTS_PLAYGROUND_LOGFILE": str(self._own_log),
-            "APPLICATION_INSIGHTS_NO_STATSBEAT": "1",  # what --dt leaves on
+            "APPLICATION_INSIGHTS_NO_STATSBEAT": "1",  # --dt does not disable it
         }
         super().__init__(
             command,
@@ -235,19 +235,19 @@ class Playground(Program):
         )
 
     def output(self) -> str:
-        # It writes its own log, which it deletes when it starts, and hardly anything to its output.
+        # The Playground writes to its own log, which it deletes at the start, and hardly anything to its output.
         own = self._own_log.read_text("utf-8", "replace") if self._own_log.exists() else ""
         return own + super().output()
 
-    def _heard(self, listening: re.Match[str]) -> None:
+    def _check_listening(self, listening: re.Match[str]) -> None:
         if int(listening[1]) != self.port:
-            raise Failed(f"Port {self.port} (the Playground) was taken while it started: start again")
+            raise ProgramError(f"Port {self.port} (the Playground) was taken while it started: start again")
 
 
 class FunctionHost(Program):
     """The local function host with the app in the folder `app`.
 
-    The app has these `settings` and no others: neither the environment's nor those of a local.settings.json.
+    The app has only these `settings`, not those of the environment or of local.settings.json.
     """
 
     name = "The function host"
@@ -278,33 +278,33 @@ class FunctionHost(Program):
 
 
 def connection_string(ports: tuple[int, int, int] = AZURITE_PORTS, account: str = ACCOUNT) -> str:
-    """The connection string of an account of the Azurite on these ports (blob, queue, table)."""
+    """Return the connection string of an account of Azurite on these ports (blob, queue, table)."""
     services = zip(("Blob", "Queue", "Table"), ports, strict=True)
     endpoints = "".join(f"{name}Endpoint=http://127.0.0.1:{port}/{account};" for name, port in services)
     return f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={ACCOUNT_KEY};{endpoints}"
 
 
-def node(package: str, *options: str) -> list[str]:
-    """The command that runs an installed package's program with our preload; raises `Failed` where it is missing."""
+def _node_command(package: str, *options: str) -> list[str]:
+    """Return the command of an installed package, with preload.cjs; raises `ProgramError` if it is not installed."""
     program = shutil.which("node")
     folder = NODE_MODULES / package
     if not program or not folder.is_dir():
-        raise Failed(f"{'Node' if not program else package} is not installed: run `python dev.py up` once")
+        raise ProgramError(f"{'Node' if not program else package} is not installed: run `python dev.py up` once")
     bins: dict[str, str] = json.loads((folder / "package.json").read_text("utf-8"))["bin"]
     return [program, *options, "--require", str(PRELOAD), str(folder / next(iter(bins.values())))]
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    while is_taken(port := FREE_PORTS[next(_NEXT) % len(FREE_PORTS)]):
+    """Return a free port of 127.0.0.1."""
+    while is_taken(port := FREE_PORTS[next(_port_numbers) % len(FREE_PORTS)]):
         pass
     return port
 
 
 def is_taken(port: int) -> bool:
-    """Whether a program listens on `port` at 127.0.0.1, or keeps us from doing so."""
+    """Return whether `port` of 127.0.0.1 cannot be used to listen."""
     with socket.socket() as probe:
-        # Not every system refuses to bind 127.0.0.1 where another program listens on all addresses.
+        # Some systems allow to bind 127.0.0.1 while another program listens on all addresses.
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             return True
     with socket.socket() as probe:
@@ -317,8 +317,8 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers a GET of `url`, with whatever status below 500."""
+def _is_responding(url: str) -> bool:
+    """Return whether a server responds to a GET of `url` with a status below 500."""
     try:
         with _OPENER.open(url, timeout=2):
             return True
@@ -329,10 +329,10 @@ def answers(url: str) -> bool:
 
 
 def _environ(added: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a child: ours, without the app's settings, the programs' own and any proxy."""
-    known = {str(field.alias).lower() for field in Settings.model_fields.values()}
-    ours = (*_APP_SETTINGS, "azurite_", "teamsapptester_", "m365_agents_playground_")
-    dropped = known | {"bot_endpoint", "default_channel_id", "auth_tenant_id", "node_options"}
+    """Return the environment for a child: without app settings, settings of the programs, and proxies."""
+    dropped = {str(field.alias).lower() for field in Settings.model_fields.values()}
+    prefixes = (*_APP_SETTING_PREFIXES, "azurite_", "teamsapptester_", "m365_agents_playground_")
+    dropped |= {"bot_endpoint", "default_channel_id", "auth_tenant_id", "node_options"}
     dropped |= {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
-    kept = {n: v for n, v in os.environ.items() if n.lower() not in dropped and not n.lower().startswith(ours)}
-    return kept | {"NO_PROXY": "127.0.0.1,localhost"} | dict(added)
+    inherited = {n: v for n, v in os.environ.items() if n.lower() not in dropped and not n.lower().startswith(prefixes)}
+    return inherited | {"NO_PROXY": "127.0.0.1,localhost"} | dict(added)

@@ -1,8 +1,8 @@
-"""Puts a notification for the person of the Playground on the queue, as any upstream system would.
+"""Send a notification to the person of the Playground, as any upstream system would.
 
     python local/send.py "Hello"
 
-It needs nothing of Herald: azure-storage-queue, and JSON in the form of docs/contract.md.
+It uses no code of Herald, only azure-storage-queue and the JSON format of docs/contract.md.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from azure.core.exceptions import AzureError
 from azure.storage.queue import QueueClient
 
 QUEUE = "notifications"
-#: The REST version that Azurite knows too; against Azure the client's own will do.
+#: A REST version that Azurite supports; against Azure, the default of the client works.
 API_VERSION = "2025-11-05"
 
-#: The people and chats of the Playground, in the form that it reads.
+#: The people and chats of the Playground, in its configuration format.
 PLAYGROUND: dict[str, Any] = json.loads(Path(__file__).with_name("playground.json").read_text("utf-8"))
 
 
-def use_no_proxy() -> None:
-    """Let this process reach 127.0.0.1 directly, whatever proxy the environment names."""
+def bypass_proxy() -> None:
+    """Make this process connect to 127.0.0.1 directly, even if the environment sets a proxy."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
-def event(content: dict[str, Any]) -> dict[str, Any]:
-    """A CloudEvent with a new id that asks to send `content` to the person of the Playground."""
+def build_event(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a CloudEvent with a new id that requests `content` for the person of the Playground."""
     return {
         "specversion": "1.0",
         "type": "com.example.notification.requested.v1",
@@ -49,41 +49,41 @@ def event(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def put(message: dict[str, Any], connection_string: str) -> None:
-    """Put it on the queue of this storage account; raises `AzureError`."""
+def put_event(event: dict[str, Any], connection_string: str) -> None:
+    """Put the event on the queue `notifications` of this storage account; raises `AzureError`."""
     with QueueClient.from_connection_string(
         connection_string, QUEUE, api_version=API_VERSION, retry_total=1, connection_timeout=2
     ) as queue:
-        queue.send_message(json.dumps(message), time_to_live=-1)
+        queue.send_message(json.dumps(event), time_to_live=-1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="send.py", description="Send a notification to the person of the Playground.")
-    parser.add_argument("title", help="what the card says first")
-    parser.add_argument("text", nargs="?", default="", help="what it says below")
-    parser.add_argument("--at", metavar="TIME", help="when clocks on the wall show this: 2027-03-28T02:30")
-    parser.add_argument("--zone", metavar="NAME", help="in this zone: Europe/Berlin, or `recipient`")
+    parser.add_argument("title", help="title of the card")
+    parser.add_argument("text", nargs="?", default="", help="text of the card")
+    parser.add_argument("--at", metavar="TIME", help="deliver at this local time: 2027-03-28T02:30")
+    parser.add_argument("--zone", metavar="NAME", help="time zone of --at: Europe/Berlin, or `recipient`")
     parser.add_argument(
-        "--queue-port", type=int, default=10001, metavar="N", help="the port of Azurite's queues (default: 10001)"
+        "--queue-port", type=int, default=10001, metavar="N", help="port of Azurite's queue service (default: 10001)"
     )
     options = parser.parse_args()
     if options.zone and not options.at:
-        parser.error("--zone goes with --at")
-    use_no_proxy()
-    message = event({"title": options.title, "text": options.text})
+        parser.error("--zone needs --at")
+    bypass_proxy()
+    event = build_event({"title": options.title, "text": options.text})
     if options.at:
-        message["data"]["schedule"] = {"at": options.at} | ({"timeZone": options.zone} if options.zone else {})
-    # As documented for every Azurite.
+        event["data"]["schedule"] = {"at": options.at} | ({"timeZone": options.zone} if options.zone else {})
+    # The documented account of Azurite.
     account = "devstoreaccount1"
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
     endpoint = f"http://127.0.0.1:{options.queue_port}/{account}"
     try:
-        put(message, f"AccountName={account};AccountKey={key};QueueEndpoint={endpoint};")
+        put_event(event, f"AccountName={account};AccountKey={key};QueueEndpoint={endpoint};")
     except AzureError as error:
         reason = str(error).splitlines()[0]
-        print(f"Nothing was sent: is `python dev.py up` running? ({reason})", file=sys.stderr)
+        print(f"Nothing was sent ({reason}): start `python dev.py up`, or set --queue-port", file=sys.stderr)
         return 1
-    print(f"On the queue {QUEUE}: {message['id']} (what is refused is told in table HeraldDeadLetters, and in the log)")
+    print(f"Put on the queue {QUEUE}: id {event['id']} (if refused, see the table HeraldDeadLetters and the log)")
     return 0
 
 

@@ -80,7 +80,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             at=event.at,
             status=change.status,
             create=change.create,
-            before=reevaluate,
+            before_write=reevaluate,
         )
         if change.kind is ReferenceKind.TENANT:
             if len(self._stored) >= MAX_REMEMBERED:

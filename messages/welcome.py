@@ -17,7 +17,7 @@ from shared import publishing
 from shared.cards.texts import language_of, text_of
 from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
-from shared.publishing import accept, shards
+from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
 from shared.services import Services
 from shared.states import Mode, NotificationState, Purpose, ReferenceKind
@@ -83,7 +83,7 @@ async def _welcome_members(services: Services, event: Event) -> None:
             data=data,
             state=NotificationState.ACCEPTED,
             created=services.clock(),
-            shards=shards(parse_stored(data).recipients),
+            shards=shard_count(parse_stored(data).recipients),
             purpose=Purpose.WELCOME,
         ),
     )

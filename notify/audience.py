@@ -84,7 +84,7 @@ async def _list_group(
         return await _list_members(services, tenant, group.team, after, limit)
     if isinstance(group, TopicRecipient):
         return await services.topics.subscribers(tenant, group.topic, after, limit)
-    ids, after = await services.conversations.people(tenant, after, limit)
+    ids, after = await services.conversations.list_people(tenant, after, limit)
     return [f"u:{identifier}" for identifier in ids], after
 
 

@@ -19,16 +19,16 @@ from notify.validation import check_content
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Command, CommandTarget, DeadLetterSelection, Schedule
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
-from shared.queue_messages import MESSAGES, Delivery, Expansion, Newer, Task, Unreadable
+from shared.queue_messages import MESSAGES, Delivery, Expansion, NewerVersion, Task, Unreadable
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.markers import cancellation, snoozes
-from shared.storage.notifications import MAX_AGE, StoredNotification, notification_key
+from shared.storage.notifications import MAX_CACHE_SECONDS, StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: Delay before a command's sweep. By then no worker uses a cached notification from before the command.
-SWEEP_DELAY_SECONDS = 2 * MAX_AGE
+SWEEP_DELAY_SECONDS = 2 * MAX_CACHE_SECONDS
 #: Dead letters that one command requeues.
 MAX_DEAD_LETTERS = 1000
 
@@ -51,7 +51,7 @@ async def run_command(services: Services, command: Command, tenant: str, pointer
     keys = await _target_keys(services, command.target, tenant)
     if command.command != "reschedule":
         # A snoozed copy shows the same content: apply the command to it as to its original.
-        keys = [*keys, *[copy for key in keys for copy in await services.markers.of(snoozes(key))]]
+        keys = [*keys, *[copy for key in keys for copy in await services.markers.list(snoozes(key))]]
     found = [notification for key in keys if (notification := await services.notifications.get(key))]
     if not found:
         raise MessageRefused("unknown", [Fault(f"{pointer}/target", "names no notification that is stored")])
@@ -67,7 +67,7 @@ async def run_command(services: Services, command: Command, tenant: str, pointer
 
 async def _target_keys(services: Services, target: CommandTarget, tenant: str) -> Sequence[str]:
     if target.cancellation_key:
-        return await services.markers.of(cancellation(tenant, target.cancellation_key))
+        return await services.markers.list(cancellation(tenant, target.cancellation_key))
     return [notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))]
 
 
@@ -160,7 +160,7 @@ async def _change(
 
 
 async def _redrive_dead_letters(services: Services, selection: DeadLetterSelection, pointer: str) -> None:
-    letters = await services.dead_letters.of(selection.queue, selection.key, selection.reason, MAX_DEAD_LETTERS)
+    letters = await services.dead_letters.find(selection.queue, selection.key, selection.reason, MAX_DEAD_LETTERS)
     if not letters:
         raise MessageRefused("unknown", [Fault(f"{pointer}/target/deadLetters", "selects no dead letter")])
     for letter in letters:
@@ -174,7 +174,7 @@ async def _requeue(services: Services, queue: str, body: bytes) -> None:
     """Requeue a dead letter with all its poison retries, and reopen the delivery or expansion that failed with it."""
     try:
         message = MESSAGES[queue].decode(body)
-    except (KeyError, Newer, Unreadable, MessageRefused):  # a message of an upstream system, or of no known form
+    except (KeyError, NewerVersion, Unreadable, MessageRefused):  # a message of an upstream system, or of no known form
         await services.queues.put(queue, body.decode())
         return
     if isinstance(message, Delivery):

@@ -11,34 +11,34 @@ from notify.poison import retry_poison
 from notify.sweep import sweep_page
 from shared import queue_messages
 from shared.services import get_services
-from shared.triggers import internal, on
+from shared.triggers import handle_internal, queue_trigger
 
 blueprint = func.Blueprint()
 
 
-@on(blueprint, queue_messages.NOTIFICATIONS)
+@queue_trigger(blueprint, queue_messages.NOTIFICATIONS)
 async def ingest_message(message: func.QueueMessage) -> None:
     await ingest(await get_services(), message.get_body(), str(message.id))
 
 
-@on(blueprint, queue_messages.EXPANSIONS)
+@queue_trigger(blueprint, queue_messages.EXPANSIONS)
 async def expand_audience(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.EXPANSIONS, queue_messages.Expansion, expand)
+    await handle_internal(message, queue_messages.EXPANSIONS, queue_messages.Expansion, expand)
 
 
-@on(blueprint, queue_messages.DELIVERIES)
+@queue_trigger(blueprint, queue_messages.DELIVERIES)
 async def send_delivery(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.DELIVERIES, queue_messages.Delivery, deliver)
+    await handle_internal(message, queue_messages.DELIVERIES, queue_messages.Delivery, deliver)
 
 
-@on(blueprint, queue_messages.DELIVERIES_URGENT)
+@queue_trigger(blueprint, queue_messages.DELIVERIES_URGENT)
 async def send_urgent_delivery(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.DELIVERIES_URGENT, queue_messages.Delivery, deliver)
+    await handle_internal(message, queue_messages.DELIVERIES_URGENT, queue_messages.Delivery, deliver)
 
 
-@on(blueprint, queue_messages.SWEEPS)
+@queue_trigger(blueprint, queue_messages.SWEEPS)
 async def sweep_deliveries(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.SWEEPS, queue_messages.Sweep, sweep_page)
+    await handle_internal(message, queue_messages.SWEEPS, queue_messages.Sweep, sweep_page)
 
 
 def _register_poison_trigger(queue: str) -> None:
@@ -46,8 +46,8 @@ def _register_poison_trigger(queue: str) -> None:
         await retry_poison(await get_services(), queue, message.get_body(), str(message.id))
 
     trigger.__name__ = f"retry_poison_{queue.replace('-', '_')}"
-    on(blueprint, f"{queue}-poison")(trigger)
+    queue_trigger(blueprint, f"{queue}-poison")(trigger)
 
 
-for _queue in queue_messages.ALL:
+for _queue in queue_messages.WORK_QUEUES:
     _register_poison_trigger(_queue)

@@ -15,7 +15,7 @@ from notify.validation import check_content
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Command
 from shared.contract.parsing import Request, data_pointer, parse_message
-from shared.publishing import accept, shards
+from shared.publishing import accept, shard_count
 from shared.queue_messages import NOTIFICATIONS, Expansion
 from shared.services import Services
 from shared.settings import Settings
@@ -62,7 +62,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         data=request.data,
         state=NotificationState.SKIPPED if due_time.skip else state,
         created=now,
-        shards=shards(request.notification.recipients),
+        shards=shard_count(request.notification.recipients),
         due=due_time.due,
         expires=request.expires_at,
         time=request.time,

@@ -10,7 +10,16 @@ from datetime import timedelta
 from notify.expansion import EXPANDABLE
 from notify.progress import finish
 from shared.contract.faults import Fault, MessageRefused
-from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, Newer, RecipientTask, Task, Unreadable
+from shared.queue_messages import (
+    MESSAGES,
+    NOTIFICATIONS,
+    Delivery,
+    Expansion,
+    NewerVersion,
+    RecipientTask,
+    Task,
+    Unreadable,
+)
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, NotificationState, Purpose, Reason
 from shared.storage.markers import welcomed
@@ -32,7 +41,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
         return
     try:
         message = MESSAGES[queue].decode(body)
-    except (Newer, Unreadable, MessageRefused):
+    except (NewerVersion, Unreadable, MessageRefused):
         await _store_dead_letter(services, queue, body, message_id)
         return
     if message.poison_retries < MAX_POISON_RETRIES:
@@ -52,7 +61,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
 async def _retry_upstream(services: Services, body: bytes, message_id: str) -> None:
     """Retry a message of an upstream system. It has no field for its retries, so markers count them by its hash."""
     marker = f"poisonRetries;{hashlib.sha256(body).hexdigest()}"
-    retries = await services.markers.of(marker)
+    retries = await services.markers.list(marker)
     if len(retries) >= MAX_POISON_RETRIES:
         await _store_dead_letter(services, NOTIFICATIONS, body, message_id)
         for retry in retries:  # otherwise it would have no retries when it is redriven

@@ -56,7 +56,7 @@ async def finish_single(services: Services, notification: StoredNotification, st
     """Finish a notification whose only delivery ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
         with suppress(Conflict):  # the delivery may have been reopened
-            await _store_counts(services, notification, Counter([state.counted]))
+            await _store_counts(services, notification, Counter([state.count_name]))
             return
     await finish(services, notification.key)
 

@@ -29,7 +29,7 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), load_zone(default_zone))
-    reference = await conversations.of(tenant, recipient)
+    reference = await conversations.get_recipient(tenant, recipient)
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
         target = policy.person_target(reference, of_tenant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from notify.validation import check_content
-from shared.announcements import announce, following, move_on, wake, zone_of
+from shared.announcements import advance_schedule, announce_due, next_occurrence, schedule_zone, set_timer
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
 from shared.contract.parsing import canonical_json
@@ -27,8 +27,9 @@ async def run_schedule_command(services: Services, command: Command, tenant: str
     name, schedule = command.target.schedule or "", None
     while schedule is None:
         known = await services.schedules.get(tenant, name)
-        if known and known.state is ScheduleState.ACTIVE and known.next <= services.clock():
-            await announce(services, tenant, name)  # occurrences that were due before the command are not affected
+        if known and known.state is ScheduleState.ACTIVE and known.next_due <= services.clock():
+            # The command does not affect occurrences that were due before it.
+            await announce_due(services, tenant, name)
             continue
         try:
             if command.announcement:
@@ -40,7 +41,7 @@ async def run_schedule_command(services: Services, command: Command, tenant: str
         except Conflict:
             continue
     # After the row, and also if it did not change: the worker that wrote it may have died before it set the timer.
-    await wake(services, schedule)
+    await set_timer(services, schedule)
     log.info("Schedule command %s was applied: the schedule is %s", command.command, schedule.state)
 
 
@@ -58,7 +59,8 @@ async def _save(
     data = canonical_json(announcement.model_dump(by_alias=True, mode="json", exclude_unset=True))
     if known and known.data == data and known.state is not ScheduleState.DELETED:
         return known
-    occurrence = following(announcement, services.clock(), zone_of(announcement, services.settings.default_time_zone))
+    zone = schedule_zone(announcement, services.settings.default_time_zone)
+    occurrence = next_occurrence(announcement, services.clock(), zone)
     if occurrence is None:
         raise MessageRefused("invalid", [Fault(f"{pointer}/announcement/rule", "has no occurrence from now on")])
     if known is None:
@@ -68,13 +70,13 @@ async def _save(
                 name=name,
                 data=data,
                 state=ScheduleState.ACTIVE,
-                next=occurrence.at,
+                next_due=occurrence.at,
                 occurrence=occurrence.name,
             )
         )
     state = ScheduleState.PAUSED if known.state is ScheduleState.PAUSED else ScheduleState.ACTIVE
     return await services.schedules.change(
-        known, data=data, state=state, next=occurrence.at, occurrence=occurrence.name
+        known, data=data, state=state, next_due=occurrence.at, occurrence=occurrence.name
     )
 
 
@@ -85,5 +87,5 @@ async def _change_state(services: Services, command: str, known: StoredSchedule)
     if command == "pauseSchedule" and known.state is ScheduleState.ACTIVE:
         return await services.schedules.change(known, state=ScheduleState.PAUSED)
     if command == "resumeSchedule" and known.state is ScheduleState.PAUSED:
-        return await move_on(services, known, services.clock())
+        return await advance_schedule(services, known, services.clock())
     return known

@@ -19,17 +19,18 @@ class DueTime:
     skip: bool = False
 
 
-def compute_due(schedule: Schedule | None, default_zone: str, received: datetime) -> DueTime:
-    """Return when a notification's expansion is due. A time that had passed when it was received follows `ifPast`.
+def compute_due(schedule: Schedule | None, default_zone: str, set_at: datetime) -> DueTime:
+    """Return when a notification's expansion is due by a schedule that was set at `set_at`.
 
-    At each recipient's own time, expansion is due when clocks in the easternmost zone show that time.
+    A time before that follows `ifPast`. At each recipient's own time, expansion is due when clocks in the easternmost
+    zone show that time.
     """
     if schedule is None:
         return DueTime()
     if schedule.time_zone != RECIPIENT:
-        return _compute_in_zone(schedule, load_zone(schedule.time_zone or default_zone), received)
+        return _compute_in_zone(schedule, load_zone(schedule.time_zone or default_zone), set_at)
     first = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - FIRST_ZONE_OFFSET
-    return DueTime(first if first >= received else None)
+    return DueTime(first if first >= set_at else None)
 
 
 def check_expiry(due_time: DueTime, expires: datetime | None, pointer: str) -> None:
@@ -38,24 +39,24 @@ def check_expiry(due_time: DueTime, expires: datetime | None, pointer: str) -> N
         raise MessageRefused("invalid", [Fault(pointer, f"must be before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
 
 
-def compute_local_due(schedule: Schedule | None, zone: ZoneInfo, received: datetime) -> DueTime:
+def compute_local_due(schedule: Schedule | None, zone: ZoneInfo, set_at: datetime) -> DueTime:
     """Return when a delivery in `zone` is due: now, unless the schedule is at each recipient's own time."""
     if schedule is None or schedule.time_zone != RECIPIENT:
         return DueTime()
-    return _compute_in_zone(schedule, zone, received)
+    return _compute_in_zone(schedule, zone, set_at)
 
 
-def _compute_in_zone(schedule: Schedule, zone: ZoneInfo, received: datetime) -> DueTime:
+def _compute_in_zone(schedule: Schedule, zone: ZoneInfo, set_at: datetime) -> DueTime:
     wall_time = datetime.fromisoformat(schedule.at)
     at = to_utc(wall_time, zone)
-    if at >= received:
+    if at >= set_at:
         return DueTime(at)
     if schedule.if_past == "skip":
         return DueTime(skip=True)
     if schedule.if_past == "send":
         return DueTime()
-    today = received.astimezone(zone).date()
+    today = set_at.astimezone(zone).date()
     at = to_utc(datetime.combine(today, wall_time.time()), zone)
-    if at < received:
+    if at < set_at:
         at = to_utc(datetime.combine(today + timedelta(days=1), wall_time.time()), zone)
     return DueTime(at)

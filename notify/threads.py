@@ -57,7 +57,7 @@ async def update_card(
     """
     thread = notification.content.thread
     assert thread
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while previous.newest <= at:
         try:
             new = replace(previous, newest=at, notification=notification.key)
@@ -114,7 +114,7 @@ async def record_sent(
     if thread is None:
         return
     activity, conversation = sent
-    at, tenant = notification.happened, notification.tenant
+    at, tenant = notification.occurred_at, notification.tenant
     while previous is None or previous.newest <= at:
         root = previous if thread.on_repeat == "reply" and previous and previous.activity_id else None
         new = StoredThread(

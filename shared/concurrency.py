@@ -1,4 +1,4 @@
-"""Run the same work on many values, a limited number at a time."""
+"""Do the same work for many values, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-#: Rows that are read or written, or messages that are put, at the same time.
+#: Storage operations that run at the same time.
 MAX_CONCURRENT = 32
 
 T = TypeVar("T")
@@ -14,17 +14,18 @@ R = TypeVar("R")
 
 
 async def gather_limited(values: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """What `work` returns for each of `values`, in their order, `MAX_CONCURRENT` of them at the same time.
+    """Return the results of `work` for each value, in order; at most `MAX_CONCURRENT` run at the same time.
 
-    Raises what the first of them raised, when all have ended: none goes on behind the back of who tries again.
+    If some raise, the first exception is raised after all have ended, so that none is still running when the caller
+    tries again.
     """
-    gate = asyncio.Semaphore(MAX_CONCURRENT)
+    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def one(value: T) -> R:
-        async with gate:
+    async def limited(value: T) -> R:
+        async with semaphore:
             return await work(value)
 
-    results = await asyncio.gather(*map(one, values), return_exceptions=True)
+    results = await asyncio.gather(*map(limited, values), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

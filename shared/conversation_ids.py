@@ -1,9 +1,9 @@
 """The parts of a Teams conversation id ("Get Teams specific context", Microsoft Learn)."""
 
-#: What stands between the id of a channel and that of a thread's first message.
+#: Separates the id of a channel from the id of a thread's first message.
 THREAD = ";messageid="
 
 
 def channel_of(conversation: str) -> str:
-    """The channel of a thread (`19:...@thread.tacv2;messageid=...`); any other conversation is itself."""
+    """Return the channel of a thread (`19:...@thread.tacv2;messageid=...`), or any other conversation unchanged."""
     return conversation.split(THREAD, 1)[0]

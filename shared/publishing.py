@@ -1,7 +1,7 @@
 """Store a notification once under its identity, and publish Herald's own messages to one recipient.
 
-An answer, a digest, a welcome or a snoozed message is a notification like those of upstream systems, and takes the same
-way from its delivery on. Only validation and expansion are skipped.
+A reply, a digest, a welcome or a snoozed message is a notification like those of upstream systems, and is delivered in
+the same way. Only validation and expansion are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.storage.markers import cancellation
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import Conflict
 
-#: The category of what Herald says on its own: nobody can opt out of the answer to what they asked.
+#: The category of Herald's own messages. People cannot opt out of it: it has the replies to their commands.
 CATEGORY = "herald"
 
 
@@ -99,21 +99,21 @@ async def enqueue(
 
 
 async def accept(services: Services, new: StoredNotification) -> StoredNotification:
-    """Store it, and return it as it is then; the one that has its identity, where there is one."""
+    """Store a notification and return it, or return the stored one with the same identity."""
     if new.content.cancellation_key:
-        # Before the row: what is accepted can be called off.
+        # Before the row, so that every accepted notification can be cancelled by its key.
         await services.markers.put(cancellation(new.tenant, new.content.cancellation_key), new.key)
     try:
         return await services.notifications.insert(new)
     except Conflict:
         found = await services.notifications.get(new.key)
         if found is None:
-            raise  # removed between the two: it comes again
+            raise  # the row was deleted in between: the message is retried
         return found
 
 
-def shards(recipients: Sequence[Recipient]) -> int:
-    """In how many partitions the deliveries lie: several where the audience is, or may be, large."""
-    large = (AllRecipient, TeamRecipient, TopicRecipient)
-    many = len(recipients) >= SHARDED_FROM or any(isinstance(each, large) for each in recipients)
-    return 16 if many else 1
+def shard_count(recipients: Sequence[Recipient]) -> int:
+    """Return the number of partitions of the deliveries: 16 if the audience may be large, else 1."""
+    audiences = (AllRecipient, TeamRecipient, TopicRecipient)
+    is_large = len(recipients) >= SHARDED_FROM or any(isinstance(each, audiences) for each in recipients)
+    return 16 if is_large else 1

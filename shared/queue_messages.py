@@ -1,7 +1,7 @@
-"""The names of the queues, and the messages that the parts of the app pass on them.
+"""The names of the queues, and the messages that the parts of the app exchange on them.
 
-A message is thin: it names rows and carries no content. It has a version, `v`; a worker that meets a newer version than
-its own puts the message back for a newer worker.
+A message only names rows, and has no content. It has a version, `v`; a worker that reads a newer version than its own
+puts the message back for a newer worker.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ DELIVERIES = "deliveries"
 DELIVERIES_URGENT = "deliveries-urgent"
 SWEEPS = "sweeps"
 RECIPIENTS = "recipients"
-#: Those from which we take.
-ALL = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, RECIPIENTS)
-#: What people answered, for upstream to take.
+#: The queues whose messages the app handles.
+WORK_QUEUES = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS, RECIPIENTS)
+#: The responses of people, for the upstream systems.
 RESPONSES = "responses"
 
 VERSION = 1
-#: Seconds after which a message of a newer version is looked at again.
-NEWER_VERSION_DELAY = 60
+#: Delay before a message of a newer version is read again.
+NEWER_VERSION_DELAY_SECONDS = 60
 
 
-class Newer(Exception):
-    """The message has a newer version than this process reads."""
+class NewerVersion(Exception):
+    """The message has a newer version than this process can read."""
 
 
 class Unreadable(Exception):
-    """The message is none of ours."""
+    """The message is not one of the app."""
 
 
 class Task(StrEnum):
-    """What is to be done with a delivery, with all of a notification's, or with all that waits for somebody."""
+    """What to do with a delivery, with all deliveries of a notification, or with all held for a recipient."""
 
     SEND = "send"
-    CANCEL = "cancel"  #: end what waits for its recipient
-    RECALL = "recall"  #: the same, and take back what was sent
-    EDIT = "edit"  #: bring what was sent to the notification's newest content
-    REDRIVE = "redrive"  #: try again what has failed
-    WATCH = "watch"  #: resume what stands still
-    RELEASE = "release"  #: let go what a wish, or its local time, has held until now, and send the digest that is due
-    RECONSIDER = "reconsider"  #: look at all of it anew, as the wishes have changed
-    DIGEST_NOW = "digestNow"  #: send what waits for the digest, as its recipient asked for it
+    CANCEL = "cancel"  #: end held deliveries
+    RECALL = "recall"  #: the same, and delete sent messages
+    EDIT = "edit"  #: update sent messages to the notification's current content
+    REDRIVE = "redrive"  #: retry failed deliveries
+    WATCH = "watch"  #: resume deliveries that make no progress
+    RELEASE = "release"  #: release held deliveries that are due, and send the digest that is due
+    RECONSIDER = "reconsider"  #: re-evaluate all held deliveries against changed preferences
+    DIGEST_NOW = "digestNow"  #: send a digest now, as the recipient asked
 
 
-#: What the texts of a message may be, by the names of their fields: they go into keys, filters and headers.
+#: Patterns of the text fields, by name; these texts are used in keys, filters and headers.
 _TEXTS = {
     "notification": re.compile(r"[0-9a-z]{1,64}"),
     "tenant": re.compile(r"[^\x00-\x1f/\\#?]{1,256}"),
@@ -63,32 +63,32 @@ _TEXTS = {
     "task": re.compile("|".join(Task)),
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
-#: Those that are a time, in seconds since 1970.
+#: Fields that are a time, in seconds since 1970.
 _TIMES = ("expected_start", "due_called_at")
-#: What its numbers may be: some are stored in 32 bits.
+#: Range of the other numbers: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
     def encode(self) -> str:
-        # In ASCII: a queue carries XML, which has no place for some characters that an id may hold.
+        # In ASCII: a queue uses XML, which does not allow some characters that an id may contain.
         return json.dumps({"v": VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """The message in `body`; raises `Newer` or `Unreadable`."""
+        """Return the message in `body`; raise `NewerVersion` or `Unreadable`."""
         value = decode_json(body)
         if not isinstance(value, dict):
             raise Unreadable
         version = value.pop("v", None)
         if type(version) is int and version > VERSION:
-            raise Newer
+            raise NewerVersion
         if type(version) is not int or version < 1 or not all(_fits(name, part) for name, part in value.items()):
             raise Unreadable
         try:
             return cls(**{name: Task(part) if name == "task" else part for name, part in value.items()})
-        except TypeError:  # a field too few, or too many
+        except TypeError:  # a field is missing or unknown
             raise Unreadable from None
 
 
@@ -103,7 +103,7 @@ class Expansion(_Message):
     """List page `page` (from 0) of the recipients of the notification with this key.
 
     `poison_retries` counts how often the message was put back from its poison queue. `expected_start` is the estimated
-    time at which the pages before it have been sent, in seconds since 1970; 0 where it is not known.
+    time at which the pages before it will have been sent, in seconds since 1970; 0 if unknown.
     """
 
     notification: str
@@ -118,9 +118,9 @@ class Delivery(_Message):
 
     `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third form).
     `shard` names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message
-    was written: while the ETag holds, the row need not be read. `poison_retries` counts how often the message was put
-    back from its poison queue. `due_called_at` is when the tick made a delivery due that goes by its recipient's own
-    time, in seconds since 1970; 0 for others.
+    was written: while the row has this ETag, it need not be read. `poison_retries` counts how often the message was put
+    back from its poison queue. `due_called_at` is when the tick made the delivery due at its recipient's local time, in
+    seconds since 1970; 0 for other deliveries.
     """
 
     notification: str
@@ -134,13 +134,13 @@ class Delivery(_Message):
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What tells a delivery from all others: its notification and its recipient."""
+        """The notification and the recipient, which identify a delivery."""
         return self.notification, self.recipient
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep(_Message):
-    """Go through the deliveries of a notification for `task`: those of `shard` after the row `after` ("" at first)."""
+    """Do `task` for a page of a notification's deliveries: those of `shard` after the row `after` ("" at first)."""
 
     notification: str
     task: Task
@@ -151,9 +151,9 @@ class Sweep(_Message):
 
 @dataclass(frozen=True, slots=True)
 class RecipientTask(_Message):
-    """Do `task` with what waits for one recipient (`Delivery.recipient`), after the item of the key `after`.
+    """Do `task` with the deliveries held for one recipient (`Delivery.recipient`), after the row `after` ("" at first).
 
-    `due_called_at` is when the tick called it, in seconds since 1970, 0 where something else did.
+    `due_called_at` is when the tick enqueued the message, in seconds since 1970; 0 if another function did.
     """
 
     tenant: str
@@ -164,7 +164,7 @@ class RecipientTask(_Message):
     due_called_at: float = 0.0
 
 
-#: What the messages of our own queues are.
+#: The type of the messages on each internal queue.
 MESSAGES: Mapping[str, type[Expansion | Delivery | Sweep | RecipientTask]] = {
     EXPANSIONS: Expansion,
     DELIVERIES: Delivery,

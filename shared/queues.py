@@ -1,4 +1,4 @@
-"""Put messages on the queues on which the parts of the app meet; no message expires (`time_to_live=-1`)."""
+"""Put messages on the queues of the app; no message expires (`time_to_live=-1`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.queue_messages import (
     Sweep,
 )
 
-#: Longest delay of a message, in seconds: 7 days ("Put Message", Queue service REST reference).
+#: Longest delay of a message: 7 days ("Put Message", Queue service REST reference).
 MAX_DELAY_SECONDS = 7 * 24 * 3600
 
 
@@ -34,14 +34,14 @@ class Queues:
         return self._service.get_queue_client(name)
 
     async def create(self, name: str) -> None:
-        """Create the queue, where it is missing."""
+        """Create the queue unless it exists."""
         try:
             await self._client(name).create_queue()
         except ResourceExistsError:
             return
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
-        """Put `text` on the queue, visible after `delay` seconds (rounded up: a queue knows whole seconds only)."""
+        """Put `text` on the queue, visible after `delay` seconds, rounded up to whole seconds."""
         seconds = min(max(0, -int(-delay // 1)), MAX_DELAY_SECONDS)
         await self._client(name).send_message(text, visibility_timeout=seconds, time_to_live=-1)
 

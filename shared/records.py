@@ -17,7 +17,7 @@ from shared.time.localtime import load_zone
 class ConversationReference:
     """How a person, chat, channel, team or tenant is reached. Ids are those of Teams; an unknown value is "".
 
-    `status_at` is the time of the event that last changed `status` (ISO 8601 with zone). An older event, such as one
+    `status_at` is the time of the event that last changed `status` (ISO 8601 with offset). An older event, such as one
     that Teams repeats, does not change the status.
     """
 
@@ -40,34 +40,35 @@ class ConversationReference:
     preferences: Preferences = field(default_factory=Preferences)
 
     def zone(self, default: str) -> ZoneInfo:
-        """The zone in which they live: the one they chose, else that of their Teams client, else `default`."""
+        """Return the chosen time zone, else that of the Teams client, else `default`."""
         return load_zone(self.preferences.time_zone or self.time_zone or default)
 
 
 def merge_observed(
-    old: ConversationReference, seen: Mapping[str, str], status: ReferenceStatus | None, at: datetime
+    old: ConversationReference, observed: Mapping[str, str], status: ReferenceStatus | None, at: datetime
 ) -> ConversationReference:
-    """What is known after an event at `at` (UTC): what it did not tell stays, an older one keeps the status.
+    """Return the reference after an event at `at` (UTC) with these values; empty values do not change it.
 
-    A `status_at` among what it told counts also where the status stays the same, and never goes back.
+    An event older than `status_at` does not change the status. An observed `status_at` counts even if the status stays
+    the same, but never moves back.
     """
-    known = {name: value for name, value in seen.items() if value}
-    if known.get("status_at", "") < old.status_at:
-        known.pop("status_at", None)
+    changes = {name: value for name, value in observed.items() if value}
+    if changes.get("status_at", "") < old.status_at:
+        changes.pop("status_at", None)
     if status is not None and status is not old.status and at.isoformat() >= old.status_at:
-        known |= {"status": status, "status_at": at.isoformat()}
-    return replace(old, **known)  # type: ignore[arg-type]
+        changes |= {"status": status, "status_at": at.isoformat()}
+    return replace(old, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRecord:
-    """How far one delivery is.
+    """The state of one delivery.
 
-    `attempts` counts the requests that were sent or begun, the first of them at `since`. `maybe_twice` means that an
+    `attempts` counts the requests that were sent or started, the first of them at `since`. `maybe_twice` means that an
     earlier request may have arrived. `not_before` is when the next attempt is due, `claimed_until` when the claim of a
-    worker ends. The message sent is the activity `activity_id` of `conversation_id`, with the content of `revision`.
-    `recipient_index` is the place, among the notification's `recipients`, of the one that led to this delivery; `rule`
-    is the policy rule that decided.
+    worker ends. The sent message is the activity `activity_id` of `conversation_id`, with the content of `revision`.
+    `recipient_index` is the index, in the notification's `recipients`, of the one that led to this delivery. `rule` is
+    the policy rule that decided.
     """
 
     state: DeliveryState

@@ -1,4 +1,4 @@
-"""Create the long-lived clients: once a process, inside its running loop, when first asked for."""
+"""Create the long-lived clients of a process when they are first needed, inside the running loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from shared.teams.connector import Connector
 from shared.teams.hosts import allowed_service_url
 from shared.teams.rate_limiter import RateLimiter
 from shared.teams.tokens import Tokens
-from shared.time.clock import moved, real_time
+from shared.time.clock import parse_clock, real_time
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
@@ -43,14 +43,17 @@ TABLES = (
     "Conversations", "Notifications", "Deliveries", "HeldDeliveries", "Timers", "RateLanes", "Markers", "Topics",
     "Threads", "Responses", "Schedules", "DeadLetters",
 )  # fmt: skip
-#: Connections to Teams that are kept open at most.
-CONNECTIONS = 100
+#: Open connections to Teams and other HTTP services.
+MAX_CONNECTIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the functions stand on. `clock` gives the time in UTC by which people go, `real_time` that of machines
-    (`shared.time.clock`)."""
+    """The clients and settings of a process.
+
+    `clock` returns the UTC time of schedules, digests, preferences and expiry, which a developer can move with
+    `HERALD_CLOCK`; `real_time` returns the real UTC time (`shared.time.clock`).
+    """
 
     settings: settings.Settings
     queues: queues.Queues
@@ -80,22 +83,22 @@ async def open_services(
     clock: Callable[[], datetime] = real_time,
     real_time: Callable[[], datetime] | None = None,
 ) -> Services:
-    """New clients, with their tables and queues created where they are missing; one `clock` serves for both."""
+    """Create the clients, and the tables and queues that are missing; without `real_time`, `clock` is used for both."""
     queue_service, table_service = storage
-    machines = real_time or clock
+    real_time = real_time or clock
 
     def table(name: str) -> Table:
         return Table(table_service.get_table_client(configured.table_prefix + name))
 
     tables = {name: table(name) for name in TABLES}
     all_queues = queues.Queues(queue_service)
-    names = (*queue_messages.ALL, queue_messages.RESPONSES)
+    names = (*queue_messages.WORK_QUEUES, queue_messages.RESPONSES)
     await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(name) for name in names))
 
-    # Made here, not by aiohttp at its import, so that it trusts what SSL_CERT_FILE names by now.
-    trusted = await asyncio.to_thread(ssl.create_default_context)
+    # aiohttp creates its default context when it is imported, maybe before SSL_CERT_FILE is set.
+    ssl_context = await asyncio.to_thread(ssl.create_default_context)
     http = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trusted), cookie_jar=aiohttp.DummyCookieJar()
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=ssl_context), cookie_jar=aiohttp.DummyCookieJar()
     )
 
     def allowed(url: str) -> bool:
@@ -122,10 +125,10 @@ async def open_services(
         schedules=Schedules(tables["Schedules"]),
         http=http,
         rate_limiter=rate_limiter,
-        connector=Connector(http, Tokens(configured, time.monotonic), allowed, machines, rate_limiter),
+        connector=Connector(http, Tokens(configured, time.monotonic), allowed, real_time, rate_limiter),
         categories=load_categories(configured.categories_file),
         clock=clock,
-        real_time=machines,
+        real_time=real_time,
         close=close,
     )
 
@@ -134,10 +137,10 @@ _opening: asyncio.Task[Services] | None = None
 
 
 async def get_services() -> Services:
-    """The services of this process; a failure to open them is not kept, so that the next call tries again."""
+    """Return the services of this process; after a failure to open them, the next call tries again."""
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
         configured = settings.load_settings()
-        clock = moved(configured.clock)
+        clock = parse_clock(configured.clock)
         _opening = asyncio.create_task(open_services(configured, open_storage(), clock, real_time))
     return await asyncio.shield(_opening)

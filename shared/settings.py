@@ -1,7 +1,7 @@
-"""Every setting of Herald, typed, and validated once at the start.
+"""All settings of Herald, typed, and validated once at the start.
 
-Names are those of the environment. The Bot Framework's own names are kept where they exist; Herald's begin with
-``HERALD_``. `load_settings` raises `SettingsError` with one line that names the setting and says what to do.
+Settings are environment variables. Those of the Bot Framework keep their names; Herald's begin with ``HERALD_``.
+`load_settings` raises `SettingsError` with one line that names the setting and says what to do.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.states import SettingsError
-from shared.time.clock import moved
+from shared.time.clock import parse_clock
 from shared.time.localtime import load_zone
 
-#: Where Teams publishes the keys that sign its tokens, and the issuer it names in them (Bot Connector
-#: authentication, "Authenticate requests from the Bot Connector service to your bot").
+#: Where Teams publishes the keys that sign its tokens, and their issuer (Bot Connector authentication, "Authenticate
+#: requests from the Bot Connector service to your bot").
 OPENID_METADATA_URL = "https://login.botframework.com/v1/.well-known/openidconfiguration"
 TOKEN_ISSUER = "https://api.botframework.com"  # noqa: S105 (a name, not a secret)
-#: The scope of the tokens that we show to Teams, and the authority of a bot that still is multi-tenant.
+#: The scope of the bot's tokens for Teams, and the authority of a multi-tenant bot.
 CONNECTOR_SCOPE = "https://api.botframework.com/.default"
 MULTI_TENANT_AUTHORITY = "https://login.microsoftonline.com/botframework.com"
 
 
 class Settings(BaseModel):
-    """The settings, by the names of the environment in `validation_alias`.
+    """The settings; the `alias` of each field is its environment variable.
 
-    `app_id` is empty only in Development, where activities are taken without a token from loopback alone.
-    `tenant_rate` is requests a second, over all instances, for one tenant.
+    `app_id` is empty only in Development, where activities are accepted without a token, but only from loopback.
+    `tenant_rate` is the number of requests a second to one tenant, over all instances.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -77,14 +77,14 @@ class Settings(BaseModel):
 
     @field_validator("clock")
     @classmethod
-    def _clock_goes(cls, value: str) -> str:
-        moved(value)
+    def _clock_is_valid(cls, value: str) -> str:
+        parse_clock(value)
         return value
 
     @field_validator("default_digest")
     @classmethod
-    def _digest_exists(cls, value: str) -> str:
-        return str(DigestRule.parse(value))
+    def _digest_is_valid(cls, value: str) -> str:
+        return str(DigestSchedule.parse(value))
 
     @field_validator("openid_metadata_url", "token_issuer", "oauth_scope", mode="before")
     @classmethod
@@ -94,56 +94,57 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.clock and (self.site_name or self.container_name or self.environment != "Development"):
-            raise ValueError("HERALD_CLOCK moves the time on a developer's machine only: remove it")
+            raise ValueError("HERALD_CLOCK is allowed only on a developer's machine: remove it")
         if not self.app_id:
             if self.site_name or self.container_name or self.environment != "Development":
                 hosted = "WEBSITE_SITE_NAME" if self.site_name else "CONTAINER_NAME" if self.container_name else ""
                 raise ValueError(
-                    "MicrosoftAppId is missing: set it to the bot's app id (running without one is possible only on a "
-                    "developer's machine: AZURE_FUNCTIONS_ENVIRONMENT is Development, and neither WEBSITE_SITE_NAME "
-                    f"nor CONTAINER_NAME is set{f'; {hosted} is' if hosted else ''})"
+                    "MicrosoftAppId is missing: set it to the bot's app id (it may be missing only on a developer's "
+                    "machine, where AZURE_FUNCTIONS_ENVIRONMENT is Development, and neither WEBSITE_SITE_NAME nor "
+                    f"CONTAINER_NAME is set{f'; here {hosted} is set' if hosted else ''})"
                 )
             return self
         if self.app_type == "SingleTenant" and not self.app_tenant:
-            raise ValueError("MicrosoftAppTenantId is missing: MicrosoftAppType SingleTenant needs it")
-        if self.kind == "UserAssignedMSI" and self.app_password:
+            raise ValueError("MicrosoftAppTenantId is missing: set it, MicrosoftAppType SingleTenant requires it")
+        if self.effective_app_type == "UserAssignedMSI" and self.app_password:
             raise ValueError("MicrosoftAppPassword contradicts MicrosoftAppType UserAssignedMSI: remove one of them")
-        if self.kind != "UserAssignedMSI" and not self.app_password:
-            raise ValueError(f"MicrosoftAppPassword is missing: MicrosoftAppType {self.kind} needs it")
+        if self.effective_app_type != "UserAssignedMSI" and not self.app_password:
+            app_type = self.effective_app_type
+            raise ValueError(f"MicrosoftAppPassword is missing: set it, MicrosoftAppType {app_type} requires it")
         if not self.tenants:
-            raise ValueError("HERALD_ALLOWED_TENANTS is missing: name the tenant ids that may use this bot")
+            raise ValueError("HERALD_ALLOWED_TENANTS is missing: set it to the ids of the tenants that may use the bot")
         login = urlsplit(self.authority)
         if login.scheme != "https" or not login.path.strip("/"):
-            raise ValueError("ToChannelFromBotLoginUrl must be https://host/tenant")
+            raise ValueError("ToChannelFromBotLoginUrl is invalid: set it to a URL such as https://host/tenant")
         return self
 
     @property
-    def kind(self) -> str:
-        """The app type; where none is set, SingleTenant for a bot with a tenant, else MultiTenant."""
+    def effective_app_type(self) -> str:
+        """The app type; if none is set, SingleTenant for a bot with a tenant, else MultiTenant."""
         return self.app_type or ("SingleTenant" if self.app_tenant else "MultiTenant")
 
     @property
     def authority(self) -> str:
-        """The login authority for our own tokens, as `https://host/tenant`."""
+        """The login authority for the bot's tokens, as `https://host/tenant`."""
         if self.login_url:
             return self.login_url.rstrip("/")
-        if self.kind == "MultiTenant":
+        if self.effective_app_type == "MultiTenant":
             return MULTI_TENANT_AUTHORITY
         return f"https://login.microsoftonline.com/{self.app_tenant}"
 
     @property
     def late_grace(self) -> timedelta:
-        """By how much what was scheduled may be late and is still sent."""
+        """How late a scheduled notification is still sent."""
         return timedelta(minutes=self.late_grace_minutes)
 
     @property
     def max_activity_bytes(self) -> int:
-        """How large an activity may be, in UTF-16."""
+        """The largest activity, in bytes of UTF-16."""
         return self.max_activity_kb * 1024
 
     @cached_property
     def tenants(self) -> frozenset[str]:
-        """The tenants that may talk to the bot, in lower case; empty only without an app id: then any may."""
+        """The tenants that may use the bot, in lower case; empty only without an app id, when all may."""
         return self.allowed_tenants or (frozenset({self.app_tenant.lower()}) if self.app_tenant else frozenset())
 
     def allows_tenant(self, tenant: str) -> bool:
@@ -151,7 +152,7 @@ class Settings(BaseModel):
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of `environ` (the process's own by default); raises `SettingsError`."""
+    """Return the settings in `environ` (by default the process environment); raise `SettingsError`."""
     values = os.environ if environ is None else environ
     by_name = {str(field.alias).lower(): str(field.alias) for field in Settings.model_fields.values()}
     known = {by_name[name.lower()]: value for name, value in values.items() if name.lower() in by_name and value != ""}
@@ -159,6 +160,6 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{where}: {said}" if where else said) from None
+        setting = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{setting}: {message}" if setting else message) from None

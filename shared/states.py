@@ -1,101 +1,97 @@
 """The states of notifications, deliveries and schedules, and the reasons for them.
 
-They are stored in tables, shown to upstream systems and described in `docs/contract.md`; none is ever renamed.
+They are stored in tables, and upstream systems read them there: see `docs/contract.md`. Do not rename them.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 class NotificationState(StrEnum):
     ACCEPTED = "accepted"  #: stored; its recipients are not listed yet
-    SCHEDULED = "scheduled"  #: stored; waits for its time
+    SCHEDULED = "scheduled"  #: stored; not due yet
     EXPANDING = "expanding"  #: its recipients are being listed, page by page
     EXPANDED = "expanded"  #: every recipient has a delivery
-    SKIPPED = "skipped"  #: its time had passed, and it asked not to be sent then
-    MISSED = "missed"  #: nothing ran at its time, nor until it was too late to send it
-    CANCELLED = "cancelled"  #: called off: what was not sent yet is not sent any more
+    SKIPPED = "skipped"  #: its time had passed, and `ifPast` is `skip`
+    MISSED = "missed"  #: no worker ran when it was due, and now it is too late
+    CANCELLED = "cancelled"  #: deliveries that are not sent yet will not be sent
     FAILED = "failed"  #: its recipients could not be listed; see the dead letters
     FINISHED = "finished"  #: every delivery has its final state
 
 
-#: What those deliveries are counted as that have no final state.
+#: The name under which deliveries without a final state are counted.
 OPEN = "open"
 
 
 class DeliveryState(StrEnum):
-    QUEUED = "queued"  #: to be sent, now or at a later try
-    SENDING = "sending"  #: a process has claimed it, and sends it
-    SENT = "sent"  #: Teams accepted it; that it was read is not known
-    SIMULATED = "simulated"  #: all was done but the request to Teams
-    SUPPRESSED = "suppressed"  #: cannot or must not reach this recipient; see the reason
-    EXPIRED = "expired"  #: its expiry came before it could be sent
+    QUEUED = "queued"  #: to be sent, now or later
+    SENDING = "sending"  #: a worker has claimed it, and is sending it
+    SENT = "sent"  #: Teams accepted the message; whether it was read is unknown
+    SIMULATED = "simulated"  #: everything was done except the request to Teams
+    SUPPRESSED = "suppressed"  #: the recipient cannot be reached, or does not want it; see the reason
+    EXPIRED = "expired"  #: it expired before it could be sent
     FAILED = "failed"  #: given up; see the reason
-    UNKNOWN = "unknown"  #: it may have arrived, and was asked not to be sent twice
-    CANCELLED = "cancelled"  #: its notification was called off before it was sent
-    RECALLED = "recalled"  #: it was sent, and taken back
-    SUPERSEDED = "superseded"  #: something newer in its thread had been sent before
-    DIGESTED = "digested"  #: it was told in a digest, which was sent
-    MISSED = "missed"  #: nothing ran at its time in the recipient's zone, nor until it was too late to send it
+    UNKNOWN = "unknown"  #: it may have arrived, and `onUnknown` is `stop`
+    CANCELLED = "cancelled"  #: its notification was cancelled before it was sent
+    RECALLED = "recalled"  #: it was sent, and the message was deleted
+    SUPERSEDED = "superseded"  #: a newer event of its thread was sent before
+    DIGESTED = "digested"  #: it was included in a digest, which was sent
+    MISSED = "missed"  #: no worker ran when it was due in the recipient's zone, and now it is too late
 
     @property
     def final(self) -> bool:
         return self not in (DeliveryState.QUEUED, DeliveryState.SENDING)
 
     @property
-    def counted(self) -> str:
-        """The name under which it is counted: its own once it is final, else `open`."""
+    def count_name(self) -> str:
+        """The name under which it is counted: the state if it is final, else `open`."""
         return str(self) if self.final else OPEN
 
 
 class Reason(StrEnum):
-    """Why a request to Teams, or a delivery, ended as it did."""
+    """The reason for the result of a request to Teams, or for the state of a delivery."""
 
     NOT_INSTALLED = "notInstalled"  #: the bot is not, or no longer, installed there
     BLOCKED = "blocked"  #: the person blocked the bot
-    DISABLED_BY_ADMIN = "disabledByAdmin"  #: the tenant's administrator switched the bot off
-    NOT_PERSONAL_SCOPE = "notPersonalScope"  #: the app cannot be used in personal chats
+    DISABLED_BY_ADMIN = "disabledByAdmin"  #: an administrator of the tenant disabled the bot
+    NOT_PERSONAL_SCOPE = "notPersonalScope"  #: the app has no personal scope
     NOT_PERMITTED = "notPermitted"  #: Teams refused it for another reason
     WRONG_CLOUD = "wrongCloud"  #: the bot belongs to another Microsoft cloud
-    CONVERSATION_GONE = "conversationGone"  #: the conversation does not exist any more
-    BAD_REQUEST = "badRequest"  #: Teams does not take this activity
-    TOO_BIG = "tooBig"  #: larger than Teams takes
-    SERVICE_ERROR = "serviceError"  #: Teams failed, and says that a retry is of no use
-    UNAUTHORIZED = "unauthorized"  #: Teams refuses our token: check the app id and its secret
-    NO_TOKEN = "noToken"  #: the token service gave us no token  # noqa: S105
-    THROTTLED = "throttled"  #: too many requests; Teams said when to go on
-    PACED = "paced"  #: its turn in the lane of the tenant or of the conversation is further away
+    CONVERSATION_GONE = "conversationGone"  #: the conversation no longer exists
+    BAD_REQUEST = "badRequest"  #: Teams does not accept this activity
+    TOO_BIG = "tooBig"  #: the activity is larger than Teams accepts
+    SERVICE_ERROR = "serviceError"  #: Teams failed, and says that a retry is useless
+    UNAUTHORIZED = "unauthorized"  #: Teams does not accept the bot's token: check the app id and its secret
+    NO_TOKEN = "noToken"  #: the token service returned no token  # noqa: S105
+    THROTTLED = "throttled"  #: too many requests; Teams said when to continue
+    PACED = "paced"  #: its slot in the rate lane of the tenant or conversation is too far away
     PRECONDITION = "precondition"  #: Teams was changing the conversation at that moment
-    UNREACHABLE = "unreachable"  #: the request did not leave: no connection to Teams
-    NO_ANSWER = "noAnswer"  #: the request left, and no usable answer came back
-    POISON = "poison"  #: our own code failed on it again and again; see the dead letters
-    CRASHED = "crashed"  #: a process died while it was sending
-    HOST_NOT_ALLOWED = "hostNotAllowed"  #: the stored serviceUrl is no host of Teams
-    EXHAUSTED = "exhausted"  #: still not accepted a day after the first try
-    OWN_ACTION = "ownAction"  #: the recipient set it off
+    UNREACHABLE = "unreachable"  #: the request was not sent: no connection to Teams
+    NO_ANSWER = "noAnswer"  #: the request was sent, and there was no usable answer
+    POISON = "poison"  #: the app's own code failed on it each time; see the dead letters
+    CRASHED = "crashed"  #: a worker died while sending it
+    HOST_NOT_ALLOWED = "hostNotAllowed"  #: the stored serviceUrl is not a host of Teams
+    EXHAUSTED = "exhausted"  #: still not accepted one day after the first attempt
+    OWN_ACTION = "ownAction"  #: the recipient triggered the event
     OPTED_OUT = "optedOut"  #: the recipient does not want this category
     WELCOMED = "welcomed"  #: the recipient was welcomed before
-    PAUSED = "paused"  #: waits until the recipient's pause is over
-    MUTED = "muted"  #: waits until the recipient's mute of its thread is over
-    QUIET_HOURS = "quietHours"  #: waits until the recipient's quiet hours are over
-    DIGEST = "digest"  #: waits for the recipient's next digest
-    LOCAL_TIME = "localTime"  #: waits for its time in the recipient's own zone
-    PAST = "past"  #: its time had passed in the recipient's zone, and it asked not to be sent then
+    PAUSED = "paused"  #: held until the recipient's pause ends
+    MUTED = "muted"  #: held until the recipient's mute of the thread ends
+    QUIET_HOURS = "quietHours"  #: held until the recipient's quiet hours end
+    DIGEST = "digest"  #: held for the recipient's next digest
+    LOCAL_TIME = "localTime"  #: held until its time in the recipient's zone
+    PAST = "past"  #: its time had passed in the recipient's zone, and `ifPast` is `skip`
 
 
 class Rule(StrEnum):
-    """What decided about a delivery at the moment of sending, in the order in which the rules are asked."""
+    """The rule that decided on a delivery when it was to be sent, in the order in which the rules are applied."""
 
-    CANCELLED = "cancelled"  #: its notification was called off
+    CANCELLED = "cancelled"  #: its notification was cancelled
     EXPIRED = "expired"
-    LOCAL_TIME = "localTime"  #: it is not, or no longer, the time for it in the recipient's zone
-    UNREACHABLE = "unreachable"  #: the bot is not there, or blocked
-    ASKED = "asked"  #: the recipient asked for this very message: an answer, a digest, one that was snoozed
+    LOCAL_TIME = "localTime"  #: it is too early or too late in the recipient's zone
+    UNREACHABLE = "unreachable"  #: the bot is not installed, or blocked
+    ASKED = "asked"  #: the recipient asked for this message: a reply, a digest, a snoozed message
     WELCOMED = "welcomed"  #: nobody is welcomed twice
     OWN_ACTION = "ownAction"
     OPTED_OUT = "optedOut"
@@ -103,27 +99,27 @@ class Rule(StrEnum):
     MUTED = "muted"
     QUIET_HOURS = "quietHours"
     DIGEST = "digest"
-    SEND = "send"  #: nothing stood against it
+    SEND = "send"  #: no other rule applied
 
 
 class ScheduleState(StrEnum):
-    """How far a recurring announcement is."""
+    """The state of a recurring announcement."""
 
-    ACTIVE = "active"  #: its next occurrence waits for its time
+    ACTIVE = "active"  #: its next occurrence is not due yet
     PAUSED = "paused"  #: nothing is announced until it is resumed
     ENDED = "ended"  #: it has no more occurrences
-    DELETED = "deleted"  #: it was taken away
+    DELETED = "deleted"
 
 
 class Purpose(StrEnum):
-    """What a notification is for."""
+    """The purpose of a notification."""
 
-    NOTIFICATION = "notification"  #: upstream asked for it
-    WELCOME = "welcome"  #: it says why the bot came
-    REPLY = "reply"  #: it answers somebody's command, or click
-    SNOOZE = "snooze"  #: somebody asked for it by a button: to see it again at this time, or a sample
-    DIGEST = "digest"  #: it includes held deliveries; held again by its reader's pause or quiet hours
-    DIGEST_NOW = "digestNow"  #: the same, but sent in a pause and in quiet hours
+    NOTIFICATION = "notification"  #: an upstream system sent it
+    WELCOME = "welcome"  #: it explains why the bot was installed
+    REPLY = "reply"  #: it replies to a command or a click
+    SNOOZE = "snooze"  #: a person asked for it with a button: a snoozed message, or a sample
+    DIGEST = "digest"  #: it includes held deliveries; its recipient's pause or quiet hours hold it again
+    DIGEST_NOW = "digestNow"  #: the same, but it is sent in a pause and in quiet hours
 
 
 #: The purposes of digests.
@@ -135,7 +131,7 @@ class SettingsError(Exception):
 
 
 class Mode(StrEnum):
-    """How one is told of a category."""
+    """How a category is delivered."""
 
     IMMEDIATE = "immediate"
     DIGEST = "digest"

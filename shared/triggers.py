@@ -1,7 +1,7 @@
-"""What all queue triggers share: register, decode, and put back what a newer version wrote.
+"""Register queue triggers, and decode the messages of internal queues.
 
-Every trigger takes bytes: of a string body, the host copies top-level JSON properties over the metadata of the message,
-so that a body with an `id` would replace the message's own (`docs/decisions.md`).
+Every trigger takes bytes: with a string body, the host copies top-level JSON properties over the metadata of the
+message, so that an `id` in the body would replace the id of the message (`docs/decisions.md`).
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ M = TypeVar("M", queue_messages.Expansion, queue_messages.Delivery, queue_messag
 Trigger = Callable[[func.QueueMessage], Awaitable[None]]
 
 
-def on(blueprint: func.Blueprint, queue: str) -> Callable[[Trigger], object]:
-    """The decorator of a function that is called for each message of `queue`."""
+def queue_trigger(blueprint: func.Blueprint, queue: str) -> Callable[[Trigger], object]:
+    """Return a decorator that registers a function for the messages of `queue`."""
     return blueprint.queue_trigger(
         arg_name="message", queue_name=queue, connection=CONNECTION, data_type=func.DataType.BINARY
     )
 
 
-async def internal(
+async def handle_internal(
     message: func.QueueMessage, queue: str, kind: type[M], work: Callable[[Services, M], Awaitable[None]]
 ) -> None:
-    """Do the work that one of our own messages asks for; one that is not ours becomes a dead letter."""
+    """Decode an internal message and do its work.
+
+    A message of a newer version is put back; one that cannot be decoded becomes a dead letter.
+    """
     services, body = await get_services(), message.get_body()
     try:
         decoded = kind.decode(body)
-    except queue_messages.Newer:
-        await services.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY)
+    except queue_messages.NewerVersion:
+        await services.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY_SECONDS)
         return
     except (queue_messages.Unreadable, MessageRefused):
-        fault = Fault("", f"is no message of the queue {queue}")
+        fault = Fault("", f"is not a message of the queue {queue}")
         row = await services.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], services.clock())
-        log.warning("A message on %s is none of ours: see DeadLetters %s", queue, row)
+        log.warning("A message on %s was not written by the app: see DeadLetters %s", queue, row)
         return
     await work(services, decoded)

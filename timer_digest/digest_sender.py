@@ -30,6 +30,7 @@ from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.table import Conflict
+from timer_digest.digest_card import compose
 from timer_digest.digest_plan import DigestPlan, DigestPreferences
 from timer_digest.settlement import (
     RESERVED,
@@ -40,7 +41,7 @@ from timer_digest.settlement import (
     reserved_for,
     settle_digest,
 )
-from timer_digest.thread_groups import DigestEntry, ThreadGroup, compose, group_by_priority
+from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priority
 
 #: Fallback if the message that settles a digest is lost and no next digest is scheduled.
 RECHECK_DELAY = timedelta(days=1)
@@ -75,7 +76,7 @@ async def send_digest(
     made = replace(
         state,
         number=number,
-        last=plan.slot.date if plan.slot else state.last,
+        last=plan.digest_time.date if plan.digest_time else state.last,
         before=state.last,
         included=[entry.delivery for group in included for entry in group],
     )
@@ -103,9 +104,7 @@ async def settle_last_digest(
     known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, task.recipient, "", 0))
     if known and known.state.final:
         reason = Reason(known.reason) if known.reason else None
-        return await settle_digest(
-            services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice)
-        )
+        return await settle_digest(services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice))
     if known is None or not _has_message(known, services.real_time()):
         digest = await services.notifications.get(key)
         if digest is None:
@@ -177,6 +176,6 @@ def _compose(
     groups: Sequence[ThreadGroup],
     more: int | None,
 ) -> tuple[int, int | None, bytes]:
-    limit, has_schedule = services.settings.max_activity_bytes, bool(digest_preferences.rule.days)
+    limit, has_schedule = services.settings.max_activity_bytes, bool(digest_preferences.schedule.days)
     zone, language = digest_preferences.zone, digest_preferences.language
     return compose(groups, task.recipient, zone, language, more, held=not has_schedule, limit=limit)

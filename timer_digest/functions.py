@@ -9,35 +9,34 @@ import azure.functions as func
 
 from shared import queue_messages
 from shared.services import Services, get_services
-from shared.triggers import internal, on
+from shared.triggers import handle_internal, queue_trigger
 from timer_digest.release_held import release
 from timer_digest.tick import tick
 
-#: When the timer ticks (NCRONTAB): each minute, or each second where a developer moves the clock.
-TICKS = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * *"
+#: When the timer ticks (NCRONTAB): each minute, or each second if a developer moves the clock.
+TICK_SCHEDULE = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * *"
 
-#: Recipients whose held deliveries one process releases at the same time. To make a digest costs as much as to send it,
-#: and the host takes as many messages from one queue as from the other: without a limit, digests would be made faster
-#: than they are sent, and would be old when they are.
+#: Recipients that one process handles at a time. Making a digest costs as much as sending it, and the host takes as
+#: many messages from one queue as from the other. Without a limit, digests would be made faster than they can be sent.
 MAX_CONCURRENT_RELEASES = 8
 
-_gate = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
+_release_slots = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
 
 blueprint = func.Blueprint()
 
 
-# It also runs at the start of the host: it sends what became due while the app was down, and creates the queues and
-# tables before anyone looks for them.
-@blueprint.timer_trigger(arg_name="timer", schedule=TICKS, run_on_startup=True)
+# It also runs when the host starts: it sends what became due while the app was down, and creates the queues and tables
+# before a trigger needs them.
+@blueprint.timer_trigger(arg_name="timer", schedule=TICK_SCHEDULE, run_on_startup=True)
 async def tick_each_minute(timer: func.TimerRequest) -> None:
     await tick(await get_services())
 
 
-@on(blueprint, queue_messages.RECIPIENTS)
+@queue_trigger(blueprint, queue_messages.RECIPIENTS)
 async def release_recipient(message: func.QueueMessage) -> None:
-    await internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
+    await handle_internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 
-async def _release(get_services: Services, task: queue_messages.RecipientTask) -> None:
-    async with _gate:
-        await release(get_services, task)
+async def _release(services: Services, task: queue_messages.RecipientTask) -> None:
+    async with _release_slots:
+        await release(services, task)

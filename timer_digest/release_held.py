@@ -13,14 +13,9 @@ from shared.services import Services
 from shared.states import DeliveryState, Reason
 from shared.storage import timers
 from shared.storage.table import Conflict
-from timer_digest.digest_plan import (
-    DigestPlan,
-    DigestPreferences,
-    ReleasedItem,
-    digest_preferences_of,
-    plan_digest,
-)
+from timer_digest.digest_plan import DigestPlan, DigestPreferences, ReleasedItem
 from timer_digest.digest_sender import clear_hold, send_digest, settle_last_digest
+from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.settlement import MAX_ITEMS, DeliveryResult, end_delivery, reserved_for
 
 #: Tolerance for the clock of the instance that ran the tick. An item that is not due by our clock is held until the
@@ -106,7 +101,7 @@ async def _plan(
     items: Sequence[HeldDelivery],
 ) -> DigestPlan:
     """Plan what to do with these items, and set a timer for those held until the next digest."""
-    plan = await plan_digest(services, task, digest_preferences, state.last, items)
+    plan = await read_plan(services, task, digest_preferences, state, items)
     if plan.hold and plan.next_at:
         await services.timers.put(plan.next_at, timers.DIGEST, task.tenant, task.recipient)
     return plan

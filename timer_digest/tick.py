@@ -1,7 +1,7 @@
-"""The tick: enqueue the work of all timers that are due, and remove each timer only after that.
+"""The tick: enqueue the work of all timers that are due, and delete each timer only after that.
 
-A tick that dies in between, or two ticks at once, enqueue the same work twice, which is safe. Digests are enqueued at
-the rate of their tenant, so that none is made long before it can be sent.
+A tick that crashes in between, or two ticks at once, enqueue the same work twice, which is safe. Digests are enqueued
+at the rate of their tenant, so that none is made long before it can be sent.
 """
 
 from __future__ import annotations
@@ -12,76 +12,79 @@ import time
 from collections import Counter
 from itertools import groupby
 
-from shared.announcements import announce
+from shared.announcements import announce_due
 from shared.queue_messages import Expansion, RecipientTask, Sweep, Task
 from shared.services import Services
 from shared.storage import timers
 from shared.storage.timers import DueTimer
 
-#: Wakings that are read in one go; those of one minute are seen to at the same time.
+#: Timers that are read in one query.
 PAGE_TIMERS = 100
-#: Seconds by which a timer may come before its minute (azure-functions-host, issue 7398): the minute is waited for, or
-#: all that is due in it would be a minute late.
+#: The Functions host may call a timer trigger this much before its minute (azure-functions-host, issue 7398). The tick
+#: waits for the minute: otherwise all timers of that minute would be a minute late.
 EARLY_SECONDS = 1.0
-#: Seconds after which the rest is left to the next tick: well below `functionTimeout` in host.json, which ends the
-#: process, and all that it is sending.
+#: A tick leaves the rest to the next one after this time. Far below `functionTimeout` in host.json, which ends the
+#: process and everything that it is sending.
 MAX_TICK_SECONDS = 240.0
 
 log = logging.getLogger(__name__)
 
 
 async def tick(services: Services) -> int:
-    """Wake all that is due, one minute after the other; returns how many.
+    """Enqueue the work of all due timers, one minute after the other, and return how many timers that were.
 
-    What fails stays for the next tick, and stands in nobody's way.
+    A timer that fails stays for the next tick and does not block others.
     """
     until_minute = -services.clock().timestamp() % 60
     if until_minute < EARLY_SECONDS:
         await asyncio.sleep(until_minute + 0.01)
-    woken, turns, begun = 0, Counter[str](), time.monotonic()
-    async for found in services.timers.until(services.clock(), PAGE_TIMERS):
-        for minute, those in groupby(found, key=lambda waking: waking.minute):
-            wakings = list(those)
-            are_woken = await asyncio.gather(*(_try(services, each, turns) for each in wakings))
-            done = [waking for waking, is_woken in zip(wakings, are_woken, strict=True) if is_woken]
-            woken += len(done)
+    count, digests, started = 0, Counter[str](), time.monotonic()
+    async for page in services.timers.read_due(services.clock(), PAGE_TIMERS):
+        for minute, group in groupby(page, key=lambda timer: timer.minute):
+            due = list(group)
+            enqueued = await asyncio.gather(*(_try_enqueue(services, timer, digests) for timer in due))
+            done = [timer for timer, is_enqueued in zip(due, enqueued, strict=True) if is_enqueued]
+            count += len(done)
             try:
-                await services.timers.done(done)
+                await services.timers.delete(done)
             except Exception:
-                log.exception("What woke of %s stays due", minute)
-        if time.monotonic() - begun > MAX_TICK_SECONDS:
-            log.warning("More is due than one tick wakes: the next one goes on")
+                log.exception("Timers of %s were not deleted and fire again", minute)
+        if time.monotonic() - started > MAX_TICK_SECONDS:
+            log.warning("More timers are due than one tick handles: the next tick continues")
             break
-    return woken
+    return count
 
 
-async def _try(services: Services, waking: DueTimer, turns: Counter[str]) -> bool:
+async def _try_enqueue(services: Services, timer: DueTimer, digests: Counter[str]) -> bool:
     try:
-        return await _wake(services, waking, turns)
+        return await _enqueue(services, timer, digests)
     except Exception:
-        log.exception("A %s of %s does not wake", waking.kind, waking.minute)
+        log.exception("Timer %s of %s failed and stays due", timer.kind, timer.minute)
         return False
 
 
-async def _wake(services: Services, waking: DueTimer, turns: Counter[str]) -> bool:
-    """Wake it, whether anything here can; `turns` counts the digests of each tenant that were woken before."""
+async def _enqueue(services: Services, timer: DueTimer, digests: Counter[str]) -> bool:
+    """Enqueue the work of a timer, and return whether this version knows its kind.
+
+    `digests` counts the digests of each tenant that this tick has enqueued.
+    """
     queues = services.queues
-    if waking.kind == timers.NOTIFICATION:
-        await queues.enqueue_expansion(Expansion(waking.named[0], 0))
-    elif waking.kind == timers.WATCH:
-        await queues.enqueue_sweep(Sweep(waking.named[0], Task.WATCH, ""))
-    elif waking.kind == timers.OCCURRENCE:
-        await announce(services, *waking.named)
-    elif waking.kind in (timers.RELEASE, timers.DIGEST):
-        tenant, recipient = waking.named
+    if timer.kind == timers.NOTIFICATION:
+        await queues.enqueue_expansion(Expansion(timer.subject[0], 0))
+    elif timer.kind == timers.WATCH:
+        await queues.enqueue_sweep(Sweep(timer.subject[0], Task.WATCH, ""))
+    elif timer.kind == timers.OCCURRENCE:
+        await announce_due(services, *timer.subject)
+    elif timer.kind in (timers.RELEASE, timers.DIGEST):
+        tenant, recipient = timer.subject
         delay = 0
-        if waking.kind == timers.DIGEST:
-            delay = turns[tenant] // services.settings.tenant_rate
-            turns[tenant] += 1
+        if timer.kind == timers.DIGEST:
+            delay = digests[tenant] // services.settings.tenant_rate
+            digests[tenant] += 1
         await queues.enqueue_recipient(
             RecipientTask(tenant, recipient, Task.RELEASE, due_called_at=services.clock().timestamp()), delay
         )
     else:
-        log.warning("Nothing here wakes a %s: it waits for a newer version", waking.kind)
+        log.warning("Timer of unknown kind %s stays for a newer version", timer.kind)
         return False
     return True

@@ -14,7 +14,7 @@ import orjson
 from benchmarks.contenders.world import Chat, Send, World
 from shared.preferences.categories import Category
 from shared.rendering import render_data
-from shared.services import CONNECTIONS
+from shared.services import MAX_CONNECTIONS
 from shared.settings import load_settings
 from shared.teams.connector import Connector, Route
 from shared.teams.hosts import allowed_service_url
@@ -35,7 +35,7 @@ async def sender(world: World) -> AsyncIterator[Send]:
         return allowed_service_url(url, hosts=settings.service_hosts, loopback_only=False)
 
     trusted = ssl.create_default_context()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trusted)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=trusted)) as session:
         tokens = Tokens(settings, time.monotonic)
         connector = Connector(session, tokens, allowed, lambda: datetime.now(UTC), None)
 

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from local.fake_teams.world import Channel, Chat, Conversation, Person, Team
+from local.fake_teams.world import Channel, Chat, FakeConversation, Person, Team
 
 Activity = dict[str, Any]
 
@@ -16,7 +16,7 @@ BOT_NAME = "Herald"
 
 
 def build_base(
-    kind: str, *, service_url: str, bot: str, sender: Person, conversation: Conversation, thread: str | None = None
+    kind: str, *, service_url: str, bot: str, sender: Person, conversation: FakeConversation, thread: str | None = None
 ) -> Activity:
     """Return the fields that all activities have; `thread` is the id of a channel thread's root message."""
     account: dict[str, Any] = {
@@ -43,7 +43,7 @@ def build_base(
     }
 
 
-def _channel_data(conversation: Conversation) -> dict[str, Any]:
+def _channel_data(conversation: FakeConversation) -> dict[str, Any]:
     """Return the `channelData` (`TeamsChannelData`) of a conversation."""
     data: dict[str, Any] = {"tenant": {"id": conversation.tenant}}
     if isinstance(conversation.owner, Team):
@@ -72,7 +72,7 @@ def add_client_info(activity: Activity, sender: Person) -> Activity:
     }
 
 
-def build_installation(base: Activity, conversation: Conversation, *, added: bool) -> Activity:
+def build_installation(base: Activity, conversation: FakeConversation, *, added: bool) -> Activity:
     """Return an `installationUpdate`; for a team it has the selected channel."""
     activity = {**base, "action": "add" if added else "remove", "channelData": dict(base["channelData"])}
     if isinstance(conversation.owner, Team):
@@ -82,7 +82,7 @@ def build_installation(base: Activity, conversation: Conversation, *, added: boo
 
 
 def build_membership(
-    base: Activity, conversation: Conversation, accounts: list[dict[str, Any]], *, added: bool
+    base: Activity, conversation: FakeConversation, accounts: list[dict[str, Any]], *, added: bool
 ) -> Activity:
     """Return a `conversationUpdate` for accounts that were added or removed."""
     activity = {**base, "membersAdded" if added else "membersRemoved": accounts}
@@ -105,7 +105,7 @@ def build_team_event(base: Activity, event: str, channel: Channel | None) -> Act
 
 
 def build_message(
-    base: Activity, conversation: Conversation, text: str, *, message_id: str, value: Any, reply_to: str | None
+    base: Activity, conversation: FakeConversation, text: str, *, message_id: str, value: Any, reply_to: str | None
 ) -> Activity:
     """Return a message; outside the personal chat it mentions the bot, which would not receive it otherwise."""
     activity = {**base, "id": message_id, "text": text, "textFormat": "plain", "attachments": []}

@@ -17,7 +17,7 @@ from local.fake_teams.errors import ConnectorError, json_response
 from local.fake_teams.fault_injector import apply_fault
 from local.fake_teams.inbox import Message
 from local.fake_teams.state import FakeState
-from local.fake_teams.world import Conversation, Person, Team
+from local.fake_teams.world import FakeConversation, Person, Team
 
 #: The size limit of an activity in UTF-16, without base64 images (Teams, "Send and receive messages": about 100 KB).
 MAX_ACTIVITY_BYTES = 100 * 1024
@@ -190,7 +190,7 @@ class FakeConnector:
     def _perform(
         self,
         call: ConnectorCall,
-        conversation: Conversation,
+        conversation: FakeConversation,
         parsed: dict[str, Any],
         size: int,
         query: str,
@@ -232,13 +232,13 @@ class FakeConnector:
             case _:
                 return json_response(200, {"conversations": _list_channels(self._world.teams[call.target])})
 
-    def _find_conversation(self, call: ConnectorCall) -> Conversation:
+    def _find_conversation(self, call: ConnectorCall) -> FakeConversation:
         conversation = self._world.find_conversation(call.target)
         if conversation is None or (call.operation in ("team", "channels") and call.target not in self._world.teams):
             raise ConnectorError(404)
         return conversation
 
-    def _new_conversation(self, parameters: dict[str, Any]) -> Conversation:
+    def _new_conversation(self, parameters: dict[str, Any]) -> FakeConversation:
         """Return the conversation for `ConversationParameters`; raises `ConnectorError` 400 or 404."""
         data = parameters.get("channelData")
         data = data if isinstance(data, dict) else {}
@@ -262,7 +262,7 @@ class FakeConnector:
         return self._world.conversations[person.conversation]
 
     def _create(
-        self, conversation: Conversation, parameters: dict[str, Any], size: int, connection: int, token: int
+        self, conversation: FakeConversation, parameters: dict[str, Any], size: int, connection: int, token: int
     ) -> web.Response:
         activity = parameters.get("activity")
         if not isinstance(activity, dict):
@@ -273,7 +273,7 @@ class FakeConnector:
 
     def _accept(
         self,
-        conversation: Conversation,
+        conversation: FakeConversation,
         conversation_id: str,
         activity: dict[str, Any],
         reply_to: str | None,

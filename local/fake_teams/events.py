@@ -5,7 +5,7 @@ from __future__ import annotations
 from local.fake_teams import activities
 from local.fake_teams.activities import Activity
 from local.fake_teams.api import TeamsEvent
-from local.fake_teams.world import Channel, Conversation, Person, Team, World
+from local.fake_teams.world import Channel, FakeConversation, Person, Team, World
 
 
 def apply_event(event: TeamsEvent, world: World, *, service_url: str, app_id: str) -> list[Activity]:
@@ -17,7 +17,7 @@ def apply_event(event: TeamsEvent, world: World, *, service_url: str, app_id: st
         sent = [event.activity]
     else:
         conversation = _find_conversation(event, world)
-        sender = _sender(event, conversation, world)
+        sender = _find_sender(event, conversation, world)
         bot = f"28:{app_id}"
 
         def build_base(kind: str, thread: str | None = None) -> Activity:
@@ -28,11 +28,11 @@ def apply_event(event: TeamsEvent, world: World, *, service_url: str, app_id: st
         match event.kind:
             case "install" | "uninstall":
                 update, roster = build_base("installationUpdate"), build_base("conversationUpdate")
-                sent = _installation(event, conversation, update, roster)
+                sent = _apply_installation(event, conversation, update, roster)
             case "membersAdded" | "membersRemoved":
-                sent = [_membership(event, conversation, world, build_base("conversationUpdate"))]
+                sent = [_apply_membership(event, conversation, world, build_base("conversationUpdate"))]
             case "teamEvent":
-                sent = [_team_event(event, conversation, world, build_base("conversationUpdate"))]
+                sent = [_apply_team_event(event, conversation, world, build_base("conversationUpdate"))]
             case "message":
                 message_id = world.new_message_id()
                 thread = event.thread or (message_id if conversation.kind == "channel" else None)
@@ -57,7 +57,7 @@ def apply_event(event: TeamsEvent, world: World, *, service_url: str, app_id: st
     return [activities.merge_patch(activity, event.changes) for activity in sent]
 
 
-def _find_conversation(event: TeamsEvent, world: World) -> Conversation:
+def _find_conversation(event: TeamsEvent, world: World) -> FakeConversation:
     named = event.channel or event.team or event.chat
     if named is None:
         if event.person is None:
@@ -69,7 +69,7 @@ def _find_conversation(event: TeamsEvent, world: World) -> Conversation:
     return conversation
 
 
-def _sender(event: TeamsEvent, conversation: Conversation, world: World) -> Person:
+def _find_sender(event: TeamsEvent, conversation: FakeConversation, world: World) -> Person:
     if event.person is not None:
         return world.get_person(event.person)
     if not conversation.members:
@@ -77,7 +77,9 @@ def _sender(event: TeamsEvent, conversation: Conversation, world: World) -> Pers
     return conversation.members[0]
 
 
-def _installation(event: TeamsEvent, conversation: Conversation, update: Activity, roster: Activity) -> list[Activity]:
+def _apply_installation(
+    event: TeamsEvent, conversation: FakeConversation, update: Activity, roster: Activity
+) -> list[Activity]:
     added = event.kind == "install"
     conversation.owner.installed = added
     sent = [activities.build_installation(update, conversation, added=added)]
@@ -88,7 +90,7 @@ def _installation(event: TeamsEvent, conversation: Conversation, update: Activit
     return sent
 
 
-def _membership(event: TeamsEvent, conversation: Conversation, world: World, base: Activity) -> Activity:
+def _apply_membership(event: TeamsEvent, conversation: FakeConversation, world: World, base: Activity) -> Activity:
     people = [world.get_person(identity) for identity in event.people]
     if isinstance(conversation.owner, Person) or not people:
         raise ValueError(f"kind {event.kind} needs people, and team or chat")
@@ -99,7 +101,7 @@ def _membership(event: TeamsEvent, conversation: Conversation, world: World, bas
     return activities.build_membership(base, conversation, accounts, added=added)
 
 
-def _team_event(event: TeamsEvent, conversation: Conversation, world: World, base: Activity) -> Activity:
+def _apply_team_event(event: TeamsEvent, conversation: FakeConversation, world: World, base: Activity) -> Activity:
     if not isinstance(conversation.owner, Team) or event.event is None:
         raise ValueError("kind teamEvent needs team and event")
     team, channel = conversation.owner, conversation.channel if event.channel else None

@@ -66,7 +66,7 @@ class Chat:
 
 
 @dataclass(slots=True, frozen=True)
-class Conversation:
+class FakeConversation:
     """A conversation of the person, team or chat `owner`; `id` has no `;messageid=` of a thread."""
 
     kind: Literal["personal", "groupChat", "channel"]
@@ -102,7 +102,7 @@ class World:
         self.people: dict[str, Person] = {}
         self.teams: dict[str, Team] = {}
         self.chats: dict[str, Chat] = {}
-        self.conversations: dict[str, Conversation] = {}
+        self.conversations: dict[str, FakeConversation] = {}
         self.threads: set[str] = set()
         self._by_tenant: dict[str, list[Person]] = {}
         self._last_id = 0
@@ -126,7 +126,7 @@ class World:
         self.people[person.object_id] = person
         self.people[person.id] = person
         self._by_tenant[tenant].append(person)
-        self.conversations[person.conversation] = Conversation("personal", person.conversation, person)
+        self.conversations[person.conversation] = FakeConversation("personal", person.conversation, person)
         return person
 
     def add_team(self, tenant: str, members: list[Person], *, channels: int, installed: bool) -> Team:
@@ -153,13 +153,13 @@ class World:
 
     def _add_channel(self, team: Team, channel: Channel) -> None:
         team.channels[channel.id] = channel
-        self.conversations[channel.id] = Conversation("channel", channel.id, team, channel)
+        self.conversations[channel.id] = FakeConversation("channel", channel.id, team, channel)
 
     def add_chat(self, tenant: str, members: list[Person], *, installed: bool) -> Chat:
         number, digest = self._next_number(tenant, "chat")
         chat = Chat(tenant, f"19:{digest.hex()[:32]}@thread.v2", f"Chat {number}", members, installed)
         self.chats[chat.id] = chat
-        self.conversations[chat.id] = Conversation("groupChat", chat.id, chat)
+        self.conversations[chat.id] = FakeConversation("groupChat", chat.id, chat)
         return chat
 
     def select_members(self, tenant: str, size: int, index: int) -> list[Person]:
@@ -180,7 +180,7 @@ class World:
         """Return the person, team or chat with this id; raises ValueError."""
         return self.teams.get(identity) or self.chats.get(identity) or self.get_person(identity)
 
-    def find_conversation(self, conversation_id: str) -> Conversation | None:
+    def find_conversation(self, conversation_id: str) -> FakeConversation | None:
         """Return the conversation; None if it is unknown, its channel is deleted, or its thread does not exist."""
         base, _, root = conversation_id.partition(";messageid=")
         conversation = self.conversations.get(base)

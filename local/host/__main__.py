@@ -89,7 +89,7 @@ async def _serve(options: argparse.Namespace, config: HostConfig) -> None:
             await asyncio.gather(starting, return_exceptions=True)
             drained = await host.stop()
     # As in Azure, the process ends without atexit handlers, and without waiting for the tasks and threads of the app.
-    _exit(0 if drained else 1, "" if drained else "Some functions did not finish in time: their messages return")
+    _exit(0 if drained else 1, "" if drained else "Some functions did not finish in time: messages return later")
 
 
 def _load_functions(verbose: bool) -> list[Function]:

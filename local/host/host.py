@@ -34,7 +34,7 @@ THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
 STORAGE_START_SECONDS = 30.0
 DRAIN_SECONDS = 30.0
 
-_STORAGE_HINT = "start Azurite, or set it to a storage account that is available"
+_STORAGE_HINT = "start Azurite, or change this setting to an available storage account"
 
 log = logging.getLogger("Host")
 

@@ -1,23 +1,23 @@
 "use strict";
-// Loaded before a Node program of the local stack (`node --require`). Neither program can be told all of this:
-// - it listens on 127.0.0.1 alone, whatever address it asks for;
-// - it connects to this machine alone, so that no telemetry leaves;
-// - Azurite does not stand still while it forgets what was on its queues, and reads one partition where one is asked for;
-// - it ends, the graceful way, when its standard input (a pipe) closes: also when its parent was killed, on every system.
+// Loaded before a Node program of the local stack (`node --require`), because the programs have no options for this:
+// - listen only on 127.0.0.1, whatever address the program requests;
+// - connect only to this machine, so that no telemetry is sent;
+// - let Azurite delete messages without blocking, and query a single partition without reading the whole table;
+// - stop gracefully when the standard input (a pipe) closes, which includes the death of the parent, on every system.
 
 const fs = require("node:fs");
 const net = require("node:net");
 const path = require("node:path");
 
-// Milliseconds that a program may take to end by itself.
-const GRACE = 8000;
+// How long a program may take to stop.
+const STOP_MILLISECONDS = 8000;
 const LOOPBACK = "127.0.0.1";
 
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (...args) {
   const [first] = args;
   if (typeof first === "object" && first !== null) {
-    // A handle, a file descriptor or the path of a pipe has no address to choose.
+    // A handle, a file descriptor or the path of a pipe has no address.
     if (first._handle === undefined && first.fd === undefined && first.path === undefined) {
       args[0] = { ...first, host: LOOPBACK };
     }
@@ -38,21 +38,21 @@ function isLoopback(host) {
 
 const connect = net.Socket.prototype.connect;
 net.Socket.prototype.connect = function (...args) {
-  // net.connect and tls.connect hand over the arguments as one normalized array.
+  // net.connect and tls.connect pass the arguments as one normalized array.
   const [first, second] = Array.isArray(args[0]) ? args[0] : args;
   const host = typeof first === "object" && first !== null ? first.host : typeof second === "string" ? second : undefined;
   if (!isLoopback(host)) {
-    process.stderr.write(`Refused to connect to ${host}: only this machine may be reached\n`);
+    process.stderr.write(`Refused to connect to ${host}: only connections to this machine are allowed\n`);
     process.nextTick(() => this.destroy(new Error(`connect refused: ${host} is not loopback`)));
     return this;
   }
   return connect.apply(this, args);
 };
 
-// Each minute Azurite lets go of the messages that were taken, one by one, and for each of them LokiJS goes through
-// all: after 5,000 messages nothing was answered for a quarter of a minute. And with each message that is taken or
-// deleted Azurite removes those that have expired, where LokiJS sorts all anew although there is none; and so it does
-// after each receipt, for those that were taken: with 10,000 messages that takes 20 ms.
+// Each minute, Azurite removes deleted messages one by one, and for each of them LokiJS scans all messages: with 5,000
+// messages, Azurite did not respond for 15 seconds. With each received or deleted message, Azurite also removes expired
+// messages, for which LokiJS sorts all messages even if none has expired; the same happens when received messages are
+// updated. With 10,000 messages, this takes 20 ms each time.
 const program = process.argv[1] ?? "";
 if (/[\\/]azurite[\\/]/.test(program)) {
   const { prototype } = require(require.resolve("lokijs", { paths: [program] })).Collection;
@@ -78,8 +78,8 @@ if (/[\\/]azurite[\\/]/.test(program)) {
   };
 }
 
-// A query of one partition goes through all rows of the table, where Azure reads that partition: of 30,000 rows that takes
-// 12 ms. Its own index finds the partition first. A filter with an "or" of its own may mean rows of others.
+// A query of one partition scans all rows of the table, which takes 12 ms with 30,000 rows; Azure reads only the partition.
+// The index of LokiJS finds the partition first. A filter with a top-level "or" may match rows of other partitions.
 const store = path.join(path.dirname(program), "table", "persistence", "LokiTableMetadataStore.js");
 if (/[\\/]azurite[\\/]/.test(program) && fs.existsSync(store)) {
   const { prototype } = require(store).default;
@@ -91,8 +91,8 @@ if (/[\\/]azurite[\\/]/.test(program) && fs.existsSync(store)) {
     if (partition === undefined || /\bor\b/.test(bare)) {
       return query.call(this, context, account, table, options, ...from);
     }
-    const getEntityCollection = (...asked) => {
-      const rows = this.getEntityCollection(...asked);
+    const getEntityCollection = (...args) => {
+      const rows = this.getEntityCollection(...args);
       return { chain: () => rows.chain().find({ PartitionKey: partition.replaceAll("''", "'") }) };
     };
     const narrow = Object.create(this, { getEntityCollection: { value: getEntityCollection } });
@@ -100,17 +100,17 @@ if (/[\\/]azurite[\\/]/.test(program) && fs.existsSync(store)) {
   };
 }
 
-let ending = false;
-function end() {
-  if (ending) {
+let stopping = false;
+function stop() {
+  if (stopping) {
     return;
   }
-  ending = true;
-  setTimeout(() => process.exit(1), GRACE).unref();
+  stopping = true;
+  setTimeout(() => process.exit(1), STOP_MILLISECONDS).unref();
   if (!process.emit("SIGTERM") && !process.emit("SIGINT")) {
     process.exit(0);
   }
 }
-// Reading the pipe must not keep a program alive that has ended by itself.
-process.stdin.on("end", end).on("error", end).resume();
+// Reading the pipe must not keep a finished program alive.
+process.stdin.on("end", stop).on("error", stop).resume();
 process.stdin.unref();

@@ -60,7 +60,7 @@ class ActionContext:
         """The card as it is for the person now, with what they did on it, and maybe a note."""
         now = await _newest(self.services, bound)
         of = await origin(self.services, now)
-        done = await self.services.responses.of(of.key, self.event.person)
+        done = await self.services.responses.list(of.key, self.event.person)
         card = bound.card if now is bound.notification else sent_card(self.services, now)
         titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
         lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]

@@ -20,7 +20,7 @@ from messages.card_actions.save_preferences import save, saved_before
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
 from shared.cards.texts import text_of
-from shared.preferences.preferences import TooMany
+from shared.preferences.preferences import TooManyPreferences
 from shared.services import Services
 from shared.storage.markers import clicks
 
@@ -90,7 +90,7 @@ async def _pressed(context: ActionContext, *, repeat: bool) -> Answer:
         if repeat:
             return await context.told(bound, context.text("done.repeated"))
         return await BUTTONS.get(context.click.verb, record)(context, bound)
-    except TooMany as many:
+    except TooManyPreferences as many:
         raise ClickRefused("refused.tooMany", reason=many) from None
     except TooLarge:  # the limit was lowered since
         raise ClickRefused("refused") from None

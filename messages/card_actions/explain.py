@@ -37,7 +37,7 @@ async def wishes_of(services: Services, bound: BoundAction, person: str, own: Pr
     """The wishes of whoever the message was delivered to, where `own` are those of the person who asks."""
     if bound.recipient == f"u:{person}":
         return own
-    return (await services.conversations.of(bound.notification.tenant, bound.recipient)).preferences
+    return (await services.conversations.get_recipient(bound.notification.tenant, bound.recipient)).preferences
 
 
 async def _led(services: Services, bound: BoundAction, language: str) -> str:

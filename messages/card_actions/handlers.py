@@ -16,7 +16,7 @@ from messages.card_actions.snooze import TooLate, sample, snooze
 from messages.commands.handlers import card_of
 from shared import publishing
 from shared.cards import action_verbs, refreshed
-from shared.preferences.pause import pause_until
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.states import Mode, Purpose
 
@@ -83,7 +83,7 @@ async def _stop(context: ActionContext, bound: BoundAction) -> Answer:
 
 
 async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
-    at = pause_until(SNOOZES[context.click.verb], context.services.clock(), context.zone)
+    at = parse_pause(SNOOZES[context.click.verb], context.services.clock(), context.zone)
     try:
         comes = await snooze(context.services, context.event, bound, context.click.verb, at)
     except TooLate:
@@ -97,7 +97,7 @@ async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
 
 
 async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
-    until = pause_until(WELCOME_PAUSE, context.services.clock(), context.zone)
+    until = parse_pause(WELCOME_PAUSE, context.services.clock(), context.zone)
 
     def paused(preferences: Preferences) -> Preferences:
         longer = preferences.paused_until and preferences.paused_until > until

@@ -21,8 +21,8 @@ from shared.cards.preferences import (
 )
 from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
@@ -71,7 +71,7 @@ def applied(
             return known
         zone = load_zone(known.time_zone or default_zone)
         text = PAUSE_CHOICES.get(value, value)
-        return replace(known, paused_until=None if value == END_PAUSE else pause_until(text, now, zone))
+        return replace(known, paused_until=None if value == END_PAUSE else parse_pause(text, now, zone))
 
     modes: dict[str, Read] = {
         CATEGORY_PREFIX + category.name: partial(_mode, category.name)
@@ -122,7 +122,7 @@ _FIELDS: Mapping[str, Read] = {
     "stopped": lambda known, value: replace(known, stopped=value == TOGGLE_ON),
     "time_zone": lambda known, value: replace(known, time_zone=load_zone(value).key if value else ""),
     "quiet": _quiet,
-    "digest": lambda known, value: replace(known, digest=str(DigestRule.parse(value)) if value else ""),
+    "digest": lambda known, value: replace(known, digest=str(DigestSchedule.parse(value)) if value else ""),
     "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),
     "own_actions": lambda known, value: replace(known, own_actions=value == TOGGLE_ON),
     "unmute": lambda known, value: replace(known, mutes={} if value == TOGGLE_ON else known.mutes),

@@ -13,7 +13,7 @@ from datetime import datetime
 from messages.activity.verified import Event
 from messages.card_actions.binding import BoundAction
 from messages.card_actions.snooze import SAMPLES, origin
-from shared.keys import digest
+from shared.keys import hash_of
 from shared.queue_messages import RESPONSES
 from shared.services import Services
 from shared.storage.notifications import StoredNotification
@@ -38,11 +38,11 @@ async def respond(services: Services, event: Event, bound: BoundAction, action: 
     encoded(of, event, bound, action, services.clock())
     async with services.responses.lock(of.key, person):
         response = await services.responses.record(of.key, person, action, here, services.clock())
-        if response.told:
+        if response.reported:
             return response, True
         if of.source != SAMPLES:
             await services.queues.put(RESPONSES, encoded(of, event, bound, action, response.at))
-        await services.responses.told(of.key, person, response)
+        await services.responses.mark_reported(of.key, person, response)
     return response, False
 
 
@@ -52,7 +52,7 @@ def encoded(of: StoredNotification, event: Event, bound: BoundAction, action: st
         "specversion": "1.0",
         "type": TYPE,
         "source": SOURCE,
-        "id": digest(of.key, event.person, action),
+        "id": hash_of(of.key, event.person, action),
         "subject": of.key,
         "time": at.isoformat(),
         "datacontenttype": "application/json",

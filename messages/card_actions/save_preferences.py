@@ -36,9 +36,7 @@ async def save(context: ActionContext) -> Answer:
     except Wrong as wrong:
         typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
         preferences = await subject.preferences()
-        return card_of(
-            subject, preferences, key=click.key, initial_values=was, typed_values=typed, errors=wrong.errors
-        )
+        return card_of(subject, preferences, key=click.key, initial_values=was, typed_values=typed, errors=wrong.errors)
     note_key = "preferences.saved" if new else "preferences.unchanged"
     note = text_of(language_of(preferences.locale, subject.locale), note_key)
     return card_of(subject, preferences, key=click.key, note=note)

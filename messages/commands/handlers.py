@@ -18,9 +18,9 @@ from shared.cards.preferences import draw_preferences_card
 from shared.cards.replies import CommandReply, ReplyLine, quote
 from shared.cards.texts import format_time
 from shared.preferences.delivery_rules import next_digest
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
-from shared.preferences.preferences import FOREVER, Preferences, TooMany
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
+from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
@@ -72,7 +72,7 @@ class PreferenceSubject:
 
     async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """Change what they want; raises `Conflict` if others changed it at each of many tries."""
-        return await self.services.conversations.prefer(self.tenant, self.kind, self.id, change)
+        return await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
 
     async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
         """The same, and have all that waits for them decided anew."""
@@ -90,7 +90,7 @@ async def do(subject: PreferenceSubject, text: str) -> dict[str, Any]:
         return card_of(subject, await subject.preferences())
     try:
         reply = await _DO[order.command.verb](replace(subject, argument=order.argument))
-    except (CommandRefused, TooMany) as refused:
+    except (CommandRefused, TooManyPreferences) as refused:
         reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
     return replies.draw_reply_card(reply)
 
@@ -122,7 +122,7 @@ def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -
         services.categories,
         zone=subject.zone_of(preferences).key,
         zone_source=subject.zone_from(preferences),
-        digest=services.settings.default_digest,
+        default_digest=services.settings.default_digest,
         now=services.clock(),
         locale=subject.locale,
         **more,
@@ -150,7 +150,7 @@ async def _subscribe(subject: PreferenceSubject) -> CommandReply:
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
         await subject.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
-    except TooMany as many:
+    except TooManyPreferences as many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
         raise CommandRefused(str(many)) from None
     return CommandReply("Subscribed", [("Topic", topic)])
@@ -198,7 +198,7 @@ async def _pause(subject: PreferenceSubject) -> CommandReply:
     def pause(old: Preferences) -> Preferences:
         nonlocal ends
         if subject.argument:
-            ends = _read(lambda text: pause_until(text, now, subject.zone_of(old)), subject.argument)
+            ends = _read(lambda text: parse_pause(text, now, subject.zone_of(old)), subject.argument)
         return replace(old, paused_until=ends)
 
     preferences = await subject.prefer(pause)
@@ -241,7 +241,7 @@ async def _digest(subject: PreferenceSubject) -> CommandReply:
         return await _digest_now(subject)
     if subject.argument:
         try:
-            rule = str(DigestRule.parse(subject.argument))
+            rule = str(DigestSchedule.parse(subject.argument))
         except ValueError as error:
             raise CommandRefused(
                 f"{error}; now sends it early. What goes into it is chosen by “preferences”."

@@ -19,7 +19,7 @@ async def build_policy_input(sending: Sending, recipient: ResolvedRecipient) -> 
     identifier, card = sending.message.recipient, content.content
     category, is_welcome = services.categories.of(content.category), notification.purpose is Purpose.WELCOME
     now, is_missed = services.clock(), False
-    due_time = compute_local_due(content.schedule, recipient.zone, notification.told)
+    due_time = compute_local_due(content.schedule, recipient.zone, notification.schedule_set_at)
     if due_time.due and sending.is_first_try:
         # A recipient whose zone has changed was held until the time in the former one.
         held_until = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
@@ -56,7 +56,7 @@ async def hold_or_end(
         if notification.purpose is Purpose.DIGEST:  # the deliveries that it includes are held again instead
             await sending.end(DeliveryState.CANCELLED, decision.reason)
             return
-        local_time = compute_local_due(notification.content.schedule, recipient.zone, notification.told).due
+        local_time = compute_local_due(notification.content.schedule, recipient.zone, notification.schedule_set_at).due
         since = max(notification.notification_time, local_time) if local_time else notification.notification_time
         for_digest = policy.is_for_digest(policy_input, decision.rule)
         await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)

@@ -107,7 +107,7 @@ async def _try(sending: Sending) -> None:
     # Prepare
     route = Route(notification.tenant, target.service_url, notification.urgent)
     previous = await threads.get_thread(services, notification, sending.message.recipient)
-    if previous and previous.newest > notification.happened:
+    if previous and previous.newest > notification.occurred_at:
         if known.maybe_twice:
             await _yield_to_newer(sending, route)
         else:

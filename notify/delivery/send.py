@@ -10,7 +10,7 @@ from notify.policy import Target
 from shared.services import Services
 from shared.states import Reason, ReferenceKind
 from shared.storage.deliveries import CLAIM_SECONDS
-from shared.teams.connector import TIMEOUT, Route
+from shared.teams.connector import TIMEOUT_SECONDS, Route
 from shared.teams.outcome import Outcome, Verdict
 
 #: Where a bot of the GCC cloud sends if Teams answers that its API host is another ("Send proactive messages").
@@ -38,7 +38,7 @@ async def send(
     created = await _create_chat(services, route, target)
     if created.verdict is not Verdict.DONE:
         return created, ""
-    if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT):
+    if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT_SECONDS):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end before the request does
     return await services.connector.send(route, created.conversation_id, activity), created.conversation_id
 

@@ -5,7 +5,6 @@ A `part` is any JSON value inside a card, or the whole card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from shared.cards.action_verbs import verb_of
@@ -42,20 +41,20 @@ def bind_actions(part: Any, key: str) -> Any:
 def remove_actions(part: Any, verbs: frozenset[str]) -> Any:
     """Return a part of a card without the actions of these verbs, and without action sets that this empties."""
     if isinstance(part, list):
-        remaining = [remove_actions(each, verbs) for each in part if not (isinstance(each, dict) and _has(each, verbs))]
-        return [each for each in remaining if not (isinstance(each, dict) and _is_empty_set(each))]
+        remaining = [remove_actions(each, verbs) for each in part if not _is_action_of(each, verbs)]
+        return [each for each in remaining if not _is_empty_set(each)]
     if not isinstance(part, dict):
         return part
     return {
         name: value if name in OPAQUE_PROPERTIES else remove_actions(value, verbs)
         for name, value in part.items()
-        if not (isinstance(value, dict) and _has(value, verbs))
+        if not _is_action_of(value, verbs)
     }
 
 
-def _has(action: Mapping[str, Any], verbs: frozenset[str]) -> bool:
-    return action.get("type") == "Action.Execute" and verb_of(action) in verbs
+def _is_action_of(part: Any, verbs: frozenset[str]) -> bool:
+    return isinstance(part, dict) and part.get("type") == "Action.Execute" and verb_of(part) in verbs
 
 
-def _is_empty_set(element: Mapping[str, Any]) -> bool:
-    return element.get("type") == "ActionSet" and not element.get("actions")
+def _is_empty_set(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "ActionSet" and not part.get("actions")

@@ -43,7 +43,7 @@ def draw_preferences_card(
     *,
     zone: str,
     zone_source: str,
-    digest: str,
+    default_digest: str,
     note: str = "",
     now: datetime | None = None,
     locale: str = "",
@@ -54,11 +54,11 @@ def draw_preferences_card(
 ) -> dict[str, Any]:
     """Return the card of these preferences (Adaptive Card 1.5).
 
-    `zone` is the effective time zone, and `zone_source` says in words where it comes from. `digest` is the digest
-    schedule of people who chose none, and `locale` the locale of a person who chose no language. A pause that is over
-    at `now` is not shown. `note` is shown at the top, and `errors` at their fields, with the `typed_values` that could
-    not be saved; the card then carries on the `initial_values` of the card before. With a `key`, a button leads back to
-    the card of that notification, which this card replaced.
+    `zone` is the effective time zone, and `zone_source` says in words where it comes from. `default_digest` is the
+    digest schedule of people who chose none, and `locale` the locale of a person who chose no language. A pause that
+    is over at `now` is not shown. `note` is shown at the top, and `errors` at their fields, with the `typed_values`
+    that could not be saved; the card then carries on the `initial_values` of the card before. With a `key`, a button
+    leads back to the card of that notification, which this card replaced.
     """
     language = language_of(preferences.locale, locale)
     saved_values = field_values(preferences, categories, now)
@@ -114,7 +114,7 @@ def draw_preferences_card(
     body += entry("time_zone", zone)
     body.append(plain_text(label("zone", zone=zone, source=zone_source), isSubtle=True, size="Small", spacing="None"))
     body += entry("quiet", "mon-fri 18:00-08:00; sat,sun")
-    body += entry("digest", digest)
+    body += entry("digest", default_digest)
     body += choice("locale", label("locale"), {USE_DEFAULT: label("locale.declared"), **LANGUAGES})
     body += toggle("own_actions", label("own_actions"))
     if preferences.mutes:

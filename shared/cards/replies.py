@@ -83,21 +83,19 @@ def list_values(values: Iterable[str]) -> str:
 
 def describe_pause(until: datetime, zone: ZoneInfo) -> CommandReply:
     if until >= FOREVER:
-        return CommandReply("Paused", [("", "Messages wait until you write “resume”.")])
+        return CommandReply("Paused", [("", "Your notifications are held until you write “resume”.")])
     return CommandReply(
         f"Paused until {format_time(until, zone, long=True)}",
-        [("", "Messages wait until then; “resume” sends them earlier.")],
+        [("", "Your notifications are held until then. Write “resume” to get them earlier.")],
     )
 
 
 def describe_stop(categories: Categories) -> CommandReply:
     """Return the reply to `stop`, which also lists the mandatory categories: `stop` does not end those."""
-    dropped = "What waited for you is not sent either."
-    lines = [
-        ("", f"Nothing is sent any more but answers to what you write. “start” switches messages on again. {dropped}")
-    ]
+    held = "Notifications held for you will not be sent."
+    lines = [("", f"You will only get answers to your commands. {held} Write “start” to turn notifications on again.")]
     if labels := mandatory_labels(categories):
-        lines.append(("Mandatory, cannot be switched off:", list_values(labels)))
+        lines.append(("Mandatory, cannot be turned off:", list_values(labels)))
     return CommandReply("Stopped", lines)
 
 
@@ -136,22 +134,22 @@ class RecipientStatus:
 def describe_status(status: RecipientStatus, categories: Categories) -> CommandReply:
     """Return the reply to `status`: the settings, and the number of held notifications."""
     preferences, zone = status.preferences, status.zone
-    chosen = [f"{label} {mode}" for label, mode in chosen_modes(preferences, categories).items()]
+    chosen = [f"{label}: {mode}" for label, mode in chosen_modes(preferences, categories).items()]
     if preferences.default:
-        chosen.append(f"all others {preferences.default}")
+        chosen.append(f"all others: {preferences.default}")
     held = f"{status.held_count}{' or more' if status.has_more else ''}"
     next_digest = format_time(status.next_digest, zone, long=True) if status.next_digest else ""
     return CommandReply(
         "Status",
         [
-            ("Messages", _describe_delivery(status)),
+            ("Notifications", _describe_delivery(status)),
             ("Quiet hours", preferences.quiet or "none"),
             ("Time zone", f"{zone.key} ({status.zone_source})"),
             ("Digest", preferences.digest or f"{status.default_digest} (default)"),
             *([("Next digest", next_digest)] if next_digest else ()),
-            ("Categories", list_values(chosen) or "as they are by default"),
+            ("Categories", list_values(chosen) or "defaults"),
             ("Topics", list_values(preferences.topics) or "none"),
-            ("Waiting", held if status.held_count else "none"),
+            ("Held notifications", held if status.held_count else "none"),
         ],
     )
 
@@ -159,7 +157,7 @@ def describe_status(status: RecipientStatus, categories: Categories) -> CommandR
 def _describe_delivery(status: RecipientStatus) -> str:
     preferences = status.preferences
     if preferences.stopped:
-        return "stopped, but for what is mandatory; “start” switches them on"
+        return "stopped, except mandatory ones; write “start” to turn them on"
     if preferences.paused_until is None or preferences.paused_until <= status.now:
         return "on"
     if preferences.paused_until >= FOREVER:

@@ -31,7 +31,7 @@ class TooLarge(Exception):
     """The activity is over the limit, and shortening is not enough; `size` and `limit` are bytes of UTF-16."""
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"{size} bytes of UTF-16, and {limit} is the limit")
+        super().__init__(f"{size} bytes in UTF-16, and the limit is {limit}")
         self.size, self.limit = size, limit
 
 

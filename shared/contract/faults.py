@@ -1,4 +1,4 @@
-"""What is wrong with a message from an upstream system."""
+"""The faults of a message from an upstream system."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a message: where (JSON pointer; "" is the whole) and what."""
+    """One fault of a message: where it is (a JSON pointer; "" is the whole message), and what is wrong."""
 
     pointer: str
     message: str
 
 
 class MessageRefused(Exception):
-    """A message that is not taken; `reason` is `unreadable`, `invalid`, `reused`, `unknown` or `begun`."""
+    """The message is refused; the reasons are described in `docs/contract.md`."""
 
     def __init__(
         self, reason: Literal["unreadable", "invalid", "reused", "unknown", "begun"], faults: Sequence[Fault]

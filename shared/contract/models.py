@@ -1,4 +1,4 @@
-"""What an upstream system may send: CloudEvents 1.0 in structured JSON, or its bare `data`, as pydantic models.
+"""What an upstream system may send: CloudEvents 1.0 in structured JSON, or only the `data`, as pydantic models.
 
 The models are the source of `docs/contract.schema.json`. Names in JSON are in camelCase.
 """
@@ -31,31 +31,31 @@ from shared.time.holidays import Holidays
 from shared.time.localtime import load_zone
 from shared.time.recurrence import Recurrence, check_span
 
-#: The zone of a schedule that means each recipient's own.
+#: The value of `timeZone` that stands for the own zone of each recipient.
 RECIPIENT = "recipient"
-#: Where it does not matter which.
-SOME_DAY = date(2026, 1, 1)
+#: A date for checks whose result does not depend on the date.
+ANY_DATE = date(2026, 1, 1)
 
-#: What Teams calls a message in the id of its thread; shorter than a digest has place for.
+#: The id of a message in the conversation id of its thread. The length keeps ids of digests within their limit.
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-#: Shorter, as it is a part of the source of what the schedule sends.
+#: Shorter than a name, because it is a part of the source of the schedule's notifications.
 ScheduleName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 def _web_link(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError("must be a URL beginning with https:// or http://")
+        raise ValueError("must be a URL that begins with https:// or http://")
     return text
 
 
 def _object_id(text: str) -> str:
     compact = text.replace("-", "")
     if len(text) != 36 or len(compact) != 32 or not set(compact.lower()) <= set("0123456789abcdef"):
-        raise ValueError("must be an Entra object id; a user principal name cannot be looked up yet")
+        raise ValueError("must be an Entra object id (a UUID); user principal names are not supported")
     return text.lower()
 
 
@@ -64,7 +64,7 @@ def _zone_name(text: str) -> str:
         try:
             load_zone(text)
         except ValueError as unknown:
-            raise ValueError(f"{unknown} ({RECIPIENT}, in lower case, is taken too: everybody's own)") from None
+            raise ValueError(f"{unknown} ({RECIPIENT}, in lower case, means each recipient's own zone)") from None
     return text
 
 
@@ -76,16 +76,14 @@ def _date(text: str) -> str:
 
 
 def _calendar(text: str) -> str:
-    Holidays(text, SOME_DAY)  # raises what is wrong with it
+    Holidays(text, ANY_DATE)  # raises a ValueError that says what is wrong
     return text
 
 
 def _conversation(text: str) -> str:
     _, thread, message = text.partition(";messageid=")
     if thread and not _MESSAGE_ID.fullmatch(message):
-        raise ValueError(
-            "must end, after ;messageid=, with the id of a message: letters, digits and . _ ~ -, at most 32"
-        )
+        raise ValueError("must have the id of a message after ;messageid=: at most 32 letters, digits and . _ ~ -")
     return text
 
 
@@ -96,16 +94,16 @@ def _wall_time(text: str) -> str:
         why = "" if "isoformat" in str(error) else f": {error}"
         raise ValueError(f"must be a wall time, such as 2026-12-01T09:00{why}") from None
     if parsed.tzinfo is not None:
-        raise ValueError("must be a wall time without an offset, such as 2026-12-01T09:00; the zone is timeZone")
+        raise ValueError("must be a wall time without an offset, such as 2026-12-01T09:00; put the zone into timeZone")
     if "T" not in text:
         raise ValueError("must be a date with a time of day, such as 2026-12-01T09:00")
-    _near(parsed)
+    _check_year(parsed)
     return text
 
 
-def _near(time: datetime) -> datetime:
+def _check_year(time: datetime) -> datetime:
     if not 2000 <= time.year <= 9000:
-        raise ValueError("must be in the years 2000 to 9000")  # the ends of the calendar overflow in other zones
+        raise ValueError("must be in the years 2000 to 9000")  # years 1 and 9999 overflow in other time zones
     return time
 
 
@@ -113,11 +111,11 @@ INSTANT = "must be a time with an offset, such as 2026-12-01T09:00:00Z"
 WebLink = Annotated[Text, AfterValidator(_web_link)]
 WallTime = Annotated[str, AfterValidator(_wall_time)]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
-Instant = Annotated[AwareDatetime, AfterValidator(_near)]
+Instant = Annotated[AwareDatetime, AfterValidator(_check_year)]
 
 
 class _Model(BaseModel):
-    # Validators are built when a model first reads something (3 ms): most of them are only ever parts of another's.
+    # Building a validator takes 3 ms, and most models are only used as parts of others: build it at the first use.
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
 
 
@@ -139,7 +137,7 @@ class ChannelRecipient(_Model):
 
 
 class ConversationRecipient(_Model):
-    """A personal chat, a group chat, a channel, or (with `;messageid=`) a thread, by its conversation id."""
+    """A personal chat, a group chat, a channel, or a thread (with `;messageid=`), by its conversation id."""
 
     conversation: Annotated[Name, AfterValidator(_conversation)]
 
@@ -151,13 +149,13 @@ class TeamRecipient(_Model):
 
 
 class TopicRecipient(_Model):
-    """Who has subscribed to a topic."""
+    """The subscribers of a topic."""
 
     topic: Name
 
 
 class AllRecipient(_Model):
-    """Everyone of the tenant who has the bot in a personal chat."""
+    """Everyone in the tenant who has a personal chat with the bot."""
 
     all: Literal[True]
 
@@ -168,8 +166,8 @@ _KINDS = ("user", "channel", "conversation", "team", "topic", "all")
 def _kind(value: Any) -> str | None:
     if isinstance(value, _Model):
         return "<" + next(iter(type(value).model_fields)) + ">"
-    named = [name for name in _KINDS if isinstance(value, dict) and name in value]
-    return f"<{named[0]}>" if named else None
+    kinds = [name for name in _KINDS if isinstance(value, dict) and name in value]
+    return f"<{kinds[0]}>" if kinds else None
 
 
 Recipient = Annotated[
@@ -182,7 +180,7 @@ Recipient = Annotated[
     Discriminator(
         _kind,
         custom_error_type="recipient_kind",
-        custom_error_message="must name one of user, channel, conversation, team, topic, all",
+        custom_error_message="must have one of the fields user, channel, conversation, team, topic, all",
     ),
 ]
 
@@ -193,7 +191,7 @@ class Fact(_Model):
 
 
 class Actor(_Model):
-    """Who or what set it off; `user` is an Entra object id."""
+    """Who or what triggered the event; `user` is an Entra object id."""
 
     name: Text
     user: Name | None = None
@@ -215,7 +213,7 @@ class Action(_Model):
 
 
 class Content(_Model):
-    """What happened (`title`, `text`, `facts`), what resulted, who set it off, and what one can do."""
+    """What happened (`title`, `text`, `facts`), the `result`, the `actor` who triggered it, and possible `actions`."""
 
     title: Text
     text: str = ""
@@ -228,9 +226,9 @@ class Content(_Model):
 
 
 class Schedule(_Model):
-    """When: a wall time and the zone it is meant in, by its IANA or Windows name, or `recipient`: each one's own.
+    """When to send: a wall time in a zone, given by its IANA or Windows name, or `recipient` for each recipient's own.
 
-    Where none is named it is the default zone of the settings.
+    The default is the default zone of the settings.
     """
 
     at: WallTime
@@ -249,7 +247,7 @@ class Thread(_Model):
 
 
 class Notification(_Model):
-    """What to tell whom, when, and in which form: the `data` of a CloudEvent."""
+    """A notification: the `data` of a CloudEvent."""
 
     recipients: Annotated[Sequence[Recipient], Field(min_length=1)]
     category: Name
@@ -270,17 +268,17 @@ class Notification(_Model):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.content is None) == (self.card is None):
-            raise ValueError("needs exactly one of content and card")
+            raise ValueError("must have exactly one of content and card")
         if self.card is not None and self.card.get("type") != "AdaptiveCard":
-            raise ValueError("card must be an Adaptive Card: an object whose type is AdaptiveCard")
+            raise ValueError("card must be an Adaptive Card: an object with the type AdaptiveCard")
         return self
 
 
 class Announcement(_Model):
-    """A notification that recurs, by a cron expression of 5 fields or an RRULE that counts from `start`.
+    """A recurring notification; `rule` is a cron expression of 5 fields, or an RRULE that counts from `start`.
 
-    `start` and `end` are wall times in the zone of `timeZone`, as in a `Schedule`, both included. It is not announced
-    on the dates of `skip`, nor on those of `holidays`, the text of an iCalendar file.
+    `start` and `end` are wall times in `timeZone`, both included. There is no occurrence on the dates of `skip`, nor on
+    those of `holidays`, the text of an iCalendar file.
     """
 
     time_zone: ZoneName | None = None
@@ -293,28 +291,28 @@ class Announcement(_Model):
 
     @field_validator("start", "end")
     @classmethod
-    def _spans(cls, at: str | None, info: ValidationInfo) -> str | None:
-        known = info.data | {str(info.field_name): at}
-        check_span(*(datetime.fromisoformat(wall) if (wall := known.get(name)) else None for name in ("start", "end")))
+    def _valid_span(cls, at: str | None, info: ValidationInfo) -> str | None:
+        values = info.data | {str(info.field_name): at}
+        check_span(*(datetime.fromisoformat(wall) if (wall := values.get(name)) else None for name in ("start", "end")))
         return at
 
     @field_validator("rule")
     @classmethod
-    def _recurs(cls, text: str, info: ValidationInfo) -> str:
-        start = info.data.get("start", SOME_DAY.isoformat())  # any, where its own is wrong: that is told there
+    def _valid_rule(cls, text: str, info: ValidationInfo) -> str:
+        start = info.data.get("start", ANY_DATE.isoformat())  # missing here if it is invalid, which is its own fault
         Recurrence(text, datetime.fromisoformat(start) if start else None)
         return text
 
     @field_validator("notification")
     @classmethod
-    def _comes_again(cls, notification: Notification) -> Notification:
+    def _has_no_time(cls, notification: Notification) -> Notification:
         if notification.schedule or notification.expires_at:
-            raise ValueError("must have no schedule and no expiresAt: it is sent at each occurrence of the rule")
+            raise ValueError("must not have schedule or expiresAt: it is sent at each occurrence of the rule")
         return notification
 
 
 class DeadLetterSelection(_Model):
-    """Dead letters of a queue: the one of this row key, or all that have this reason."""
+    """Dead letters of a queue: the one with this row key, or all with this reason."""
 
     queue: Name
     key: Name | None = None
@@ -323,12 +321,12 @@ class DeadLetterSelection(_Model):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.key is None) == (self.reason is None):
-            raise ValueError("needs exactly one of key and reason")
+            raise ValueError("must have exactly one of key and reason")
         return self
 
 
 class CommandTarget(_Model):
-    """What a command is about: one notification, all that share a cancellation key, a schedule, or dead letters."""
+    """The target of a command: one notification, all with a cancellation key, a schedule, or dead letters."""
 
     source: Name | None = None
     id: Name | None = None
@@ -338,22 +336,23 @@ class CommandTarget(_Model):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        named = [self.id, self.cancellation_key, self.schedule, self.dead_letters]
-        if named.count(None) != len(named) - 1 or (self.source and not self.id):
-            raise ValueError("needs id (with source), or cancellationKey, or schedule, or deadLetters")
+        targets = [self.id, self.cancellation_key, self.schedule, self.dead_letters]
+        if targets.count(None) != len(targets) - 1 or (self.source and not self.id):
+            raise ValueError("must have exactly one of id (with source), cancellationKey, schedule, deadLetters")
         return self
 
 
-#: What a command needs besides its target, and no other has.
-_NEEDED = {"edit": "content", "reschedule": "schedule", "schedule": "announcement"}
-_OF_SCHEDULES = ("schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule")
+#: The field that a command requires besides its target, and that no other command may have.
+_REQUIRED_FIELDS = {"edit": "content", "reschedule": "schedule", "schedule": "announcement"}
+_SCHEDULE_COMMANDS = ("schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule")
 
 
 class Command(_Model):
-    """Call off what was not sent (cancel), take back what was (recall), change it (edit), or try it again (redrive).
+    """A command about notifications that were sent before, or about a schedule.
 
-    Send what waits for its time at another one (reschedule). Have a notification recur (schedule), let that rest
-    (pauseSchedule, resumeSchedule), or end it (deleteSchedule).
+    It ends deliveries that are not sent (cancel), deletes sent messages, too (recall), changes their content (edit),
+    retries failed deliveries (redrive), or moves a due time (reschedule). Other commands create a recurring
+    announcement (schedule), or pause, resume or delete it (pauseSchedule, resumeSchedule, deleteSchedule).
     """
 
     command: Literal[
@@ -368,32 +367,36 @@ class Command(_Model):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for command, part in _NEEDED.items():
-            if (self.command == command) != (getattr(self, part) is not None):
-                raise ValueError(f"{part} belongs to {command}, and {command} needs it")
-        if (self.target.schedule is not None) != (self.command in _OF_SCHEDULES):
-            raise ValueError(f"a schedule is the target of {', '.join(_OF_SCHEDULES)}, and of nothing else")
+        for command, field in _REQUIRED_FIELDS.items():
+            if self.command == command and getattr(self, field) is None:
+                raise ValueError(f"{command} requires {field}")
+            if self.command != command and getattr(self, field) is not None:
+                raise ValueError(f"{field} is allowed only with the command {command}")
+        if self.command in _SCHEDULE_COMMANDS and self.target.schedule is None:
+            raise ValueError(f"{self.command} requires a target with schedule")
+        if self.command not in _SCHEDULE_COMMANDS and self.target.schedule is not None:
+            raise ValueError(f"a target with schedule is allowed only with {', '.join(_SCHEDULE_COMMANDS)}")
         if self.target.dead_letters and self.command != "redrive":
-            raise ValueError("dead letters can only be redriven")
+            raise ValueError("a target with deadLetters is allowed only with redrive")
         return self
 
 
 class BareNotification(Notification):
-    """A notification on its own, with its identity inside."""
+    """A notification without an envelope, with its identity inside."""
 
     id: Name | None = None
     source: Name | None = None
 
 
 class BareCommand(Command):
-    """A command on its own; its identity has no effect, as to do it again changes nothing."""
+    """A command without an envelope; its identity has no effect, because a repeated command changes nothing."""
 
     id: Name | None = None
     source: Name | None = None
 
 
 class _Envelope(BaseModel):
-    """The envelope of CloudEvents 1.0 (cloudevents.io, JSON format 1.0.2); extension attributes may be present."""
+    """The envelope of CloudEvents 1.0 (cloudevents.io, JSON format 1.0.2); extension attributes are allowed."""
 
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
@@ -420,10 +423,10 @@ class CommandEvent(_Envelope):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of both forms."""
+    """Return the JSON Schema (2020-12) of all accepted messages."""
     from pydantic import TypeAdapter
 
-    either: Any = TypeAdapter(CloudEvent | BareNotification | CommandEvent | BareCommand)
-    described: dict[str, Any] = either.json_schema(by_alias=True)
+    messages: Any = TypeAdapter(CloudEvent | BareNotification | CommandEvent | BareCommand)
+    definitions: dict[str, Any] = messages.json_schema(by_alias=True)
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": "What Herald takes on its queue", **described}
+    return {"$schema": dialect, "title": "Messages on the queue notifications", **definitions}

@@ -1,6 +1,6 @@
 """Parse the bytes of a queue message into a `Request` or a `Command`.
 
-What cannot be taken raises `MessageRefused`, with a JSON pointer (RFC 6901) to each fault.
+An invalid message raises `MessageRefused`, with a JSON pointer (RFC 6901) to each fault.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from shared.contract.models import (
     Thread,
 )
 
-#: The source of a notification that names none.
+#: The source of a notification that has none.
 DEFAULT_SOURCE = "/queues/notifications"
-#: Longest `data` that is stored, in bytes of canonical JSON: a binary column of a table holds no more ("Understanding
-#: the Table service data model", Microsoft Learn).
+#: Largest `data`, in bytes of canonical JSON: the limit of a binary column of a table ("Understanding the Table service
+#: data model", Microsoft Learn).
 MAX_DATA_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 
@@ -43,10 +43,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid message: its identity, its `data` as canonical JSON, and the same as a model.
+    """A valid notification: its identity, its `data` as canonical JSON, and the same as a model.
 
-    `id` is None where the caller gave none, `time` where it did not say when it happened. `expires_at` is the
-    earlier of the envelope's and the data's.
+    `id` and `time` (of the event) are None if the upstream system did not send them. `expires_at` is the earlier of the
+    expiry times in the envelope and in `data`.
     """
 
     source: str
@@ -62,34 +62,34 @@ class Request:
 
 
 def decode_json(body: bytes) -> Any:
-    """The JSON value of a queue message, raw or base64; raises `MessageRefused`."""
+    """Return the JSON value of a queue message, raw or base64; raise `MessageRefused`."""
     text = body.removeprefix(_BOM)
     if text.lstrip()[:1] not in (b"{", b"["):
         try:
             text = base64.b64decode(text.strip(), validate=True).removeprefix(_BOM)
         except (binascii.Error, ValueError):
-            said = "is neither a JSON object, which begins with {, nor base64 of one"
-            raise MessageRefused("unreadable", [Fault("", said)]) from None
+            message = "is neither a JSON object, which begins with {, nor the base64 encoding of one"
+            raise MessageRefused("unreadable", [Fault("", message)]) from None
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        said = f"is no JSON in UTF-8: {_fault_of_json(text, error)}"
-        raise MessageRefused("unreadable", [Fault("", said)]) from None
+        message = f"is not valid JSON in UTF-8: {_describe(error, text)}"
+        raise MessageRefused("unreadable", [Fault("", message)]) from None
 
 
-def _fault_of_json(text: bytes, error: orjson.JSONDecodeError) -> str:
-    """What is wrong, and in which line and column; nothing of the text itself."""
+def _describe(error: orjson.JSONDecodeError, text: bytes) -> str:
+    """Return what is wrong, with line and column, but without any part of the text."""
     try:
         text.decode()
-    except UnicodeDecodeError as wrong:  # whose place orjson does not tell
-        before = text[: wrong.start].decode()
+    except UnicodeDecodeError as decode_error:  # orjson does not report its position
+        before = text[: decode_error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        return f"{wrong.reason} in line {line}, column {column}"
+        return f"{decode_error.reason} in line {line}, column {column}"
     return f"{error.msg} in line {error.lineno}, column {error.colno}"
 
 
 def parse_message(body: bytes) -> Request | Command:
-    """The notification or the command in the body of a queue message; raises `MessageRefused`."""
+    """Return the notification or the command in the body of a queue message; raise `MessageRefused`."""
     value = decode_json(body)
     if not isinstance(value, dict):
         raise MessageRefused("invalid", [Fault("", "must be a JSON object")])
@@ -107,43 +107,43 @@ def _read_event(value: dict[str, Any]) -> Request | Command:
         try:
             value = value | {"data": orjson.loads(base64.b64decode(value["data_base64"], validate=True))}
         except ValueError:
-            raise MessageRefused("invalid", [Fault("/data_base64", "is no base64 of JSON")]) from None
+            raise MessageRefused("invalid", [Fault("/data_base64", "must be the base64 encoding of JSON")]) from None
     if isinstance(value.get("data"), dict) and "command" in value["data"]:
         return _validated(CommandEvent, value).data
     event = _validated(CloudEvent, value)
-    ends = [end for end in (event.expirytime, event.data.expires_at) if end]
+    expiries = [expiry for expiry in (event.expirytime, event.data.expires_at) if expiry]
     return Request(
-        event.source, event.id, canonical_json(value["data"]), event.data, min(ends, default=None), event.time
+        event.source, event.id, canonical_json(value["data"]), event.data, min(expiries, default=None), event.time
     )
 
 
 def data_pointer(request: Request | Command) -> str:
-    """The JSON pointer to the `data` of what was read: "" where it came bare."""
+    """Return the JSON pointer to the `data` of a message: "" if it had no envelope."""
     model = request.notification if isinstance(request, Request) else request
     return "" if isinstance(model, BareNotification | BareCommand) else "/data"
 
 
 def parse_stored(data: bytes) -> Notification:
-    """The notification whose canonical `data` was stored."""
+    """Return the notification with this stored canonical `data`."""
     return Notification.model_validate_json(data)
 
 
 def canonical_json(data: Any) -> bytes:
-    """The canonical JSON of a value of JSON; raises `MessageRefused` where it cannot be stored."""
+    """Return the canonical JSON of a JSON value; raise `MessageRefused` if it cannot be stored."""
     try:
         text = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
-        raise MessageRefused("invalid", [Fault("", "is nested too deep")]) from None
+        raise MessageRefused("invalid", [Fault("", "is nested too deeply")]) from None
     if len(text) > MAX_DATA_BYTES:
         raise MessageRefused(
-            "invalid", [Fault("", f"has {len(text)} bytes of JSON, and {MAX_DATA_BYTES} is the limit")]
+            "invalid", [Fault("", f"is too large: {len(text)} bytes of JSON, at most {MAX_DATA_BYTES} are allowed")]
         )
     return text
 
 
-#: What is said of a fault instead of pydantic's own words, by its type.
-_SAID = {
-    "extra_forbidden": "is no field here",
+#: Messages that replace those of pydantic, by error type.
+_MESSAGES = {
+    "extra_forbidden": "is not a field here",
     "missing": "is required",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
@@ -164,17 +164,17 @@ def _validated(model: type[M], value: Any) -> M:
 def _fault(item: Any) -> Fault:
     path = [str(part) for part in item["loc"] if not str(part).startswith("<")]
     escaped = (part.replace("~", "~0").replace("/", "~1") for part in path)
-    said = _SAID.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden" and (meant := _likest(path[-1])):
-        said += f"; did you mean {meant}?"
-    return Fault("".join(f"/{part}" for part in escaped), said)
+    message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden" and (suggestion := _most_similar_field(path[-1])):
+        message += f"; did you mean {suggestion}?"
+    return Fault("".join(f"/{part}" for part in escaped), message)
 
 
-def _likest(name: str) -> str:
-    """The name of a field that is most like this one, "" for none."""
+def _most_similar_field(name: str) -> str:
+    """Return the name of the most similar field, "" if none is similar."""
     from difflib import get_close_matches
 
     models = (CloudEvent, BareNotification, Content, Schedule, Thread, Announcement, BareCommand, CommandTarget)
     names = {field.alias or name: None for model in models for name, field in model.model_fields.items()}
-    by_letters = {each.casefold(): each for each in names}
-    return next((by_letters[each] for each in get_close_matches(name.casefold(), by_letters, n=1)), "")
+    by_folded_name = {each.casefold(): each for each in names}
+    return next((by_folded_name[each] for each in get_close_matches(name.casefold(), by_folded_name, n=1)), "")

@@ -1,7 +1,7 @@
-"""The categories of notifications, as an optional file of the app declares them.
+"""The categories of notifications, as the app's optional categories file declares them.
 
 The file is a JSON array of objects with the fields of `Category`, in camelCase. A category that is not declared has the
-rules of the one named `default`; where that is not declared either, the defaults below apply.
+settings of the one named `default`, or else the defaults below.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pydantic.alias_generators import to_camel
 
 from shared.states import Mode, SettingsError
 
-#: Where the file is, when `HERALD_CATEGORIES_FILE` names no other; relative to the folder of `host.json`.
-FILE = "categories.json"
+#: Path of the file if `HERALD_CATEGORIES_FILE` is not set, relative to the folder of `host.json`.
+DEFAULT_FILE = "categories.json"
 DEFAULT = "default"
 
 
 class Category(BaseModel):
-    """What goes for notifications of this category that do not say otherwise themselves.
+    """The settings of a category's notifications, unless a notification overrides them.
 
-    `title` and `description` are shown to people. `default` is how somebody is told who has not chosen. A `mandatory`
-    one can be put into the digest, but neither switched off nor paused nor muted. What was scheduled is sent up to
-    `grace_minutes` late, `HERALD_LATE_GRACE_MINUTES` where they are not said.
+    `title` and `description` are shown to people. `default` is the mode of people who chose none. A `mandatory`
+    category may go to the digest, but cannot be switched off, paused or muted. Scheduled notifications are sent up to
+    `grace_minutes` late (None: `HERALD_LATE_GRACE_MINUTES`).
     """
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
@@ -44,11 +44,11 @@ class Category(BaseModel):
 
     @property
     def label(self) -> str:
-        """What people see of it."""
+        """Return the name that people see."""
         return self.title or self.name
 
     def late_grace(self, default: timedelta) -> timedelta:
-        """By how much what was scheduled may be late and is still sent."""
+        """Return how late a scheduled notification may still be sent."""
         return default if self.grace_minutes is None else timedelta(minutes=self.grace_minutes)
 
 
@@ -60,14 +60,14 @@ class Categories:
 
     @property
     def declared(self) -> Sequence[Category]:
-        """Those that people choose about, in the order of the file."""
+        """The categories that people can configure, in the order of the file."""
         return [category for name, category in self._by_name.items() if name != DEFAULT]
 
     def is_declared(self, name: str) -> bool:
         return name in self._by_name
 
     def of(self, name: str) -> Category:
-        """The rules of a category, declared or not."""
+        """Return a category, declared or not."""
         return self._by_name.get(name) or self._undeclared(name)
 
     def _like_default(self, name: str) -> Category:
@@ -75,11 +75,11 @@ class Categories:
 
 
 def load_categories(file: str) -> Categories:
-    """The categories that `file` declares, or none where it is "" and there is no `categories.json`.
+    """Return the categories that `file` declares; none if it is "" and there is no `categories.json`.
 
     Raises `SettingsError` with one line.
     """
-    path = Path(file or FILE)
+    path = Path(file or DEFAULT_FILE)
     if not file and not path.exists():
         return Categories([])
     try:

@@ -1,32 +1,28 @@
-"""Evaluate a recipient's preferences for one notification at one moment."""
+"""Evaluate a recipient's preferences for one notification at one instant."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from shared.preferences.categories import Category
-from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode, Rule
 
-if TYPE_CHECKING:
-    pass
-
-digest_rule = lru_cache(maxsize=1024)(DigestRule.parse)
+parse_digest_schedule = lru_cache(maxsize=1024)(DigestSchedule.parse)
 _quiet_hours = lru_cache(maxsize=1024)(QuietHours.parse)
 
 
 def evaluate(
     preferences: Preferences, category: Category, thread: str, *, now: datetime, zone: ZoneInfo, digest: str
 ) -> tuple[Rule, datetime | None]:
-    """The first wish that stands against sending it, and until when it is held; `Rule.SEND` where none does.
+    """Return the first rule that keeps a notification from being sent now, and until when; else `Rule.SEND`.
 
-    `thread` is the key of its thread, "" for none, and `digest` the rule of digests for people who chose none.
+    `thread` is its thread key, "" for none, and `digest` the digest schedule of people who chose none.
     """
     mode = preferences.mode(category)
     if mode is Mode.OFF:
@@ -39,8 +35,8 @@ def evaluate(
             return Rule.MUTED, muted
     if not category.bypasses_quiet_hours and (end := quiet_until(preferences, now, zone)):
         return Rule.QUIET_HOURS, end
-    if mode is Mode.DIGEST and (slot := digest_rule(preferences.digest or digest).following(now, zone, None)):
-        return Rule.DIGEST, slot.at
+    if mode is Mode.DIGEST and (due := parse_digest_schedule(preferences.digest or digest).next_time(now, zone, None)):
+        return Rule.DIGEST, due.at
     return Rule.SEND, None
 
 
@@ -63,20 +59,19 @@ def without_holds(preferences: Preferences) -> Preferences:
 def next_digest(
     preferences: Preferences, digest: str, now: datetime, zone: ZoneInfo, last: date | None
 ) -> datetime | None:
-    """When the next digest comes after `now`, None where that cannot be said; `last` is the local date of the one
-    before."""
-    slot = digest_rule(preferences.digest or digest).following(now, zone, last)
-    if slot is None or preferences.stopped or preferences.paused_until == FOREVER:
+    """Return when the next digest is sent after `now`, or None; `last` is the local date of the previous one."""
+    due = parse_digest_schedule(preferences.digest or digest).next_time(now, zone, last)
+    if due is None or preferences.stopped or preferences.paused_until == FOREVER:
         return None
-    return max(quiet_until(preferences, slot.at, zone) or slot.at, preferences.paused_until or slot.at)
+    return max(quiet_until(preferences, due.at, zone) or due.at, preferences.paused_until or due.at)
 
 
 def quiet_until(preferences: Preferences, now: datetime, zone: ZoneInfo) -> datetime | None:
-    """When the quiet hours end in which an instant lies, or None."""
+    """Return when the quiet hours end that apply at `now`, or None."""
     return _quiet_until(preferences.quiet, now, zone) if preferences.quiet else None
 
 
 @lru_cache(maxsize=256)
 def _quiet_until(quiet: str, now: datetime, zone: ZoneInfo) -> datetime | None:
-    # Of a thousand that wait for somebody, each is decided about at the same moment.
-    return _quiet_hours(quiet).until(now, zone)
+    # Up to a thousand held deliveries of a recipient are evaluated at the same instant.
+    return _quiet_hours(quiet).find_end(now, zone)

@@ -1,4 +1,4 @@
-"""Parse how long a pause lasts (`2h`, `until 14:00`, `until monday`, `tomorrow`) into an instant."""
+"""Parse a pause (`2h`, `until 14:00`, `until monday`, `tomorrow`) into the instant at which it ends."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.time.localtime import second_utc, to_utc, to_wall_time
-from shared.time.times_of_day import clock, weekday
+from shared.time.times_of_day import parse_time_of_day, parse_weekday
 
-#: When a pause ends that names a day and no time of it: nobody wants at midnight what was held.
+#: When a pause until a day ends: nobody wants the held messages at midnight.
 MORNING = time(9)
 #: Longest pause.
 MAX_PAUSE = timedelta(days=366)
-#: How a pause is written, as a refusal says it.
-FORMS = "2h, 30m, 3d, tomorrow, until 14:00, until monday, until 2026-12-24, or until 2026-12-24 09:00"
+#: How a pause is written, for error messages.
+FORMATS = "2h, 30m, 3d, tomorrow, until 14:00, until monday, until 2026-12-24, or until 2026-12-24 09:00"
 
 _DAY = timedelta(days=1)
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": _DAY, "w": 7 * _DAY}
 _LENGTH = re.compile(r"(?:for )?([1-9]\d{0,4}) ?(m|min|minutes?|h|hours?|d|days?|w|weeks?)", re.ASCII)
 
 
-def pause_until(text: str, now: datetime, zone: ZoneInfo) -> datetime:
-    """The instant (UTC) at which a pause ends that a person in `zone` asks for at `now`.
+def parse_pause(text: str, now: datetime, zone: ZoneInfo) -> datetime:
+    """Return the instant (UTC) at which the pause ends that a person in `zone` asks for at `now`.
 
-    Minutes and hours are counted as they pass, days and weeks on the calendar: the same time of day, whatever
-    the clocks do. A day of the week is the next one after today. Raises `ValueError` with one line.
+    Minutes and hours are elapsed time; days and weeks end at the same time of day, also across a clock change. A
+    weekday is the next one after today. Raises `ValueError` with one line.
     """
-    words, here = " ".join(text.casefold().split()), to_wall_time(now, zone)
+    words, local_now = " ".join(text.casefold().split()), to_wall_time(now, zone)
     if length := _LENGTH.fullmatch(words):
         unit = length[2][0]
-        passed = int(length[1]) * _UNITS[unit]
-        _refuse_long(passed)
-        return now.astimezone(UTC) + passed if unit in "mh" else to_utc(here + passed, zone)
-    day, at = _day_and_time(words.removeprefix("until "), here)
+        duration = int(length[1]) * _UNITS[unit]
+        _check_length(duration)
+        return now.astimezone(UTC) + duration if unit in "mh" else to_utc(local_now + duration, zone)
+    day, at = _day_and_time(words.removeprefix("until "), local_now)
     wall = datetime.combine(day, at)
-    _refuse_long(wall - here)
-    # From the second showing of an hour, a later time in it is meant as clocks will show it next.
-    shows = (to_utc(wall, zone), second_utc(wall, zone)) if wall > here else ()
-    if (ends := next((at for at in shows if at and at > now), None)) is None:
-        raise ValueError(f"{text!r} has passed")
-    return ends
+    _check_length(wall - local_now)
+    # During the second of two repeated hours, a later time of that hour means its second occurrence.
+    instants = (to_utc(wall, zone), second_utc(wall, zone)) if wall > local_now else ()
+    if (end := next((instant for instant in instants if instant and instant > now), None)) is None:
+        raise ValueError(f"{text!r} is in the past")
+    return end
 
 
-def _refuse_long(length: timedelta) -> None:
+def _check_length(length: timedelta) -> None:
     if length > MAX_PAUSE:
-        raise ValueError(f"a pause lasts at most {MAX_PAUSE.days} days; stop switches notifications off")
+        raise ValueError(f"a pause lasts at most {MAX_PAUSE.days} days; use stop to switch notifications off")
 
 
-def _day_and_time(words: str, here: datetime) -> tuple[date, time]:
+def _day_and_time(words: str, local_now: datetime) -> tuple[date, time]:
     match words.split():
         case [at] if at[0].isdigit() and "-" not in at:
             if not {":", "."} & set(at):
-                raise ValueError(f"a pause is {FORMS}")
-            later = clock(at) > here.time()
-            return here.date() if later else here.date() + _DAY, clock(at)
+                raise ValueError(f"write a pause as {FORMATS}")
+            later = parse_time_of_day(at) > local_now.time()
+            return local_now.date() if later else local_now.date() + _DAY, parse_time_of_day(at)
         case [day]:
-            return _day(day, here.date()), MORNING
+            return _day(day, local_now.date()), MORNING
         case [day, at]:
-            return _day(day, here.date()), clock(at)
-    raise ValueError(f"a pause is {FORMS}")
+            return _day(day, local_now.date()), parse_time_of_day(at)
+    raise ValueError(f"write a pause as {FORMATS}")
 
 
 def _day(text: str, today: date) -> date:
@@ -69,8 +69,8 @@ def _day(text: str, today: date) -> date:
         try:
             return date.fromisoformat(text)
         except ValueError:
-            raise ValueError(f"{text!r} is no date, such as 2026-12-24") from None
+            raise ValueError(f"{text!r} is not a date, such as 2026-12-24") from None
     try:
-        return today + ((weekday(text) - today.weekday()) % 7 or 7) * _DAY
+        return today + ((parse_weekday(text) - today.weekday()) % 7 or 7) * _DAY
     except ValueError:
-        raise ValueError(f"a pause is {FORMS}") from None
+        raise ValueError(f"write a pause as {FORMATS}") from None

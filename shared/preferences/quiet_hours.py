@@ -1,4 +1,4 @@
-"""Quiet hours: when a person wants to receive nothing, by local time and day of the week."""
+"""Quiet hours: when a person wants to receive nothing, by local time and weekday."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from shared.time.localtime import to_utc, to_wall_time
-from shared.time.times_of_day import EVERY_DAY, clock, format_weekdays, weekdays
+from shared.time.times_of_day import EVERY_DAY, format_weekdays, parse_time_of_day, parse_weekdays
 
-#: Most spans that one person's quiet hours have.
+#: Most spans of one person's quiet hours.
 MAX_SPANS = 14
-#: How quiet hours are written, as a refusal says it.
-FORMS = "18:00-08:00, mon-fri 18:00-08:00, sat,sun, several of these with ; between, or off"
+#: How quiet hours are written, for error messages.
+FORMATS = "18:00-08:00, mon-fri 18:00-08:00, sat,sun, several of these separated by ;, or off"
 
-_DAY = 24 * 60  # minutes
+_DAY_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From `start` on each of these days (Monday is 0) until `end`, which is the next day's where it is not later.
+    """A span that starts on each of these weekdays (Monday is 0), and ends on the next day unless `end` is later.
 
-    Both at midnight are the whole day.
+    With `start` and `end` at midnight it is the whole day.
     """
 
     days: frozenset[int]
@@ -38,14 +38,14 @@ class Span:
         return hours if self.days == EVERY_DAY else f"{format_weekdays(self.days)} {hours}"
 
     def on(self, day: date) -> tuple[datetime, datetime]:
-        """The wall times at which the span that starts on this day starts and ends."""
+        """Return the wall times of the start and the end of the span that starts on this day."""
         ends = day if self.start < self.end else day + timedelta(days=1)
         return datetime.combine(day, self.start), datetime.combine(ends, self.end)
 
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """Spans of quiet in local time; none means never quiet.
+    """Spans of quiet in local time; without spans it is never quiet.
 
     >>> str(QuietHours.parse("Mon-Fri 18:00-8:00; sat,sun"))
     'mon-fri 18:00-08:00; sat,sun'
@@ -55,37 +55,37 @@ class QuietHours:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun`, or `off`; raises `ValueError`."""
+        """Return the quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun` or `off`; raises `ValueError`."""
         if text.casefold().strip() == "off":
             return cls()
         parts = text.split(";")
         if len(parts) > MAX_SPANS:
             raise ValueError(f"quiet hours have at most {MAX_SPANS} parts")
         spans = tuple(map(_span, parts))
-        if _always(spans):
-            raise ValueError("that would be quiet at all times; stop switches notifications off, pause holds them")
+        if _covers_week(spans):
+            raise ValueError("quiet hours cannot cover the whole week; use stop to switch notifications off, or pause")
         return cls(spans)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.spans)) or "off"
 
-    def until(self, at: datetime, zone: ZoneInfo) -> datetime | None:
-        """When the quiet ends in which an instant lies, with all that adjoins it; None where it is not quiet.
+    def find_end(self, at: datetime, zone: ZoneInfo) -> datetime | None:
+        """Return the instant (UTC) at which the quiet at `at` ends, adjoining spans included; None if it is not quiet.
 
-        The start counts as quiet, the end does not. Where clocks skip a start or an end it is the first instant
-        after the gap, and where they show it twice the first of the two.
+        The start of a span is quiet, its end is not. A start or end that clocks skip is the first instant after the
+        gap; of one that occurs twice it is the first.
         """
         quiet_until = None
-        for start, end in self._from(to_wall_time(at, zone).date()):
+        for start, end in self._spans_around(to_wall_time(at, zone).date()):
             if to_utc(start, zone) > (quiet_until or at):
                 break
-            if (ends := to_utc(end, zone)) > (quiet_until or at):
-                quiet_until = ends
+            if (end_utc := to_utc(end, zone)) > (quiet_until or at):
+                quiet_until = end_utc
         return quiet_until
 
-    def _from(self, day: date) -> Iterable[tuple[datetime, datetime]]:
-        # A day earlier, as a span may have begun then; two weeks ahead, as the only open minute of a week may be
-        # one that the clocks skip.
+    def _spans_around(self, day: date) -> Iterable[tuple[datetime, datetime]]:
+        # From the day before, when a span may have started, to two weeks later: clocks may skip the only minute of a
+        # week that is not quiet.
         days = [day + timedelta(days=number) for number in range(-1, 15)]
         return sorted(span.on(each) for each in days for span in self.spans if each.weekday() in span.days)
 
@@ -95,26 +95,28 @@ def _span(text: str) -> Span:
         case [hours] if hours[0].isdigit():
             return _hours(EVERY_DAY, hours)
         case [days]:
-            return Span(weekdays(days))
+            return Span(parse_weekdays(days))
         case [days, hours]:
-            return _hours(weekdays(days), hours)
-    raise ValueError(f"quiet hours are {FORMS}")
+            return _hours(parse_weekdays(days), hours)
+    raise ValueError(f"write quiet hours as {FORMATS}")
 
 
 def _hours(days: frozenset[int], text: str) -> Span:
     start, dash, end = text.partition("-")
     if not dash:
-        raise ValueError(f"quiet hours are {FORMS}")
-    span = Span(days, clock(start), time() if end == "24:00" else clock(end))
+        raise ValueError(f"write quiet hours as {FORMATS}")
+    span = Span(days, parse_time_of_day(start), time() if end == "24:00" else parse_time_of_day(end))
     if span.start == span.end != time():
-        raise ValueError(f"{text!r} starts when it ends; a whole day is its name, such as sat")
+        raise ValueError(f"{text!r} has the same start and end; write a whole day as its name, such as sat")
     return span
 
 
-def _always(spans: Iterable[Span]) -> bool:
-    quiet: set[int] = set()
+def _covers_week(spans: Iterable[Span]) -> bool:
+    quiet_minutes: set[int] = set()
     for span in spans:
         start, end = (each.hour * 60 + each.minute for each in (span.start, span.end))
-        length = (end - start) % _DAY or _DAY
-        quiet.update((day * _DAY + start + minute) % (7 * _DAY) for day in span.days for minute in range(length))
-    return len(quiet) == 7 * _DAY
+        length = (end - start) % _DAY_MINUTES or _DAY_MINUTES
+        for day in span.days:
+            first = day * _DAY_MINUTES + start
+            quiet_minutes.update(minute % (7 * _DAY_MINUTES) for minute in range(first, first + length))
+    return len(quiet_minutes) == 7 * _DAY_MINUTES

@@ -1,12 +1,12 @@
-"""Table Conversations: where and how a person, a chat, a channel or a team is reached.
+"""Table Conversations: the conversation references of people, chats, channels and teams.
 
-A *user* row is keyed by Entra object id. A *conversation* row is keyed by the conversation id of a group chat
-or channel, or is the alias that leads from a personal chat to its person. A *team* row is keyed by the team's
-thread id, with an alias from its Entra group id; its status counts for all of its channels. The *tenant* row
-keeps the serviceUrl seen last in that tenant, by which people without a stored conversation are reached.
+A *user* row is keyed by Entra object id. A *conversation* row is keyed by the conversation id of a group chat or
+channel, or is an alias from a personal chat to its person. A *team* row is keyed by the team's thread id, with an alias
+from its Entra group id; its status applies to all of its channels. The *tenant* row has the last serviceUrl of that
+tenant, by which people without a stored conversation are reached.
 
-The row of a person, chat or channel also keeps what they want to be told, so that a delivery reads one row. It may hold
-that alone, of somebody who is not reached yet.
+The row of a person, chat or channel also has their preferences, so that a delivery reads one row. It may have only
+these, if the person cannot be reached yet.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.entity_writes import Row
 from shared.storage.table import Conflict, Table
 
-#: How often a write is tried again when other processes change the same row at the same moment.
+#: Attempts to write a row while other processes change it.
 MAX_CONFLICTS = 30
-#: How long one waits before it is tried again, at most: so many times as long as the try took.
+#: Longest delay before the next attempt, as a multiple of the duration of the last one.
 JITTER_FACTOR = 3
 SHARDS = "0123456789abcdef"
 VERSION = 1
@@ -44,16 +44,19 @@ _COLUMNS = tuple(f.name for f in fields(ConversationReference) if f.name not in 
 class Conversations:
     def __init__(self, table: Table) -> None:
         self._table = table
-        #: Who changes a row in this process waits for the one before, instead of losing to it again and again.
-        self._writing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        #: Changes of a row wait for each other within this process, instead of causing conflicts.
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, tenant: str, kind: ReferenceKind, identifier: str) -> ConversationReference | None:
-        """The reference, or None; one point read."""
+        """Return the reference, or None; one point read."""
         found = await self._table.get(_partition(tenant, kind, identifier), keys.key(identifier))
         return _reference(tenant, kind, identifier, found[0]) if found else None
 
-    async def of(self, tenant: str, recipient: str) -> ConversationReference:
-        """The row of a recipient, `u:` and an Entra object id or `c:` and a conversation id; a blank one for none."""
+    async def get_recipient(self, tenant: str, recipient: str) -> ConversationReference:
+        """Return the reference of a recipient, a blank one if there is no row.
+
+        `recipient` is `u:` and an Entra object id, or `c:` and a conversation id.
+        """
         kind = ReferenceKind.USER if recipient.startswith("u:") else ReferenceKind.CONVERSATION
         identifier = channel_of(recipient[2:]) if kind is ReferenceKind.CONVERSATION else recipient[2:]
         found = await self.get(tenant, kind, identifier)
@@ -64,90 +67,90 @@ class Conversations:
         tenant: str,
         kind: ReferenceKind,
         identifier: str,
-        seen: Mapping[str, str],
+        observed: Mapping[str, str],
         *,
         at: datetime,
         status: ReferenceStatus | None = None,
         create: bool = True,
-        before: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
+        before_write: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> None:
-        """Write what an event showed, only where that changes the row.
+        """Merge what was observed in an event into the row, and write the row only if that changes it.
 
-        `seen` maps fields of `ConversationReference` to values; empty ones are ignored. Without `create` no row is
-        added. `before` is called with the row and the columns that are about to change, for work that must not be lost
-        if the worker dies after the write. Raises `Conflict` if others changed the row each time.
+        `observed` maps fields of `ConversationReference` to values; empty ones are ignored. Without `create` no row is
+        added. `before_write` is called with the row and the columns that will change, for work that must not be lost if
+        the worker dies after the write. Raises `Conflict` if other workers changed the row at each attempt.
         """
         blank = ConversationReference(tenant=tenant, kind=kind, id=identifier)
 
-        def refresh(old: ConversationReference | None) -> Mapping[str, str]:
+        def changed_columns(old: ConversationReference | None) -> Mapping[str, str]:
             if old is None and not create:
                 return {}
-            stored = _row(old) if old else {}
-            new = merge_observed(old or blank, seen, status, at)
-            return {name: value for name, value in _row(new).items() if stored.get(name) != value}
+            stored = _columns(old) if old else {}
+            new = merge_observed(old or blank, observed, status, at)
+            return {name: value for name, value in _columns(new).items() if stored.get(name) != value}
 
-        await self._change(tenant, kind, identifier, refresh, before)
+        await self._change(tenant, kind, identifier, changed_columns, before_write)
 
-    async def prefer(
+    async def change_preferences(
         self, tenant: str, kind: ReferenceKind, identifier: str, change: Callable[[Preferences], Preferences]
     ) -> Preferences:
-        """Change what somebody wants; returns it as it is then.
+        """Change the preferences in the row, and return the new ones.
 
-        `change` may be called again with newer preferences, where others changed them meanwhile; what it raises is
-        raised here, and nothing written. Raises `Conflict` if others changed the row each time.
+        `change` may be called several times, each time with the current preferences. If it raises, nothing is written.
+        Raises `Conflict` if other workers changed the row at each attempt.
         """
-        wanted = Preferences()
+        new = Preferences()
 
-        def prefers(old: ConversationReference | None) -> Mapping[str, str]:
-            nonlocal wanted
-            before = old.preferences if old else Preferences()
-            wanted = change(before)
-            if wanted == before:
+        def changed_columns(reference: ConversationReference | None) -> Mapping[str, str]:
+            nonlocal new
+            old = reference.preferences if reference else Preferences()
+            new = change(old)
+            if new == old:
                 return {}
-            wanted = replace(wanted, version=before.version + 1)
-            return {_PREFERENCES: wanted.encode()}
+            new = replace(new, version=old.version + 1)
+            return {_PREFERENCES: new.encode()}
 
-        await self._change(tenant, kind, identifier, prefers)
-        return wanted
+        await self._change(tenant, kind, identifier, changed_columns)
+        return new
 
     async def _change(
         self,
         tenant: str,
         kind: ReferenceKind,
         identifier: str,
-        change: Callable[[ConversationReference | None], Mapping[str, str]],
-        beforehand: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
+        changed_columns: Callable[[ConversationReference | None], Mapping[str, str]],
+        before_write: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> None:
-        """Write the columns that `change` makes of the row as it is, where there are any."""
+        """Write the columns that `changed_columns` returns for the current row, if there are any."""
         partition, row_key = _partition(tenant, kind, identifier), keys.key(identifier)
-        where = {"PartitionKey": partition, "RowKey": row_key}
-        async with self._writing.setdefault((partition, row_key), asyncio.Lock()):
+        key_columns = {"PartitionKey": partition, "RowKey": row_key}
+        async with self._locks.setdefault((partition, row_key), asyncio.Lock()):
             for _ in range(MAX_CONFLICTS):
-                begun = time.monotonic()
+                started = time.monotonic()
                 found = await self._table.get(partition, row_key)
-                before = _reference(tenant, kind, identifier, found[0]) if found else None
-                changed = change(before)
-                if not changed:
+                current = _reference(tenant, kind, identifier, found[0]) if found else None
+                columns = changed_columns(current)
+                if not columns:
                     return
-                if beforehand:
-                    await beforehand(before, changed)
+                if before_write:
+                    await before_write(current, columns)
                 try:
                     if found:
-                        await self._table.merge({**where, **changed}, found[1])
+                        await self._table.merge({**key_columns, **columns}, found[1])
                     else:
-                        await self._table.insert({**where, **changed, "v": VERSION, "id": identifier})
+                        await self._table.insert({**key_columns, **columns, "v": VERSION, "id": identifier})
                     return
                 except Conflict:
-                    # Two processes that write one row again and again can keep in step: chance takes them out of it.
-                    took = time.monotonic() - begun
-                    await asyncio.sleep(random.uniform(0, JITTER_FACTOR) * took)  # noqa: S311 (jitter)
+                    # Without jitter, two processes that write the same row can conflict at every attempt.
+                    duration = time.monotonic() - started
+                    await asyncio.sleep(random.uniform(0, JITTER_FACTOR) * duration)  # noqa: S311 (jitter)
         raise Conflict
 
-    async def people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
-        """Object ids of people whom a stored conversation reaches, and the place to go on after; "" at the end.
+    async def list_people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
+        """Return object ids of people with an active personal chat, and the cursor of the next page ("" at the end).
 
-        `after` is "" at the start, then what the call before returned. May return fewer than `limit`, or none,
-        before the end: one call reads within one shard.
+        `after` is "" at the start, then the cursor of the call before. A page may have fewer than `limit` people, or
+        none, before the end: one call reads one shard.
         """
         shard, last = json.loads(after) if after else (SHARDS[0], "")
         rows = await self._table.query(
@@ -159,21 +162,21 @@ class Conversations:
         ids = [str(row["id"]) for row in rows]
         if len(ids) == limit:
             return ids, json.dumps([shard, keys.key(ids[-1])])
-        following = SHARDS[SHARDS.index(shard) + 1 :]
-        return ids, json.dumps([following[0], ""]) if following else ""
+        remaining = SHARDS[SHARDS.index(shard) + 1 :]
+        return ids, json.dumps([remaining[0], ""]) if remaining else ""
 
 
 def _partition(tenant: str, kind: ReferenceKind, identifier: str) -> str:
     return f"{tenant};{kind};{keys.shard(identifier)}"
 
 
-def _row(reference: ConversationReference) -> dict[str, str]:
+def _columns(reference: ConversationReference) -> dict[str, str]:
     return {name: str(value) for name in _COLUMNS if (value := getattr(reference, name))}
 
 
 def _reference(tenant: str, kind: ReferenceKind, identifier: str, row: Row) -> ConversationReference:
-    known = {name: row[name] for name in _COLUMNS if name in row}
-    if "status" in known:
-        known["status"] = ReferenceStatus(known["status"])
+    values = {name: row[name] for name in _COLUMNS if name in row}
+    if "status" in values:
+        values["status"] = ReferenceStatus(values["status"])
     decoded = preferences.decode_preferences(row.get(_PREFERENCES, ""))
-    return ConversationReference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **known)
+    return ConversationReference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **values)

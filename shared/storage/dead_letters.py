@@ -1,4 +1,4 @@
-"""Table DeadLetters: what was refused or given up, with the reason and the original."""
+"""Table DeadLetters: messages that were refused or given up, with the reason and the original message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from shared.storage.entity_writes import Row
 from shared.storage.table import COLUMN_BYTES, Table
 
 VERSION = 1
-#: Faults that are kept of one message, at most, and fewer where they fill a column.
+#: Faults that are stored for one message; fewer if they do not fit into a column.
 MAX_FAULTS = 50
+#: Longest text that is stored of a fault, in characters.
+MAX_FAULT_CHARS = 300
 
 
 class DeadLetters:
@@ -24,7 +26,7 @@ class DeadLetters:
     async def put(
         self, queue: str, message_id: str, body: bytes, reason: str, faults: Sequence[Fault], at: datetime
     ) -> str:
-        """Keep the message, and return the row's key; the same message again replaces its row of that day."""
+        """Store the message and return its row key; replace the row if it was stored before on the same day (UTC)."""
         row = keys.key(f"{queue};{message_id}")
         await self._table.put(
             {
@@ -33,7 +35,7 @@ class DeadLetters:
                 "v": VERSION,
                 "queue": queue,
                 "reason": reason,
-                "faults": _told(faults),
+                "faults": _encode_faults(faults),
                 "body": body[:COLUMN_BYTES],
                 "rest": body[COLUMN_BYTES:] or None,
                 "at": at,
@@ -41,30 +43,29 @@ class DeadLetters:
         )
         return row
 
-    async def of(self, queue: str, key: str | None, reason: str | None, limit: int) -> Sequence[Row]:
-        """The first `limit` dead letters of a queue: the one of this row key, or those of this reason."""
+    async def find(self, queue: str, key: str | None, reason: str | None, limit: int) -> Sequence[Row]:
+        """Return up to `limit` dead letters of a queue: the one with this row key, or those with this reason."""
         where, values = ("RowKey eq @key", {"key": key}) if key else ("reason eq @reason", {"reason": reason})
         return await self._table.query(f"queue eq @queue and {where}", values | {"queue": queue}, limit=limit)
 
     @staticmethod
     def body(letter: Row) -> bytes:
-        """The message as it was on its queue: of up to 64 KiB, which takes two columns."""
+        """Return the original message. It has up to 64 KiB, so it may take two columns."""
         return bytes(letter["body"]) + bytes(letter.get("rest") or b"")
 
     async def delete(self, letter: Row) -> None:
-        """Forget one that was put back."""
         await self._table.delete(letter["PartitionKey"], letter["RowKey"])
 
 
-def _told(faults: Sequence[Fault]) -> str:
-    """The first faults as JSON: as many as are kept."""
+def _encode_faults(faults: Sequence[Fault]) -> str:
+    """Return as many of the faults as fit into a column, as JSON."""
     count = MAX_FAULTS
     while True:
-        text = orjson.dumps([_short(fault) for fault in faults[:count]]).decode()
+        text = orjson.dumps([_shorten(fault) for fault in faults[:count]]).decode()
         if len(text.encode("utf-16-le")) <= COLUMN_BYTES:
             return text
         count //= 2
 
 
-def _short(fault: Fault) -> Fault:
-    return Fault(fault.pointer[:300], fault.message[:300])
+def _shorten(fault: Fault) -> Fault:
+    return Fault(fault.pointer[:MAX_FAULT_CHARS], fault.message[:MAX_FAULT_CHARS])

@@ -77,7 +77,7 @@ class CountedPartitions:
         row has another ETag.
         """
         partition = str(row["PartitionKey"])
-        change = _Change(row, etag, previous.counted, state.counted, asyncio.get_running_loop().create_future())
+        change = _Change(row, etag, previous.count_name, state.count_name, asyncio.get_running_loop().create_future())
         if partition in self._pending:
             self._pending[partition].append(change)
         else:
@@ -150,7 +150,7 @@ class CountedPartitions:
     async def _read(self, partition: str) -> tuple[Counter[str], str]:
         if _is_single(partition):
             rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=1)
-            return Counter(DeliveryState(row["state"]).counted for row in rows), ""
+            return Counter(DeliveryState(row["state"]).count_name for row in rows), ""
         found = await self._table.get(partition, COUNTS)
         if found is None:
             return Counter(), ""

@@ -1,8 +1,9 @@
-"""Write to a table with requests of our own making: one operation, or up to 100 on one partition, all or none.
+"""Write to a table with self-encoded requests: one operation, or up to 100 on one partition, all or none.
 
-The SDK encodes and decodes an entity group transaction with Python's `email` package, which takes five times the CPU of
-a single write, and that a third more than needed. The SDK's client still signs, retries and sends; only the text is
-ours ("Insert Entity" and others, "Performing entity group transactions", Table service REST reference).
+The SDK encodes and decodes an entity group transaction with Python's `email` package, which takes five times the CPU
+time of a single write; its single write takes a third more than needed. The SDK's client still signs, sends and retries
+the requests; only their text is built here ("Insert Entity" and others, "Performing entity group transactions", Table
+service REST reference).
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ if TYPE_CHECKING:
 
 #: A row of a table: its columns, with `PartitionKey` and `RowKey`.
 Row = Mapping[str, Any]
-#: One write: insert a row (`create`), replace any (`put`), merge where the ETag holds (`update`), or remove (`delete`),
-#: with an ETag only where that holds.
+#: One write: insert a row (`create`), insert or replace it (`put`), merge it if it has this ETag (`update`), or delete
+#: it (`delete`), with an ETag only if it has that.
 Operation = tuple[Literal["create", "put", "delete"], Row] | tuple[Literal["update", "delete"], Row, str]
 
-#: Seconds before each further try where storage was too busy for a transaction, which it says within its answer: the
-#: client, who tries again what fails as a whole, does not see that.
+#: Delay before each retry of a transaction for which storage was too busy. Storage reports that inside an answer with
+#: status 202, so the SDK's client does not retry.
 RETRY_DELAYS_SECONDS = (0.2, 0.8, 3.2)
 
 _METHODS = {"create": "POST", "update": "PATCH", "put": "PUT", "delete": "DELETE"}
 _INT32 = range(-(2**31), 2**31)
-# Each operation is answered by a response of its own, in their order; a refusal is the only one, with its code in JSON.
+# The answer has one response for each operation, in order; if one is refused, only its response, with a code in JSON.
 _STATUS = re.compile(rb"^HTTP/1\.1 (\d{3})", re.MULTILINE)
 _ETAG = re.compile(rb"^ETag: *(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
 _CODE = re.compile(rb'"code": *"(\w+)"')
 
 
 class StorageRefusal(HttpResponseError):
-    """Storage did not do it: `status_code` and `code` say why ("Table service error codes", REST reference)."""
+    """Storage refused a write; see `status_code` and `code` ("Table service error codes", REST reference)."""
 
     def __init__(self, status: int, answer: bytes) -> None:
         found = _CODE.search(answer)
@@ -52,49 +53,49 @@ class StorageRefusal(HttpResponseError):
 
 
 async def write(client: TableClient, operations: Sequence[Operation]) -> list[str]:
-    """Do all operations, and return the new ETags, "" for a removed row.
+    """Execute all operations and return the new ETags, "" for a deleted row.
 
-    Raises `StorageRefusal` where none was done. After a status of 500 or more that is not certain: a caller who tries
-    again may meet its own write.
+    Raises `StorageRefusal` if none was executed. After a status of 500 or more that is uncertain: a caller that tries
+    again may conflict with its own write.
     """
     if len(operations) == 1:
-        return [await _one(client, *operations[0])]
-    pauses = iter(RETRY_DELAYS_SECONDS)
+        return [await _write_one(client, *operations[0])]
+    delays = iter(RETRY_DELAYS_SECONDS)
     while True:
-        found = await _many(client, operations)
-        refused = next((each for each in found if each[0] >= 300), None)
+        responses = await _write_transaction(client, operations)
+        refused = next((response for response in responses if response[0] >= 300), None)
         if refused is None:
             break
-        pause = next(pauses, None)
-        if refused[0] < 500 or pause is None:
+        delay = next(delays, None)
+        if refused[0] < 500 or delay is None:
             raise StorageRefusal(*refused)
-        await asyncio.sleep(pause)
-    if len(found) < len(operations):
+        await asyncio.sleep(delay)
+    if len(responses) < len(operations):
         raise HttpResponseError("The answer to a transaction cannot be read")
-    etags = (_ETAG.search(answer) for _, answer in found)
+    etags = (_ETAG.search(answer) for _, answer in responses)
     return [etag[1].decode() if etag else "" for etag in etags]
 
 
-async def _one(client: TableClient, kind: str, row: Row, etag: str = "") -> str:
+async def _write_one(client: TableClient, kind: str, row: Row, etag: str = "") -> str:
     url, question, query = client.url.partition("?")
-    method, where, headers, body = _parts(client.table_name, kind, row, etag)
-    request = HttpRequest(method, f"{url}/{where}{question}{query}", headers=headers, content=body.encode())
-    status, answer, new = await _send(client, request)
+    method, path, headers, body = _encode_operation(client.table_name, kind, row, etag)
+    request = HttpRequest(method, f"{url}/{path}{question}{query}", headers=headers, content=body.encode())
+    status, answer, new_etag = await _send(client, request)
     if status >= 300:
         raise StorageRefusal(status, answer)
-    return new
+    return new_etag
 
 
-async def _many(client: TableClient, operations: Sequence[Operation]) -> list[tuple[int, bytes]]:
-    """The status and the rest of the answer to each operation, or to the one that was refused."""
+async def _write_transaction(client: TableClient, operations: Sequence[Operation]) -> list[tuple[int, bytes]]:
+    """Return the status and the rest of the response to each operation, or to the one that was refused."""
     url, question, query = client.url.partition("?")
     batch, changes = f"batch_{uuid4()}", f"changeset_{uuid4()}"
     lines = [f"--{batch}", f"Content-Type: multipart/mixed; boundary={changes}", ""]
     for kind, row, *etag in operations:
-        method, where, headers, body = _parts(client.table_name, kind, row, *etag)
+        method, path, headers, body = _encode_operation(client.table_name, kind, row, *etag)
         lines += [f"--{changes}", "Content-Type: application/http", "Content-Transfer-Encoding: binary", ""]
         lines += [
-            f"{method} {url}/{where} HTTP/1.1",
+            f"{method} {url}/{path} HTTP/1.1",
             *(f"{name}: {value}" for name, value in headers.items()),
             "",
             body,
@@ -106,21 +107,21 @@ async def _many(client: TableClient, operations: Sequence[Operation]) -> list[tu
     status, answer, _ = await _send(client, request)
     if status != 202:
         raise StorageRefusal(status, answer)
-    _, *found = _STATUS.split(answer)
-    return list(zip(map(int, found[::2]), found[1::2], strict=True))
+    _, *parts = _STATUS.split(answer)
+    return list(zip(map(int, parts[::2]), parts[1::2], strict=True))
 
 
 async def _send(client: TableClient, request: HttpRequest) -> tuple[int, bytes, str]:
-    """The status, body and ETag of the answer."""
+    """Send a request; return the status, body and ETag of the answer."""
     request.headers["x-ms-version"] = client.api_version
-    # The client below the public one: it is the same, with its policies, and sends what it is given.
+    # The public client has no method for a custom request; the one inside applies the same policies.
     response = await client._client.send_request(request, stream=True)
     return response.status_code, await response.read(), response.headers.get("ETag", "")
 
 
-def _parts(table: str, kind: str, row: Row, etag: str = "") -> tuple[str, str, dict[str, str], str]:
-    """The method, path, headers and body of one operation."""
-    key = f"(PartitionKey='{_key(row['PartitionKey'])}',RowKey='{_key(row['RowKey'])}')"
+def _encode_operation(table: str, kind: str, row: Row, etag: str = "") -> tuple[str, str, dict[str, str], str]:
+    """Return the method, path, headers and body of the request for one operation."""
+    key = f"(PartitionKey='{_quote_key(row['PartitionKey'])}',RowKey='{_quote_key(row['RowKey'])}')"
     headers = {"Accept": "application/json", "DataServiceVersion": "3.0"}
     if kind == "create":
         headers["Prefer"] = "return-no-content"
@@ -129,15 +130,15 @@ def _parts(table: str, kind: str, row: Row, etag: str = "") -> tuple[str, str, d
     if kind == "delete":
         return _METHODS[kind], table + key, headers, ""
     headers["Content-Type"] = "application/json"
-    return _METHODS[kind], table if kind == "create" else table + key, headers, json.dumps(dict(_plain(row)))
+    return _METHODS[kind], table if kind == "create" else table + key, headers, json.dumps(dict(_encode_columns(row)))
 
 
-def _key(key: str) -> str:
+def _quote_key(key: str) -> str:
     return quote(key.replace("'", "''"), safe="")
 
 
-def _plain(row: Row) -> Iterator[tuple[str, object]]:
-    """The row in JSON, with the types that this does not tell ("Payload format for Table service operations")."""
+def _encode_columns(row: Row) -> Iterator[tuple[str, object]]:
+    """Yield the columns for JSON, with the types that JSON lacks ("Payload format for Table service operations")."""
     for name, value in row.items():
         if isinstance(value, datetime):
             yield name, value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -146,6 +147,6 @@ def _plain(row: Row) -> Iterator[tuple[str, object]]:
             yield name, base64.b64encode(value).decode()
             yield f"{name}@odata.type", "Edm.Binary"
         elif isinstance(value, int) and value not in _INT32:
-            raise ValueError(f"{name} is too large for a column of numbers")
+            raise ValueError(f"{name} does not fit into 32 bits: store it as text")
         elif value is not None:
             yield name, value

@@ -8,21 +8,23 @@ from shared import keys
 from shared.storage.table import Conflict, Table
 
 VERSION = 1
-#: Most marks of one kind that are read.
+#: Markers of one kind that are read.
 MAX_MARKERS = 100_000
 
 
 class Markers:
+    """A marker has a kind (the partition), a name, and maybe an owner."""
+
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def put(self, what: str, which: str) -> None:
-        """Mark `which` as `what`; the same again changes nothing."""
-        await self._table.put({"PartitionKey": keys.key(what), "RowKey": keys.key(which), "v": VERSION})
+    async def put(self, kind: str, name: str) -> None:
+        """Set a marker without an owner; to repeat it has no effect."""
+        await self._table.put({"PartitionKey": keys.key(kind), "RowKey": keys.key(name), "v": VERSION})
 
-    async def claim(self, what: str, which: str, owner: str) -> bool:
-        """Mark `which` as `what` for `owner`, unless another has done so; whether it is `owner`'s now."""
-        partition, row = keys.key(what), keys.key(which)
+    async def claim(self, kind: str, name: str, owner: str) -> bool:
+        """Set the marker for `owner` unless it exists; return whether it now belongs to `owner`."""
+        partition, row = keys.key(kind), keys.key(name)
         try:
             await self._table.insert({"PartitionKey": partition, "RowKey": row, "v": VERSION, "owner": owner})
         except Conflict:
@@ -30,42 +32,42 @@ class Markers:
             return found is not None and found[0].get("owner") == owner
         return True
 
-    async def delete(self, what: str, which: str, owner: str = "") -> None:
-        """Take the mark away, where there is one that is `owner`'s, "" for one that was made for nobody."""
-        partition, row = keys.key(what), keys.key(which)
+    async def delete(self, kind: str, name: str, owner: str = "") -> None:
+        """Delete the marker if it belongs to `owner`; "" stands for a marker without an owner."""
+        partition, row = keys.key(kind), keys.key(name)
         found = await self._table.get(partition, row)
         if found is None or found[0].get("owner", "") != owner:
             return
         try:
             await self._table.delete(partition, row, found[1])
-        except Conflict:  # somebody else's by now
+        except Conflict:  # another owner has claimed it
             return
 
-    async def has(self, what: str, which: str) -> bool:
-        """Whether `which` is marked as `what`."""
-        return await self._table.get(keys.key(what), keys.key(which)) is not None
+    async def has(self, kind: str, name: str) -> bool:
+        """Return whether the marker exists."""
+        return await self._table.get(keys.key(kind), keys.key(name)) is not None
 
-    async def of(self, what: str) -> Sequence[str]:
-        """All that is marked as `what`."""
-        rows = await self._table.query("PartitionKey eq @what", {"what": keys.key(what)}, limit=MAX_MARKERS)
+    async def list(self, kind: str) -> Sequence[str]:
+        """Return the names of all markers of a kind."""
+        rows = await self._table.query("PartitionKey eq @kind", {"kind": keys.key(kind)}, limit=MAX_MARKERS)
         return [keys.unkey(row["RowKey"]) for row in rows]
 
 
 def clicks(tenant: str, person: str) -> str:
-    """The mark of the clicks of a person that changed what they want."""
+    """Return the kind of marker for a person's clicks that changed their preferences."""
     return f"clicks;{tenant};{person}"
 
 
 def welcomed(tenant: str) -> str:
-    """The mark of the people of a tenant who were welcomed."""
+    """Return the kind of marker for the people of a tenant who were welcomed."""
     return f"welcomed;{tenant}"
 
 
 def cancellation(tenant: str, cancellation_key: str) -> str:
-    """The mark of the notifications of a tenant that share this cancellation key."""
-    return f"cancellation;{keys.digest(tenant, cancellation_key)}"
+    """Return the kind of marker for a tenant's notifications with this cancellation key."""
+    return f"cancellation;{keys.hash_of(tenant, cancellation_key)}"
 
 
 def snoozes(notification: str) -> str:
-    """The mark of the notifications by which people see the one of this key again."""
+    """Return the kind of marker for the notifications that repeat a snoozed one; `notification` is its key."""
     return f"snoozes;{notification}"

@@ -1,4 +1,4 @@
-"""Table Notifications: accepted notifications, their content, and how far their audience is expanded."""
+"""Table Notifications: accepted notifications, their content, and the progress of their expansion."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from shared.storage.entity_writes import Row
 from shared.storage.table import Table
 
 VERSION = 1
-#: How old, in seconds, a notification's state may be when a delivery relies on it.
-MAX_AGE = 2.0
-#: Notifications kept in memory, with their content (64 KiB at most each).
-CACHED = 256
+#: Longest age of a cached notification that a delivery may use.
+MAX_CACHE_SECONDS = 2.0
+#: Notifications that are cached, with up to 64 KiB of content each.
+MAX_CACHED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredNotification:
-    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (models.Notification).
+    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (`models.Notification`).
 
-    `page` and `cursor` are the next page of recipients to list and where it begins. `shards` is in how many partitions
-    its deliveries lie (`deliveries.shard_names`). `total` is how many recipients it has, None until all are listed.
-    `due` is when a scheduled one is to be sent, `rescheduled` when that was changed last, and `time` when what it tells
-    happened. `revision` counts how often its content was edited. `counts` is how its deliveries ended, as JSON, ""
-    while any is open. `purpose` says what it is for.
+    `page` and `cursor` are the number and the start of the next page of recipients to list. `shards` is the number of
+    partitions of its deliveries (`deliveries.shard_names`). `total` is the number of recipients, None until all are
+    listed. `due` is when a scheduled notification is to be sent, and `rescheduled` when that was last changed. `time`
+    is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
+    the number of deliveries in each final state, as JSON, and is "" while any is open.
     """
 
     key: str
@@ -60,19 +60,22 @@ class StoredNotification:
         return parsing.parse_stored(self.data)
 
     @property
-    def told(self) -> datetime:
-        """When its schedule was told: what had passed by then is past. An occurrence is told when it is due."""
+    def schedule_set_at(self) -> datetime:
+        """The time when its schedule was set; `ifPast` applies to times before that.
+
+        For an occurrence of a recurring announcement, this is the time when it is due.
+        """
         at = self.rescheduled or self.created
         return min(at, self.due) if self.due else at
 
     @property
     def notification_time(self) -> datetime:
-        """When it was to be sent: once it was accepted, or when it was due."""
+        """The time when it was to be sent: when it was accepted, or when it was due."""
         return max(self.created, self.due) if self.due else self.created
 
     @property
-    def happened(self) -> datetime:
-        """When what it tells happened: by its own word, or else when it was to be sent."""
+    def occurred_at(self) -> datetime:
+        """The time of the event: as the upstream system sent it, else when the notification was to be sent."""
         return self.time or self.notification_time
 
     @property
@@ -81,17 +84,17 @@ class StoredNotification:
 
     @property
     def thread(self) -> str:
-        """The key of its thread, "" for none."""
+        """The thread key, "" for none."""
         return self.content.thread.key if self.content.thread else ""
 
     def is_current(self, now: datetime) -> bool:
-        """Whether there is something to tell of it at `now`: it is neither called off nor has it expired."""
+        """Return whether it is neither cancelled nor expired at `now`."""
         return self.state is not NotificationState.CANCELLED and not (self.expires and self.expires <= now)
 
 
 def notification_key(tenant: str, source: str, identifier: str) -> str:
-    """The key under which a notification is stored: 64 hex digits."""
-    return keys.digest(tenant, source, identifier)
+    """Return the key of a notification: 64 hex digits."""
+    return keys.hash_of(tenant, source, identifier)
 
 
 class Notifications:
@@ -101,8 +104,8 @@ class Notifications:
         self._cache: OrderedDict[str, tuple[float, asyncio.Future[StoredNotification | None]]] = OrderedDict()
 
     async def insert(self, notification: StoredNotification) -> StoredNotification:
-        """Store a new one and return it with its ETag; raises `Conflict` where there is one of this key."""
-        row = _where(notification.key) | {
+        """Store a new notification and return it with its ETag; raise `Conflict` if the key exists."""
+        row = _key_columns(notification.key) | {
             "v": VERSION,
             "tenant": notification.tenant,
             "source": notification.source,
@@ -117,47 +120,52 @@ class Notifications:
             "purpose": str(notification.purpose),
         }
         row |= {name: at for name in ("due", "expires", "time", "total") if (at := getattr(notification, name))}
-        begun = self._monotonic()
-        return self._written(replace(notification, etag=await self._table.insert(row)), begun)
+        started = self._monotonic()
+        return self._cache_written(replace(notification, etag=await self._table.insert(row)), started)
 
     async def get(self, key: str) -> StoredNotification | None:
-        """The notification as it is now, or None."""
+        """Return the current notification, or None."""
         found = await self._table.get(key[:2], key)
         return _notification(*found) if found else None
 
     async def recent(self, key: str) -> StoredNotification | None:
-        """The notification as it was at most `MAX_AGE` ago, or None; however many wait, it is read once."""
-        read_at, reading = self._cache.get(key, (0.0, None))
-        if reading is None or self._monotonic() - read_at > MAX_AGE or (reading.done() and reading.exception()):
+        """Return the notification as it was at most `MAX_CACHE_SECONDS` ago, or None.
+
+        Callers at the same time share one read.
+        """
+        started, reading = self._cache.get(key, (0.0, None))
+        is_old = self._monotonic() - started > MAX_CACHE_SECONDS
+        if reading is None or is_old or (reading.done() and reading.exception()):
             reading = asyncio.ensure_future(self.get(key))
             self._remember(key, reading, self._monotonic())
         return await asyncio.shield(reading)
 
-    def _remember(self, key: str, reading: asyncio.Future[StoredNotification | None], begun: float) -> None:
-        self._cache[key] = (begun, reading)
+    def _remember(self, key: str, reading: asyncio.Future[StoredNotification | None], started: float) -> None:
+        self._cache[key] = (started, reading)
         self._cache.move_to_end(key)
-        if len(self._cache) > CACHED:
+        if len(self._cache) > MAX_CACHED:
             self._cache.popitem(last=False)
 
     async def advance(self, notification: StoredNotification, **changes: object) -> StoredNotification:
-        """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
-        plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
-        begun = self._monotonic()
-        etag = await self._table.merge(_where(notification.key) | plain, notification.etag)
-        return self._written(replace(notification, **changes, etag=etag), begun)  # type: ignore[arg-type]
+        """Change columns and return the notification; raise `Conflict` if the row changed since it was read."""
+        columns = {name: str(value) if name == "state" else value for name, value in changes.items()}
+        started = self._monotonic()
+        etag = await self._table.merge(_key_columns(notification.key) | columns, notification.etag)
+        return self._cache_written(replace(notification, **changes, etag=etag), started)  # type: ignore[arg-type]
 
-    def _written(self, notification: StoredNotification, begun: float) -> StoredNotification:
-        newer = self._cache.get(notification.key, (begun, None))[0] > begun
-        # What waits for its time has no delivery yet; and its time may be changed until the moment when it has.
+    def _cache_written(self, notification: StoredNotification, started: float) -> StoredNotification:
+        """Cache a notification whose write began at `started`, and return it."""
+        newer = self._cache.get(notification.key, (started, None))[0] > started
+        # A scheduled notification is not cached: it has no deliveries yet, and its due time may still change.
         if newer or notification.state is NotificationState.SCHEDULED:
             return notification
         reading: asyncio.Future[StoredNotification | None] = asyncio.get_running_loop().create_future()
         reading.set_result(notification)
-        self._remember(notification.key, reading, begun)
+        self._remember(notification.key, reading, started)
         return notification
 
 
-def _where(key: str) -> dict[str, object]:
+def _key_columns(key: str) -> dict[str, object]:
     return {"PartitionKey": key[:2], "RowKey": key}
 
 

@@ -1,4 +1,4 @@
-"""Table Schedules: recurring announcements, each with its next occurrence, which is computed once and stored."""
+"""Table Schedules: recurring announcements. Each row stores the next occurrence, so that it is computed only once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSchedule:
-    """One row. `data` is canonical JSON (contract.Announcement).
+    """One row. `data` is canonical JSON (`models.Announcement`).
 
-    While it is active, its occurrence `occurrence` (`recurrence.Occurrence.name`) is the next, and due at `next`.
+    While the schedule is active, `occurrence` is the name of the next occurrence (`recurrence.Occurrence.name`), which
+    is due at `next_due`.
     """
 
     tenant: str
     name: str
     data: bytes
     state: ScheduleState
-    next: datetime
+    next_due: datetime
     occurrence: str
     etag: str = ""
 
@@ -44,15 +45,15 @@ class Schedules:
         return _schedule(*found) if found else None
 
     async def insert(self, schedule: StoredSchedule) -> StoredSchedule:
-        """Store a new one and return it with its ETag; raises `Conflict` where there is one of this name."""
+        """Store a new schedule and return it with its ETag; raise `Conflict` if the name exists."""
         columns = {"v": VERSION, "tenant": schedule.tenant, "name": schedule.name, "data": schedule.data}
-        timing = {"state": str(schedule.state), "next": schedule.next, "occurrence": schedule.occurrence}
-        return replace(schedule, etag=await self._table.insert(_where(schedule) | columns | timing))
+        timing = {"state": str(schedule.state), "next_due": schedule.next_due, "occurrence": schedule.occurrence}
+        return replace(schedule, etag=await self._table.insert(_key_columns(schedule) | columns | timing))
 
     async def change(self, schedule: StoredSchedule, **changes: object) -> StoredSchedule:
-        """Change columns where nobody changed the row since it was read, and return it; else raises `Conflict`."""
-        plain = {name: str(value) if name == "state" else value for name, value in changes.items()}
-        etag = await self._table.merge(_where(schedule) | plain, schedule.etag)
+        """Change columns and return the schedule; raise `Conflict` if the row changed since it was read."""
+        columns = {name: str(value) if name == "state" else value for name, value in changes.items()}
+        etag = await self._table.merge(_key_columns(schedule) | columns, schedule.etag)
         return replace(schedule, **changes, etag=etag)  # type: ignore[arg-type]
 
 
@@ -61,10 +62,10 @@ def _announcement(data: bytes) -> Announcement:
     return Announcement.model_validate_json(data)
 
 
-def _where(schedule: StoredSchedule) -> dict[str, object]:
+def _key_columns(schedule: StoredSchedule) -> dict[str, object]:
     return {"PartitionKey": keys.key(schedule.tenant), "RowKey": keys.key(schedule.name)}
 
 
 def _schedule(row: Row, etag: str) -> StoredSchedule:
-    columns = ("tenant", "name", "data", "next", "occurrence")
+    columns = ("tenant", "name", "data", "next_due", "occurrence")
     return StoredSchedule(state=ScheduleState(row["state"]), etag=etag, **{name: row[name] for name in columns})

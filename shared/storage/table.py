@@ -1,8 +1,8 @@
-"""One table, in the few operations that the stores need, with the conflicts as exceptions of our own.
+"""The operations on one table that the storage modules need, with conflicts as an exception.
 
-Rows are plain dictionaries with `PartitionKey` and `RowKey`; an ETag is an opaque string. The SDK repeats a
-request whose answer was lost, so that a write which did happen can be reported as a conflict: whoever must
-know that a row is its own writes a token of its own into it and reads it back.
+Rows are plain dictionaries with `PartitionKey` and `RowKey`; an ETag is an opaque string. The SDK repeats a request if
+the answer was lost, so a write that succeeded can be reported as a conflict. A caller that must know whether a row is
+its own writes a token into the row, and reads it back.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
 from shared.storage.entity_writes import Operation, Row
 
-#: Most operations in one entity group transaction, and most rows in one answer ("Performing entity group
-#: transactions" and "Query timeout and pagination", Table service REST reference).
+#: Operations in one entity group transaction, and rows in one answer ("Performing entity group transactions" and
+#: "Query timeout and pagination", Table service REST reference).
 MAX_TRANSACTION_ROWS = 100
 MAX_PAGE_ROWS = 1000
-#: Bytes of one column, text counted in UTF-16: a little below the 64 KiB of "Understanding the Table service data
-#: model", as storage refuses values before that.
+#: Bytes of one column, with text in UTF-16: below the 64 KiB of "Understanding the Table service data model", because
+#: storage refuses values that are slightly smaller than that.
 COLUMN_BYTES = 64_000
 
 
 class Conflict(Exception):
-    """The row is not as it was expected to be: it exists, was changed, or is gone."""
+    """The row already exists, has another ETag, or was deleted."""
 
 
 def removal(partition: str, row: str, etag: str = "") -> Operation:
-    """What removes a row as a part of a batch."""
-    where = {"PartitionKey": partition, "RowKey": row}
-    return ("delete", where, etag) if etag else ("delete", where)
+    """Return the operation that deletes a row, for a batch."""
+    key_columns = {"PartitionKey": partition, "RowKey": row}
+    return ("delete", key_columns, etag) if etag else ("delete", key_columns)
 
 
 def etag_of(row: Row) -> str:
-    """The ETag of a row that a query of all its columns found."""
+    """Return the ETag of a row from a query that read all columns."""
     return str(row.metadata["etag"])  # type: ignore[attr-defined]
 
 
@@ -49,14 +49,14 @@ class Table:
         self._client = client
 
     async def create(self) -> None:
-        """Create the table itself, where it is missing."""
+        """Create the table unless it exists."""
         try:
             await self._client.create_table()
         except ResourceExistsError:
             return
 
     async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
-        """The row and its ETag, or None; all columns, or those of `select`, which names Timestamp for the ETag."""
+        """Return the row and its ETag, or None. `select` must contain Timestamp if the ETag is needed."""
         try:
             entity = await self._client.get_entity(partition, row, select=list(select) if select else None)
         except ResourceNotFoundError:
@@ -64,19 +64,19 @@ class Table:
         return entity, str(entity.metadata["etag"])
 
     async def insert(self, row: Row) -> str:
-        """Add the row and return its ETag; `Conflict` where there is one."""
-        return (await self._do([("create", row)]))[0]
+        """Insert the row and return its ETag; raise `Conflict` if it exists."""
+        return (await self._execute([("create", row)]))[0]
 
     async def merge(self, row: Row, etag: str) -> str:
-        """Change the given columns where the row still has this ETag, and return the new one; else `Conflict`."""
-        return (await self._do([("update", row, etag)]))[0]
+        """Change the given columns and return the new ETag; raise `Conflict` if the row has another ETag."""
+        return (await self._execute([("update", row, etag)]))[0]
 
     async def put(self, row: Row) -> None:
-        """Write the row, in the place of any that there is."""
-        await self._do([("put", row)])
+        """Insert the row, or replace it."""
+        await self._execute([("put", row)])
 
     async def delete(self, partition: str, row: str, etag: str = "") -> None:
-        """Remove the row, where it exists; with an ETag only the row that still has it, else raises `Conflict`."""
+        """Delete the row if it exists; with an ETag, raise `Conflict` if the row has another."""
         try:
             await self._write([removal(partition, row, etag)])
         except StorageRefusal as refusal:
@@ -86,27 +86,30 @@ class Table:
                 raise Conflict from None
 
     async def clear(self, partition: str, rows: Mapping[str, str]) -> None:
-        """Remove the rows of these keys, each where it exists and has its ETag ("" for any): in few transactions."""
-        found = list(rows.items())
-        for start in range(0, len(found), MAX_TRANSACTION_ROWS):
-            part = found[start : start + MAX_TRANSACTION_ROWS]
+        """Delete rows, given as ETags by row key ("" for any ETag), in as few transactions as possible.
+
+        Rows that do not exist, or have another ETag, are left as they are.
+        """
+        items = list(rows.items())
+        for start in range(0, len(items), MAX_TRANSACTION_ROWS):
+            part = items[start : start + MAX_TRANSACTION_ROWS]
             try:
                 if len(part) > 1:
                     await self.batch([removal(partition, row, etag) for row, etag in part])
                     continue
-            except Conflict:  # with one of them: each is tried alone
+            except Conflict:  # one of the rows has changed: delete each of them alone
                 pass
-            await gather_limited(part, lambda row: self._remove(partition, *row))
+            await gather_limited(part, lambda row: self._delete_unchanged(partition, *row))
 
-    async def _remove(self, partition: str, row: str, etag: str) -> None:
+    async def _delete_unchanged(self, partition: str, row: str, etag: str) -> None:
         with suppress(Conflict):
             await self.delete(partition, row, etag)
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
-        """Do up to 100 operations on one partition, all or none; returns the ETags, or raises `Conflict`."""
-        return await self._do(operations)
+        """Execute up to 100 operations on one partition, all or none; return the ETags, or raise `Conflict`."""
+        return await self._execute(operations)
 
-    async def _do(self, operations: Sequence[Operation]) -> list[str]:
+    async def _execute(self, operations: Sequence[Operation]) -> list[str]:
         try:
             return await self._write(operations)
         except StorageRefusal as refusal:
@@ -120,7 +123,7 @@ class Table:
     async def query(
         self, where: str, values: Mapping[str, Any], *, limit: int, select: Sequence[str] | None = None
     ) -> list[Row]:
-        """The first `limit` rows that match, in the order of their keys, read page by page."""
+        """Return the first `limit` rows that match, ordered by their keys."""
         rows: list[Row] = []
         async for page in self.pages(where, values, size=min(limit, MAX_PAGE_ROWS), select=select):
             rows += page
@@ -131,7 +134,7 @@ class Table:
     async def pages(
         self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
     ) -> AsyncIterator[list[Row]]:
-        """All rows that match, in the order of their keys, `size` at a time; maybe none in one go."""
+        """Yield all rows that match, ordered by their keys, up to `size` at a time. A page may be empty."""
         pages = self._client.query_entities(
             where, parameters=dict(values), select=list(select) if select else None, results_per_page=size
         ).by_page()

@@ -1,4 +1,4 @@
-"""Table Threads: the message that shows a thread to a recipient, and the newest event that it shows."""
+"""Table Threads: for each thread and recipient, the message that shows the thread, and the newest event in it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredThread:
-    """What a recipient sees of a thread: an activity in a conversation, "" where nothing was sent yet.
+    """One row. The message is the activity `activity_id` of `conversation_id`; both are "" until one was sent.
 
-    `newest` is the time of the newest event, and `notification` the key of what told it.
+    `newest` is the time of the newest event, and `notification` the key of the notification about it.
     """
 
     newest: datetime
@@ -29,9 +29,8 @@ class Threads:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def get(self, tenant: str, recipient: str, thread: str) -> StoredThread | None:
-        """What the recipient sees of the thread, or None."""
-        found = await self._table.get(_partition(tenant, recipient), keys.digest(thread))
+    async def get(self, tenant: str, recipient: str, thread_key: str) -> StoredThread | None:
+        found = await self._table.get(_partition(tenant, recipient), keys.hash_of(thread_key))
         if found is None:
             return None
         row, etag = found
@@ -43,18 +42,18 @@ class Threads:
             etag=etag,
         )
 
-    async def save(self, tenant: str, recipient: str, thread: str, shown: StoredThread) -> str:
-        """Write it where the row still has its ETag ("" for none); returns the new one, or raises `Conflict`."""
+    async def save(self, tenant: str, recipient: str, thread_key: str, thread: StoredThread) -> str:
+        """Write the row if it still has this ETag ("" if there is no row); return the new one, or raise `Conflict`."""
         row = {
             "PartitionKey": _partition(tenant, recipient),
-            "RowKey": keys.digest(thread),
+            "RowKey": keys.hash_of(thread_key),
             "v": VERSION,
-            "newest": shown.newest,
-            "notification": shown.notification,
-            "activity_id": shown.activity_id,
-            "conversation_id": shown.conversation_id,
+            "newest": thread.newest,
+            "notification": thread.notification,
+            "activity_id": thread.activity_id,
+            "conversation_id": thread.conversation_id,
         }
-        return await (self._table.merge(row, shown.etag) if shown.etag else self._table.insert(row))
+        return await (self._table.merge(row, thread.etag) if thread.etag else self._table.insert(row))
 
 
 def _partition(tenant: str, recipient: str) -> str:

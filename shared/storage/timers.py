@@ -1,7 +1,7 @@
 """Table Timers: what becomes due at which minute.
 
-The partition key begins with the minute (UTC). One range query from the table's start finds all timers that are due,
-also one that was written late into a minute that has passed. A row is removed only after its effect is stored.
+The partition key begins with the minute (UTC). One range query from the start of the table finds all due timers,
+including one that was written late for a minute that has passed. A timer is deleted only after its effect is stored.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from shared.storage.entity_writes import Row
 from shared.storage.table import Table, etag_of
 
 VERSION = 1
-#: Kinds of what wakes, and what they name.
-NOTIFICATION = "notification"  #: list the recipients of the notification of this key
-WATCH = "watch"  #: look whether the notification of this key stands still
-RELEASE = "release"  #: let go what waited for a recipient until now: tenant, recipient
-DIGEST = "digest"  #: the same, and send their digest
-OCCURRENCE = "occurrence"  #: announce what is due of a schedule: tenant, name
+#: The kinds of timers, and what their `subject` is.
+NOTIFICATION = "notification"  #: expand the audience of a notification: its key
+WATCH = "watch"  #: resume a notification if it makes no progress: its key
+RELEASE = "release"  #: release the deliveries held for a recipient until now: tenant, recipient
+DIGEST = "digest"  #: the same, and send the recipient's digest: tenant, recipient
+OCCURRENCE = "occurrence"  #: announce the due occurrences of a schedule: tenant, name
 
 
 @dataclass(frozen=True, slots=True)
 class DueTimer:
-    """What is to wake at `minute` (UTC): `named`, of this `kind`; `partition`, `row` and `etag` are its row's."""
+    """A timer of `kind` for `subject` that is due at `minute` (UTC), with the keys and the ETag of its row."""
 
     kind: str
-    named: Sequence[str]
+    subject: Sequence[str]
     minute: datetime
     partition: str
     row: str
@@ -40,31 +40,34 @@ class Timers:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def put(self, at: datetime, kind: str, *named: str) -> None:
-        """Wake what is named in the first minute that begins at or after `at`; the same again changes nothing."""
-        key = ";".join(named)
+    async def put(self, at: datetime, kind: str, *subject: str) -> None:
+        """Set a timer for the first minute that begins at or after `at`; to repeat it has no effect."""
+        key = ";".join(subject)
         minute = at.astimezone(UTC) + timedelta(seconds=59, microseconds=999_999)
         partition = f"{minute:%Y-%m-%dT%H:%M};{keys.shard(key)}"
         await self._table.put(
             {"PartitionKey": partition, "RowKey": f"{kind};{keys.key(key)}", "v": VERSION, "key": key}
         )
 
-    async def until(self, now: datetime, size: int) -> AsyncIterator[list[DueTimer]]:
-        """All that are due at `now`, oldest minute first, `size` at a time, each once, also where it is not removed."""
+    async def read_due(self, now: datetime, size: int) -> AsyncIterator[list[DueTimer]]:
+        """Yield the timers that are due at `now`, `size` at a time, the oldest minute first.
+
+        Each timer is yielded once, even if it is not deleted.
+        """
         end = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M};~"
         async for rows in self._table.pages("PartitionKey lt @end", {"end": end}, size=size):
-            yield [_waking(row) for row in rows]
+            yield [_due_timer(row) for row in rows]
 
-    async def done(self, wakings: Iterable[DueTimer]) -> None:
-        """Forget them, as their effect is stored; what was put again since it was read is due again."""
-        rows: dict[str, dict[str, str]] = {}
-        for waking in wakings:
-            rows.setdefault(waking.partition, {})[waking.row] = waking.etag
-        await asyncio.gather(*(self._table.clear(partition, those) for partition, those in rows.items()))
+    async def delete(self, timers: Iterable[DueTimer]) -> None:
+        """Delete timers whose effect is stored; a timer that was set again since it was read stays."""
+        partitions: dict[str, dict[str, str]] = {}
+        for timer in timers:
+            partitions.setdefault(timer.partition, {})[timer.row] = timer.etag
+        await asyncio.gather(*(self._table.clear(partition, rows) for partition, rows in partitions.items()))
 
 
-def _waking(row: Row) -> DueTimer:
+def _due_timer(row: Row) -> DueTimer:
     partition, kind = row["PartitionKey"], row["RowKey"].split(";", 1)[0]
     minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
-    # The whole key is a column, as it may be too long for a row's, or hold what that may not.
+    # The subject is read from a column: a row key may be hashed because of its length, or encoded.
     return DueTimer(kind, row["key"].split(";", 1), minute, partition, row["RowKey"], etag_of(row))

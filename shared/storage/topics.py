@@ -1,4 +1,4 @@
-"""Table Topics: who has subscribed to which topic."""
+"""Table Topics: the subscribers of each topic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Topics:
         self._table = table
 
     async def subscribe(self, tenant: str, topic: str, recipient: str) -> None:
-        """Subscribe a recipient, `u:` and an Entra object id or `c:` and a conversation id."""
+        """Subscribe a recipient: `u:` and an Entra object id, or `c:` and a conversation id."""
         row = {"PartitionKey": _partition(tenant, topic), "RowKey": keys.key(recipient)}
         await self._table.put(row | {"recipient": recipient, "v": VERSION})
 
@@ -23,7 +23,7 @@ class Topics:
         await self._table.delete(_partition(tenant, topic), keys.key(recipient))
 
     async def subscribers(self, tenant: str, topic: str, after: str, limit: int) -> tuple[Sequence[str], str]:
-        """Up to `limit` subscribers, and the place to go on after; "" at the end."""
+        """Return up to `limit` subscribers, and the cursor of the next page ("" at the end)."""
         rows = await self._table.query(
             "PartitionKey eq @partition and RowKey gt @after",
             {"partition": _partition(tenant, topic), "after": after},
@@ -33,4 +33,4 @@ class Topics:
 
 
 def _partition(tenant: str, topic: str) -> str:
-    return keys.key(f"{tenant};{keys.digest(topic.strip().casefold())}")
+    return keys.key(f"{tenant};{keys.hash_of(topic.strip().casefold())}")

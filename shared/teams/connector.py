@@ -1,8 +1,8 @@
-"""A client of the Bot Connector: the REST API of the Bot Framework that sends, edits and deletes messages.
+"""Client of the Bot Connector, the REST API of the Bot Framework that sends, edits and deletes messages.
 
 One pooled session serves all requests. An activity is passed as the bytes of its JSON, so that one message to many
-people is encoded once. Every result is an `Outcome`: nothing is raised, and nothing is retried except a request that
-was refused for its token.
+people is encoded once. Every result is an `Outcome`: the methods raise nothing for what Teams answers, and retry only a
+request whose token was refused.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from shared.teams.outcome import Outcome, Verdict, classify
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
 
-#: Seconds that a request to Teams may take in all, and to connect.
-TIMEOUT = 30
-CONNECT_TIMEOUT = 10
-#: Seconds for which nothing is sent to a tenant when our token is not accepted: that needs a person.
-TOKEN_PAUSE = 60.0
-#: Seconds to wait after a 429 that names no time, by chance in between (full jitter).
-THROTTLED_PAUSE = (1.0, 5.0)
+#: Timeout of a request to Teams, and of its connection.
+TIMEOUT_SECONDS = 30
+CONNECT_TIMEOUT_SECONDS = 10
+#: Pause of a tenant's lane if the bot's token is not accepted: an operator must correct the settings.
+TOKEN_PAUSE_SECONDS = 60.0
+#: Range of the random pause after a 429 without Retry-After.
+THROTTLED_PAUSE_SECONDS = (1.0, 5.0)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where requests go: the tenant's lane, whether they pass others in it, and the serviceUrl."""
+    """The tenant and serviceUrl of a request, and whether it goes before those that are not urgent."""
 
     tenant: str
     service_url: str
@@ -52,13 +52,14 @@ class Connector:
         tokens: Tokens,
         allowed: Callable[[str], bool],
         clock: Callable[[], datetime],
-        pacer: RateLimiter | None,
+        rate_limiter: RateLimiter | None,
     ) -> None:
-        """`allowed` says whether a serviceUrl may be given our token. Without a `pacer` nothing waits for its turn."""
-        self._session, self._tokens, self._allowed, self._clock, self._pacer = session, tokens, allowed, clock, pacer
+        """`allowed` returns whether the bot's token may be sent to a serviceUrl; without a limiter nothing waits."""
+        self._session, self._tokens, self._allowed, self._clock = session, tokens, allowed, clock
+        self._rate_limiter = rate_limiter
 
     async def create_conversation(self, route: Route, bot_id: str, user: str) -> Outcome:
-        """Open the personal chat with a person, by Entra object id or `29:` id; the same one where it exists."""
+        """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one."""
         body: dict[str, Any] = {
             "isGroup": False,
             "bot": {"id": bot_id},
@@ -69,21 +70,21 @@ class Connector:
         return await self._request("POST", route, "/v3/conversations", orjson.dumps(body))
 
     async def send(self, route: Route, conversation: str, activity: bytes) -> Outcome:
-        """Send an activity to a conversation; `activity_id` of the outcome is its id in Teams."""
+        """Send an activity to a conversation; the outcome has its `activity_id`."""
         return await self._request("POST", route, _path(conversation), activity, conversation)
 
     async def update(self, route: Route, conversation: str, activity_id: str, activity: bytes) -> Outcome:
-        """Replace an activity that was sent."""
+        """Replace a sent activity."""
         return await self._request("PUT", route, _path(conversation, activity_id), activity, conversation)
 
     async def delete(self, route: Route, conversation: str, activity_id: str) -> Outcome:
-        """Take an activity back that was sent."""
+        """Delete a sent activity."""
         return await self._request("DELETE", route, _path(conversation, activity_id), b"", conversation)
 
     async def members(self, route: Route, conversation: str, size: int, continuation: str) -> Outcome:
-        """A page of the people in a conversation or team; `body` of the outcome is Teams' `PagedMembersResult`."""
-        asked = {"pageSize": str(size)} | ({"continuationToken": continuation} if continuation else {})
-        path = f"/v3/conversations/{quote(conversation, safe='')}/pagedmembers?{urlencode(asked)}"
+        """Read a page of the members of a conversation or team; the outcome's `body` is Teams' `PagedMembersResult`."""
+        query = {"pageSize": str(size)} | ({"continuationToken": continuation} if continuation else {})
+        path = f"/v3/conversations/{quote(conversation, safe='')}/pagedmembers?{urlencode(query)}"
         return await self._request("GET", route, path, b"")
 
     async def _request(self, method: str, route: Route, path: str, body: bytes, conversation: str = "") -> Outcome:
@@ -91,31 +92,32 @@ class Connector:
             return Outcome(Verdict.FAILED, Reason.HOST_NOT_ALLOWED)
         url = URL(route.service_url.rstrip("/") + path, encoded=True)
         lane = channel_of(conversation)
-        outcome, token = await self._once(method, route, url, body, lane, "")
+        outcome, token = await self._attempt(method, route, url, body, lane, "")
         if outcome.reason is Reason.UNAUTHORIZED and token:
-            outcome, _ = await self._once(method, route, url, body, lane, token)
+            outcome, _ = await self._attempt(method, route, url, body, lane, token)
         if outcome.reason is Reason.THROTTLED:
             wait = outcome.retry_after
-            outcome = replace(outcome, retry_after=random.uniform(*THROTTLED_PAUSE) if wait is None else wait)  # noqa: S311
+            outcome = replace(outcome, retry_after=random.uniform(*THROTTLED_PAUSE_SECONDS) if wait is None else wait)  # noqa: S311
         elif outcome.reason in (Reason.UNAUTHORIZED, Reason.NO_TOKEN):
-            log.error("Teams takes no message of ours (%s): check MicrosoftAppId and its secret", outcome.reason)
-            outcome = replace(outcome, retry_after=TOKEN_PAUSE)
-        if self._pacer and outcome.reason in _HOLDS and outcome.retry_after:
-            # All that we send keeps the windows of its conversation, by our count: so the tenant is full as well.
-            await self._pacer.hold_tenant(route.tenant, outcome.retry_after)
+            log.error("Teams does not accept the bot's token (%s): check MicrosoftAppId and its secret", outcome.reason)
+            outcome = replace(outcome, retry_after=TOKEN_PAUSE_SECONDS)
+        if self._rate_limiter and outcome.reason in _PAUSING and outcome.retry_after:
+            # By our count each conversation is within its limits, so the limit of the tenant may be reached, too.
+            await self._rate_limiter.pause_tenant(route.tenant, outcome.retry_after)
             if lane and outcome.reason is Reason.THROTTLED:
-                await self._pacer.hold_conversation(route.tenant, lane, outcome.retry_after)
+                await self._rate_limiter.pause_conversation(route.tenant, lane, outcome.retry_after)
         return outcome
 
-    async def _once(
-        self, method: str, route: Route, url: URL, body: bytes, lane: str, refused: str
+    async def _attempt(
+        self, method: str, route: Route, url: URL, body: bytes, lane: str, refused_token: str
     ) -> tuple[Outcome, str]:
+        """Send the request once; return the outcome, and the token that was used."""
         try:
-            token = await self._tokens.get(instead_of=refused)
-            if self._pacer:
-                await self._pacer.turn(route.tenant, lane, urgent=route.urgent)
+            token = await self._tokens.get(refused=refused_token)
+            if self._rate_limiter:
+                await self._rate_limiter.wait_for_slot(route.tenant, lane, urgent=route.urgent)
         except NoToken as error:
-            log.error("The token service refuses us a token (%s)", error)
+            log.error("The token service returned no token (%s): check MicrosoftAppId and its secret", error)
             return Outcome(Verdict.RETRY, Reason.NO_TOKEN), ""
         except RetryLater as later:
             return Outcome(Verdict.RETRY, Reason.PACED, later.seconds), ""
@@ -123,7 +125,7 @@ class Connector:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            # No redirect is followed: it would carry the token to wherever it points.
+            # Redirects are not followed, because they would send the token to another host.
             async with self._session.request(
                 method, url, data=body or None, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as answer:
@@ -134,8 +136,9 @@ class Connector:
             return Outcome(Verdict.UNKNOWN, Reason.NO_ANSWER), token
 
 
-_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=CONNECT_TIMEOUT)
-_HOLDS = (Reason.THROTTLED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
+_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
+#: Reasons that pause the tenant's lane.
+_PAUSING = (Reason.THROTTLED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 
 def _path(conversation: str, activity_id: str = "") -> str:

@@ -1,6 +1,6 @@
-"""Decide to which serviceUrl a token of ours may be sent.
+"""Decide to which serviceUrl the bot's token may be sent.
 
-Teams' own hosts are those of "Send proactive messages" (Microsoft Learn): one for each Microsoft cloud.
+The hosts of Teams are those of "Send proactive messages" (Microsoft Learn), one for each Microsoft cloud.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEAMS_HOSTS = frozenset(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` (a name or an address, without a port) is this machine itself."""
+    """Return whether `host` (a name or an address, without a port) is this machine."""
     if host == "localhost":
         return True
     try:
@@ -30,10 +30,10 @@ def is_loopback(host: str) -> bool:
 
 
 def allowed_service_url(url: str, *, hosts: Set[str], loopback_only: bool = False) -> bool:
-    """Whether `url` leads to Teams: https to a host of Teams, or to one of `hosts` (`host` or `host:port`).
+    """Return whether `url` is https to a host of Teams or to one of `hosts` (`host` or `host:port`).
 
-    Plain http is taken only to loopback. `loopback_only` (running without an app id) takes loopback alone, of
-    any port.
+    Plain http is allowed only to loopback. With `loopback_only` (without an app id) only loopback is allowed, on any
+    port.
     """
     try:
         parts = urlsplit(url)

@@ -1,7 +1,7 @@
-"""Interpret an answer of Teams, or the lack of one.
+"""Interpret an answer of Teams to a request.
 
-The table is that of "Status codes from bot conversational APIs" (Microsoft Learn, Teams platform), with both documented
-shapes of an error body.
+The rules are those of "Status codes from bot conversational APIs" (Microsoft Learn, Teams platform), with both
+documented shapes of an error body.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from shared.states import Reason
 
 
 class Verdict(StrEnum):
-    DONE = "done"  #: Teams did what was asked
-    RETRY = "retry"  #: it did not, and may do so later
-    UNKNOWN = "unknown"  #: it may have done it
+    DONE = "done"  #: Teams executed the request
+    RETRY = "retry"  #: it did not, and a retry may succeed
+    UNKNOWN = "unknown"  #: it may have executed it
     SUPPRESSED = "suppressed"  #: this recipient cannot be reached
-    FAILED = "failed"  #: it will never do it
+    FAILED = "failed"  #: it did not, and a retry cannot succeed
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request: the verdict, why, and of a success the JSON object in its body.
+    """The result of one request: the verdict, the reason, and after success the JSON object in the body.
 
-    `retry_after` is seconds, where a time is known. `activity_id` and `conversation_id` are those in the answer.
+    `retry_after` is in seconds, None if unknown. `activity_id` and `conversation_id` are those in the answer.
     """
 
     verdict: Verdict
@@ -63,9 +63,9 @@ _BY_STATUS = {
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
-    """The outcome of an answer; `headers` are case-insensitive, `now` has a zone."""
+    """Return the outcome of an answer; `headers` must be case-insensitive and `now` aware."""
     if 200 <= status < 300:
-        # A text beside an attachment is accepted with 202 and no body, and update and delete have none either.
+        # There is no body after update and delete, and after 202 to a text with an attachment.
         value = _json(body)
         identifier = value.get("activityId") or value.get("id")
         return Outcome(Verdict.DONE, activity_id=_text(identifier), conversation_id=_text(value.get("id")), body=value)
@@ -75,7 +75,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
             return Outcome(Verdict.FAILED, Reason.WRONG_CLOUD)
         if code == "NotEnoughPermissions":
             return Outcome(Verdict.FAILED, Reason.NOT_PERMITTED)
-        # An unknown one is final all the same: bodies that are not documented occur.
+        # An unknown code is final, too: Teams also sends bodies that are not documented.
         return Outcome(Verdict.SUPPRESSED, _BY_CODE.get(code, Reason.NOT_PERMITTED))
     verdict, reason = _BY_STATUS.get(
         status, (Verdict.UNKNOWN, Reason.NO_ANSWER) if status > 500 else (Verdict.FAILED, Reason.BAD_REQUEST)
@@ -84,9 +84,9 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
 
 
 def error_code(body: bytes) -> str:
-    """The code in an error body of either documented shape; "" where there is none.
+    """Return the code in an error body, "" if there is none.
 
-    The one is `{"error": {"code"}}`, the other `{"errorCode", "message": "{\\"subCode\\": ...}"}`.
+    The documented shapes are `{"error": {"code"}}` and `{"errorCode", "message": "{\\"subCode\\": ...}"}`.
     """
     value = _json(body)
     error = value.get("error")
@@ -98,7 +98,7 @@ def error_code(body: bytes) -> str:
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds until the time of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None where unreadable."""
+    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None if it is invalid."""
     if not header:
         return None
     if header.strip().isdecimal():

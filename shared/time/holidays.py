@@ -66,7 +66,7 @@ class _Event:
     def spans(self, first: date) -> Iterator[tuple[date, timedelta]]:
         """Yield the first day and the length of each occurrence that ends after `first`, in order."""
         before = first - self.length
-        walls = self.rule.walls(datetime.combine(before, time())) if self.rule else (self.start,)
+        walls = self.rule.wall_times(datetime.combine(before, time())) if self.rule else (self.start,)
         for start in (wall.date() for wall in walls):
             if start > before and start not in self.excluded:
                 yield start, self.length

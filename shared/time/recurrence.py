@@ -1,9 +1,9 @@
-"""Recurring announcements: cron expressions and recurrence rules, on the wall time of a zone.
+"""Recurring announcements: cron expressions and RRULEs, evaluated on the wall time of a zone.
 
-A rule is evaluated on wall times alone; each occurrence then becomes an instant. A wall time that clocks skip becomes
-the first instant after the gap, one that they repeat the first of the two. For a rule with fixed times this is what
-Debian's cron does, as `cronsim` does. One with several times an hour (`*/15 * * * *`) pauses while an hour is repeated,
-and occurs once, at its end, for all of a gap.
+A rule yields wall times; each of them is then converted to an instant. A wall time that clocks skip becomes the first
+instant after the gap, and one that they repeat the first of the two. For fixed times this is what Debian's cron and
+`cronsim` do. A rule with several times an hour (`*/15 * * * *`) pauses while an hour is repeated, and has one
+occurrence for a gap, at its end.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from shared.time.localtime import second_utc, to_utc, to_wall_time
 
 #: Longest rule, in characters.
 MAX_RULE_CHARS = 500
-#: Most occurrences that a rule with a COUNT has; each is counted from the start, for every answer.
+#: Largest COUNT. Such a rule is evaluated from its start each time.
 MAX_COUNT = 10_000
-#: Most numbers of a BYSETPOS: for each, all days of a month or year are gone through.
+#: Most numbers of a BYSETPOS. For each of them dateutil reads all days of a month or year.
 MAX_POSITIONS = 12
-#: The years (both included) in which a rule starts, ends and is heard.
+#: First and last year in which a rule may start, end and have occurrences.
 YEARS = (1900, 2300)
-#: A rule that falls only on dates to skip for so long is not followed any further.
+#: A rule ends once it has had only dates to skip for so long.
 MAX_SKIPPED = timedelta(days=20 * 366)
 
 _FREQUENCIES = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 _WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _SINGLE = {"INTERVAL": range(1, 1001), "COUNT": range(1, MAX_COUNT + 1), "BYMINUTE": range(60)}
-# dateutil takes the days of a week 53 that are in the new year for week 52, and the other way round.
+# dateutil counts days of week 53 that lie in the new year to week 52, and the other way round.
 _SEVERAL = {"BYHOUR": range(24), "BYMONTH": range(1, 13), "BYWEEKNO": range(1, 52)}
-_FROM_THE_END_TOO = {"BYMONTHDAY": range(1, 32), "BYYEARDAY": range(1, 367), "BYSETPOS": range(1, 367)}
-_PARTS = ("FREQ", "UNTIL", "WKST", "BYDAY", *_SINGLE, *_SEVERAL, *_FROM_THE_END_TOO)
+_NEGATIVE_TOO = {"BYMONTHDAY": range(1, 32), "BYYEARDAY": range(1, 367), "BYSETPOS": range(1, 367)}
+_PARTS = ("FREQ", "UNTIL", "WKST", "BYDAY", *_SINGLE, *_SEVERAL, *_NEGATIVE_TOO)
 _ONLY_WITH = {
     "BYMONTHDAY": ("DAILY", "MONTHLY", "YEARLY"),
     "BYYEARDAY": ("YEARLY",),
@@ -45,18 +45,18 @@ _VALUE = re.compile(r"[A-Z0-9,+-]+")
 _NUMBER = re.compile(r"[+-]?\d{1,5}")
 _BYDAY = re.compile(rf"([+-]?\d{{1,2}})?({'|'.join(_WEEKDAYS)})")
 _UNTIL = re.compile(r"\d{8}(T\d{6})?")
-# A rule that matches no day is followed to the end of the calendar, the year 9999. The calendar repeats every 400
-# years, weekdays included: 7,600 years on, the end is near.
-_LATER = 7600
+# dateutil follows a rule that matches no day to the year 9999. The calendar repeats every 400 years, weekdays included,
+# so rules are evaluated 7,600 years later, close to that end.
+_SHIFT_YEARS = 7600
 _FIRST, _LAST = datetime(YEARS[0], 1, 1), datetime(YEARS[1], 12, 31, 23, 59)  # noqa: DTZ001 (wall times)
 _MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """When a rule is heard: its wall time (without a zone), the instant (UTC), and where clocks moved it.
+    """The wall time (without a zone) of an occurrence, its instant (UTC), and a note if a clock change affects it.
 
-    `name` tells it from all others of its rule, in every zone alike.
+    `name` identifies it among the occurrences of its rule, in every zone.
     """
 
     wall: datetime
@@ -72,11 +72,11 @@ class Occurrence:
 class Recurrence:
     """A cron expression of 5 fields, or an RRULE (RFC 5545) whose DTSTART is `start`.
 
-    `start` and `end` are wall times (without a zone, whole minutes, both included); on the dates of `skip` nothing
-    is heard. Raises `ValueError` with one line.
+    `start` and `end` are wall times (without a zone, whole minutes, both included); dates of `skip` are left out.
+    Raises `ValueError` with one line.
 
-    >>> next(Recurrence("0 9 * * mon-fri").coming(datetime(2026, 12, 4, 12, tzinfo=UTC), zone("Europe/Berlin"))).name
-    '2026-12-07T09:00'
+    >>> next(Recurrence("0 9 * * mon-fri").wall_times(datetime(2026, 12, 4, 12)))
+    datetime.datetime(2026, 12, 7, 9, 0)
     """
 
     rule: str
@@ -90,31 +90,31 @@ class Recurrence:
             raise ValueError(f"a rule has at most {MAX_RULE_CHARS} characters")
         self._unbounded(_FIRST)
 
-    def coming(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
-        """All occurrences in `zone` strictly after an instant, one at each, in order; often without end."""
-        for each in self.each_wall(after, zone):
-            if each.at > after:
-                yield each
-                after = each.at
+    def occurrences(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
+        """Yield the occurrences in `zone` strictly after an instant, one per instant, in order, often without end."""
+        for occurrence in self.occurrences_by_wall_time(after, zone):
+            if occurrence.at > after:
+                yield occurrence
+                after = occurrence.at
 
-    def each_wall(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
-        """As `coming`, but with each wall time: several that clocks skip come together, at the end of the gap."""
-        for wall in self.walls(to_wall_time(after, zone)):
+    def occurrences_by_wall_time(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
+        """Yield an occurrence for each wall time: several that clocks skip have one instant, the end of the gap."""
+        for wall in self.wall_times(to_wall_time(after, zone)):
             if (at := to_utc(wall, zone)) > after:
                 yield Occurrence(wall, at, _note(wall, at, zone))
 
-    def walls(self, after: datetime) -> Iterator[datetime]:
-        """All its wall times strictly after one, in order; often without end."""
-        end, rest_ends = self.end or _LAST, None
+    def wall_times(self, after: datetime) -> Iterator[datetime]:
+        """Yield the wall times of the rule strictly after one, in order; often without end."""
+        end, give_up = self.end or _LAST, None
         for wall in self._unbounded(min(max(after, (self.start or _FIRST) - _MOMENT), end)):
             if wall > end:
                 return
             if wall.date() not in self.skip:
                 yield wall
-                rest_ends = None
-            elif rest_ends is None:
-                rest_ends = wall + MAX_SKIPPED
-            elif wall > rest_ends:
+                give_up = None
+            elif give_up is None:
+                give_up = wall + MAX_SKIPPED
+            elif wall > give_up:
                 return
 
     def _unbounded(self, after: datetime) -> Iterator[datetime]:
@@ -124,7 +124,7 @@ class Recurrence:
 
 
 def check_span(start: datetime | None, end: datetime | None) -> None:
-    """Raises `ValueError` with one line where a rule cannot be heard from `start` to `end`."""
+    """Raise `ValueError` with one line if a rule cannot run from `start` to `end`."""
     for name, wall in (("start", start), ("end", end)):
         if wall and (wall.tzinfo or wall.second or wall.microsecond or not YEARS[0] <= wall.year <= YEARS[1]):
             raise ValueError(f"{name} must be a wall time in the years {YEARS[0]} to {YEARS[1]}, in whole minutes")
@@ -133,8 +133,8 @@ def check_span(start: datetime | None, end: datetime | None) -> None:
 
 
 def _note(wall: datetime, at: datetime, zone: ZoneInfo) -> str:
-    if (then := to_wall_time(at, zone)) != wall:
-        return f"clocks skip {wall:%H:%M}: at {then:%H:%M} of {then:%Y-%m-%d}"
+    if (moved := to_wall_time(at, zone)) != wall:
+        return f"clocks skip {wall:%H:%M}: at {moved:%H:%M} of {moved:%Y-%m-%d}"
     return f"clocks show {wall:%H:%M} twice: the first time" if second_utc(wall, zone) else ""
 
 
@@ -142,39 +142,39 @@ def _cron_walls(rule: str, after: datetime, skip: Container[date]) -> Iterator[d
     from cronsim import CronSim, CronSimError
 
     if len(rule.split()) != 5:
-        raise ValueError(f"{rule!r} is no cron expression of 5 fields, such as 0 9 * * mon-fri, and no RRULE")
+        raise ValueError(f"{rule!r} is neither a cron expression of 5 fields, such as 0 9 * * mon-fri, nor an RRULE")
     try:
         walls = CronSim(rule, after)
     except CronSimError as error:
-        raise ValueError(f"{rule!r} is no cron expression: {str(error).lower()}") from None
+        raise ValueError(f"{rule!r} is not a cron expression: {str(error).lower()}") from None
 
-    def each() -> Iterator[datetime]:
+    def without_skipped_days() -> Iterator[datetime]:
         for wall in walls:
             yield wall
-            if wall.date() in skip:  # at once, as a day may have 1,440 of them
+            if wall.date() in skip:  # jump to the day's end: it may have 1,440 occurrences
                 walls.dt = datetime.combine(wall.date(), time(23, 59))
 
-    return each()
+    return without_skipped_days()
 
 
 def _rrule_walls(rule: str, start: datetime | None, after: datetime) -> Iterator[datetime]:
     from dateutil.rrule import rrulestr
 
     if start is None:
-        raise ValueError("an RRULE needs a start: the wall time from which it counts")
+        raise ValueError("an RRULE needs a start, the wall time from which it counts")
     parts = _parts(rule)
     until, count = _until(parts.pop("UNTIL", "")), int(parts.pop("COUNT", 0))
-    # A rule without a COUNT is not followed from its start, which may be centuries ago, but from the period of `after`.
-    begin = _begin(parts, start.date(), start.date() if count else max(start, after).date())
+    # A rule without a COUNT is evaluated from the period of `after`: its start may be centuries ago.
+    first = _period_start(parts, start.date(), start.date() if count else max(start, after).date())
     parts = _defaults(parts["FREQ"], start, parts.keys()) | parts
     text = ";".join(f"{name}={value}" for name, value in parts.items())
-    later = rrulestr(text, dtstart=datetime.combine(begin.replace(year=begin.year + _LATER), time()))
-    walls = dropwhile(start.__gt__, (wall.replace(year=wall.year - _LATER) for wall in later))
+    later = rrulestr(text, dtstart=datetime.combine(first.replace(year=first.year + _SHIFT_YEARS), time()))
+    walls = dropwhile(start.__gt__, (wall.replace(year=wall.year - _SHIFT_YEARS) for wall in later))
     return dropwhile(after.__ge__, takewhile(until.__ge__, islice(walls, count or None)))
 
 
-def _begin(parts: Mapping[str, str], start: date, day: date) -> date:
-    """The first day of the last period (day, week, month or year) up to `day` that counts from that of `start`."""
+def _period_start(parts: Mapping[str, str], start: date, day: date) -> date:
+    """Return the first day of the last period (day, week, month or year) up to `day`, by the rule's INTERVAL."""
     frequency, interval = parts["FREQ"], int(parts.get("INTERVAL", 1))
     if frequency in ("DAILY", "WEEKLY"):
         into_week = (start.weekday() - _WEEKDAYS.index(parts.get("WKST", "MO"))) % 7
@@ -188,7 +188,7 @@ def _begin(parts: Mapping[str, str], start: date, day: date) -> date:
 
 
 def _defaults(frequency: str, start: datetime, given: Collection[str]) -> dict[str, str]:
-    """What a rule takes from its start."""
+    """Return the parts that a rule takes from its start."""
     found = {"BYHOUR": str(start.hour), "BYMINUTE": str(start.minute)}
     if {"BYDAY", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO"}.isdisjoint(given):
         if frequency == "WEEKLY":
@@ -205,19 +205,19 @@ def _parts(rule: str) -> dict[str, str]:
     parts = {name: value for name, _, value in pairs}
     if not parts.keys() <= set(_PARTS) or len(parts) < len(pairs) or not all(map(_VALUE.fullmatch, parts.values())):
         known = ", ".join(_PARTS)
-        raise ValueError(f"{rule!r} is no RRULE, such as FREQ=WEEKLY;BYDAY=MO; it has each at most once of {known}")
+        raise ValueError(f"{rule!r} is not an RRULE such as FREQ=WEEKLY;BYDAY=MO, with each of {known} at most once")
     if parts.get("FREQ") not in _FREQUENCIES:
-        raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}; what comes more often is a cron expression")
-    for name, numbers in (_SINGLE | _SEVERAL | _FROM_THE_END_TOO).items():
+        raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}; use a cron expression for more often")
+    for name, numbers in (_SINGLE | _SEVERAL | _NEGATIVE_TOO).items():
         if name in parts and not _are_numbers(name, parts[name], numbers):
             must = "one number" if name in _SINGLE else "numbers"
-            or_end = f", or from -{numbers[-1]} to -1" if name in _FROM_THE_END_TOO else ""
+            or_end = f", or from -{numbers[-1]} to -1" if name in _NEGATIVE_TOO else ""
             raise ValueError(f"{name} must be {must} from {numbers[0]} to {numbers[-1]}{or_end}")
     for name, frequencies in _ONLY_WITH.items():
         if name in parts and parts["FREQ"] not in frequencies:
-            raise ValueError(f"{name} goes only with a FREQ of {' or '.join(frequencies)}")
+            raise ValueError(f"{name} is only supported with a FREQ of {' or '.join(frequencies)}")
     if "COUNT" in parts and "UNTIL" in parts:
-        raise ValueError("COUNT and UNTIL exclude each other")
+        raise ValueError("COUNT and UNTIL cannot be combined")
     if parts.get("WKST", "MO") not in _WEEKDAYS:
         raise ValueError(f"WKST must be one of {', '.join(_WEEKDAYS)}")
     if "BYDAY" in parts:
@@ -225,7 +225,7 @@ def _parts(rule: str) -> dict[str, str]:
     if "BYWEEKNO" in parts:
         _check_weeks(parts)
     if "BYSETPOS" in parts and not any(name.startswith("BY") for name in parts.keys() - {"BYSETPOS"}):
-        raise ValueError("BYSETPOS needs another BY part, such as BYDAY: what it chooses from")
+        raise ValueError("BYSETPOS needs another BY part to choose from, such as BYDAY")
     if len(parts.get("BYSETPOS", "").split(",")) > MAX_POSITIONS:
         raise ValueError(f"BYSETPOS has at most {MAX_POSITIONS} numbers")
     return parts
@@ -234,7 +234,7 @@ def _parts(rule: str) -> dict[str, str]:
 def _are_numbers(name: str, text: str, numbers: range) -> bool:
     values = text.split(",")
     return (len(values) == 1 or name not in _SINGLE) and all(
-        _NUMBER.fullmatch(value) and (int(value) in numbers or (name in _FROM_THE_END_TOO and -int(value) in numbers))
+        _NUMBER.fullmatch(value) and (int(value) in numbers or (name in _NEGATIVE_TOO and -int(value) in numbers))
         for value in values
     )
 
@@ -243,11 +243,11 @@ def _check_weekdays(parts: Mapping[str, str]) -> None:
     days = [_BYDAY.fullmatch(day) for day in parts["BYDAY"].split(",")]
     numbers = [int(day[1]) for day in days if day and day[1]]
     if not all(days):
-        raise ValueError(f"BYDAY must be of {', '.join(_WEEKDAYS)}, as MO,FR or -1FR is")
+        raise ValueError(f"BYDAY must consist of {', '.join(_WEEKDAYS)}, such as MO,FR or -1FR")
     if numbers and (parts["FREQ"] not in ("MONTHLY", "YEARLY") or "BYWEEKNO" in parts):
-        raise ValueError("BYDAY has numbers only where FREQ is MONTHLY or YEARLY, and without BYWEEKNO")
+        raise ValueError("BYDAY may have numbers only with a FREQ of MONTHLY or YEARLY, and without BYWEEKNO")
     if 0 < len(numbers) < len(days):
-        raise ValueError("BYDAY must have a number with each weekday, or with none: MO,-1FR are two rules")
+        raise ValueError("BYDAY must have a number with every weekday or with none; use two rules for MO,-1FR")
     most = 5 if parts["FREQ"] == "MONTHLY" or "BYMONTH" in parts else 53
     if not all(1 <= abs(number) <= most for number in numbers):
         raise ValueError(f"the numbers of BYDAY must be from 1 to {most} here, or from -{most} to -1")
@@ -255,14 +255,14 @@ def _check_weekdays(parts: Mapping[str, str]) -> None:
 
 def _check_weeks(parts: Mapping[str, str]) -> None:
     if "BYDAY" not in parts:
-        raise ValueError("BYWEEKNO needs BYDAY: which days of the week")
-    # Days of week 1 may be in December. dateutil counts them to that year, and not to that of their week.
+        raise ValueError("BYWEEKNO needs BYDAY")
+    # Days of week 1 may lie in December: dateutil counts them to that year instead of the year of their week.
     if int(parts.get("INTERVAL", 1)) > 1 or "BYSETPOS" in parts:
-        raise ValueError("BYWEEKNO goes neither with an INTERVAL above 1 nor with BYSETPOS")
+        raise ValueError("BYWEEKNO cannot be combined with an INTERVAL above 1 or with BYSETPOS")
 
 
 def _until(text: str) -> datetime:
-    """The last wall time by an UNTIL; a date counts as a whole."""
+    """Return the last wall time that an UNTIL allows; a date includes the whole day."""
     if not text:
         return _LAST
     try:

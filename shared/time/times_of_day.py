@@ -1,4 +1,4 @@
-"""Parse and format times of day and days of the week, as people write them in a chat."""
+"""Parse and format times of day and weekdays as people write them in a chat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import time
 
-#: Short names of the days, in the order of `datetime.weekday()`; what follows them may be written too (Monday).
+#: Short names of the days, in the order of `datetime.weekday()`.
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FULL = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
@@ -17,38 +17,38 @@ WEEKEND = EVERY_DAY - WORKDAYS
 _CLOCK = re.compile(r"([01]?\d|2[0-3])[:.]([0-5]\d)", re.ASCII)
 
 
-def clock(text: str) -> time:
-    """The time of day of `9:00` or `17:30`; raises `ValueError` with one line."""
+def parse_time_of_day(text: str) -> time:
+    """Return the time of `9:00` or `17:30`; raises `ValueError` with one line."""
     if not (found := _CLOCK.fullmatch(text)):
-        raise ValueError(f"{text!r} is no time of day, such as 09:00 or 17:30")
+        raise ValueError(f"{text!r} is not a time of day, such as 09:00 or 17:30")
     return time(int(found[1]), int(found[2]))
 
 
-def weekday(text: str) -> int:
-    """The day of the week (Monday is 0) of `mon`, `Mon` or `Monday`; raises `ValueError` with one line."""
+def parse_weekday(text: str) -> int:
+    """Return the weekday (Monday is 0) of `mon`, `Mon.` or `Monday`; raises `ValueError` with one line."""
     name = text.casefold().rstrip(".")
     for number, full in enumerate(_FULL):
         if len(name) >= 3 and full.startswith(name):
             return number
-    raise ValueError(f"{text!r} is no day of the week, such as mon or friday")
+    raise ValueError(f"{text!r} is not a day of the week, such as mon or friday")
 
 
-def weekdays(text: str) -> frozenset[int]:
-    """The days of `mon-fri`, `fri-mon`, `sat,sun`, `daily`, `weekdays` or `weekend`; raises `ValueError`."""
+def parse_weekdays(text: str) -> frozenset[int]:
+    """Return the weekdays of `mon-fri`, `fri-mon`, `sat,sun`, `daily`, `weekdays` or `weekend`; raises `ValueError`."""
     named = {"daily": EVERY_DAY, "weekdays": WORKDAYS, "weekend": WEEKEND, "weekends": WEEKEND}
     if (known := named.get(text.casefold())) is not None:
         return known
     days: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        start = weekday(first.strip())
-        length = (weekday(last.strip()) - start) % 7 if dash else 0
+        start = parse_weekday(first.strip())
+        length = (parse_weekday(last.strip()) - start) % 7 if dash else 0
         days |= {(start + step) % 7 for step in range(length + 1)}
     return frozenset(days)
 
 
 def format_weekdays(days: Iterable[int]) -> str:
-    """`mon-fri`, `sat,sun`, `fri-mon`: what `weekdays` reads; three and more in a row are a span, also over Sunday."""
+    """Return weekdays as `parse_weekdays` reads them; three or more in a row are a span, also across Sunday."""
     left, spans = set(days), []
     if left == EVERY_DAY:
         return "mon-sun"

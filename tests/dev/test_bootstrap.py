@@ -1,4 +1,4 @@
-"""How `dev.py` makes `.venv` and installs the Node packages."""
+"""`local.bootstrap`: the creation of `.venv` and the installation of the Node packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local.bootstrap import Missing, Setup, find_python, node, reason
+from local.bootstrap import Setup, SetupError, find_node, find_python, find_reason
 
 ROOT = Path(__file__).parents[2]
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -17,75 +17,77 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 posix = pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
 
 
-def script(folder: Path, name: str, text: str) -> None:
-    """A program for PATH."""
+def write_script(folder: Path, name: str, text: str) -> None:
+    """Write a program for PATH."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{text}\n")
     (folder / name).chmod(0o755)
 
 
-#: Stands for a Python with venv and pip, which take seconds; it knows one requirement that cannot be had.
+#: A stub of Python with venv and pip, which take seconds; the requirement `nowhere` cannot be installed.
 PYTHON = f"""case "$*" in
   *"-m venv"*) shift $(($# - 1)); rm -rf "$1"; mkdir -p "$1/bin"; cp "$0" "$1/bin/python";;
   *"-m pip install"*) shift $(($# - 1)); if grep nowhere "$1"; then echo "ERROR: ./nowhere is not there"; exit 1; fi;;
   "-c"*) echo {RUNNING};;
 esac"""
-#: Stands for npm, and knows one package that cannot be had.
+#: A stub of npm; the package `gone` cannot be installed.
 NPM = 'if grep "gone" package.json; then echo "npm error enoent no such file, open gone.tgz"; exit 1; fi'
 
-#: Each of these tests runs once with real programs, where all tests are run.
-kinds = pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "real"])
+#: Runs a test with stubs and, in a full run, also with the real programs.
+with_stubs_and_real_programs = pytest.mark.parametrize(
+    "real", [False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "real"]
+)
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, real: bool) -> Setup:
-    """An empty checkout whose requirements are none."""
+    """An empty checkout without requirements."""
     (tmp_path / "requirements.txt").write_text("# nothing\n")
     if not real:
-        script(tmp_path / "bin", "python", PYTHON)
-        script(tmp_path / "bin", "npm", NPM)
+        write_script(tmp_path / "bin", "python", PYTHON)
+        write_script(tmp_path / "bin", "npm", NPM)
         monkeypatch.setattr("local.bootstrap.find_python", lambda _: [str(tmp_path / "bin" / "python")])
-        monkeypatch.setattr("local.bootstrap.npm", lambda _: [str(tmp_path / "bin" / "npm")])
+        monkeypatch.setattr("local.bootstrap.find_npm", lambda _: [str(tmp_path / "bin" / "npm")])
     return Setup(tmp_path)
 
 
-def installed_again(setup: Setup) -> bool:
-    """Whether pip ran in a further call."""
+def reinstalls(setup: Setup) -> bool:
+    """Return whether another call runs pip."""
     log = setup.local / "log" / "pip.log"
     log.unlink(missing_ok=True)
     setup.ensure_python("requirements.txt")
     return log.exists()
 
 
-@kinds
-def test_only_a_changed_file_or_a_broken_venv_is_installed_again(setup: Setup) -> None:
+@with_stubs_and_real_programs
+def test_only_changed_requirements_or_a_broken_venv_are_reinstalled(setup: Setup) -> None:
     setup.ensure_python("requirements.txt")
-    assert not installed_again(setup)
+    assert not reinstalls(setup)
     (setup.root / "requirements.txt").write_text("# nothing else\n")
-    assert installed_again(setup)
+    assert reinstalls(setup)
     setup.python.unlink()
-    assert installed_again(setup)
+    assert reinstalls(setup)
     assert setup.python.exists()
 
 
-@kinds
-def test_a_failed_install_is_one_line_and_is_done_anew(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+@with_stubs_and_real_programs
+def test_failed_installation_is_one_line_and_is_repeated(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     (setup.root / "requirements.txt").write_text("./nowhere\n")
-    with pytest.raises(Missing) as caught:
+    with pytest.raises(SetupError) as caught:
         setup.ensure_python("requirements.txt")
     assert "nowhere" in str(caught.value)
     assert str(setup.local / "log" / "pip.log") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert capsys.readouterr().out.count("\n") == 2  # no noise of pip: two steps, one line each
+    assert capsys.readouterr().out.count("\n") == 2  # two actions, one line each, without the output of pip
 
     (setup.root / "requirements.txt").write_text("# nothing\n")
-    assert installed_again(setup)
-    assert "Making .venv with Python 3." in capsys.readouterr().out  # what was half installed is gone
-    assert not installed_again(setup)
+    assert reinstalls(setup)
+    assert "Creating .venv with Python 3." in capsys.readouterr().out  # the incomplete .venv is replaced
+    assert not reinstalls(setup)
 
 
-@kinds
-def test_two_at_once_install_once(setup: Setup) -> None:
+@with_stubs_and_real_programs
+def test_concurrent_calls_install_once(setup: Setup) -> None:
     program = (
         "import sys; from pathlib import Path; from local import bootstrap; root = Path(sys.argv[1]); "
         "stub = root / 'bin' / 'python'; real = bootstrap.find_python; "
@@ -94,13 +96,13 @@ def test_two_at_once_install_once(setup: Setup) -> None:
     )
     command = [sys.executable, "-c", program, str(setup.root)]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [each.communicate(timeout=60)[0] for each in both]
+    outputs = [each.communicate(timeout=60)[0] for each in both]
     assert [each.returncode for each in both] == [0, 0]
-    assert "".join(said).count("Installing the Python packages") == 1
+    assert "".join(outputs).count("Installing the Python packages") == 1
 
 
-@kinds
-def test_children_see_our_environment_and_not_the_active_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+@with_stubs_and_real_programs
+def test_children_use_the_venv_instead_of_the_active_environment(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/elsewhere")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     environ = setup.environ()
@@ -110,39 +112,39 @@ def test_children_see_our_environment_and_not_the_active_one(setup: Setup, monke
 
 
 @posix
-def test_the_newest_python_that_works_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(tmp_path / "bin", "python3.13", "exit 1")  # one that is there, and does not work
-    script(tmp_path / "bin", "python3.11", "echo 3.11")
+def test_newest_working_python_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_script(tmp_path / "bin", "python3.13", "exit 1")  # installed, but broken
+    write_script(tmp_path / "bin", "python3.11", "echo 3.11")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert find_python("3.9") == [str(tmp_path / "bin" / "python3.11")]
     assert find_python("3.11") == find_python("3.12") == [sys.executable]
-    script(tmp_path / "bin", "python3", "echo 3.12")
+    write_script(tmp_path / "bin", "python3", "echo 3.12")
     assert find_python("3.9") == find_python("3.11") == [str(tmp_path / "bin" / "python3")]
     assert find_python("3.13") == [sys.executable]
 
 
-def test_no_python_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_is_one_line_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Missing, match=r"^Python 3\.11, 3\.12 or 3\.13 is needed, and this is 3\.9: install .*$"):
+    with pytest.raises(SetupError, match=r"^Python 3\.11, 3\.12 or 3\.13 is needed, and this is 3\.9: install .*$"):
         find_python("3.9")
 
 
-def test_a_missing_node_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_node_is_one_line_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Missing, match=r"^Node 20 or newer is needed .* install it from https://nodejs\.org$"):
-        node()
+    with pytest.raises(SetupError, match=r"^Node 20 or newer is needed, .* install it from https://nodejs\.org$"):
+        find_node()
 
 
 @posix
-def test_an_old_node_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(tmp_path / "bin", "node", "echo v18.19.1")
+def test_old_node_is_one_line_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_script(tmp_path / "bin", "node", "echo v18.19.1")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(Missing, match=r"^Node 20 or newer is needed, and .* is v18\.19\.1: install it from .*$"):
-        node()
+    with pytest.raises(SetupError, match=r"^Node 20 or newer is needed, and .* is v18\.19\.1: install it from .*$"):
+        find_node()
 
 
-@kinds
-def test_the_node_packages_are_installed_once(setup: Setup) -> None:
+@with_stubs_and_real_programs
+def test_node_packages_are_installed_once(setup: Setup) -> None:
     source = setup.root / "local" / "node"
     source.mkdir(parents=True)
     (source / "package.json").write_text('{"name": "nothing", "version": "1.0.0"}')
@@ -158,7 +160,7 @@ def test_the_node_packages_are_installed_once(setup: Setup) -> None:
     broken = broken.replace("}}}}", '}}, "node_modules/gone": {"version": "1.0.0", "resolved": "file:gone.tgz"}}}')
     (source / "package.json").write_text('{"dependencies": {"gone": "file:gone.tgz"}}')
     (source / "package-lock.json").write_text(broken)
-    with pytest.raises(Missing, match=r"^npm failed: .*gone\.tgz.* \(all it said: .*npm\.log\)$"):
+    with pytest.raises(SetupError, match=r"^npm failed: .*gone\.tgz.* \(full output: .*npm\.log\)$"):
         setup.ensure_node()
 
 
@@ -174,8 +176,8 @@ def test_the_node_packages_are_installed_once(setup: Setup) -> None:
         ),
         ("ensurepip is not\navailable.\n\n    apt install python3-venv\n", "run `apt install python3-venv` first"),
         ("no line names an error\n\nthe last one does\n", "the last one does"),
-        ("", "it said nothing"),
+        ("", "no output"),
     ],
 )
-def test_the_reason_is_the_line_that_names_the_error(output: str, line: str) -> None:
-    assert reason(output) == line
+def test_reason_is_the_line_with_the_error(output: str, line: str) -> None:
+    assert find_reason(output) == line

@@ -1,4 +1,4 @@
-"""The command line of `dev.py`, in a checkout whose programs are replaced by ones that say how they were called."""
+"""The command line of `dev.py`, in a checkout whose programs are replaced by stubs that print their arguments."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from local.bootstrap import digest
+from local.bootstrap import file_digest
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes and signals")
 
-#: Says how it was called, and waits until it is told to end.
-SHOW = """
+#: Prints its process and arguments, and runs until SIGTERM.
+STUB = """
 import os, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print(os.getpid(), os.getpgid(0), os.getcwd(), os.environ["VIRTUAL_ENV"], *sys.argv[1:], flush=True)
@@ -32,20 +32,20 @@ trap 'exit 143' TERM
 echo $PWD $VIRTUAL_ENV "$@"
 while :; do sleep 0.05; done
 """
-#: Stands for a Python for which pip finds nothing.
+#: A stub of Python whose pip finds no package.
 PYTHON = f"""#!/bin/sh
 case "$*" in
   *"pip install"*) echo "ERROR: No matching distribution found"; exit 1;;
   "-c"*) echo {sys.version_info[0]}.{sys.version_info[1]};;
 esac
 """
-#: What `dev.py test` runs, in this order.
+#: The checks of `dev.py test`.
 CHECKS = ["ruff", "mypy", "importlinter", "pytest"]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout in which everything is installed already."""
+    """A checkout in which everything is installed."""
     root = tmp_path / "checkout"
     (root / "local" / "node").mkdir(parents=True)
     (root / "local" / "host").mkdir()
@@ -53,14 +53,14 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "local" / "bootstrap.py", root / "local")
     for name in ("requirements.txt", "requirements-dev.txt", "local/node/package.json", "local/node/package-lock.json"):
         (root / name).touch()
-    (root / "local" / "host" / "__main__.py").write_text(SHOW)
-    (root / "local" / "up.py").write_text(SHOW)
+    (root / "local" / "host" / "__main__.py").write_text(STUB)
+    (root / "local" / "up.py").write_text(STUB)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    (root / ".venv" / ".herald-installed").write_text(digest(root / "requirements.txt"))
+    (root / ".venv" / ".herald-installed").write_text(file_digest(root / "requirements.txt"))
     packages = [root / "local" / "node" / name for name in ("package.json", "package-lock.json")]
     (root / ".local" / "node").mkdir(parents=True)
-    (root / ".local" / "node" / ".installed").write_text(digest(*packages))
+    (root / ".local" / "node" / ".installed").write_text(file_digest(*packages))
     return root
 
 
@@ -89,11 +89,11 @@ def result(checkout: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-def test_the_host_takes_the_place_of_dev_py_and_gets_its_signals(checkout: Path) -> None:
+def test_host_replaces_dev_py_and_receives_its_signals(checkout: Path) -> None:
     with running(checkout, "host", "--local", "--port", "7099") as process:
         pid, group, folder, venv, *arguments = first_line(process)
         assert int(pid) == process.pid
-        assert int(group) == process.pid  # that of the caller, who gave dev.py one of its own
+        assert int(group) == process.pid  # the test starts dev.py in a new group
         assert folder == str(checkout)
         assert venv == str(checkout / ".venv")
         assert arguments == ["--port", "7099"]
@@ -101,7 +101,7 @@ def test_the_host_takes_the_place_of_dev_py_and_gets_its_signals(checkout: Path)
         assert process.wait(20) == 0
 
 
-def test_core_tools_are_used_where_they_are_installed(checkout: Path, tmp_path: Path) -> None:
+def test_core_tools_are_used_if_installed(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "func").write_text(FUNC)
     (tmp_path / "bin" / "func").chmod(0o755)
@@ -109,44 +109,44 @@ def test_core_tools_are_used_where_they_are_installed(checkout: Path, tmp_path: 
     with running(checkout, "host", path=path) as process:
         assert first_line(process) == [str(checkout), str(checkout / ".venv"), "start", "--port", "7071"]
         process.terminate()
-        assert process.wait(20) == 0  # whatever func makes of the signal
+        assert process.wait(20) == 0  # although func exits with 143
     with running(checkout, "host", "--local", path=path) as process:
         assert first_line(process)[4:] == ["--port", "7071"]
 
 
-def test_up_gets_all_of_its_arguments(checkout: Path) -> None:
+def test_up_receives_all_arguments(checkout: Path) -> None:
     with running(checkout, "up", "--once", "--host-port", "7099") as process:
         assert first_line(process)[4:] == ["--once", "--host-port", "7099"]
 
 
-def test_bench_has_the_ways_of_others_apart_and_goes_on_without_them(checkout: Path) -> None:
+def test_bench_runs_without_the_other_sdks_if_they_cannot_be_installed(checkout: Path) -> None:
     (checkout / "benchmarks").mkdir()
     (checkout / "benchmarks" / "__main__.py").write_text("import sys; print('ran', *sys.argv[1:])")
     (checkout / ".venv" / ".herald-installed").write_text(
-        "\n".join(digest(checkout / name) for name in ("requirements.txt", "requirements-dev.txt"))
+        "\n".join(file_digest(checkout / name) for name in ("requirements.txt", "requirements-dev.txt"))
     )
     (checkout / "requirements-bench.txt").write_text("no requirement")
-    apart = checkout / ".local" / "peers" / "bin" / "python"
-    apart.parent.mkdir(parents=True)
-    apart.write_text(PYTHON)
-    apart.chmod(0o755)
+    python = checkout / ".local" / "peers" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
     code, output = result(checkout, "bench", "cold", "--quick")
     assert code == 0
     assert "ran cold --quick" in output
-    assert "Without the ways of sending of others: pip failed: ERROR: No matching distribution found" in output
+    assert "The benchmarks run without the other SDKs: pip failed: ERROR: No matching distribution found" in output
 
 
 def write_checks(checkout: Path, **codes: int) -> None:
-    """Replace the checks by programs that say that they ran, and end with these codes."""
+    """Replace the checks by stubs that print their name and exit with these codes."""
     (checkout / "importlinter").mkdir()
     for name in CHECKS:
         file = "importlinter/cli" if name == "importlinter" else name
-        say = f"import sys\ndef lint_imports_command():\n  print('ran', '{name}', *sys.argv[1:])\n"
+        run = f"import sys\ndef lint_imports_command():\n  print('ran', '{name}', *sys.argv[1:])\n"
         end = f"  sys.exit({codes.get(name, 0)})\nif __name__ == '__main__': lint_imports_command()\n"
-        (checkout / f"{file}.py").write_text(say + end)
+        (checkout / f"{file}.py").write_text(run + end)
 
 
-def test_every_check_runs_although_one_fails_and_the_end_says_so(checkout: Path) -> None:
+def test_all_checks_run_if_one_fails_and_the_summary_names_it(checkout: Path) -> None:
     write_checks(checkout, ruff=1)
     code, output = result(checkout, "test")
     assert code == 1
@@ -154,7 +154,7 @@ def test_every_check_runs_although_one_fails_and_the_end_says_so(checkout: Path)
     assert re.findall(r"^(\S+) +[0-9.]+ s  failed \(exit code 1\)$", output, re.MULTILINE) == ["ruff", "format"]
 
 
-def test_the_long_tests_run_only_when_asked_for(checkout: Path) -> None:
+def test_long_tests_run_only_with_full(checkout: Path) -> None:
     write_checks(checkout)
     code, output = result(checkout, "test", "-k", "some")
     assert code == 0
@@ -164,7 +164,7 @@ def test_the_long_tests_run_only_when_asked_for(checkout: Path) -> None:
     assert "not full" not in output
 
 
-def test_what_is_missing_is_one_line(checkout: Path, tmp_path: Path) -> None:
+def test_missing_requirement_is_one_line(checkout: Path, tmp_path: Path) -> None:
     with running(checkout, "up", path=str(tmp_path)) as process:
         output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
@@ -172,7 +172,7 @@ def test_what_is_missing_is_one_line(checkout: Path, tmp_path: Path) -> None:
     assert output.count("\n") == 1
 
 
-def test_no_command_shows_the_commands(checkout: Path) -> None:
+def test_dev_py_without_a_command_prints_the_commands(checkout: Path) -> None:
     code, output = result(checkout)
     assert code == 2
     assert "python dev.py up [--once]" in output

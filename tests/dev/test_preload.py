@@ -1,4 +1,4 @@
-"""`local/node/preload.cjs`: what every Node program of the local stack is held to."""
+"""`local/node/preload.cjs`: the restrictions and fixes for the Node programs of the local stack."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def first_line(process: subprocess.Popen[str]) -> str:
         "",
     ],
 )
-def test_a_server_listens_on_loopback_alone(arguments: str) -> None:
-    called = f"{arguments}, told" if arguments else "told"
+def test_server_listens_only_on_loopback(arguments: str) -> None:
+    called = f"{arguments}, print" if arguments else "print"
     with start(
-        "const told = () => console.log(JSON.stringify(s.address())); const s = require('http').createServer(); "
+        "const print = () => console.log(JSON.stringify(s.address())); const s = require('http').createServer(); "
         f"s.listen({called})"
     ) as process:
         address = json.loads(first_line(process))
@@ -64,18 +64,18 @@ def test_a_server_listens_on_loopback_alone(arguments: str) -> None:
         "require('tls').connect(9, '192.0.2.1')",
     ],
 )
-def test_no_connection_leaves_the_machine(connection: str) -> None:
+def test_connection_to_another_machine_is_refused(connection: str) -> None:
     with start(f"{connection}.on('error', e => console.log(e.message))") as process:
         assert first_line(process).endswith("is not loopback")
 
 
-def test_fetch_does_not_leave_the_machine_either() -> None:
+def test_fetch_from_another_machine_is_refused() -> None:
     with start("fetch('http://192.0.2.1/').catch(e => console.log(e.cause.message))") as process:
         assert first_line(process) == "connect refused: 192.0.2.1 is not loopback"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_connection_to_this_machine_is_made(host: str) -> None:
+def test_connection_to_this_machine_is_allowed(host: str) -> None:
     with start(
         "const s = require('http').createServer((_, r) => r.end('hello')).listen(0, () => "
         f"fetch(`http://{host}:${{s.address().port}}/`).then(r => r.text())"
@@ -85,7 +85,7 @@ def test_a_connection_to_this_machine_is_made(host: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 3), ("SIGINT", 3), ("SIGUSR2", 0)])
-def test_the_end_of_its_input_ends_a_program_by_its_own_graceful_way(name: str, code: int) -> None:
+def test_end_of_stdin_stops_a_program_gracefully(name: str, code: int) -> None:
     program = (
         f"process.on('{name}', () => setTimeout(() => {{ console.log('drained'); process.exit(3) }}, 10));"
         "setInterval(() => {}, 1000); console.log('up')"
@@ -99,25 +99,25 @@ def test_the_end_of_its_input_ends_a_program_by_its_own_graceful_way(name: str, 
     assert process.returncode == code
 
 
-def test_an_open_input_keeps_no_program_that_has_ended() -> None:
+def test_open_stdin_does_not_keep_a_finished_program_alive() -> None:
     process = start("console.log('done')")
     assert process.wait(20) == 0
     process.communicate()
 
 
-def of_azurite(folder: Path, program: str) -> list[object]:
-    """What a program prints as JSON that has LokiJS in `loki`, as Azurite has it."""
+def run_with_loki(folder: Path, program: str) -> list[object]:
+    """Run a program that has LokiJS as `loki`, as in Azurite; return the JSON that it prints."""
     file = folder / "azurite" / "program.js"
     file.parent.mkdir()
     file.write_text(f"const loki = require('lokijs');{program}")
     command, env = [NODE, "--require", str(PRELOAD), str(file)], os.environ | {"NODE_PATH": str(NODE_MODULES)}
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, input="", env=env)
-    told: list[object] = json.loads(answer.stdout)
-    return told
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, input="", env=env)
+    output: list[object] = json.loads(result.stdout)
+    return output
 
 
-def test_azurite_forgets_many_messages_without_standing_still(tmp_path: Path) -> None:
-    left, milliseconds = of_azurite(
+def test_azurite_removes_many_messages_without_blocking(tmp_path: Path) -> None:
+    left, milliseconds = run_with_loki(
         tmp_path,
         "const all = new loki('x').addCollection('all', {indices: ['id']});"
         "for (let id = 0; id < 5000; id++) all.insert({id: `${id}`});"
@@ -129,8 +129,8 @@ def test_azurite_forgets_many_messages_without_standing_still(tmp_path: Path) ->
     assert milliseconds < 3000  # it took 15 seconds
 
 
-def test_azurite_notes_what_was_taken_without_sorting_all_anew(tmp_path: Path) -> None:
-    found, sorted_anew = of_azurite(
+def test_azurite_updates_received_messages_without_sorting_all(tmp_path: Path) -> None:
+    found, sorted_anew = run_with_loki(
         tmp_path,
         "const all = new loki('x').addCollection('all', {indices: ['id', 'seen']});"
         "for (let id = 0; id < 100; id++) all.insert({id, seen: id});"
@@ -158,7 +158,7 @@ def test_azurite_notes_what_was_taken_without_sorting_all_anew(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("size", [1, 100])
-async def test_azurite_finds_what_a_filter_means(azurite: Azurite, where: str, found: list[str], size: int) -> None:
+async def test_azurite_finds_the_rows_of_a_filter(azurite: Azurite, where: str, found: list[str], size: int) -> None:
     async with TableServiceClient.from_connection_string(azurite.connection_string("account0")) as service:
         table = service.get_table_client("Filtered")
         with suppress(ResourceExistsError):

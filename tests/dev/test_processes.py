@@ -1,4 +1,4 @@
-"""`local.processes`: how the programs of the local stack are started, watched and ended."""
+"""`local.processes`: start, check and stop the programs of the local stack."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from aiohttp.test_utils import TestServer
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue import QueueClient
 
-from local.processes import ROOT, Azurite, Failed, FunctionHost, Playground, free_port, is_taken
+from local.processes import ROOT, Azurite, FunctionHost, Playground, ProgramError, free_port, is_taken
 from local.send import API_VERSION
 
-linux = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux which addresses are listened on")
+linux = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the listening addresses from /proc")
 
 APP = """
 import json, os
@@ -53,7 +53,7 @@ with Azurite(folder) as azurite, Playground(folder, "http://127.0.0.1:9/") as pl
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """The folder of an app that shows its environment."""
+    """The folder of an app that returns its environment."""
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "function_app.py").write_text(APP)
@@ -63,7 +63,7 @@ def app(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A program of somebody else that listens on all addresses."""
+    """Another program that listens on all addresses."""
     with socket.socket() as server:
         server.bind(("0.0.0.0", free_port()))
         server.listen()
@@ -80,7 +80,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has waited for yet counts as ended."""
+    """Return whether the process has ended; a zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def queue(connection_string: str) -> QueueClient:
 
 
 def addresses(port: int) -> set[str]:
-    """The addresses on which `port` is listened on, in hexadecimal as Linux has them."""
+    """Return the addresses that listen on `port`, in the hexadecimal format of Linux."""
     lines = [
         line.split()
         for table in ("tcp", "tcp6")
@@ -103,14 +103,14 @@ def addresses(port: int) -> set[str]:
 
 
 @linux
-def test_all_programs_listen_on_loopback_alone(azurite: Azurite, connection: str, app: Path, tmp_path: Path) -> None:
+def test_all_programs_listen_only_on_loopback(azurite: Azurite, connection: str, app: Path, tmp_path: Path) -> None:
     settings = {"AzureWebJobsStorage": connection}
     with Playground(tmp_path, "http://127.0.0.1:9/") as playground, FunctionHost(tmp_path, settings, app=app) as host:
         for port in (*azurite.ports, playground.port, host.port):
             assert addresses(port) == {"0100007F"}  # 127.0.0.1
 
 
-def test_an_account_of_azurite_shares_nothing_with_another(tmp_path: Path) -> None:
+def test_accounts_of_azurite_are_separate(tmp_path: Path) -> None:
     with Azurite(tmp_path, accounts=("one", "two")) as azurite:
         with queue(azurite.connection_string("one")) as one:
             one.create_queue()
@@ -118,7 +118,7 @@ def test_an_account_of_azurite_shares_nothing_with_another(tmp_path: Path) -> No
             two.peek_messages()
 
 
-def test_what_azurite_keeps_survives_a_stop(tmp_path: Path) -> None:
+def test_data_of_azurite_survives_a_stop(tmp_path: Path) -> None:
     with Azurite(tmp_path, data=tmp_path / "data") as azurite, queue(azurite.connection_string()) as things:
         things.create_queue()
         things.send_message("kept")
@@ -127,11 +127,11 @@ def test_what_azurite_keeps_survives_a_stop(tmp_path: Path) -> None:
         assert [message.content for message in things.peek_messages()] == ["kept"]
 
 
-def test_a_program_that_ends_before_it_is_healthy_is_one_line_with_its_last_words(
+def test_program_that_ends_at_its_start_is_one_line_with_its_last_output(
     listener: socket.socket, tmp_path: Path
 ) -> None:
     azurite = Azurite(tmp_path, ports=(listener.getsockname()[1], free_port(), free_port()))
-    with pytest.raises(Failed) as caught, azurite:
+    with pytest.raises(ProgramError) as caught, azurite:
         pytest.fail("it is not healthy")
     assert "Azurite has ended with exit code 1" in str(caught.value)
     assert "EADDRINUSE" in str(caught.value)
@@ -139,23 +139,23 @@ def test_a_program_that_ends_before_it_is_healthy_is_one_line_with_its_last_word
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_program_that_does_not_become_healthy_in_time_is_named(tmp_path: Path) -> None:
+def test_program_that_is_not_healthy_in_time_is_named(tmp_path: Path) -> None:
     playground = Playground(tmp_path, "http://127.0.0.1:9/")
     try:
-        with pytest.raises(Failed, match=r"^The Playground is not healthy after 0 s: it wrote nothing"):
+        with pytest.raises(ProgramError, match=r"^The Playground is not healthy after 0 s: no output"):
             playground.wait_until_healthy(0)
     finally:
         playground.kill()
 
 
-def test_the_playground_is_refused_where_it_would_take_another_port(listener: socket.socket, tmp_path: Path) -> None:
+def test_playground_on_another_port_is_refused(listener: socket.socket, tmp_path: Path) -> None:
     playground = Playground(tmp_path, "http://127.0.0.1:9/", port=listener.getsockname()[1])
-    with pytest.raises(Failed, match=rf"^Port {playground.port} \(the Playground\) was taken"), playground:
+    with pytest.raises(ProgramError, match=rf"^Port {playground.port} \(the Playground\) was taken"), playground:
         pytest.fail("it serves on another port")
     assert playground.process.returncode is not None
 
 
-async def test_a_page_that_is_closed_while_it_loads_does_not_end_the_playground(tmp_path: Path) -> None:
+async def test_page_closed_while_loading_does_not_end_the_playground(tmp_path: Path) -> None:
     connected = asyncio.Barrier(4)
 
     async def watch(http: aiohttp.ClientSession) -> None:
@@ -179,34 +179,34 @@ async def test_a_page_that_is_closed_while_it_loads_does_not_end_the_playground(
                 assert answer.status == 200
 
 
-def test_the_app_sees_the_settings_that_it_is_given_and_no_others(
+def test_app_has_only_the_given_settings(
     connection: str, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (app / "local.settings.json").write_text(json.dumps({"Values": {"MicrosoftAppPassword": "of the file"}}))
     monkeypatch.setenv("MicrosoftAppId", "of the environment")
-    monkeypatch.setenv("HERALD_UNHEARD_OF", "of the environment")
+    monkeypatch.setenv("HERALD_UNKNOWN", "of the environment")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     given = {"AzureWebJobsStorage": connection, "HERALD_TENANT_RATE": "7"}
     with FunctionHost(tmp_path, given, app=app) as host:
         seen = json.loads(urllib.request.urlopen(f"{host.url}/api/environment").read())
     assert {name: seen[name] for name in given} == given
     assert seen["MicrosoftAppId"] == seen["MicrosoftAppPassword"] == ""
-    assert seen.keys().isdisjoint({"HERALD_UNHEARD_OF", "HTTPS_PROXY"})
+    assert seen.keys().isdisjoint({"HERALD_UNKNOWN", "HTTPS_PROXY"})
 
 
-def test_a_stop_is_graceful_and_a_kill_is_not(connection: str, app: Path, tmp_path: Path) -> None:
+def test_stop_is_graceful_and_kill_is_not(connection: str, app: Path, tmp_path: Path) -> None:
     settings = {"AzureWebJobsStorage": connection}
     with FunctionHost(tmp_path, settings, app=app) as host:
         host.stop()
         assert host.process.returncode == 0
     with FunctionHost(tmp_path, settings, app=app) as host:
         host.kill()
-        with pytest.raises(Failed, match=r"^The function host has ended with exit code "):
+        with pytest.raises(ProgramError, match=r"^The function host has ended with exit code "):
             host.check()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-def test_a_program_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+def test_program_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     with Playground(tmp_path, "http://127.0.0.1:9/") as playground:
         os.kill(playground.pid, signal.SIGSTOP)
         playground.stop(grace=0.1)
@@ -225,13 +225,13 @@ def test_all_programs_end_when_their_parent_is_killed(app: Path, tmp_path: Path)
     assert eventually(lambda: all(map(is_gone, pids)))
 
 
-def test_a_port_that_is_listened_on_at_all_addresses_is_taken(listener: socket.socket) -> None:
+def test_port_with_a_listener_on_all_addresses_is_taken(listener: socket.socket) -> None:
     assert is_taken(listener.getsockname()[1])
 
 
-def test_a_program_starts_where_another_one_ran_before(tmp_path: Path) -> None:
+def test_program_starts_after_another_with_the_same_logs(tmp_path: Path) -> None:
     with Playground(tmp_path, "http://127.0.0.1:9/") as one:
         pass
     assert not is_taken(one.port)
-    with Playground(tmp_path, "http://127.0.0.1:9/") as other:  # on another port, with the logs in the same folder
+    with Playground(tmp_path, "http://127.0.0.1:9/") as other:  # on another port, with the same log folder
         assert other.port != one.port

@@ -206,7 +206,7 @@ class Deployment:
                     names = {"open", *DeliveryState} & set(row)
                     counted = Counter({name: row[name] for name in names})
                 else:
-                    states[DeliveryState(row["state"]).counted] += 1
+                    states[DeliveryState(row["state"]).count_name] += 1
             assert +counted == +states, f"the counts of {part}"
             total += states
         return total

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from local.processes import FunctionHost, Playground, free_port
-from local.send import PLAYGROUND, event, put
+from local.send import PLAYGROUND, build_event, put_event
 from shared.storage.clients import CONNECTION
 from shared.storage.notifications import notification_key
 
@@ -27,9 +27,9 @@ class Chat:
 
     def send(self, content: dict[str, Any], **data: Any) -> str:
         """Put a notification for the person of the chat on the queue; returns its key."""
-        message = event(content)
+        message = build_event(content)
         message["data"] |= data
-        put(message, self.settings[CONNECTION])
+        put_event(message, self.settings[CONNECTION])
         return notification_key(TENANT, message["source"], message["id"])
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from local.fake_teams.api import Received
-from shared.queue_messages import ALL, NOTIFICATIONS
+from shared.queue_messages import NOTIFICATIONS, WORK_QUEUES
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.e2e.conftest import Deployment, audience
 from tests.support.herald import notification, user
@@ -47,7 +47,7 @@ async def test_what_is_urgent_passes_a_broadcast_and_one_that_is_called_off_ends
 
 
 @pytest.mark.parametrize(
-    "queues", [(NOTIFICATIONS,), pytest.param(ALL, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    "queues", [(NOTIFICATIONS,), pytest.param(WORK_QUEUES, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
 )
 async def test_the_same_notification_many_times_at_once_is_one_and_reaches_each_once(
     deployment: Deployment, queues: Sequence[str]

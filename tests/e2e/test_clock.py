@@ -175,7 +175,7 @@ async def _want_digests(deployment: Deployment, people: Sequence[PersonView]) ->
 
     conversations = Conversations(Table(deployment.tables.get_table_client("HeraldConversations")))
     for person in people:
-        await conversations.prefer(person.tenant, ReferenceKind.USER, person.object_id, prefer)
+        await conversations.change_preferences(person.tenant, ReferenceKind.USER, person.object_id, prefer)
 
 
 async def _settled(deployment: Deployment, people: Sequence[PersonView], names: Iterable[str]) -> dict[str, set[str]]:

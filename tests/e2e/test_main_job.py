@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.storage.clients import open_storage
-from shared.time.clock import setting
+from shared.time.clock import format_clock
 from tests.e2e.conftest import SHORT_LEASE, Deployment
 from tests.support.herald import notification, user
 
@@ -79,7 +79,7 @@ async def test_what_was_due_while_the_app_was_down_goes_out_when_it_is_back(depl
         while not await deployment.rows("Timers"):
             await asyncio.sleep(0.1)
     host.stop()
-    deployment.start(HERALD_CLOCK=setting((at + timedelta(minutes=5)).isoformat(), 1))
+    deployment.start(HERALD_CLOCK=format_clock((at + timedelta(minutes=5)).isoformat(), 1))
     await deployment.teams.wait(1, timeout=30)
 
 

@@ -38,7 +38,7 @@ CATEGORIES = [
     {"name": "releases", "title": "Releases", "description": "What is in production since when"},
     {"name": "security", "title": "Security", "mandatory": True},
 ]
-WELCOME = "I am here because you, or your organisation, installed me for you."
+WELCOME = "I am here because you or your organisation installed me for you."
 FAILED: dict[str, Any] = {
     "title": "Build 42 failed",
     "text": "Stage **test** failed: 3 of 412 tests.",
@@ -157,7 +157,7 @@ async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathF
 @pytest_asyncio.fixture(loop_scope="module")
 async def screen(shown: Screen) -> Screen:
     """The chat of somebody who wants what all want; what other tests have sent stands further up in it."""
-    await shown.services.conversations.prefer(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
+    await shown.services.conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
     await shown.responses()
     return shown
 
@@ -165,10 +165,10 @@ async def screen(shown: Screen) -> Screen:
 async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -> None:
     welcome = await screen.card(WELCOME)
     await screen.press(welcome, "Send me a sample")
-    await expect(welcome).to_contain_text("A sample is on its way.")
-    sample = await screen.card("Triggered by you, by asking for a sample")
+    await expect(welcome).to_contain_text("A sample notification is on its way.")
+    sample = await screen.card("Triggered by your request for a sample")
     await screen.press(sample, "Acknowledge")
-    await expect(sample).to_contain_text("Acknowledged, ")
+    await expect(sample).to_contain_text("Acknowledged on ")
     assert await screen.responses() == []
 
     await screen.press(welcome, "Pause until tomorrow at 9:00")
@@ -184,9 +184,9 @@ async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen)
     await screen.picture("chat", card)
 
     await screen.press(card, "Retry")
-    await expect(card).to_contain_text("Retry: recorded, ")
+    await expect(card).to_contain_text("Retry: recorded on ")
     await screen.press(card, "Acknowledge")
-    await expect(card).to_contain_text("Acknowledged, ")
+    await expect(card).to_contain_text("Acknowledged on ")
     for done in ("Retry", "Acknowledge"):
         await expect(card.get_by_role("button", name=done)).to_have_count(0)
     told = [(each["action"], each["user"]["id"]) for each in await screen.responses()]
@@ -194,34 +194,34 @@ async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen)
 
     await expect(card.get_by_text("Mute this thread for 7 days")).to_be_hidden()
     await screen.press(card, "Manage")
-    for title in ("Mute this thread for 7 days", "Stop Builds", "Again in 1 hour", "Preferences"):
+    for title in ("Mute this thread for 7 days", "Turn off Builds", "Remind me in 1 hour", "Preferences"):
         await expect(card.get_by_role("button", name=title)).to_be_visible()
     await screen.picture("acted", card)
 
     await screen.press(card, "Why did I get this?")
-    why = await screen.card("You were named as a recipient.")
-    await expect(why).to_contain_text("Category Builds: At once (the default of this category).")
+    why = await screen.card("It was sent directly to you.")
+    await expect(why).to_contain_text("Category Builds: Delivered immediately (the default of this category).")
     await screen.press(why, "Back")
-    await expect(await screen.card("Build 42 failed")).to_contain_text("Acknowledged, ")
+    await expect(await screen.card("Build 42 failed")).to_contain_text("Acknowledged on ")
 
 
 async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) -> None:
     before = await screen.preferences()
     await screen.write("preferences")
-    card = await screen.card("Stop all that is not mandatory")
-    await expect(card).to_contain_text("Security: always, as it is mandatory")
+    card = await screen.card("Turn off all notifications except mandatory ones")
+    await expect(card).to_contain_text("Security: mandatory, always on")
     await card.get_by_role("combobox", name="Builds").click()
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
     await card.get_by_label("Quiet hours").fill("whenever")
     await screen.press(card, "Save")
-    await expect(card).to_contain_text("'whenever' is no day of the week")
-    await expect(card).to_contain_text("Nothing is saved yet")
+    await expect(card).to_contain_text("'whenever' is not a day of the week")
+    await expect(card).to_contain_text("Not saved yet")
     assert await screen.preferences() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
     await card.get_by_label("Quiet hours").fill("mon-fri 18:00-8:00; sat,sun")
     await screen.press(card, "Save")
-    await expect(card).to_contain_text("Saved.")
+    await expect(card).to_contain_text("Preferences saved")
     preferences = await screen.preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
     await expect(card.get_by_label("Quiet hours")).to_have_value(preferences.quiet)
@@ -229,7 +229,7 @@ async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) 
 
 
 async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
-    await screen.services.conversations.prefer(
+    await screen.services.conversations.change_preferences(
         TENANT,
         ReferenceKind.USER,
         PERSON,
@@ -253,7 +253,7 @@ async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
     await expect(card).not_to_contain_text("Build 51 failed")
     await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
     await screen.picture("digest", card)
-    await screen.press(card, "and 2 more")
+    await screen.press(card, "Show 2 more")
     await expect(card.get_by_text("Release 1 is out")).to_be_visible()
     for key in (last, urgent, *alone):
         assert (await screen.ended(key)).state is DeliveryState.DIGESTED
@@ -263,8 +263,8 @@ async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Scr
     screen.chat.send(FAILED | {"title": "Build 43 failed"})
     card = await screen.card("Build 43 failed")
     await screen.press(card, "Manage")
-    await screen.press(card, "Stop Builds")
-    await expect(card).to_contain_text("Builds is off for you from now on.")
+    await screen.press(card, "Turn off Builds")
+    await expect(card).to_contain_text("Builds is now off for you.")
 
     again = screen.chat.send({"title": "Build 44 failed"})
     stopped = await screen.ended(again)
@@ -274,8 +274,8 @@ async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Scr
     screen.chat.send({"title": "Change your password"}, category="security")
     mandatory = await screen.card("Change your password")
     await screen.press(mandatory, "Manage")
-    await expect(mandatory.get_by_role("button", name="Security: in the digest")).to_be_visible()
-    await expect(mandatory.get_by_role("button", name="Stop Security")).to_have_count(0)
+    await expect(mandatory.get_by_role("button", name="Move Security to my digest")).to_be_visible()
+    await expect(mandatory.get_by_role("button", name="Turn off Security")).to_have_count(0)
     await expect(screen.page.get_by_text("Build 44 failed")).to_have_count(0)
 
 
@@ -283,7 +283,7 @@ async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> No
     for typed, title, told in (
         ("help", "What you can write", "pause 2h | until 14:00 | until monday"),
         ("puase 2h", "There is no such command", "Did you mean “pause 2h”?"),
-        ("pause 2h", "Paused until ", "“resume” sends them earlier"),
+        ("pause 2h", "Paused until ", "Write “resume” to get them earlier"),
         ("subscribe releases", "Subscribed", "releases"),
         ("status", "Status", "paused until "),
         ("timezone Springfield", "Nothing was changed", "is not an IANA or Windows time zone"),

@@ -22,19 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What this task asks the lane for: the slots, and the next free one after them.
 _asked: ContextVar[tuple[Sequence[int], int]] = ContextVar("asked", default=((), 0))
-_move_tenant = RateLanes.move_tenant
+_save_tenant = RateLanes.save_tenant
 
 
-def _asked_for(following: int, now: int, rate: int, wanted: int, ahead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
-    asked = grant(following, now, rate, wanted, ahead)
+def _asked_for(next_slot: int, now: int, rate: int, max_count: int, lead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
+    asked = grant(next_slot, now, rate, max_count, lead)
     _asked.set(asked)
     return asked
 
 
-async def _moved(self: RateLanes, tenant: str, following: int, etag: str) -> str:
-    written = await _move_tenant(self, tenant, following, etag)
+async def _moved(self: RateLanes, tenant: str, next_slot: int, etag: str) -> str:
+    written = await _save_tenant(self, tenant, next_slot, etag)
     slots, after = _asked.get()
-    if following == after:  # else the lane is held
+    if next_slot == after:  # else the lane is held
         _write_down(tenant, slots)
     return written
 
@@ -45,6 +45,6 @@ def _write_down(tenant: str, slots: Sequence[int]) -> None:
 
 
 rate_limiter.grant = _asked_for  # type: ignore[attr-defined]
-RateLanes.move_tenant = _moved  # type: ignore[method-assign]
+RateLanes.save_tenant = _moved  # type: ignore[method-assign]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]

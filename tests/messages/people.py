@@ -98,7 +98,7 @@ class Chat:
         return found.preferences
 
     async def prefer(self, preferences: Preferences) -> None:
-        await self.herald.services.conversations.prefer(
+        await self.herald.services.conversations.change_preferences(
             self.herald.tenant, ReferenceKind.USER, self.person.object_id, lambda _: preferences
         )
 

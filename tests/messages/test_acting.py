@@ -114,11 +114,11 @@ async def test_what_is_mandatory_or_has_no_thread_has_no_button_for_it(ada: Desk
 async def test_an_acknowledgement_is_recorded_and_put_on_the_queue_once(ada: Desk) -> None:
     asked, card = await ada.get()
     after = await ada.click(card, action_verbs.ACKNOWLEDGE)
-    assert "Acknowledged, " in text(after)
+    assert "Acknowledged on " in text(after)
     assert not has(after, action_verbs.ACKNOWLEDGE)
     assert has(after, "retry")
     again = await ada.click(card, action_verbs.ACKNOWLEDGE)
-    assert "This was recorded before: " in text(again)
+    assert "Already recorded on " in text(again)
     [event] = await responses(ada.herald)
     assert event["specversion"] == "1.0"
     assert (event["type"], event["source"]) == ("herald.response.v1", "/herald")
@@ -131,7 +131,7 @@ async def test_an_acknowledgement_is_recorded_and_put_on_the_queue_once(ada: Des
         "inputs": {},
     }
     [row] = await rows(ada.herald, "Responses")
-    assert (row["person"], row["action"], row["told"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
+    assert (row["person"], row["action"], row["reported"]) == (ada.person.object_id, action_verbs.ACKNOWLEDGE, True)
     assert event["time"] == row["at"].isoformat()
 
 
@@ -175,7 +175,7 @@ async def test_the_actions_of_a_callers_own_card_bring_their_data_and_inputs(ada
     assert find_faults(card) == []
     assert card["version"] == "1.5"
     after = await ada.click(card, "approve", typed={"comment": "Fine", "stray": 1})
-    assert "Yes: recorded, " in text(after)
+    assert "Yes: recorded on " in text(after)
     assert not has(after, "approve")
     assert has(after, "reject")
     [event] = await responses(ada.herald)
@@ -185,7 +185,7 @@ async def test_the_actions_of_a_callers_own_card_bring_their_data_and_inputs(ada
 async def test_what_is_too_long_for_the_queue_is_refused(ada: Desk) -> None:
     _, card = await ada.get(content=None, card=OWN)
     after = await ada.click(card, "approve", typed={"comment": "é" * 11_000})
-    assert lines(after) == ["That is too much text. Nothing was recorded."]
+    assert lines(after) == ["Your text is too long. Nothing was recorded."]
     assert await rows(ada.herald, "Responses") == []
 
 
@@ -223,7 +223,7 @@ async def test_a_snoozed_message_comes_again_once_with_all_its_controls(
 ) -> None:
     asked, card = await ada.get(thread={"key": "build/42", "onRepeat": "update"}, schedule=None)
     answer = await ada.click(card, verb)
-    assert "This comes again: " in text(answer)
+    assert "Reminder set for " in text(answer)
     await asyncio.gather(*(ada.click(card, verb) for _ in range(3)))
     await ada.herald.send()
     assert len(await ada.cards()) == 1
@@ -242,7 +242,7 @@ async def test_a_snoozed_message_comes_again_once_with_all_its_controls(
     await ada.click(second, action_verbs.ACKNOWLEDGE)
     [event] = await responses(ada.herald)
     assert event["data"]["notification"] == {"source": asked.source, "id": asked.id}
-    assert "Acknowledged, " in text(await ada.click(first, action_verbs.ACKNOWLEDGE))
+    assert "Acknowledged on " in text(await ada.click(first, action_verbs.ACKNOWLEDGE))
     assert len(await responses(ada.herald)) == 1
 
 
@@ -250,7 +250,7 @@ async def test_what_expires_before_it_would_come_again_is_not_snoozed(ada: Desk)
     soon = (ada.herald.clock() + timedelta(minutes=30)).isoformat()
     _, card = await ada.get(expiresAt=soon)
     answer = await ada.click(card, action_verbs.SNOOZE_HOUR)
-    assert lines(answer) == ["This message expires before that. Nothing was changed."]
+    assert lines(answer) == ["This notification expires before then, so I cannot remind you."]
 
 
 @pytest.mark.parametrize("command", ["cancel", "recall"])
@@ -274,29 +274,33 @@ async def test_what_was_snoozed_comes_as_upstream_has_edited_it(ada: Desk) -> No
 
 async def test_why_names_the_rule_and_leads_back(ada: Desk) -> None:
     _, card = await ada.get(category="builds")
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, default=Mode.DIGEST)
     )
     answer = await ada.click(card, action_verbs.WHY)
     assert lines(answer) == [
         "Why did I get this?",
-        "You were named as a recipient.",
+        "It was sent directly to you.",
         "Category Builds: In the digest (your choice for all categories).",
         "Builds: What CI does",
-        "To change it: Manage below the message, or write “preferences” to me.",
+        "To change this, select “Manage” below the notification or write “preferences” to me.",
     ]
     back = await ada.click(answer, action_verbs.SHOW)
     assert back == card
 
 
 SETTINGS: Sequence[tuple[Callable[[Preferences], Preferences], str, str]] = (
-    (lambda old: old, "builds", "Category Builds: At once (the default of this category)."),
+    (lambda old: old, "builds", "Category Builds: Delivered immediately (the default of this category)."),
     (lambda old: old.with_mode("builds", Mode.OFF), "builds", "Category Builds: Off (your choice for this category)."),
-    (lambda old: replace(old, stopped=True), "x", "Category x: Off (you stopped all that is not mandatory)."),
+    (
+        lambda old: replace(old, stopped=True),
+        "x",
+        "Category x: Off (you turned off all notifications except mandatory ones).",
+    ),
     (
         lambda old: replace(old, stopped=True),
         "security",
-        "Category Security: At once. It is mandatory and cannot be switched off.",
+        "Category Security: Delivered immediately. It is mandatory and cannot be turned off.",
     ),
 )
 
@@ -305,9 +309,11 @@ async def test_why_says_where_the_setting_comes_from(ada: Desk) -> None:
     tenant, person = ada.herald.tenant, ada.person.object_id
     for prefer, category, setting in SETTINGS:
         _, card = await ada.get(category=category)
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, prefer)
+        await ada.herald.services.conversations.change_preferences(tenant, ReferenceKind.USER, person, prefer)
         assert setting in lines(await ada.click(card, action_verbs.WHY))
-        await ada.herald.services.conversations.prefer(tenant, ReferenceKind.USER, person, lambda old: Preferences())
+        await ada.herald.services.conversations.change_preferences(
+            tenant, ReferenceKind.USER, person, lambda old: Preferences()
+        )
 
 
 async def test_why_names_the_topic_and_the_team(ada: Desk) -> None:
@@ -318,7 +324,7 @@ async def test_why_names_the_topic_and_the_team(ada: Desk) -> None:
     await services.topics.subscribe(tenant, "releases", f"u:{ada.person.object_id}")
     for recipient, line in (
         ({"topic": "releases"}, "You subscribed to the topic releases."),
-        ({"team": team.id}, "You are a member of Platform, to whose members it was sent."),
+        ({"team": team.id}, "It was sent to all members of Platform, and you are a member."),
         ({"all": True}, "It was sent to everyone in your organisation who has Herald."),
     ):
         await ada.herald.expand(await ada.herald.ask(recipient, content=CONTENT))
@@ -331,7 +337,7 @@ async def test_a_refresh_by_teams_answers_the_card_and_records_nothing(ada: Desk
     await ada.click(card, action_verbs.ACKNOWLEDGE)
     changes = {"value": {"trigger": "automatic"}}
     body = await ada.invoke("retry", button(card, "retry")["data"], changes=changes)
-    assert "Acknowledged, " in text(body["value"])
+    assert "Acknowledged on " in text(body["value"])
     assert len(await responses(ada.herald)) == 1
 
 
@@ -376,7 +382,7 @@ async def refused(world: World, by: Desk, verb: str, data: dict[str, Any], **mor
     """The click changes nothing, and is answered by a line that says so."""
     before = await world.state()
     body = await by.invoke(verb, data, **more)
-    line = "This card does not allow that, or not any more. Nothing was changed."
+    line = "This action is not available on this card, or no longer available. Nothing was changed."
     if body["type"] == CARD:
         assert lines(body["value"]) == [line]
     else:
@@ -545,8 +551,8 @@ async def test_in_a_channel_each_person_answers_for_themselves(channel: Desk, be
     for desk in (ada, replace(ben, place=ada.place)):
         body = await desk.invoke("retry", data)
         assert body["type"] == MESSAGE
-        assert body["value"].startswith("Retry: recorded, ")
-        assert (await desk.invoke("retry", data))["value"].startswith("This was recorded before: ")
+        assert body["value"].startswith("Retry: recorded on ")
+        assert (await desk.invoke("retry", data))["value"].startswith("Already recorded on ")
     assert {each["data"]["user"]["id"] for each in await responses(ada.herald)} == {
         ada.person.object_id,
         ben.person.object_id,
@@ -557,13 +563,13 @@ async def test_in_a_channel_why_tells_the_channels_setting(channel: Desk) -> Non
     card, ada = await in_channel(channel, category="builds")
     body = await ada.invoke(action_verbs.WHY, button(card, action_verbs.WHY)["data"])
     assert body["type"] == MESSAGE
-    assert body["value"].startswith("This conversation was named as a recipient. Category Builds: At once")
+    assert body["value"].startswith("It was sent directly to this conversation. Category Builds: Delivered immediately")
 
 
 async def test_in_a_channel_preferences_come_to_the_persons_own_chat(channel: Desk) -> None:
     card, ada = await in_channel(channel)
     body = await ada.invoke(action_verbs.PREFERENCES, button(card, action_verbs.PREFERENCES)["data"], repeat=3)
-    assert body == {"statusCode": 200, "type": MESSAGE, "value": "Your preferences are in your chat with me."}
+    assert body == {"statusCode": 200, "type": MESSAGE, "value": "I sent your preferences to our personal chat."}
     await ada.herald.send()
     [sent] = await ada.cards()
     assert has(sent, action_verbs.SAVE)
@@ -594,7 +600,7 @@ async def save(desk: Desk, card: dict[str, Any], **typed: str) -> dict[str, Any]
 async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -> None:
     herald = ada.herald
     await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{ada.person.object_id}")
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant,
         ReferenceKind.USER,
         ada.person.object_id,
@@ -630,7 +636,7 @@ async def test_everything_on_the_preferences_card_is_saved_in_place(ada: Desk) -
         topics=("news",),
     )
     assert await herald.services.topics.subscribers(herald.tenant, "releases", "", 10) == ([], "")
-    assert lines({"body": after["body"][1]["items"]}) == ["✓ Gespeichert."]
+    assert lines({"body": after["body"][1]["items"]}) == ["✓ Einstellungen gespeichert"]
     assert RecipientTask(herald.tenant, f"u:{ada.person.object_id}", Task.RECONSIDER) in await tasks(herald)
     assert has(await ada.click(after, action_verbs.SHOW), "retry")
 
@@ -650,13 +656,13 @@ async def test_an_activity_that_comes_again_undoes_nothing_newer(ada: Desk) -> N
     _, card = await ada.get()
     stopped = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.preferences()).categories == {"builds": Mode.OFF}
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: old.with_mode("builds", Mode.IMMEDIATE)
     )
     again = await ada.click(card, action_verbs.STOP, **first)
     assert (await ada.preferences()).categories == {"builds": Mode.IMMEDIATE}
-    assert "was done before" in text(again)
-    assert "was done before" not in text(stopped)
+    assert "You already did this" in text(again)
+    assert "You already did this" not in text(stopped)
     await ada.click(card, action_verbs.STOP, changes={"id": "another"})
     assert (await ada.preferences()).categories == {"builds": Mode.OFF}
 
@@ -667,12 +673,12 @@ async def test_a_card_that_is_saved_again_by_the_same_activity_undoes_nothing_ne
     saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
     await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.preferences()).quiet == "18:00-08:00"
-    await ada.herald.services.conversations.prefer(
+    await ada.herald.services.conversations.change_preferences(
         ada.herald.tenant, ReferenceKind.USER, ada.person.object_id, lambda old: replace(old, quiet="")
     )
     again = await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.preferences()).quiet == ""
-    assert "was done before" in text(again)
+    assert "You already did this" in text(again)
 
 
 async def test_an_old_card_does_not_undo_newer_changes(ada: Desk) -> None:
@@ -693,7 +699,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "did you mean Europe/Berlin?" in lines({"body": [at["time_zone"]]})[0]
-    assert "is no day of the week" in lines({"body": [at["quiet"]]})[0]
+    assert "is not a day of the week" in lines({"body": [at["quiet"]]})[0]
     assert lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
@@ -704,7 +710,7 @@ async def test_what_cannot_be_read_is_said_at_its_field_and_nothing_is_lost(ada:
 
 async def test_a_mandatory_category_cannot_be_switched_off_by_a_forged_field(ada: Desk) -> None:
     card = await form(ada)
-    assert "Security: always, as it is mandatory" in text(card)
+    assert "Security: mandatory, always on" in text(card)
     await save(ada, card, category__security="off", category__unheard="off")
     assert await ada.preferences() == Preferences()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from messages.commands.parser import COMMANDS, MAX_COMMAND_CHARS, ChatCommand, Order, Unknown, Verb, first_line, parse
-from shared.preferences.digest_schedule import DigestRule
-from shared.preferences.pause import pause_until
+from shared.preferences.digest_schedule import DigestSchedule
+from shared.preferences.pause import parse_pause
 from shared.preferences.quiet_hours import QuietHours
 from shared.time.localtime import load_zone
 
@@ -114,10 +114,10 @@ def test_each_name_belongs_to_one_command_and_each_verb_has_one() -> None:
 
 
 READERS: dict[Verb, Callable[[str], object]] = {
-    Verb.PAUSE: lambda text: pause_until(text, datetime(2026, 11, 23, tzinfo=UTC), load_zone("UTC")),
+    Verb.PAUSE: lambda text: parse_pause(text, datetime(2026, 11, 23, tzinfo=UTC), load_zone("UTC")),
     Verb.QUIET: QuietHours.parse,
     Verb.TIMEZONE: lambda text: text == "auto" or load_zone(text),
-    Verb.DIGEST: lambda text: text == "now" or DigestRule.parse(text),
+    Verb.DIGEST: lambda text: text == "now" or DigestSchedule.parse(text),
 }
 
 

@@ -144,18 +144,18 @@ async def test_a_message_without_a_zone_goes_by_the_one_that_is_known(chat: Chat
 
 
 WRONG = {
-    "pause 2": "a pause is 2h, 30m",
-    "pause yesterday": "pause is 2h",
+    "pause 2": "write a pause as 2h, 30m",
+    "pause yesterday": "write a pause as 2h",
     "pause 2000d": "at most 366 days",
-    "pause until 2020-01-01": "has passed",
+    "pause until 2020-01-01": "is in the past",
     "quiet sometimes": "such as mon or friday",
-    "quiet 18:00-25:00": "'25:00' is no time of day",
-    "quiet mon-sun": "quiet at all times",
+    "quiet 18:00-25:00": "'25:00' is not a time of day",
+    "quiet mon-sun": "cannot cover the whole week",
     "timezone Berlin": "did you mean Europe/Berlin?",
     "timezone +02:00": "is an offset, not a time zone",
     "timezone Nowhere/Atall": "is not an IANA or Windows time zone",
-    "digest sometimes": "a digest is daily 09:00",
-    "digest daily 9 o'clock": "a digest is daily 09:00",
+    "digest sometimes": "write a digest schedule as daily 09:00",
+    "digest daily 9 o'clock": "write a digest schedule as daily 09:00",
     "subscribe": "Which topic?",
     f"subscribe {'x' * (MAX_TOPIC_CHARS + 1)}": f"at most {MAX_TOPIC_CHARS} characters",
     "puase 2h": "“pause 2h”",
@@ -212,7 +212,7 @@ async def test_a_topic_reaches_who_subscribed_to_it(chat: Chat) -> None:
 
 async def test_stop_names_what_is_mandatory_and_stays(chat: Chat) -> None:
     told = await chat.ask("stop")
-    assert told[-1] == "Mandatory, cannot be switched off:  Security *alerts*"
+    assert told[-1] == "Mandatory, cannot be turned off:  Security *alerts*"
     recipient = user(chat.person)
     sent, kept = [await chat.herald.ask(recipient, category=each) for each in ("security", "builds")]
     await chat.herald.send()
@@ -226,7 +226,7 @@ async def test_resume_sends_what_the_pause_kept_back(chat: Chat) -> None:
     await chat.herald.send()
     row = await chat.herald.row(asked, f"u:{chat.person.object_id}")
     assert (row["state"], row["rule"]) == (DeliveryState.QUEUED, Rule.PAUSED)
-    assert (await chat.ask("status"))[-1] == "Waiting  1"
+    assert (await chat.ask("status"))[-1] == "Held notifications  1"
     await chat.write("resume")
     await chat.herald.send()
     assert (await chat.herald.row(asked, f"u:{chat.person.object_id}"))["state"] == DeliveryState.SENT
@@ -254,14 +254,14 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
     chat.herald.clock.moved = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
     assert await chat.ask("status") == [
         "Status",
-        "Messages  on",
+        "Notifications  on",
         "Quiet hours  none",
         "Time zone  Europe/Berlin (from Teams)",
         "Digest  daily 09:00 (default)",
         "Next digest  Tue 24 Nov 2026, 09:00 (Europe/Berlin)",
-        "Categories  as they are by default",
+        "Categories  defaults",
         "Topics  none",
-        "Waiting  none",
+        "Held notifications  none",
     ]
     preferences = Preferences(
         time_zone="Asia/Tokyo",
@@ -275,19 +275,19 @@ async def test_status_tells_what_is_set_and_where_it_comes_from(chat: Chat) -> N
     await chat.prefer(preferences)
     assert await chat.ask("status") == [
         "Status",
-        "Messages  paused until Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
+        "Notifications  paused until Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
         "Quiet hours  sat,sun",
         "Time zone  Asia/Tokyo (chosen here)",
         "Digest  weekly mon 09:00",
         "Next digest  Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
-        "Categories  Builds off, all others digest",
+        "Categories  Builds: off, all others: digest",
         "Topics  a, b",
-        "Waiting  none",
+        "Held notifications  none",
     ]
     await chat.prefer(replace(preferences, stopped=True))
     stopped = await chat.ask("status")
-    assert stopped[1].startswith("Messages  stopped")
-    assert stopped[5] == "Categories  Builds off, all others digest"
+    assert stopped[1].startswith("Notifications  stopped")
+    assert stopped[5] == "Categories  Builds: off, all others: digest"
 
 
 async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
@@ -303,7 +303,7 @@ async def test_status_counts_what_waits_up_to_a_bound(chat: Chat) -> None:
             delivery_etag="",
         )
         await chat.herald.services.held_deliveries.put(chat.herald.tenant, item)
-    assert (await chat.ask("status"))[-1] == f"Waiting  {MAX_COUNTED} or more"
+    assert (await chat.ask("status"))[-1] == f"Held notifications  {MAX_COUNTED} or more"
 
 
 async def test_an_early_digest_is_asked_for_where_something_waits(chat: Chat) -> None:

@@ -213,7 +213,7 @@ async def test_a_person_seen_elsewhere_is_known_without_a_chat(tell: Tell, conve
     await tell(message(**in_chat()))
     known = await person(conversations)
     assert (known.user_id, known.service_url, known.conversation_id) == ("29:ada", SERVICE_URL, "")
-    assert (await conversations.people(TENANT, "", 10))[0] == []
+    assert (await conversations.list_people(TENANT, "", 10))[0] == []
 
 
 async def test_an_uninstall_is_marked_and_a_reinstall_or_message_revives(

@@ -78,7 +78,7 @@ async def test_an_install_in_a_personal_chat_is_welcomed(plain: Front, people: S
     assert find_faults(card) == []
     assert lines(card)[:2] == [
         "Welcome to Herald",
-        "I am here because you, or your organisation, installed me for you.",
+        "I am here because you or your organisation installed me for you.",
     ]
     assert [each["verb"] for each in card["actions"]] == [
         action_verbs.PREFERENCES,
@@ -166,8 +166,8 @@ async def test_each_member_of_a_team_is_welcomed_once_and_told_who_added_the_bot
     for person in people:
         [card] = await declared.welcomed(person)
         assert find_faults(card) == []
-        told = f"I am here because Ada added me to the team {team.name}, where you are a member."
-        assert lines(card)[1] in (told, "I am here because you, or your organisation, installed me for you.")
+        told = f"I am here because Ada added me to the team {team.name}, and you are a member."
+        assert lines(card)[1] in (told, "I am here because you or your organisation installed me for you.")
     [card] = await declared.welcomed(people[2])
     assert lines(card)[1] == told
     assert has(await declared.desk(people[2]).click(card, action_verbs.PREFERENCES), action_verbs.SAVE)
@@ -178,7 +178,7 @@ async def test_the_channel_that_was_chosen_is_named(declared: Front, people: Seq
     changes = {"channelData": {"settings": {"selectedChannel": {"id": team.id, "name": "Releases"}}}}
     await declared.tell("install", person=people[0].object_id, team=team.id, changes=changes)
     [card] = await declared.welcomed(people[2])
-    line = f"I am here because I was added to the channel Releases of the team {team.name}, where you are a member."
+    line = f"I am here because I was added to the channel Releases of the team {team.name}, and you are a member."
     assert lines(card)[1] == line
 
 
@@ -188,7 +188,7 @@ async def test_each_member_of_a_group_chat_is_welcomed_once(declared: Front, peo
         await declared.tell("install", person=people[0].object_id, chat=chat.id)
     for person in people:
         [card] = await declared.welcomed(person)
-        assert lines(card)[1] == f"I am here because I was added to the chat {chat.name}, where you are a member."
+        assert lines(card)[1] == f"I am here because I was added to the chat {chat.name}, and you are a member."
 
 
 async def test_members_who_come_later_are_not_welcomed_for_that(declared: Front, people: Sequence[PersonView]) -> None:
@@ -212,13 +212,13 @@ async def test_the_sample_comes_once_and_troubles_nobody_upstream(plain: Front, 
     await plain.tell("install", person=ada.object_id)
     [card] = await plain.welcomed(ada)
     answers = await asyncio.gather(*(desk.click(card, action_verbs.SAMPLE) for _ in range(3)))
-    assert all("A sample is on its way." in text(answer) for answer in answers)
+    assert all("A sample notification is on its way." in text(answer) for answer in answers)
     _, sample = await plain.welcomed(ada)
     assert find_faults(sample) == []
     for verb in (action_verbs.MUTE, action_verbs.SNOOZE_HOUR, action_verbs.TO_DIGEST):
         await desk.click(sample, verb)
-    assert "Acknowledged, " in text(await desk.click(sample, action_verbs.ACKNOWLEDGE))
-    assert "You asked for it." in lines(await desk.click(sample, action_verbs.WHY))
+    assert "Acknowledged on " in text(await desk.click(sample, action_verbs.ACKNOWLEDGE))
+    assert "You requested it." in lines(await desk.click(sample, action_verbs.WHY))
     assert await responses(plain.herald) == []
 
 
@@ -237,7 +237,7 @@ async def test_the_welcomes_pause_ends_tomorrow_and_shortens_no_longer_one(
     assert (wall.hour, wall.minute) == (9, 0)
     assert timedelta(0) < until - now <= timedelta(days=2)
     longer = until + timedelta(days=3)
-    await plain.herald.services.conversations.prefer(
+    await plain.herald.services.conversations.change_preferences(
         plain.herald.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=longer)
     )
     await desk.click(card, action_verbs.PAUSE)

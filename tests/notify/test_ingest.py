@@ -15,7 +15,7 @@ from notify.ingest import allowed_tenant, ingest
 from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
-from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, Newer, Unreadable
+from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Unreadable
 from shared.settings import load_settings
 from shared.states import NotificationState
 from shared.storage.notifications import StoredNotification
@@ -218,7 +218,7 @@ def test_tenant_is_optional_if_only_one_is_allowed() -> None:
 def test_internal_message_decodes_to_what_was_encoded() -> None:
     message = Delivery("n", "0", "u:x", 'W/"etag"', 3)
     assert Delivery.decode(message.encode().encode()) == message
-    with pytest.raises(Newer):
+    with pytest.raises(NewerVersion):
         Delivery.decode(b'{"v": 2, "other": 1}')
     for body in (b"{}", b"[]", b'{"v": 1}', b'{"v": "x"}', b'{"v": 1, "notification": 1, "extra": 2}'):
         with pytest.raises(Unreadable):

@@ -21,7 +21,6 @@ import timer_digest.functions
 from shared.contract.faults import MessageRefused
 from shared.contract.parsing import parse_message
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
@@ -30,8 +29,9 @@ from shared.queue_messages import (
     RECIPIENTS,
     SWEEPS,
     VERSION,
+    WORK_QUEUES,
     Expansion,
-    Newer,
+    NewerVersion,
     RecipientTask,
     Sweep,
     Task,
@@ -215,7 +215,7 @@ def expected_result(queue: str, body: bytes) -> str:
         return refused.reason if queue == NOTIFICATIONS else "unreadable"
     except Unreadable:
         return "unreadable"
-    except Newer:
+    except NewerVersion:
         return "later"
     return "accepted"
 
@@ -287,13 +287,13 @@ async def test_malformed_message_is_a_dead_letter_with_a_reason_and_does_not_rai
     known = await herald.ask(user(ada))
     internal = await internal_messages(herald, known, f"u:{ada.object_id}")
     fuzzer = MessageFuzzer(random.Random(SEED), internal, herald.tenant)
-    queues = [ALL[number % len(ALL)] for number in range(count)]
+    queues = [WORK_QUEUES[number % len(WORK_QUEUES)] for number in range(count)]
     messages = {f"m{number}": (queue, *fuzzer.message(queue)) for number, queue in enumerate(queues)}
     expected = {number: expected_result(queue, body) for number, (queue, _, body) in messages.items()}
     malformed = {number: result for number, result in expected.items() if result in ("unreadable", "invalid")}
     assert len(malformed) >= MIN_MALFORMED_SHARE * count
     assert {messages[number][1] for number in malformed} == set(fuzzer.changes)
-    validators = {queue: jsonschema.Draft202012Validator(schema(queue)) for queue in ALL}
+    validators = {queue: jsonschema.Draft202012Validator(schema(queue)) for queue in WORK_QUEUES}
     accepted = [messages[number] for number, result in expected.items() if result == "accepted"]
     assert [body for queue, _, body in accepted if not is_valid(validators[queue], body)] == []
 

@@ -1,4 +1,4 @@
-"""The cache of notifications: no entry is older than `MAX_AGE`, even if another worker writes or responses are late."""
+"""The cache of notifications never returns a row older than `MAX_CACHE_SECONDS`, even if responses are late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from shared.states import NotificationState
 from shared.storage.entity_writes import Row
-from shared.storage.notifications import MAX_AGE, Notifications, StoredNotification
+from shared.storage.notifications import MAX_CACHE_SECONDS, Notifications, StoredNotification
 from shared.storage.table import Table
 from tests.support.herald import Herald
 
@@ -89,7 +89,7 @@ async def test_cached_row_ages_from_the_write_not_from_its_response(herald: Hera
     fresh = await open_another_worker(herald, now).get(notification.key)
     assert fresh
     await open_another_worker(herald, now).advance(fresh, state=NotificationState.CANCELLED)
-    now[0] += MAX_AGE + 0.1
+    now[0] += MAX_CACHE_SECONDS + 0.1
     slow.may_respond.set()
     await write
     known = await notifications.recent(notification.key)

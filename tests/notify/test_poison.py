@@ -14,13 +14,13 @@ from notify.poison import MAX_POISON_RETRIES, RETRY_DELAY_SECONDS, retry_poison
 from shared import publishing
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
     RECIPIENTS,
     SWEEPS,
+    WORK_QUEUES,
     Delivery,
     Expansion,
     RecipientTask,
@@ -195,7 +195,7 @@ async def test_poison_duplicate_of_an_earlier_page_does_not_fail_the_notificatio
     assert (await timed.now(submitted)).state is NotificationState.EXPANDED
 
 
-@pytest.mark.parametrize("queue", [queue for queue in ALL if queue != NOTIFICATIONS])
+@pytest.mark.parametrize("queue", [queue for queue in WORK_QUEUES if queue != NOTIFICATIONS])
 async def test_unreadable_poison_message_is_a_dead_letter_at_once(timed: Herald, queue: str) -> None:
     await retry_poison(timed.services, queue, b'{"v": 1, "mine": false}', "m1")
     [letter] = await timed.dead_letters()
@@ -234,12 +234,12 @@ async def test_poison_sweep_is_retried_and_completes(timed: Herald) -> None:
 async def test_recipient_task_that_became_a_dead_letter_runs_again_the_next_day(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
     )
     submitted = await timed.ask(user(ada))
     await timed.send()
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER, poison_retries=MAX_POISON_RETRIES)

@@ -25,7 +25,7 @@ async def add_person(herald: Herald) -> PersonView:
 
 
 async def set_preferences(herald: Herald, person: PersonView, **preferences: Any) -> Preferences:
-    return await herald.services.conversations.prefer(
+    return await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 
@@ -208,10 +208,10 @@ async def test_duplicate_message_holds_a_delivery_once(timed: Herald) -> None:
 async def test_preferences_may_be_stored_before_the_install(timed: Herald) -> None:
     ada = await add_person(timed)
     other = "00000000-0000-4000-8000-000000000001"
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, other, lambda old: replace(old, time_zone="Asia/Tokyo")
     )
-    people, _ = await timed.services.conversations.people(timed.tenant, "", 100)
+    people, _ = await timed.services.conversations.list_people(timed.tenant, "", 100)
     assert other not in people
     known = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, other)
     assert known

@@ -125,7 +125,7 @@ async def test_duplicate_messages_at_the_local_time_send_it_once(timed: Herald) 
 async def test_delivery_paused_beyond_the_grace_is_not_missed(timed: Herald) -> None:
     [ada] = await add_people(timed, ["Europe/Berlin"])
     paused = at_nine(1) + timedelta(hours=5)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda preferences: preferences.__class__(paused_until=paused)
     )
     await timed.ask(user(ada), schedule=LOCAL_NINE)
@@ -454,7 +454,7 @@ async def test_people_in_24_zones_receive_it_once_at_their_local_time_despite_an
     assert set(received) == times.keys() - missed
     after = await timed.now(submitted)
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(received)}
-    timer_kinds = [timer.kind async for page in timed.services.timers.until(at_nine(-48), 100) for timer in page]
+    timer_kinds = [timer.kind async for page in timed.services.timers.read_due(at_nine(-48), 100) for timer in page]
     assert set(timer_kinds) <= {timers.WATCH}
 
 

@@ -127,7 +127,7 @@ async def deliver_older_after_newer(
     async def late(*args: Any) -> Any:
         monkeypatch.setattr(herald.services.threads, "save", save)
         written = await save(*args)
-        await submit(herald, user(ada), "Newer", ago=10)
+        await submit(herald, user(ada), "NewerVersion", ago=10)
         await herald.send()
         return written
 
@@ -143,7 +143,7 @@ async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
     await submit(timed, user(ada), "First", ago=100)
     await timed.run()
     older = await deliver_older_after_newer(timed, monkeypatch, ada)
-    assert shown_titles(await timed.received()) == ["Newer"]
+    assert shown_titles(await timed.received()) == ["NewerVersion"]
     assert await timed.counts(older) == {"superseded": 1}
 
 
@@ -172,7 +172,7 @@ async def test_newer_notification_is_shown_again_after_retries(
     assert shown_titles(await timed.received()) == ["Older"]
     monkeypatch.setattr(threads, "find_newer", find_newer)
     await timed.run()
-    assert shown_titles(await timed.received()) == ["Newer"]
+    assert shown_titles(await timed.received()) == ["NewerVersion"]
     assert await timed.counts(older) == {"superseded": 1}
 
 
@@ -245,9 +245,9 @@ async def test_edit_or_recall_of_an_older_notification_keeps_the_card_of_a_newer
     ada = await add_person(timed)
     older = await submit(timed, user(ada), "Older")
     await timed.run()
-    await submit(timed, user(ada), "Newer")
+    await submit(timed, user(ada), "NewerVersion")
     await timed.run()
     await timed.command(command, older, **({"content": {"title": "Edited"}} if command == "edit" else {}))
     await timed.run()
     assert await timed.counts(older) == {state: 1}
-    assert shown_titles(await timed.received()) == ["Newer"]
+    assert shown_titles(await timed.received()) == ["NewerVersion"]

@@ -1,4 +1,4 @@
-"""What an RRULE means, by the letter of RFC 5545 and as slowly as can be: every day is looked at."""
+"""A model of RRULEs by the letter of RFC 5545, independent of dateutil: it tests every day."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WEEKDAYS = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"]
 
 
 def naive(rule: str, start: datetime, last: date) -> list[datetime]:
-    """All occurrences until a date."""
+    """Return all occurrences until a date."""
     parts = dict(part.split("=") for part in rule.split(";"))
     found = [wall for wall in _walls(parts, start, last) if wall >= start]
     until = parts.get("UNTIL", "99991231")
@@ -25,8 +25,8 @@ def _walls(parts: Mapping[str, str], start: datetime, last: date) -> Iterator[da
             chosen = [day for day in those if _matches(parts, start, day)]
             walls = [datetime.combine(day, time(hour, start.minute)) for day in chosen for hour in hours]
             if "BYSETPOS" in parts:
-                places = {int(place) for place in parts["BYSETPOS"].split(",")}
-                walls = [wall for i, wall in enumerate(walls) if i + 1 in places or i - len(walls) in places]
+                positions = {int(position) for position in parts["BYSETPOS"].split(",")}
+                walls = [wall for i, wall in enumerate(walls) if i + 1 in positions or i - len(walls) in positions]
             yield from (wall for wall in walls if wall.date() <= last)
 
 
@@ -69,7 +69,7 @@ def _month(day: date) -> tuple[date, date]:
 
 
 def _weeks(parts: Mapping[str, str], day: date) -> set[str]:
-    """The number of its week, from the first and from the last of the year in which most days of the week are."""
+    """Return the number of its week, from the start and from the end of the year in which most of its days lie."""
     into = (day.weekday() - WEEKDAYS.index(parts.get("WKST", "MO"))) % 7
     middle = day + timedelta(3 - into)
     left = (date(middle.year, 12, 31) - middle).days // 7

@@ -47,15 +47,15 @@ FOLDER = Path(texts.__file__).with_name("texts")
 TEXTS = {language: orjson.loads((FOLDER / f"{language}.json").read_bytes()) for language in LANGUAGES}
 
 
-def notification(**parts: Any) -> Notification:
-    whole = {"recipients": [{"all": True}], "category": "builds", **parts}
-    return Notification.model_validate(whole)
+def make_notification(**parts: Any) -> Notification:
+    values = {"recipients": [{"all": True}], "category": "builds", **parts}
+    return Notification.model_validate(values)
 
 
-def draw_card(of: Notification, category: Category | None = None) -> dict[str, Any]:
-    footer = Footer.of(KEY, of, category or Category(name=of.category))
-    whole = orjson.loads(render_activity(of, 80 * 1024, footer))
-    card: dict[str, Any] = whole["attachments"][0]["content"]
+def draw_card(notification: Notification, category: Category | None = None) -> dict[str, Any]:
+    footer = Footer.of(KEY, notification, category or Category(name=notification.category))
+    activity = orjson.loads(render_activity(notification, 80 * 1024, footer))
+    card: dict[str, Any] = activity["attachments"][0]["content"]
     assert find_faults(card) == []
     return card
 
@@ -89,14 +89,14 @@ def test_every_card_is_valid(language: str) -> None:
     for preferences in (Preferences(), EVERYTHING):
         for errors in ({}, wrong):
             card = draw_preferences_card(
-                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", digest="daily 09:00", locale=language,
-                note="<at>x</at>", errors=errors, key=KEY, now=NOW,
+                preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", default_digest="daily 09:00",
+                locale=language, note="<at>x</at>", errors=errors, key=KEY, now=NOW,
             )  # fmt: skip
             assert find_faults(card) == []
     assert find_faults(draw_welcome_card(language, KEY)) == []
     assert find_faults(draw_welcome_card(language, KEY, added_to="<at>x</at>", adder="[x](y)")) == []
     assert find_faults(refreshed.draw_explanation_card(language, ["<at>x</at>"], KEY)) == []
-    draw_card(notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=language))
+    draw_card(make_notification(content={"title": "T", "result": "R", "actor": {"name": "A"}}, locale=language))
 
 
 def test_every_action_names_its_notification_and_keeps_the_senders_data() -> None:
@@ -113,7 +113,7 @@ def test_every_action_names_its_notification_and_keeps_the_senders_data() -> Non
             {"type": "Action.Submit", "title": "d", "data": {"type": "Action.Execute"}},
         ],
     }  # fmt: skip
-    card = draw_card(notification(card=own))
+    card = draw_card(make_notification(card=own))
     data = {each["verb"]: each["data"] for each in find_execute_actions(card)}
     assert all(each["herald"] == {"n": KEY} for each in data.values())
     assert (data["a"]["x"], data["b"]["data"]) == (1, "text")
@@ -132,7 +132,7 @@ def test_action_set_is_removed_with_its_last_action() -> None:
 def test_action_sets_have_at_most_six_buttons() -> None:
     actions = [{"id": f"own{number}", "title": "Do"} for number in range(6)]
     link = {"title": "Open", "url": "https://ci.example"}
-    card = draw_card(notification(content={"title": "T", "link": link, "actions": actions}))
+    card = draw_card(make_notification(content={"title": "T", "link": link, "actions": actions}))
     sets = [len(each["actions"]) for each in card["body"] if each["type"] == "ActionSet"]
     assert sets == [6, 2]
     verbs = {each["verb"] for each in find_execute_actions(card)}
@@ -140,32 +140,32 @@ def test_action_sets_have_at_most_six_buttons() -> None:
 
 
 def test_card_with_footer_fits_the_limit() -> None:
-    of = notification(content={"title": "T", "text": "word " * 20_000})
-    footer = Footer.of(KEY, of, Category(name="builds"))
+    notification = make_notification(content={"title": "T", "text": "word " * 20_000})
+    footer = Footer.of(KEY, notification, Category(name="builds"))
     for limit in (16, 80):
-        assert count_utf16_bytes(render_activity(of, limit * 1024, footer)) <= limit * 1024
+        assert count_utf16_bytes(render_activity(notification, limit * 1024, footer)) <= limit * 1024
 
 
 def test_validation_counts_the_size_of_the_footer() -> None:
     own = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "x" * 38_000}]}
-    of = notification(card=own)
+    notification = make_notification(card=own)
     limit = 80 * 1024
-    assert count_utf16_bytes(render_activity(of, limit)) <= limit
+    assert count_utf16_bytes(render_activity(notification, limit)) <= limit
     with pytest.raises(MessageRefused) as refused:
-        check_content(of, limit, "/data")
+        check_content(notification, limit, "/data")
     assert [fault.pointer for fault in refused.value.faults] == ["/data/card"]
 
 
 @pytest.mark.parametrize("length", [1, 25_000, 30_000, 35_000, 37_000])
 def test_accepted_card_fits_the_limit_with_any_category_label(length: int) -> None:
     own = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "x" * length}]}
-    of, limit = notification(card=own, thread={"key": "x"}), 80 * 1024
+    notification, limit = make_notification(card=own, thread={"key": "x"}), 80 * 1024
     try:
-        check_content(of, limit, "")
+        check_content(notification, limit, "")
     except MessageRefused:
         return
     label = Category(name="x", title="\U0001f600" * 100)
-    assert count_utf16_bytes(render_activity(of, limit, Footer.of(KEY, of, label))) <= limit
+    assert count_utf16_bytes(render_activity(notification, limit, Footer.of(KEY, notification, label))) <= limit
 
 
 OWN_CARD = {"type": "AdaptiveCard", "version": "1.5"}
@@ -182,13 +182,15 @@ ACTIONS = [{"id": "ok", "title": "A"}, {"id": "herald.stop", "title": "B"}]
 )
 def test_reserved_ids_and_verbs_are_refused(parts: dict[str, Any], pointer: str) -> None:
     with pytest.raises(MessageRefused) as refused:
-        check_content(notification(**parts), 80 * 1024, "/data")
+        check_content(make_notification(**parts), 80 * 1024, "/data")
     assert [fault.pointer for fault in refused.value.faults] == [f"/data{pointer}"]
 
 
 def test_reserved_names_are_allowed_in_action_data() -> None:
     button = {"type": "Action.Execute", "verb": "x", "data": {"verb": "herald.stop"}}
-    check_content(notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, "")
+    check_content(
+        make_notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, ""
+    )
 
 
 # Saving the preferences card
@@ -259,5 +261,5 @@ def test_verbs_have_the_reserved_prefix_and_are_unique() -> None:
 
 def test_card_without_footer_has_no_actions_that_call_the_bot() -> None:
     content = Content.model_validate({"title": "T", "actions": [{"id": "a", "title": "A"}]})
-    whole = orjson.loads(render_activity(notification(content=content), 80 * 1024))
-    assert find_execute_actions(whole) == []
+    activity = orjson.loads(render_activity(make_notification(content=content), 80 * 1024))
+    assert find_execute_actions(activity) == []

@@ -20,27 +20,27 @@ def test_without_a_file_every_category_has_the_defaults(tmp_path: Path, monkeypa
     assert (load_categories("").of("builds").on_unknown, load_categories("").of("builds").simulate) == ("resend", False)
 
 
-def test_a_declared_category_has_its_rules_and_others_those_of_default(tmp_path: Path) -> None:
+def test_declared_category_has_its_settings_and_others_those_of_default(tmp_path: Path) -> None:
     file = declared(tmp_path, [{"name": "payments", "onUnknown": "stop"}, {"name": "default", "simulate": True}])
     assert load_categories(file).of("payments").on_unknown == "stop"
     assert not load_categories(file).of("payments").simulate
     assert load_categories(file).of("builds").simulate
 
 
-def test_the_file_of_the_apps_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_in_the_apps_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declared(tmp_path, [{"name": "builds", "simulate": True}])
     monkeypatch.chdir(tmp_path)
     assert load_categories("").of("builds").simulate
 
 
 @pytest.mark.parametrize("value", ["no json", {"name": "x"}, [{"name": ""}], [{"name": "x", "onUnknwon": "stop"}]])
-def test_a_file_that_is_wrong_stops_the_start_with_one_line(tmp_path: Path, value: object) -> None:
+def test_invalid_file_stops_the_start_with_one_line(tmp_path: Path, value: object) -> None:
     with pytest.raises(SettingsError) as refused:
         load_categories(declared(tmp_path, value))
     assert "categories.json" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_named_and_missing_stops_the_start(tmp_path: Path) -> None:
+def test_missing_configured_file_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="HERALD_CATEGORIES_FILE"):
         load_categories(str(tmp_path / "missing.json"))

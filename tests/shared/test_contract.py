@@ -1,4 +1,4 @@
-"""What upstream may send, and where the faults of what it may not send are."""
+"""Valid messages of upstream systems, and the faults of invalid ones."""
 
 from __future__ import annotations
 
@@ -38,71 +38,73 @@ def body(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def taken(text: bytes) -> Request:
+def parse_request(text: bytes) -> Request:
     request = parse_message(text)
     assert isinstance(request, Request)
     return request
 
 
-def faults(value: object) -> dict[str, str]:
+def faults_of(value: object) -> dict[str, str]:
+    """Return the messages of a refused value's faults, by pointer."""
     with pytest.raises(MessageRefused) as refused:
         parse_message(body(value))
     return {fault.pointer: fault.message for fault in refused.value.faults}
 
 
-def test_an_event_and_its_bare_data_are_the_same_notification() -> None:
-    event, bare = taken(body(EVENT)), taken(body(DATA | {"id": "build-42", "source": "/ci"}))
+def test_event_and_its_data_alone_are_the_same_notification() -> None:
+    event, bare = parse_request(body(EVENT)), parse_request(body(DATA | {"id": "build-42", "source": "/ci"}))
     assert (event.source, event.id, event.content_hash) == (bare.source, bare.id, bare.content_hash)
     assert event.notification == parsing.parse_stored(bare.data)
 
 
-def test_base64_is_read_like_raw() -> None:
-    assert taken(base64.b64encode(body(EVENT))) == taken(body(EVENT))
+def test_base64_is_accepted() -> None:
+    assert parse_request(base64.b64encode(body(EVENT))) == parse_request(body(EVENT))
 
 
-def test_a_byte_order_mark_is_no_fault() -> None:
-    assert taken(b"\xef\xbb\xbf" + body(EVENT)) == taken(body(EVENT))
-    assert taken(base64.b64encode(b"\xef\xbb\xbf" + body(EVENT))) == taken(body(EVENT))
+def test_byte_order_mark_is_accepted() -> None:
+    assert parse_request(b"\xef\xbb\xbf" + body(EVENT)) == parse_request(body(EVENT))
+    assert parse_request(base64.b64encode(b"\xef\xbb\xbf" + body(EVENT))) == parse_request(body(EVENT))
 
 
-def test_data_base64_is_read_like_data() -> None:
+def test_data_base64_is_accepted() -> None:
     value = {name: part for name, part in EVENT.items() if name != "data"}
     value["data_base64"] = base64.b64encode(body(DATA)).decode()
-    assert taken(body(value)) == taken(body(EVENT))
-    assert list(faults(value | {"data_base64": "!"})) == ["/data_base64"]
+    assert parse_request(body(value)) == parse_request(body(EVENT))
+    assert list(faults_of(value | {"data_base64": "!"})) == ["/data_base64"]
 
 
-def test_the_order_of_keys_and_white_space_do_not_make_another_notification() -> None:
+def test_order_of_keys_and_white_space_do_not_change_the_hash() -> None:
     turned = json.dumps(EVENT | {"data": dict(reversed(DATA.items()))}, indent=2).encode()
-    assert taken(turned).content_hash == taken(body(EVENT)).content_hash
-    assert taken(body(EVENT | {"data": DATA | {"category": "x"}})).content_hash != taken(body(EVENT)).content_hash
+    assert parse_request(turned).content_hash == parse_request(body(EVENT)).content_hash
+    other = parse_request(body(EVENT | {"data": DATA | {"category": "x"}}))
+    assert other.content_hash != parse_request(body(EVENT)).content_hash
 
 
-def test_without_identity_the_source_is_the_queue_and_the_id_is_left_open() -> None:
-    bare = taken(body(DATA))
+def test_default_source_is_the_queue_and_the_id_may_be_missing() -> None:
+    bare = parse_request(body(DATA))
     assert (bare.source, bare.id) == (parsing.DEFAULT_SOURCE, None)
 
 
-def test_the_earlier_expiry_counts() -> None:
+def test_earlier_expiry_counts() -> None:
     data = DATA | {"expiresAt": "2026-11-23T18:00:00Z"}
-    both = taken(body(EVENT | {"expirytime": "2026-11-23T17:00:00+00:00", "data": data}))
+    both = parse_request(body(EVENT | {"expirytime": "2026-11-23T17:00:00+00:00", "data": data}))
     assert both.expires_at is not None
     assert both.expires_at.hour == 17
-    alone = taken(body(data))
+    alone = parse_request(body(data))
     assert alone.expires_at is not None
     assert alone.expires_at.hour == 18
 
 
-def test_the_example_of_the_documentation_is_taken() -> None:
+def test_example_in_the_documentation_is_valid() -> None:
     text = Path("docs/contract.md").read_text(encoding="utf-8")
     example = text.split("```json")[1].split("```")[0]
-    assert taken(example.encode()).notification.content is not None
+    assert parse_request(example.encode()).notification.content is not None
 
 
-@pytest.mark.parametrize("words", [NotificationState, DeliveryState, Reason, Rule])
-def test_every_word_for_what_becomes_of_a_message_is_documented(words: type[StrEnum]) -> None:
+@pytest.mark.parametrize("values", [NotificationState, DeliveryState, Reason, Rule])
+def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> None:
     text = Path("docs/contract.md").read_text(encoding="utf-8")
-    assert [word for word in words if f"`{word}`" not in text] == []
+    assert [value for value in values if f"`{value}`" not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -135,32 +137,32 @@ def test_every_word_for_what_becomes_of_a_message_is_documented(words: type[StrE
         ({"schedule": {"at": "2026-12-01T09:00", "timeZone": "../etc/passwd"}}, "/data/schedule/timeZone"),
     ],
 )
-def test_a_fault_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
-    found = faults(EVENT | {"data": DATA | change})
+def test_fault_has_a_pointer(change: dict[str, Any], pointer: str) -> None:
+    found = faults_of(EVENT | {"data": DATA | change})
     assert list(found) == [pointer]
-    bare = faults(DATA | change)
+    bare = faults_of(DATA | change)
     assert list(bare) == [pointer.removeprefix("/data")]
 
 
 @pytest.mark.parametrize(
     ("name", "nearest"), [("Berlin", "Europe/Berlin"), ("W. Europe Standart Time", "Europe/Berlin"), ("Recipient", "")]
 )
-def test_an_unknown_zone_is_answered_with_what_is_taken_and_what_may_be_meant(name: str, nearest: str) -> None:
+def test_fault_of_an_unknown_zone_names_the_valid_forms_and_a_suggestion(name: str, nearest: str) -> None:
     at = {"at": "2026-12-01T09:00", "timeZone": name}
     recurring = {"command": "schedule", "target": {"schedule": "x"}, "announcement": DAILY | {"timeZone": name}}
     for message in (DATA | {"schedule": at}, recurring):
-        [said] = faults(message).values()
-        assert all(taken in said for taken in (repr(name), nearest, "IANA", "Windows", "(recipient, in lower case,"))
+        [text] = faults_of(message).values()
+        assert all(part in text for part in (repr(name), nearest, "IANA", "Windows", "(recipient, in lower case,"))
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "text"),
     [
         ({"recipients": []}, "must not be empty"),
         ({"category": ""}, "must not be empty"),
-        ({"contnet": {}}, "is no field here; did you mean content?"),
-        ({"schedule": {"at": "2026-12-01T09:00", "timezone": "UTC"}}, "is no field here; did you mean timeZone?"),
-        ({"xyzzy": 1}, "is no field here"),
+        ({"contnet": {}}, "is not a field here; did you mean content?"),
+        ({"schedule": {"at": "2026-12-01T09:00", "timezone": "UTC"}}, "is not a field here; did you mean timeZone?"),
+        ({"xyzzy": 1}, "is not a field here"),
         ({"content": {"text": "x"}}, "is required"),
         ({"expiresAt": "tomorrow"}, "must be a time with an offset, such as 2026-12-01T09:00:00Z"),
         ({"expiresAt": "2026-12-01T09:00"}, "must be a time with an offset, such as 2026-12-01T09:00:00Z"),
@@ -169,16 +171,16 @@ def test_an_unknown_zone_is_answered_with_what_is_taken_and_what_may_be_meant(na
          "must be a wall time, such as 2026-12-01T09:00: day is out of range for month"),
     ],
 )  # fmt: skip
-def test_a_fault_is_told_in_words_that_say_what_to_do(more: dict[str, Any], said: str) -> None:
-    assert list(faults(DATA | more).values()) == [said]
+def test_fault_says_what_to_do(more: dict[str, Any], text: str) -> None:
+    assert list(faults_of(DATA | more).values()) == [text]
 
 
 @pytest.mark.parametrize("message", ["", "a/b", "é", "x" * 33])
-def test_a_thread_is_named_by_the_id_of_a_message(message: str) -> None:
+def test_thread_recipient_needs_a_valid_message_id(message: str) -> None:
     recipient = {"conversation": f"19:channel@thread.tacv2;messageid={message}"}
-    [(pointer, said)] = faults(DATA | {"recipients": [recipient]}).items()
+    [(pointer, text)] = faults_of(DATA | {"recipients": [recipient]}).items()
     assert pointer.startswith("/recipients/0")
-    assert "the id of a message" in said
+    assert "the id of a message" in text
     parse_message(body(DATA | {"recipients": [{"conversation": "19:channel@thread.tacv2;messageid=1700000000000"}]}))
 
 
@@ -196,7 +198,7 @@ DAILY: dict[str, Any] = {"rule": "0 9 * * *", "notification": DATA}
         {"command": "deleteSchedule", "target": {"schedule": "x"}, "tenant": "t"},
     ],
 )
-def test_a_command_is_read_bare_and_in_an_envelope(command: dict[str, Any]) -> None:
+def test_command_is_accepted_with_and_without_an_envelope(command: dict[str, Any]) -> None:
     bare, event = parse_message(body(command)), parse_message(body(EVENT | {"data": command}))
     assert isinstance(bare, Command)
     assert isinstance(event, Command)
@@ -225,9 +227,9 @@ def test_a_command_is_read_bare_and_in_an_envelope(command: dict[str, Any]) -> N
         ({"command": "pauseSchedule", "target": {"id": "x"}}, ""),
     ],
 )  # fmt: skip
-def test_a_fault_of_a_command_is_pointed_at(command: dict[str, Any], pointer: str) -> None:
-    assert list(faults(command)) == [pointer]
-    assert list(faults(EVENT | {"data": command})) == [f"/data{pointer}"]
+def test_fault_of_a_command_has_a_pointer(command: dict[str, Any], pointer: str) -> None:
+    assert list(faults_of(command)) == [pointer]
+    assert list(faults_of(EVENT | {"data": command})) == [f"/data{pointer}"]
 
 
 @pytest.mark.parametrize(
@@ -242,12 +244,12 @@ def test_a_fault_of_a_command_is_pointed_at(command: dict[str, Any], pointer: st
         ({"expirytime": "soon"}, "/expirytime"),
     ],
 )
-def test_a_fault_of_the_envelope_is_pointed_at(change: dict[str, Any], pointer: str) -> None:
-    assert list(faults(EVENT | change)) == [pointer]
+def test_fault_of_the_envelope_has_a_pointer(change: dict[str, Any], pointer: str) -> None:
+    assert list(faults_of(EVENT | change)) == [pointer]
 
 
-def test_every_fault_is_told_at_once() -> None:
-    assert set(faults(DATA | {"category": 1, "recipients": [], "content": {}})) == {
+def test_all_faults_are_reported_together() -> None:
+    assert set(faults_of(DATA | {"category": 1, "recipients": [], "content": {}})) == {
         "/category",
         "/recipients",
         "/content/title",
@@ -258,36 +260,36 @@ def test_every_fault_is_told_at_once() -> None:
     "bytes_",
     [b"", b"\xff\xfe", b"hello", b"aGVsbG8=", b"{", b'{"a":NaN}', b'{"a":"\\ud800"}', b'{"a":' * 5000, b"[" * 100000],
 )
-def test_what_is_no_json_is_unreadable(bytes_: bytes) -> None:
+def test_invalid_json_is_unreadable(bytes_: bytes) -> None:
     with pytest.raises(MessageRefused) as refused:
         parse_message(bytes_)
     assert refused.value.reason == "unreadable"
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "said"),
+    ("bytes_", "text"),
     [
         (b'\n\n {"a": 1,\n  "b" 2}', "expected ':' after key in line 4, column 7"),
         (b'\xef\xbb\xbf{"a": 1,}', "trailing comma is not allowed in line 1, column 8"),
         (b'{"a": 1', "unexpected end of data in line 1, column 8"),
         ('{"ä":\n "ü'.encode() + b"\xff", "invalid start byte in line 2, column 4"),
         (base64.b64encode(b"[\nx"), "in line 2, column 1"),
-        (b"rule: 0 9 * * *", "is neither a JSON object, which begins with {, nor base64 of one"),
+        (b"rule: 0 9 * * *", "is neither a JSON object, which begins with {, nor the base64 encoding of one"),
     ],
 )
-def test_it_is_said_where_json_ends_to_be_json(bytes_: bytes, said: str) -> None:
+def test_fault_of_invalid_json_has_line_and_column(bytes_: bytes, text: str) -> None:
     with pytest.raises(MessageRefused) as refused:
         parse_message(bytes_)
     [fault] = refused.value.faults
-    assert said in fault.message
+    assert text in fault.message
 
 
-def test_a_fault_never_repeats_the_text_it_was_found_in() -> None:
-    assert "very private" not in str(faults(DATA | {"priority": "very private", "tenant": {"very private": 1}}))
+def test_fault_does_not_repeat_the_text_of_the_message() -> None:
+    assert "very private" not in str(faults_of(DATA | {"priority": "very private", "tenant": {"very private": 1}}))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from([*DATA, "schedule", "user", "all", "at", "title", "specversion", "data", "id"]), x)))  # noqa: E501  # fmt: skip
-def test_any_json_is_either_taken_or_refused(value: Any) -> None:
+def test_any_json_is_accepted_or_refused(value: Any) -> None:
     for bytes_ in (body(value), body(DATA | {"content": value}), body(EVENT | {"data": value})):
         try:
             parse_message(bytes_)
@@ -296,14 +298,14 @@ def test_any_json_is_either_taken_or_refused(value: Any) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_either_taken_or_refused(bytes_: bytes) -> None:
+def test_random_bytes_are_refused(bytes_: bytes) -> None:
     with pytest.raises(MessageRefused):
         parse_message(bytes_)
 
 
-def test_the_exported_schema_is_the_models() -> None:
+def test_exported_schema_equals_the_models() -> None:
     exported = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
-    assert exported == models.schema(), "write it anew: python -m local.export_schema"
+    assert exported == models.schema(), "export it again: python -m local.export_schema"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +322,6 @@ def test_the_exported_schema_is_the_models() -> None:
         ({"command": "schedule", "target": {"schedule": "x"}, "announcement": {"rule": "0 9 * * *"}}, False),
     ],
 )
-def test_the_exported_schema_takes_and_refuses_what_the_models_do(value: dict[str, Any], valid: bool) -> None:
+def test_exported_schema_accepts_and_refuses_as_the_models_do(value: dict[str, Any], valid: bool) -> None:
     schema = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid

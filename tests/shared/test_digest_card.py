@@ -62,7 +62,7 @@ def test_button_shows_the_further_lines_of_a_long_category() -> None:
     [buttons] = [each for each in card["body"] if each["type"] == "ActionSet"]
     [button] = buttons["actions"]
     # The button hides itself.
-    assert (button["title"], button["targetElements"]) == ("and 7 more", [hidden["id"], buttons["id"]])
+    assert (button["title"], button["targetElements"]) == ("Show 7 more", [hidden["id"], buttons["id"]])
 
 
 def test_markdown_marks_are_stripped_from_text_runs() -> None:
@@ -76,14 +76,14 @@ def test_markdown_marks_are_stripped_from_text_runs() -> None:
 def test_held_digest_explains_why_notifications_are_combined() -> None:
     card = draw_digest_card([line()], BERLIN, "en", held=True)
     texts = [each["text"] for each in card["body"] if each["type"] == "TextBlock"]
-    assert "More than five were held for you" in texts[-1]
+    assert "You had more than five held notifications" in texts[-1]
     assert "digest off" not in texts[-1]
 
 
 def test_notifications_that_did_not_fit_are_counted_with_a_hint() -> None:
     card = draw_digest_card([line()], BERLIN, "en", more=12)
     texts = [each["text"] for each in card["body"] if each["type"] == "TextBlock"]
-    assert "… and 12 more, in the next digest. **digest now** sends them at once." in texts
+    assert "12 more in your next digest. Write **digest now** to get it immediately." in texts
 
 
 def test_upstream_texts_are_not_rendered_as_markup() -> None:
@@ -97,8 +97,8 @@ def test_upstream_texts_are_not_rendered_as_markup() -> None:
 
 def test_card_is_in_the_readers_language() -> None:
     card = draw_digest_card([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
-    assert card["fallbackText"].startswith("Übersicht: 3 Mitteilungen: ")
-    assert text_of_runs(visible_lines(card)[0]) == "Dringend: Build 1 · 2 Meldungen · 2026\u201111\u201123\u00a013:00"
+    assert card["fallbackText"].startswith("Übersicht: 3 Benachrichtigungen: ")
+    assert text_of_runs(visible_lines(card)[0]) == "Dringend: Build 1 · 2 Updates · 2026\u201111\u201123\u00a013:00"
 
 
 def test_card_is_valid() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.time.holidays import Holidays
-from tests.shared.effort import calls
+from tests.shared.call_counts import calls
 
 NEW_YEAR = date(2026, 1, 1)
 

@@ -39,7 +39,7 @@ HOSTS = frozenset({"127.0.0.1:3978", "teams.example", "localhost"})
         ("https://sub.teams.example/", False),
     ],
 )
-def test_a_service_url_is_https_to_teams_or_a_host_of_the_settings(url: str, allowed: bool) -> None:
+def test_service_url_must_be_https_to_teams_or_to_a_configured_host(url: str, allowed: bool) -> None:
     assert allowed_service_url(url, hosts=HOSTS) is allowed
 
 
@@ -53,5 +53,5 @@ def test_a_service_url_is_https_to_teams_or_a_host_of_the_settings(url: str, all
         ("https://teams.example/", False),
     ],
 )
-def test_without_an_app_id_loopback_alone_is_allowed(url: str, allowed: bool) -> None:
+def test_without_an_app_id_only_loopback_is_allowed(url: str, allowed: bool) -> None:
     assert allowed_service_url(url, hosts=HOSTS, loopback_only=True) is allowed

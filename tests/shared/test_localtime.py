@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.time.localtime import load_zone, second_utc, to_utc, to_wall_time
-from tests.shared.clockchanges import ALL, SAMPLE, ZONES, changes
+from tests.shared.clock_changes import ALL, SAMPLE, ZONES, changes
 
 
 @pytest.mark.parametrize(
@@ -18,15 +18,15 @@ from tests.shared.clockchanges import ALL, SAMPLE, ZONES, changes
         ("Europe/Berlin", "2026-03-29T02:30", "2026-03-29T01:00"),  # in the gap: the first instant after it
         ("Europe/Berlin", "2026-03-29T02:00", "2026-03-29T01:00"),
         ("Europe/Berlin", "2026-03-29T03:00", "2026-03-29T01:00"),
-        ("Europe/Berlin", "2026-10-25T02:30", "2026-10-25T00:30"),  # shown twice: the first of the two
+        ("Europe/Berlin", "2026-10-25T02:30", "2026-10-25T00:30"),  # repeated: the first of the two
         ("Australia/Lord_Howe", "2026-10-04T02:15", "2026-10-03T15:30"),  # a gap of half an hour
-        ("Pacific/Apia", "2011-12-30T12:00", "2011-12-30T10:00"),  # a day that this zone left out
+        ("Pacific/Apia", "2011-12-30T12:00", "2011-12-30T10:00"),  # a day that this zone skipped
         ("Pacific/Kiritimati", "2026-01-01T00:00", "2025-12-31T10:00"),  # +14
         ("Pacific/Pago_Pago", "2026-01-01T00:00", "2026-01-01T11:00"),  # -11
         ("UTC", "2026-01-01T00:00", "2026-01-01T00:00"),
     ],
 )
-def test_a_wall_time_is_one_instant(zone: str, wall: str, utc: str) -> None:
+def test_wall_time_is_converted_to_utc(zone: str, wall: str, utc: str) -> None:
     assert to_utc(datetime.fromisoformat(wall), load_zone(zone)) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
@@ -34,7 +34,7 @@ def test_a_wall_time_is_one_instant(zone: str, wall: str, utc: str) -> None:
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)),  # noqa: DTZ001 (wall times)
     st.sampled_from(ALL),
 )
-def test_clocks_show_the_wall_time_then_or_have_just_jumped_over_it(wall: datetime, zone: str) -> None:
+def test_utc_shows_the_wall_time_or_is_the_end_of_a_gap(wall: datetime, zone: str) -> None:
     at = to_utc(wall, load_zone(zone))
     shown = at.astimezone(load_zone(zone)).replace(tzinfo=None)
     if shown != wall:
@@ -43,7 +43,7 @@ def test_clocks_show_the_wall_time_then_or_have_just_jumped_over_it(wall: dateti
 
 
 @pytest.mark.parametrize("names", ZONES)
-def test_around_every_change_a_skipped_time_is_the_first_instant_after_it_and_a_doubled_one_the_first(
+def test_skipped_time_is_the_end_of_the_gap_and_repeated_time_the_first_of_two(
     names: list[str],
 ) -> None:
     for name in names:
@@ -66,7 +66,7 @@ def test_around_every_change_a_skipped_time_is_the_first_instant_after_it_and_a_
     st.timedeltas(timedelta(), timedelta(days=2)),
     st.sampled_from(SAMPLE),
 )
-def test_a_later_wall_time_is_never_an_earlier_instant(wall: datetime, later: timedelta, name: str) -> None:
+def test_later_wall_time_is_never_an_earlier_instant(wall: datetime, later: timedelta, name: str) -> None:
     assert to_utc(wall, load_zone(name)) <= to_utc(wall + later, load_zone(name))
 
 
@@ -78,5 +78,5 @@ def test_a_later_wall_time_is_never_an_earlier_instant(wall: datetime, later: ti
         ("Europe/Berlin", "2026-10-25T01:30", "2026-10-25T02:30"),  # the second time
     ],
 )
-def test_an_instant_is_shown_by_the_clocks_of_its_place(zone: str, at: str, wall: str) -> None:
+def test_instant_is_converted_to_wall_time(zone: str, at: str, wall: str) -> None:
     assert to_wall_time(datetime.fromisoformat(at).replace(tzinfo=UTC), load_zone(zone)) == datetime.fromisoformat(wall)

@@ -1,3 +1,5 @@
+"""The outcome of each answer of Teams: the documented ones, and any other."""
+
 from __future__ import annotations
 
 import json
@@ -13,35 +15,35 @@ from shared.teams.outcome import Outcome, Verdict, classify, error_code, retry_a
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def coded(code: str) -> bytes:
+def error_body(code: str) -> bytes:
     return json.dumps({"error": {"code": code, "message": "..."}}).encode()
 
 
-def sub_coded(code: str) -> bytes:
+def sub_code_body(code: str) -> bytes:
     return json.dumps({"errorCode": 209, "message": json.dumps({"subCode": code, "details": ""})}).encode()
 
 
 @pytest.mark.parametrize(
     ("status", "body", "verdict", "reason"),
     [
-        (400, coded("Bad Argument"), Verdict.FAILED, Reason.BAD_REQUEST),
-        (401, coded("BotNotRegistered"), Verdict.RETRY, Reason.UNAUTHORIZED),
+        (400, error_body("Bad Argument"), Verdict.FAILED, Reason.BAD_REQUEST),
+        (401, error_body("BotNotRegistered"), Verdict.RETRY, Reason.UNAUTHORIZED),
         (401, b"", Verdict.RETRY, Reason.UNAUTHORIZED),
-        (403, coded("BotDisabledByAdmin"), Verdict.SUPPRESSED, Reason.DISABLED_BY_ADMIN),
-        (403, coded("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
-        (403, coded("ConversationBlockedByUser"), Verdict.SUPPRESSED, Reason.BLOCKED),
-        (403, sub_coded("MessageWritesBlocked"), Verdict.SUPPRESSED, Reason.BLOCKED),
-        (403, sub_coded("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
-        (403, coded("ForbiddenOperationException"), Verdict.SUPPRESSED, Reason.NOT_PERSONAL_SCOPE),
-        (403, coded("NotEnoughPermissions"), Verdict.FAILED, Reason.NOT_PERMITTED),
-        (403, coded("InvalidBotApiHost"), Verdict.FAILED, Reason.WRONG_CLOUD),
-        (403, coded("SomethingNew"), Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
+        (403, error_body("BotDisabledByAdmin"), Verdict.SUPPRESSED, Reason.DISABLED_BY_ADMIN),
+        (403, error_body("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
+        (403, error_body("ConversationBlockedByUser"), Verdict.SUPPRESSED, Reason.BLOCKED),
+        (403, sub_code_body("MessageWritesBlocked"), Verdict.SUPPRESSED, Reason.BLOCKED),
+        (403, sub_code_body("BotNotInConversationRoster"), Verdict.SUPPRESSED, Reason.NOT_INSTALLED),
+        (403, error_body("ForbiddenOperationException"), Verdict.SUPPRESSED, Reason.NOT_PERSONAL_SCOPE),
+        (403, error_body("NotEnoughPermissions"), Verdict.FAILED, Reason.NOT_PERMITTED),
+        (403, error_body("InvalidBotApiHost"), Verdict.FAILED, Reason.WRONG_CLOUD),
+        (403, error_body("SomethingNew"), Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
         (403, b"<html>", Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
-        (404, coded("ConversationNotFound"), Verdict.FAILED, Reason.CONVERSATION_GONE),
-        (412, coded("PreconditionFailed"), Verdict.RETRY, Reason.PRECONDITION),
-        (413, coded("MessageSizeTooBig"), Verdict.FAILED, Reason.TOO_BIG),
-        (429, coded("Throttled"), Verdict.RETRY, Reason.THROTTLED),
-        (500, coded("ServiceError"), Verdict.FAILED, Reason.SERVICE_ERROR),
+        (404, error_body("ConversationNotFound"), Verdict.FAILED, Reason.CONVERSATION_GONE),
+        (412, error_body("PreconditionFailed"), Verdict.RETRY, Reason.PRECONDITION),
+        (413, error_body("MessageSizeTooBig"), Verdict.FAILED, Reason.TOO_BIG),
+        (429, error_body("Throttled"), Verdict.RETRY, Reason.THROTTLED),
+        (500, error_body("ServiceError"), Verdict.FAILED, Reason.SERVICE_ERROR),
         (502, b"<html>Bad gateway</html>", Verdict.UNKNOWN, Reason.NO_ANSWER),
         (503, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
         (504, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
@@ -50,7 +52,7 @@ def sub_coded(code: str) -> bytes:
         (599, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
     ],
 )
-def test_each_documented_answer_has_its_meaning(status: int, body: bytes, verdict: Verdict, reason: Reason) -> None:
+def test_status_and_code_give_verdict_and_reason(status: int, body: bytes, verdict: Verdict, reason: Reason) -> None:
     outcome = classify(status, {}, body, NOW)
     assert (outcome.verdict, outcome.reason) == (verdict, reason)
 
@@ -65,7 +67,7 @@ def test_each_documented_answer_has_its_meaning(status: int, body: bytes, verdic
         (200, b'{"id":5}', Outcome(Verdict.DONE)),
     ],
 )
-def test_a_success_gives_the_ids_it_names(status: int, body: bytes, expected: Outcome) -> None:
+def test_success_has_the_ids_in_the_answer(status: int, body: bytes, expected: Outcome) -> None:
     assert classify(status, {}, body, NOW) == expected
 
 
@@ -88,7 +90,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 
 
 @given(st.integers(100, 599), st.binary() | st.text().map(str.encode), st.none() | st.text())
-def test_any_answer_has_a_meaning(status: int, body: bytes, header: str | None) -> None:
+def test_any_answer_has_a_verdict(status: int, body: bytes, header: str | None) -> None:
     outcome = classify(status, {"Retry-After": header} if header is not None else {}, body, NOW)
     assert (outcome.verdict is Verdict.DONE) == (200 <= status < 300)
     assert (outcome.reason is None) == (outcome.verdict is Verdict.DONE)

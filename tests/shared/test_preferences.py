@@ -1,4 +1,4 @@
-"""What is stored of somebody's preferences comes back as it was, and fits where it is stored."""
+"""Preferences are stored without loss, and fit into their column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences, TooMany, decode_preferences
+from shared.preferences.preferences import FOREVER, MAX_ENTRIES, Preferences, TooManyPreferences, decode_preferences
 from shared.states import Mode
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -26,29 +26,29 @@ ALL = Preferences(
 
 
 @pytest.mark.parametrize("preferences", [Preferences(), ALL])
-def test_they_come_back_as_they_were_stored(preferences: Preferences) -> None:
+def test_decoded_preferences_equal_the_encoded_ones(preferences: Preferences) -> None:
     assert decode_preferences(preferences.encode()) == preferences
 
 
-def test_what_a_newer_version_added_is_left_out() -> None:
+def test_fields_of_a_newer_version_are_ignored() -> None:
     assert decode_preferences('{"added": 1, "locale": "de"}') == Preferences(locale="de")
 
 
-def test_mutes_that_have_ended_go_with_the_next_one() -> None:
+def test_next_mute_removes_those_that_have_ended() -> None:
     preferences = Preferences().mute("over", NOW, NOW).mute("other", FOREVER, NOW)
     assert (preferences.muted_until("over"), preferences.muted_until("other")) == (None, FOREVER)
 
 
-def test_there_is_an_end_to_how_many_there_may_be() -> None:
+def test_too_many_entries_are_refused() -> None:
     preferences = Preferences()
     for turn in range(MAX_ENTRIES):
         preferences = preferences.with_topic(f"t{turn}")
-    with pytest.raises(TooMany, match="topics"):
+    with pytest.raises(TooManyPreferences, match="topics"):
         preferences.with_topic("one more")
 
 
-def test_what_is_larger_than_a_column_is_refused() -> None:
+def test_preferences_larger_than_a_column_are_refused() -> None:
     long = {f"{turn:03}" + "x" * 250: Mode.OFF for turn in range(MAX_ENTRIES)}
     Preferences(categories=long).encode()
-    with pytest.raises(TooMany, match="long names"):
+    with pytest.raises(TooManyPreferences, match="long names"):
         Preferences(categories=long, topics=tuple(f"{turn}{'y' * 98}" for turn in range(MAX_ENTRIES))).encode()

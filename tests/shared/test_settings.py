@@ -1,4 +1,4 @@
-"""Every setting that is missing or contradicts another stops the start with one line that names it."""
+"""A missing or contradictory setting stops the start with one line that names it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BOT = {
 }
 
 
-def test_a_single_tenant_bot_is_open_to_its_own_tenant_alone() -> None:
+def test_single_tenant_bot_allows_only_its_own_tenant() -> None:
     settings = load_settings(BOT)
     assert settings.allows_tenant(TENANT.upper())
     assert not settings.allows_tenant("33333333-3333-3333-3333-333333333333")
     assert settings.authority == f"https://login.microsoftonline.com/{TENANT}"
 
 
-def test_named_tenants_take_the_place_of_the_bots_own() -> None:
+def test_allowed_tenants_replace_the_tenant_of_the_bot() -> None:
     settings = load_settings(BOT | {"HERALD_ALLOWED_TENANTS": " A , b,"})
     assert settings.tenants == {"a", "b"}
 
 
-def test_names_are_found_in_any_case_as_on_windows() -> None:
+def test_names_of_settings_are_case_insensitive() -> None:
     assert load_settings({name.upper(): value for name, value in BOT.items()}) == load_settings(BOT)
 
 
-def test_an_empty_value_is_a_missing_one() -> None:
+def test_empty_value_counts_as_missing() -> None:
     assert load_settings(BOT | {"ToBotFromChannelTokenIssuer": "", "HERALD_TENANT_RATE": ""}) == load_settings(BOT)
 
 
@@ -45,7 +45,7 @@ def without(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("environ", "named"),
+    ("environ", "setting"),
     [
         ({}, "MicrosoftAppId"),
         (without("MicrosoftAppId"), "MicrosoftAppId"),
@@ -65,51 +65,51 @@ def without(name: str) -> dict[str, str]:
         (BOT | {"HERALD_MAX_ACTIVITY_KB": "1000"}, "HERALD_MAX_ACTIVITY_KB"),
     ],
 )
-def test_a_bad_setting_is_refused_in_one_line_that_names_it(environ: dict[str, str], named: str) -> None:
+def test_invalid_setting_is_refused_with_one_line_that_names_it(environ: dict[str, str], setting: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings(environ)
     text = str(refused.value)
-    assert named in text
+    assert setting in text
     assert "\n" not in text
     assert "a-secret" not in text
 
 
-def test_without_an_app_id_development_takes_any_tenant_unless_some_are_named() -> None:
-    free = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development"})
-    assert free.allows_tenant(TENANT)
-    named = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "HERALD_ALLOWED_TENANTS": TENANT})
-    assert not named.allows_tenant("another")
+def test_development_without_an_app_id_allows_any_tenant_unless_some_are_listed() -> None:
+    unlimited = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development"})
+    assert unlimited.allows_tenant(TENANT)
+    limited = load_settings({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "HERALD_ALLOWED_TENANTS": TENANT})
+    assert not limited.allows_tenant("another")
 
 
-def test_the_secret_is_not_in_the_settings_printed() -> None:
+def test_secret_is_not_in_the_repr_of_the_settings() -> None:
     assert "a-secret" not in repr(load_settings(BOT))
 
 
-def test_every_setting_has_a_name_in_the_environment() -> None:
+def test_every_setting_has_an_environment_variable() -> None:
     assert all(field.alias for field in Settings.model_fields.values())
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
-    [({}, "AzureWebJobsStorage is missing"), ({"AzureWebJobsStorage": "nonsense"}, "is no connection string")],
+    ("environ", "message"),
+    [({}, "AzureWebJobsStorage is missing"), ({"AzureWebJobsStorage": "nonsense"}, "is not a connection string")],
 )
-def test_storage_that_cannot_be_opened_says_why(environ: dict[str, str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_invalid_storage_setting_is_refused_with_the_reason(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         open_storage(environ)
 
 
-async def test_storage_is_opened_by_account_name_with_an_identity() -> None:
+async def test_storage_is_opened_with_an_account_name_and_an_identity() -> None:
     queues, tables = open_storage({"AzureWebJobsStorage__accountName": "heraldstore"})
     async with queues, tables:
         assert queues.url.startswith("https://heraldstore.queue.core.windows.net")
         assert tables.url.startswith("https://heraldstore.table.core.windows.net")
 
 
-async def test_storage_is_reached_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+async def test_storage_uses_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    requested = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].split()[1].decode())
+        requested.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].split()[1].decode())
         writer.write(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
@@ -125,7 +125,7 @@ async def test_storage_is_reached_through_the_proxy_that_the_environment_names(m
             ):
                 with pytest.raises(HttpResponseError):
                     await client
-    assert [url.split("?")[0].split("(")[0] for url in asked] == [
+    assert [url.split("?")[0].split("(")[0] for url in requested] == [
         "http://q.test/notifications",
         "http://t.test/HeraldTimers",
     ]

@@ -1,6 +1,6 @@
-"""What the app relies on of storage: the same on Azurite and in the memory that most tests run on.
+"""Behaviour of storage that the app relies on: the same on Azurite and in the memory storage of most tests.
 
-Where Azurite takes more than the real service does, memory refuses it (`memory_only`).
+Where Azurite accepts more than the real service, memory storage refuses it (`memory_only`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.storage.entity_writes import Operation, Row
 from shared.storage.table import COLUMN_BYTES, Conflict, Table, etag_of, removal
 from tests.support.storage import Storage
 
-#: Nothing in it may be taken for the text around it, and each type is there, at its limits.
+#: Texts that look like parts of a request or answer, and the limits of each type.
 TEXTS = {
     "line": 'a\r\nHTTP/1.1 409 Conflict\r\nETag: W/"none"\r\n\r\n--changeset_\r\n--batch_--',
     "quotes": 'it\'s "so" \\ %27 &',
@@ -61,14 +61,14 @@ async def table(storage: Storage) -> AsyncIterator[Table]:
 
 
 async def rows(table: Table, where: str = "PartitionKey eq @p", /, **values: Any) -> dict[str, dict[str, Any]]:
-    """The rows that match, by their row keys, in their order."""
+    """Return the rows that match, by row key, in order."""
     found = await table.query(where, {"p": "p", **values}, limit=1000)
     return {each["RowKey"]: dict(each) for each in found}
 
 
 @both
 @pytest.mark.parametrize("key", KEYS)
-async def test_a_row_is_written_once_and_changed_only_by_who_knows_it_as_it_is(table: Table, key: str) -> None:
+async def test_insert_and_merge_conflict_unless_the_etag_is_current(table: Table, key: str) -> None:
     assert await table.get("it's", key) is None
     first = await table.insert(row("it's", key, a=1, b="x"))
     with pytest.raises(Conflict):
@@ -94,26 +94,26 @@ async def test_a_row_is_written_once_and_changed_only_by_who_knows_it_as_it_is(t
 
 
 @both
-async def test_values_of_each_type_are_read_as_they_were_written(table: Table) -> None:
+async def test_values_of_each_type_are_read_as_written(table: Table) -> None:
     await table.insert(row("p", "k", **TEXTS, **TYPES, left_out=None))
-    there = (await rows(table))["k"]
-    assert there == row("p", "k", **TEXTS, **TYPES)
-    assert all(there[name].tzinfo == UTC for name in ("moment", "forever"))
-    assert {name: type(there[name]) for name in ("small", "yes", "empty")} == {"small": int, "yes": bool, "empty": str}
-    # A merge leaves what it does not name, also where it names it as None.
+    stored = (await rows(table))["k"]
+    assert stored == row("p", "k", **TEXTS, **TYPES)
+    assert all(stored[name].tzinfo == UTC for name in ("moment", "forever"))
+    assert {name: type(stored[name]) for name in ("small", "yes", "empty")} == {"small": int, "yes": bool, "empty": str}
+    # A merge does not change columns that are missing or None.
     await table.merge(row("p", "k", small=None, large=1), (await table.get("p", "k") or ({}, ""))[1])
-    assert (await rows(table))["k"] == there | {"large": 1}
+    assert (await rows(table))["k"] == stored | {"large": 1}
 
 
 @both
-async def test_a_merge_keeps_the_other_columns_and_answers_with_the_new_etag(table: Table) -> None:
+async def test_merge_keeps_other_columns_and_returns_the_new_etag(table: Table) -> None:
     first, second = await table.batch([("create", row("p", key, a=1, b="x")) for key in ("it's", "two")])
     changed, removed, added = await table.batch(
         [("update", row("p", "it's", a=2), first), ("delete", row("p", "two"), second), ("create", row("p", "three"))]
     )
-    there = await rows(table)
-    assert there.keys() == {"it's", "three"}
-    assert (there["it's"]["a"], there["it's"]["b"], removed) == (2, "x", "")
+    stored = await rows(table)
+    assert stored.keys() == {"it's", "three"}
+    assert (stored["it's"]["a"], stored["it's"]["b"], removed) == (2, "x", "")
     assert (await table.get("p", "it's") or ((), ""))[1] == changed != first
     assert (await table.get("p", "three") or ((), ""))[1] == added
 
@@ -122,27 +122,27 @@ async def test_a_merge_keeps_the_other_columns_and_answers_with_the_new_etag(tab
 @pytest.mark.parametrize(
     "refused",
     [
-        pytest.param(("create", row("p", "known")), id="one that is there"),
-        pytest.param(("update", row("p", "known", a=2), OLD), id="changed"),
-        pytest.param(("delete", row("p", "known"), OLD), id="removed"),
-        pytest.param(("delete", row("p", "unknown")), id="one that is not there"),
+        pytest.param(("create", row("p", "known")), id="insert an existing row"),
+        pytest.param(("update", row("p", "known", a=2), OLD), id="merge a changed row"),
+        pytest.param(("delete", row("p", "known"), OLD), id="delete a changed row"),
+        pytest.param(("delete", row("p", "unknown")), id="delete a missing row"),
     ],
 )
-@pytest.mark.parametrize("place", [0, 1, 99])
-async def test_one_of_a_hundred_that_conflicts_undoes_all(table: Table, refused: Operation, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, 99])
+async def test_one_conflict_undoes_the_whole_transaction(table: Table, refused: Operation, index: int) -> None:
     await table.batch([("create", row("p", "known", a=1))])
     operations: list[Operation] = [("create", row("p", f"new{number}")) for number in range(99)]
-    operations.insert(place, refused)
+    operations.insert(index, refused)
     with pytest.raises(Conflict):
         await table.batch(operations)
     assert {key: each["a"] for key, each in (await rows(table)).items()} == {"known": 1}
 
 
 @both
-async def test_a_hundred_rows_are_written_and_removed_together(table: Table) -> None:
+async def test_a_hundred_rows_are_written_and_deleted_together(table: Table) -> None:
     etags = await table.batch([("create", row("p", f"{number:03}")) for number in range(100)])
     assert list(await rows(table)) == [f"{number:03}" for number in range(100)]
-    # Those that were changed since, or are gone, stay as they are.
+    # Rows that have changed, or do not exist, are left as they are.
     await table.merge(row("p", "007", a=1), etags[7])
     await table.delete("p", "008")
     await table.clear("p", {f"{number:03}": etag for number, etag in enumerate(etags)})
@@ -161,7 +161,7 @@ async def test_a_hundred_rows_are_written_and_removed_together(table: Table) -> 
         ([("create", row("p", "twice")), ("create", row("p", "twice"))], "InvalidDuplicateRow"),
     ],
 )
-async def test_what_storage_does_not_take_is_an_error_with_its_status_and_code(
+async def test_invalid_operation_raises_an_error_with_status_and_code(
     table: Table, operations: Sequence[Operation], code: str
 ) -> None:
     with pytest.raises(HttpResponseError, match=code) as refused:
@@ -183,7 +183,7 @@ async def test_what_storage_does_not_take_is_an_error_with_its_status_and_code(
         ([("create", row("p", f"{n}", **LARGE)) for n in range(8)], "ContentLengthExceeded"),
     ],
 )
-async def test_what_azurite_takes_and_the_real_service_does_not_is_refused(
+async def test_memory_refuses_what_only_azurite_accepts(
     table: Table, operations: Sequence[Operation], code: str
 ) -> None:
     with pytest.raises(HttpResponseError, match=code):
@@ -192,15 +192,15 @@ async def test_what_azurite_takes_and_the_real_service_does_not_is_refused(
 
 
 @both
-async def test_what_fits_is_taken(table: Table) -> None:
+async def test_row_at_the_size_limit_is_accepted(table: Table) -> None:
     text, data = "x" * (COLUMN_BYTES // 2), bytes(COLUMN_BYTES)
     await table.insert(row("p", "k", text=text, **{f"d{n}": data for n in range(15)}))
     assert len((await rows(table))["k"]) == 18
 
 
 @both
-async def test_a_number_that_would_be_stored_as_another_type_is_refused(table: Table) -> None:
-    with pytest.raises(ValueError, match="far is too large"):
+async def test_number_over_32_bits_is_refused(table: Table) -> None:
+    with pytest.raises(ValueError, match="far does not fit"):
         await table.batch([("create", row("p", "k", far=2**31))])
     assert await rows(table) == {}
 
@@ -223,7 +223,7 @@ async def test_a_number_that_would_be_stored_as_another_type_is_refused(table: T
         ("PartitionKey lt @p", ""),
     ],
 )
-async def test_a_filter_finds_what_it_says_in_the_order_of_the_keys(table: Table, where: str, found: str) -> None:
+async def test_filter_returns_the_matching_rows_in_order(table: Table, where: str, found: str) -> None:
     now = datetime(2027, 1, 1, tzinfo=UTC)
     await table.insert(row("q", "e", kind="odd"))
     await table.insert(row("p", "c", kind="odd", at=now + timedelta(seconds=1), number=3, yes=False))
@@ -235,7 +235,7 @@ async def test_a_filter_finds_what_it_says_in_the_order_of_the_keys(table: Table
 
 
 @both
-async def test_pages_have_so_many_rows_and_begin_after_the_one_before(table: Table) -> None:
+async def test_pages_have_the_given_size_and_follow_each_other(table: Table) -> None:
     for partition in "qp":
         await table.batch([("create", row(partition, f"{number}", n=number)) for number in range(5)])
     sizes, seen = [], []
@@ -251,7 +251,7 @@ async def test_pages_have_so_many_rows_and_begin_after_the_one_before(table: Tab
 
 
 @both
-async def test_only_the_columns_that_are_asked_for_come_with_an_etag_where_that_is(table: Table) -> None:
+async def test_select_returns_only_the_columns_and_maybe_the_etag(table: Table) -> None:
     etag = await table.insert(row("p", "k", a=1, b=2))
     assert (await table.get("p", "k", select=["a", "none", "Timestamp"]) or ({}, ""))[1] == etag
     found, _ = await table.get("p", "k", select=["a", "none", "Timestamp"]) or ({}, "")
@@ -263,7 +263,7 @@ async def test_only_the_columns_that_are_asked_for_come_with_an_etag_where_that_
 
 
 @both
-async def test_what_was_read_is_the_readers_own(table: Table) -> None:
+async def test_change_of_a_read_row_does_not_change_the_stored_row(table: Table) -> None:
     await table.insert(row("p", "k", a=1))
     found, _ = await table.get("p", "k") or ({}, "")
     assert isinstance(found, dict)
@@ -272,7 +272,7 @@ async def test_what_was_read_is_the_readers_own(table: Table) -> None:
 
 
 @both
-async def test_a_table_that_is_not_there_is_no_conflict(storage: Storage) -> None:
+async def test_missing_table_is_an_error_and_not_a_conflict(storage: Storage) -> None:
     queues, tables = storage.open()
     async with queues, tables:
         table = storage.table(tables.get_table_client("Nowhere"))
@@ -286,7 +286,7 @@ async def test_a_table_that_is_not_there_is_no_conflict(storage: Storage) -> Non
 
 @pytest.fixture
 async def queue(storage: Storage) -> AsyncIterator[tuple[Queues, Any]]:
-    """A queue of the app, and the same as somebody outside sees it."""
+    """Return a queue as the app uses it, and the client of the SDK for the same queue."""
     queues, tables = storage.open()
     async with queues, tables:
         ours = storage.queues(queues)
@@ -295,36 +295,36 @@ async def queue(storage: Storage) -> AsyncIterator[tuple[Queues, Any]]:
         yield ours, queues.get_queue_client("work")
 
 
-async def taken(client: Any, **more: Any) -> list[Any]:
+async def receive(client: Any, **more: Any) -> list[Any]:
     return [each async for each in client.receive_messages(**more)]
 
 
 @both
 @pytest.mark.parametrize("text", ["", "plain", " <&> \r\n\t ", "ünï ☃ 😀", '{"v": 1}', "x" * 64 * 1024])
-async def test_a_message_is_read_as_it_was_put(queue: tuple[Queues, Any], text: str) -> None:
+async def test_message_is_read_as_written(queue: tuple[Queues, Any], text: str) -> None:
     ours, client = queue
     await ours.put("work", text)
-    [message] = await taken(client)
-    # XML knows one end of a line, and drops a text that is all white space.
+    [message] = await receive(client)
+    # XML normalises line ends, and a text of white space becomes empty.
     assert message.content in (text, text.replace("\r\n", "\n"), text or None)
     assert message.dequeue_count == 1
 
 
 @both
-async def test_who_takes_a_message_has_it_for_a_while_and_alone_removes_it(queue: tuple[Queues, Any]) -> None:
+async def test_received_message_is_invisible_and_only_its_last_receiver_deletes_it(queue: tuple[Queues, Any]) -> None:
     ours, client = queue
     for text in "abc":
         await ours.put("work", text)
     assert [each.content for each in await client.peek_messages(2)] == ["a", "b"]
-    first = await taken(client, max_messages=2, visibility_timeout=1)
+    first = await receive(client, max_messages=2, visibility_timeout=1)
     assert [each.content for each in first] == ["a", "b"]
-    [third] = await taken(client, visibility_timeout=60)
+    [third] = await receive(client, visibility_timeout=60)
     assert third.content == "c"
     assert await client.peek_messages(9) == []
     assert (await client.get_queue_properties()).approximate_message_count == 3
     again: list[Any] = []
     while len(again) < 2:
-        again += await taken(client, visibility_timeout=60)
+        again += await receive(client, visibility_timeout=60)
     assert sorted((each.content, each.dequeue_count) for each in again) == [("a", 2), ("b", 2)]
     for stale in first:
         with pytest.raises(HttpResponseError):
@@ -335,22 +335,22 @@ async def test_who_takes_a_message_has_it_for_a_while_and_alone_removes_it(queue
 
 
 @both
-async def test_a_delay_is_in_whole_seconds_and_counts_as_a_message(queue: tuple[Queues, Any]) -> None:
+async def test_delayed_message_is_invisible_and_counted(queue: tuple[Queues, Any]) -> None:
     ours, client = queue
     await ours.put("work", "later", 0.2)
-    assert await taken(client) == []
+    assert await receive(client) == []
     assert (await client.get_queue_properties()).approximate_message_count == 1
-    while not (found := await taken(client)):
+    while not (found := await receive(client)):
         continue
     assert found[0].content == "later"
-    await ours.put("work", "far", 10**9)  # as far as a queue goes
+    await ours.put("work", "far", 10**9)  # shortened to the longest delay
     await client.clear_messages()
     assert (await client.get_queue_properties()).approximate_message_count == 0
 
 
 @both
 @pytest.mark.parametrize("text", ["x" * (64 * 1024 + 1), "ü" * (32 * 1024 + 1)])
-async def test_a_message_over_64_kib_is_refused(queue: tuple[Queues, Any], text: str) -> None:
+async def test_message_over_64_kib_is_refused(queue: tuple[Queues, Any], text: str) -> None:
     ours, client = queue
     with pytest.raises(HttpResponseError):
         await ours.put("work", text)
@@ -358,12 +358,12 @@ async def test_a_message_over_64_kib_is_refused(queue: tuple[Queues, Any], text:
 
 
 @memory_only
-async def test_what_xml_has_no_place_for_is_refused(queue: tuple[Queues, Any]) -> None:
+async def test_character_that_xml_does_not_allow_is_refused(queue: tuple[Queues, Any]) -> None:
     with pytest.raises(HttpResponseError, match="InvalidXmlDocument"):
         await queue[0].put("work", "a\x01b")
 
 
 @both
-async def test_a_queue_that_is_not_there_is_an_error(queue: tuple[Queues, Any]) -> None:
+async def test_missing_queue_is_an_error(queue: tuple[Queues, Any]) -> None:
     with pytest.raises(ResourceNotFoundError):
         await queue[0].put("nowhere", "x")

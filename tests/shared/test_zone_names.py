@@ -19,7 +19,7 @@ from shared.time.zone_names import (
     load_iana_zone,
     suggest_zones,
 )
-from tests.shared.clockchanges import ALL
+from tests.shared.clock_changes import ALL
 
 
 def test_every_windows_name_has_the_offsets_of_its_cldr_zone() -> None:

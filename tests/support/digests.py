@@ -39,7 +39,7 @@ async def one(herald: Herald, when: str, **preferences: Any) -> PersonView:
 
 
 async def prefer(herald: Herald, person: PersonView, **preferences: Any) -> None:
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 

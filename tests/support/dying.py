@@ -222,7 +222,7 @@ class Host(Herald):
         rows = [dict(row) async for row in found]
         counted = next((row for row in rows if row["RowKey"] == "~counts"), {})
         told = +Counter({name: counted.get(name, 0) for name in ("open", *DeliveryState)})
-        there = Counter(DeliveryState(row["state"]).counted for row in rows if "state" in row)
+        there = Counter(DeliveryState(row["state"]).count_name for row in rows if "state" in row)
         return "" if told == there else f"{dict(told)} is told of {dict(there)}"
 
 

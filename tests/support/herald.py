@@ -26,13 +26,13 @@ from notify.ingest import ingest
 from notify.sweep import sweep_page
 from shared.contract.parsing import Request, parse_message
 from shared.queue_messages import (
-    ALL,
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
     NOTIFICATIONS,
     RECIPIENTS,
     SWEEPS,
+    WORK_QUEUES,
     Delivery,
     Expansion,
     RecipientTask,
@@ -183,7 +183,7 @@ class Herald:
             SWEEPS: lambda b: sweep_page(self.services, Sweep.decode(b)),
             RECIPIENTS: lambda b: release(self.services, RecipientTask.decode(b)),
         }
-        while any([await self._drain(name, work[name]) for name in ALL]):
+        while any([await self._drain(name, work[name]) for name in WORK_QUEUES]):
             continue
 
     async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
@@ -295,7 +295,7 @@ async def opened(
 def give_token(services: Services, token: str) -> None:
     """Give a worker this access token; with "" it fetches one."""
     tokens = services.connector._tokens
-    tokens._token, tokens._until = token, math.inf if token else 0.0
+    tokens._token, tokens._refresh_at = token, math.inf if token else 0.0
 
 
 def attune(herald: Herald) -> None:

@@ -231,7 +231,7 @@ def _as_stored(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int) and not isinstance(value, bool) and value not in _INT32:
-        raise ValueError(f"{name} is too large for an integer column: it has 32 bits")
+        raise ValueError(f"{name} does not fit into 32 bits: store it as text")
     assert isinstance(value, (bool, int, float, bytes)), f"{name} has no type that a column can have"
     return value
 

@@ -19,7 +19,7 @@ async def test_a_channel_has_its_digest_by_its_own_wishes(timed: Herald) -> None
     channel = team.channels[0].id
     await timed.teams.set_installed([team.id])
     await know_channel(timed, team.id, channel)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.CONVERSATION, channel, lambda old: old.with_mode("builds", Mode.DIGEST)
     )
     place = {"channel": {"teamId": team.id, "channelId": channel}}
@@ -52,7 +52,7 @@ async def channel_with_a_thread(herald: Herald, **wants: Any) -> tuple[str, str]
     await herald.ask({"conversation": channel}, content={"title": "Root"})
     await herald.send()
     [root] = await herald.received()
-    await herald.services.conversations.prefer(
+    await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.CONVERSATION, channel, lambda old: replace(old, **wants)
     )
     return f"c:{channel}", f"c:{channel};messageid={root.id}"
@@ -63,7 +63,7 @@ async def test_what_goes_to_a_thread_waits_with_its_channel(timed: Herald) -> No
     asked = await timed.ask(*({"conversation": each[2:]} for each in (channel, thread)))
     await timed.send()
     assert len(await timed.services.held_deliveries.of(timed.tenant, channel, 10)) == 2
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.CONVERSATION, channel[2:], lambda old: replace(old, paused_until=None)
     )
     await see_to(timed, channel, Task.RECONSIDER)

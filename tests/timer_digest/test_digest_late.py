@@ -137,9 +137,7 @@ async def test_redrive_does_not_send_a_settled_digest(timed: Herald) -> None:
     assert await came(timed, ada) == []
 
 
-async def test_stop_applies_to_the_digest_of_a_crashed_worker(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stop_applies_to_the_digest_of_a_crashed_worker(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     ada = await one(timed, "2026-11-23T10:00")
     asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()

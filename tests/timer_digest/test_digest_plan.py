@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.preferences.categories import Category
-from shared.preferences.digest_schedule import DigestRule
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import NotificationState
 from shared.storage.notifications import StoredNotification
 from shared.time.localtime import load_zone, to_wall_time
-from timer_digest.digest_plan import DigestPreferences, digest_times, newest_slot
+from timer_digest.digest_plan import DigestPreferences, digest_times, newest_digest_time
 from timer_digest.thread_groups import DigestEntry, group_by_priority
 
 BERLIN = load_zone("Europe/Berlin")
-DAILY = DigestRule.parse("daily 09:00")
+DAILY = DigestSchedule.parse("daily 09:00")
 #: A Monday.
 MONDAY = date(2026, 11, 23)
 
@@ -34,34 +34,34 @@ def at(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("since", "now", "last", "found"),
     [
-        pytest.param("2026-11-23T07:00", "2026-11-23T07:59", None, None, id="before the slot"),
-        pytest.param("2026-11-23T07:00", "2026-11-23T08:00", None, MONDAY, id="at the slot"),
-        pytest.param("2026-11-23T08:00", "2026-11-23T08:10", None, None, id="eligible at the slot"),
+        pytest.param("2026-11-23T07:00", "2026-11-23T07:59", None, None, id="before the time"),
+        pytest.param("2026-11-23T07:00", "2026-11-23T08:00", None, MONDAY, id="at the time"),
+        pytest.param("2026-11-23T08:00", "2026-11-23T08:10", None, None, id="eligible at the time"),
         pytest.param("2026-11-23T07:00", "2026-11-23T08:10", MONDAY, None, id="the date had its digest"),
         pytest.param("2026-11-20T07:00", "2026-11-23T07:59", None, MONDAY - timedelta(1), id="yesterday, late"),
         pytest.param("2026-11-20T07:00", "2026-11-23T08:10", None, MONDAY, id="one digest after an outage"),
         pytest.param("2020-01-01T00:00", "2026-11-23T08:10", None, MONDAY, id="held for years"),
     ],
 )
-def test_newest_slot_after_the_oldest_eligible_delivery(
+def test_newest_time_after_the_oldest_eligible_delivery(
     since: str, now: str, last: date | None, found: date | None
 ) -> None:
-    slot = newest_slot(DAILY, at(since), at(now), BERLIN, last)
-    assert (slot.date if slot else None) == found
+    digest_time = newest_digest_time(DAILY, at(since), at(now), BERLIN, last)
+    assert (digest_time.date if digest_time else None) == found
 
 
 @pytest.mark.parametrize("rule", ["daily 09:00", "weekdays 17:00", "weekly sun 23:30"])
-def test_weekly_schedule_has_a_slot_after_a_long_outage(rule: str) -> None:
-    assert newest_slot(DigestRule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
+def test_weekly_schedule_has_a_digest_after_a_long_outage(rule: str) -> None:
+    assert newest_digest_time(DigestSchedule.parse(rule), at("2020-01-01"), at("2026-11-25T12:00"), BERLIN, None)
 
 
 def test_quiet_hours_defer_a_digest_and_keep_its_date_free() -> None:
     digest_preferences = DigestPreferences(Preferences(quiet="20:00-10:30"), BERLIN, "en", DAILY)
-    slot, following = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T08:00"), None)
-    assert (slot, following) == (None, at("2026-11-23T09:30"))
-    slot, following = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T09:30"), None)
-    assert slot
-    assert (slot.date, following) == (MONDAY, at("2026-11-24T08:00"))
+    digest_time, next_at = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T08:00"), None)
+    assert (digest_time, next_at) == (None, at("2026-11-23T09:30"))
+    digest_time, next_at = digest_times(at("2026-11-23T07:00"), digest_preferences, at("2026-11-23T09:30"), None)
+    assert digest_time
+    assert (digest_time.date, next_at) == (MONDAY, at("2026-11-24T08:00"))
 
 
 ZONES = [
@@ -84,28 +84,28 @@ def test_one_digest_a_date_while_zone_and_schedule_change(start: datetime, looks
     since, sent = now, []
     for minutes, zone, rule in looks:
         now += timedelta(minutes=minutes)
-        slot, following = digest_times(
-            since, DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestRule.parse(rule)), now, last
+        digest_time, next_at = digest_times(
+            since, DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestSchedule.parse(rule)), now, last
         )
-        assert following is None or following > now
-        if slot:
-            assert since < slot.at <= now
-            sent.append(slot.date)
-            last, since = slot.date, now
+        assert next_at is None or next_at > now
+        if digest_time:
+            assert since < digest_time.at <= now
+            sent.append(digest_time.date)
+            last, since = digest_time.date, now
     assert sent == sorted(set(sent))
 
 
 @given(start=MOMENTS, zone=st.sampled_from(ZONES))
 def test_one_digest_each_day_in_every_zone(start: datetime, zone: str) -> None:
-    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestRule.parse("daily 02:30"))
+    digest_preferences = DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestSchedule.parse("daily 02:30"))
     now, last, dates = start, None, []
     for _ in range(10):
-        _, following = digest_times(None, digest_preferences, now, last)
-        assert following
-        slot, _ = digest_times(now, digest_preferences, following, last)
-        assert slot
-        now, last = following, slot.date
-        dates.append(slot.date)
+        _, next_at = digest_times(None, digest_preferences, now, last)
+        assert next_at
+        digest_time, _ = digest_times(now, digest_preferences, next_at, last)
+        assert digest_time
+        now, last = next_at, digest_time.date
+        dates.append(digest_time.date)
     assert dates == [dates[0] + timedelta(number) for number in range(10)]
     assert to_wall_time(now, digest_preferences.zone).date() == dates[-1]
 

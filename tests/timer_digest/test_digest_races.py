@@ -25,7 +25,8 @@ from shared.storage.table import Conflict
 from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
-from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES, digest_preferences_of, plan_digest
+from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
+from timer_digest.held_items import digest_preferences_of, read_plan
 from timer_digest.release_held import release
 from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
@@ -244,7 +245,7 @@ async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_t
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, person)
-        chosen = await plan_digest(services, person, digest_preferences, state.last, items)
+        chosen = await read_plan(services, person, digest_preferences, state, items)
         return lambda: digest_sender.send_digest(services, person, state, chosen, digest_preferences)
 
     await ask(timed, ada, "Build 1")
@@ -342,7 +343,7 @@ async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
     await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await came(timed, ada)
     assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(texts(digest))
-    assert "… and 2 more, in the next digest. **digest now** sends them at once." in texts(digest)
+    assert "2 more in your next digest. Write **digest now** to get it immediately." in texts(digest)
 
 
 async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(

@@ -192,7 +192,7 @@ async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_
     news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
-    await timed.services.conversations.prefer(
+    await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
     )
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
@@ -317,7 +317,7 @@ async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
     assert texts(digest)[0] == f"Digest: {most} notifications"
-    assert any("and 3 more" in text for text in texts(digest))
+    assert any(text.startswith("3 more in your next digest.") for text in texts(digest))
     await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     [_, rest] = await came(timed, ada)
     assert texts(rest)[0] == "Digest: 3 notifications"
@@ -331,7 +331,7 @@ async def test_it_speaks_the_language_that_its_reader_chose(timed: Herald) -> No
     await ask(timed, ada, "Build 1")
     await go_to(timed, "2026-11-24T08:01")
     [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Übersicht: 1 Mitteilung"
+    assert texts(digest)[0] == "Übersicht: 1 Benachrichtigung"
 
 
 async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
@@ -344,7 +344,7 @@ async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Heral
     found = await came(timed, ada)
     assert len(found) == 2
     assert next(text for text in texts(found[0]) if text.startswith("Build ")) == "Build 12"
-    assert any("in the next digest" in text for text in texts(found[0]))
+    assert any("in your next digest" in text for text in texts(found[0]))
     told = [text for each in found for text in texts(each) if text.startswith("Build ")]
     assert sorted(told) == sorted(f"Build {number}" for number in range(13))
     assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 13

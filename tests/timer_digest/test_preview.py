@@ -67,13 +67,13 @@ def test_who_lives_elsewhere_is_told_when_the_clocks_of_one_place_change() -> No
     found = previewed(["Asia/Tokyo"], 2, rule="0 1 * * *", timeZone="Europe/Berlin")
     assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
         ("28 09:00", ""),
-        ("29 08:00", "60 minutes earlier than before, as clocks changed in Europe/Berlin"),
+        ("29 08:00", "60 minutes earlier than before: the clocks changed in Europe/Berlin"),
     ]
 
 
 def test_how_much_earlier_it_comes_elsewhere_counts_from_the_time_before_a_gap_and_in_it() -> None:
     found = previewed(["Asia/Tokyo", "W. Europe Standard Time"], 3, timeZone="Europe/Berlin")
-    earlier = "30 minutes earlier than before, as clocks changed in Europe/Berlin"
+    earlier = "30 minutes earlier than before: the clocks changed in Europe/Berlin"
     skipped = "clocks skip 02:30: at 03:00 of 2027-03-28"
     assert [(wall, note) for wall, _, note in found["Asia/Tokyo"]] == [
         ("28 10:00", f"in Europe/Berlin {skipped}"),
@@ -107,7 +107,7 @@ def test_the_command_line_prints_the_times_of_each_zone(
     ("value", "said"),
     [
         (ANNOUNCEMENT | {"rule": "0 25 * * *"}, "/announcement/rule: "),
-        ({"command": "cancel", "target": {"id": "x"}}, "holds no announcement"),
+        ({"command": "cancel", "target": {"id": "x"}}, "contains no announcement"),
         ([], "announcement.json: must be a JSON object"),
     ],
 )
@@ -130,12 +130,12 @@ def test_a_file_that_is_no_json_is_told_where_it_ends_to_be(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--after", "tomorrow"], "an instant such as 2027-03-27, 2027-03-27T18:00 (both in UTC) or"),
+        (["--after", "tomorrow"], "a date or time such as 2027-03-27, 2027-03-27T18:00 (both in UTC) or"),
         (["--after", "0001-01-01"], "must be in the years"),
         (["--after", "9999-12-31T23:59-12:00"], "must be in the years"),
-        (["--count", "-1"], "a number from 1 to 1000, and not '-1'"),
-        (["--count", "0"], "a number from 1 to 1000, and not '0'"),
-        (["--count", "many"], "a number from 1 to 1000, and not 'many'"),
+        (["--count", "-1"], "a number from 1 to 1000, not '-1'"),
+        (["--count", "0"], "a number from 1 to 1000, not '0'"),
+        (["--count", "many"], "a number from 1 to 1000, not 'many'"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(
@@ -177,8 +177,8 @@ async def test_people_are_told_by_the_clocks_of_the_zone_that_is_known_of_them(
     asked = [f"--person={each.object_id.upper()}" for each in (ada, bob, cleo)] + [f"--person={TENANT}", "--count=1"]
     assert await asyncio.to_thread(main, [written(tmp_path, ANNOUNCEMENT), *asked, "--after=2027-03-27T18:00"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{cleo.object_id} has told no time zone: by HERALD_DEFAULT_TIME_ZONE, UTC",
-        f"Nobody is known whose Entra object id is {TENANT}: by HERALD_DEFAULT_TIME_ZONE, UTC",
+        f"{cleo.object_id} has no time zone: UTC is used (HERALD_DEFAULT_TIME_ZONE)",
+        f"{TENANT} is unknown to Herald: UTC is used (HERALD_DEFAULT_TIME_ZONE)",
         f"Asia/Tokyo: {ada.object_id}, {bob.object_id}",
         "  Mon 2027-03-29 02:30  2027-03-28T17:30Z",
         f"UTC: {cleo.object_id}, {TENANT}",

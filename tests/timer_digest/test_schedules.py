@@ -162,7 +162,7 @@ async def test_of_very_many_missed_ones_some_are_stored_and_the_latest_still_sen
     await advance_to(timed, NINE + timedelta(hours=10))
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.MISSED
     assert await state_of(timed, "2026-11-23T10:30") is None
-    assert f"not even stored: source {SOURCE}morning, id 2026-11-23T10:30 and all" in caplog.text
+    assert f"are not stored: source {SOURCE}morning, id 2026-11-23T10:30 and all" in caplog.text
     for of in ("2026-11-23T18:30", "2026-11-23T19:00"):
         assert await state_of(timed, of) is NotificationState.FINISHED
     assert len(await timed.received()) == 2
@@ -355,7 +355,7 @@ async def end_of_story(herald: Herald, name: str, seen: Counter[str]) -> None:
     await herald.send()
     assert Counter(title for title in await titles(herald) if title.endswith(name)) == seen
     assert (await stored(herald, name)).occurrence == "2026-11-24T09:00"
-    wakes = [list(each.named) async for page in herald.services.timers.until(NINE + DAY, 100) for each in page]
+    wakes = [list(each.subject) async for page in herald.services.timers.read_due(NINE + DAY, 100) for each in page]
     assert [herald.tenant, name] in wakes
     await order(herald, "deleteSchedule", name)
     await order(herald, "deleteSchedule", f"{name} own")

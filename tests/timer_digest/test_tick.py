@@ -114,7 +114,7 @@ async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Heral
     await scheduled(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    left = [waking.kind async for page in herald.services.timers.until(herald.clock(), 10) for waking in page]
+    left = [waking.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for waking in page]
     assert left == ["somethingNew"]
 
 
@@ -148,7 +148,7 @@ async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
     assert await herald.tick() == 1
     await herald.send()
     assert len(await herald.received()) == 1
-    assert "does not wake" in caplog.text
+    assert "failed and stays due" in caplog.text
     monkeypatch.setattr(herald.services.queues, "enqueue_sweep", sweep)
     assert await herald.tick() >= 150
 
@@ -192,7 +192,7 @@ async def test_rows_that_cannot_be_removed_stand_in_nobodys_way(
 
     monkeypatch.setattr(Table, "batch", fails)
     assert await herald.tick() == 41
-    assert "stays due" in caplog.text
+    assert "were not deleted and fire again" in caplog.text
     assert await herald.tick() == len(failed[0])
 
 

@@ -1,4 +1,4 @@
-"""A digest and a single delivery hold by the same wishes."""
+"""The rules of preferences, and when the next digest comes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from shared.states import Rule
 from shared.time.localtime import load_zone
 from tests.notify.test_policy import CASES, POLICY_INPUT
 
-#: The rules that wishes make.
-OF_WISHES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
+#: The rules that preferences decide.
+PREFERENCE_RULES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
 
 
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
-def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Decision) -> None:
+def test_policy_follows_the_rule_of_the_preferences(given: dict[str, Any], decided: Decision) -> None:
     case = replace(POLICY_INPUT, **given)
     rule, until = evaluate(
         case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.default_digest
     )
-    assert rule in OF_WISHES
-    if decided.rule in OF_WISHES:
+    assert rule in PREFERENCE_RULES
+    if decided.rule in PREFERENCE_RULES:
         assert (decide(case).rule, decide(case).until) == (rule, until)
 
 
@@ -42,11 +42,11 @@ def test_what_a_wish_decides_policy_decides(given: dict[str, Any], decided: Deci
         ({"quiet": "08:00-10:00"}, None, "2026-11-24T09:00"),
     ],
 )
-def test_the_next_digest_comes_at_its_slot_or_when_what_holds_it_ends(
+def test_next_digest_is_due_at_its_time_or_when_its_hold_ends(
     preferences: dict[str, Any], last: str | None, expected: str | None
 ) -> None:
     now, berlin = datetime(2026, 11, 23, 12, tzinfo=UTC), load_zone("Europe/Berlin")
-    coming = next_digest(
+    due = next_digest(
         Preferences(**preferences), "daily 09:00", now, berlin, date.fromisoformat(last) if last else None
     )
-    assert coming == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)
+    assert due == (datetime.fromisoformat(expected).replace(tzinfo=UTC) if expected else None)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.preferences.pause import MAX_PAUSE, pause_until
+from shared.preferences.pause import MAX_PAUSE, parse_pause
 from shared.time.localtime import load_zone
-from tests.shared.clockchanges import ALL
+from tests.shared.clock_changes import ALL
 
 
 def utc(text: str) -> datetime:
@@ -38,7 +38,7 @@ def utc(text: str) -> datetime:
         ("1d", "2026-03-28T01:30", "Europe/Berlin", "2026-03-29T01:00"),
         ("until 02:30", "2026-03-29T00:30", "Europe/Berlin", "2026-03-29T01:00"),
         ("tomorrow", "2026-03-28T20:00", "Europe/Berlin", "2026-03-29T07:00"),
-        # Around the one in which they show 02:00 to 03:00 twice.
+        # Around the night in which they repeat 02:00 to 03:00.
         ("2h", "2026-10-24T23:30", "Europe/Berlin", "2026-10-25T01:30"),
         ("until 02:30", "2026-10-24T23:30", "Europe/Berlin", "2026-10-25T00:30"),
         ("until 02:30", "2026-10-25T01:10", "Europe/Berlin", "2026-10-25T01:30"),  # from 02:10, the second time
@@ -50,32 +50,32 @@ def utc(text: str) -> datetime:
         ("until monday", "2026-11-22T11:00", "Pacific/Kiritimati", "2026-11-29T19:00"),
     ],
 )
-def test_a_pause_ends_when_a_person_of_that_zone_means(text: str, now: str, zone: str, until: str) -> None:
-    assert pause_until(text, utc(now), load_zone(zone)) == utc(until)
+def test_pause_ends_in_the_time_of_its_zone(text: str, now: str, zone: str, until: str) -> None:
+    assert parse_pause(text, utc(now), load_zone(zone)) == utc(until)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "a pause is 2h, 30m"),
-        ("until", "a pause is"),
-        ("a while", "a pause is"),
-        ("0h", "no time of day|a pause is"),
-        ("2 fortnights", "a pause is|no date|no time of day"),
-        ("until 25:00", "no time of day"),
-        ("until 2026-13-01", "no date"),
-        ("until 2026-11-22", "has passed"),
-        ("until 2026-11-23 09:00", "has passed"),
-        ("until 0001-01-01", "has passed"),
+        ("", "write a pause as 2h, 30m"),
+        ("until", "write a pause as"),
+        ("a while", "write a pause as"),
+        ("0h", "not a time of day|write a pause as"),
+        ("2 fortnights", "write a pause as|not a date|not a time of day"),
+        ("until 25:00", "not a time of day"),
+        ("until 2026-13-01", "not a date"),
+        ("until 2026-11-22", "is in the past"),
+        ("until 2026-11-23 09:00", "is in the past"),
+        ("until 0001-01-01", "is in the past"),
         ("99999w", "at most 366 days"),
         ("until 9999-12-31 23:59", "at most 366 days"),
-        ("until 2026-12-24 09:00 sharp", "a pause is"),
+        ("until 2026-12-24 09:00 sharp", "write a pause as"),
     ],
 )
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
-def test_what_is_no_pause_is_refused_with_one_line(text: str, says: str, zone: str) -> None:
+def test_invalid_pause_is_refused_with_one_line(text: str, says: str, zone: str) -> None:
     with pytest.raises(ValueError, match=says) as refused:
-        pause_until(text, utc("2026-11-23T20:30"), load_zone(zone))
+        parse_pause(text, utc("2026-11-23T20:30"), load_zone(zone))
     assert "\n" not in str(refused.value)
 
 
@@ -87,9 +87,9 @@ WORDS = ["for", "until", "tomorrow", "monday", "2h", "30m", "3", "d", "14:00", "
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
     st.sampled_from(ALL),
 )
-def test_any_text_is_a_pause_that_ends_later_or_refused(text: str, now: datetime, name: str) -> None:
+def test_any_text_is_a_pause_that_ends_later_or_is_refused(text: str, now: datetime, name: str) -> None:
     try:
-        until = pause_until(text, now, load_zone(name))
+        until = parse_pause(text, now, load_zone(name))
     except ValueError:
         return
     assert now < until < now + MAX_PAUSE + timedelta(days=2)

@@ -1,4 +1,4 @@
-"""When the clocks of a zone change in the years 2024 to 2030, and zones worth a look in every run."""
+"""The clock changes of a zone in the years 2024 to 2030, and a sample of zones for every run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ZONES = [pytest.param(SAMPLE, id="sample"), pytest.param(ALL, id="all", marks=py
 
 @cache
 def changes(name: str) -> list[datetime]:
-    """The instants from 2024 to 2030 (to the second) from which on clocks are a different time away from UTC."""
+    """Return the instants (to the second) from 2024 to 2030 at which the offset from UTC changes."""
     zone, found = load_zone(name), []
     days = [FIRST + timedelta(days=number) for number in range((LAST - FIRST).days + 1)]
     offsets = [day.astimezone(zone).utcoffset() for day in days]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.preferences.quiet_hours import QuietHours
 from shared.time.localtime import load_zone, to_utc, to_wall_time
-from tests.shared.clockchanges import FIRST, LAST, SAMPLE, changes
+from tests.shared.clock_changes import FIRST, LAST, SAMPLE, changes
 
 
 def utc(text: str) -> datetime:
@@ -31,7 +31,7 @@ WEEK = "mon-fri 18:00-08:00; sat,sun"
         ("OFF", "off"),
     ],
 )
-def test_quiet_hours_are_read_and_written_as_in_the_chat(text: str, written: str) -> None:
+def test_quiet_hours_are_parsed_and_formatted(text: str, written: str) -> None:
     assert str(QuietHours.parse(text)) == written
     assert QuietHours.parse(written) == QuietHours.parse(text)
 
@@ -39,21 +39,21 @@ def test_quiet_hours_are_read_and_written_as_in_the_chat(text: str, written: str
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "quiet hours are"),
-        (";", "quiet hours are"),
-        ("18:00", "quiet hours are"),
-        ("mon tue 18:00-08:00", "quiet hours are"),
-        ("18:00-25:00", "no time of day"),
-        ("nights", "no day of the week"),
-        ("18:00-18:00", "starts when it ends"),
-        ("mon-sun", "quiet at all times"),
-        ("00:00-24:00", "quiet at all times"),
-        ("08:00-18:00; 18:00-08:00", "quiet at all times"),
-        ("mon-thu; thu 12:00-06:00; fri-sun", "quiet at all times"),
+        ("", "write quiet hours as"),
+        (";", "write quiet hours as"),
+        ("18:00", "write quiet hours as"),
+        ("mon tue 18:00-08:00", "write quiet hours as"),
+        ("18:00-25:00", "not a time of day"),
+        ("nights", "not a day of the week"),
+        ("18:00-18:00", "has the same start and end"),
+        ("mon-sun", "cannot cover the whole week"),
+        ("00:00-24:00", "cannot cover the whole week"),
+        ("08:00-18:00; 18:00-08:00", "cannot cover the whole week"),
+        ("mon-thu; thu 12:00-06:00; fri-sun", "cannot cover the whole week"),
         ("; ".join(["mon 10:00-11:00"] * 15), "at most 14"),
     ],
 )
-def test_what_is_no_quiet_is_refused_with_one_helpful_line(text: str, says: str) -> None:
+def test_invalid_quiet_hours_are_refused_with_one_line(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says) as refused:
         QuietHours.parse(text)
     assert "\n" not in str(refused.value)
@@ -76,28 +76,28 @@ def test_what_is_no_quiet_is_refused_with_one_helpful_line(text: str, says: str)
         ("22:00-02:30", "Europe/Berlin", "2026-03-29T01:00", None),
         ("02:30-04:00", "Europe/Berlin", "2026-03-29T01:00", "2026-03-29T02:00"),
         ("02:15-02:45", "Europe/Berlin", "2026-03-29T01:00", None),  # no such minute in this night
-        # The night in which they show 02:00 to 03:00 twice: the first of the two counts.
+        # The night in which they repeat 02:00 to 03:00: the first of the two counts.
         ("22:00-02:30", "Europe/Berlin", "2026-10-25T00:29", "2026-10-25T00:30"),
         ("22:00-02:30", "Europe/Berlin", "2026-10-25T01:10", None),
         ("02:30-04:00", "Europe/Berlin", "2026-10-25T01:10", "2026-10-25T03:00"),
         ("sat", "Africa/Cairo", "2026-04-24T20:59", None),  # Friday 23:59
-        ("fri", "Africa/Cairo", "2026-04-23T22:00", "2026-04-24T21:00"),  # begins at 01:00: midnight is skipped
+        ("fri", "Africa/Cairo", "2026-04-23T22:00", "2026-04-24T21:00"),  # starts at 01:00: midnight is skipped
         ("18:00-08:00", "Pacific/Kiritimati", "2026-11-23T04:00", "2026-11-23T18:00"),  # +14: 18:00 there
         ("18:00-08:00", "Pacific/Kiritimati", "2026-11-23T18:00", None),
         ("sat,sun", "Pacific/Kiritimati", "2026-11-27T10:00", "2026-11-29T10:00"),
         ("18:00-08:00", "Pacific/Pago_Pago", "2026-11-23T18:59", "2026-11-23T19:00"),  # -11: 07:59 there
         ("sat,sun", "Pacific/Pago_Pago", "2026-11-30T10:59", "2026-11-30T11:00"),
-        ("fri", "Pacific/Apia", "2011-12-30T10:00", None),  # the Friday that was left out
+        ("fri", "Pacific/Apia", "2011-12-30T10:00", None),  # the Friday that the zone skipped
         ("thu,sat", "Pacific/Apia", "2011-12-30T09:59", "2011-12-31T10:00"),
     ],
 )
-def test_it_is_quiet_by_the_local_clock_until_the_quiet_ends(text: str, zone: str, at: str, until: str | None) -> None:
-    assert QuietHours.parse(text).until(utc(at), load_zone(zone)) == (utc(until) if until else None)
+def test_quiet_hours_follow_local_time(text: str, zone: str, at: str, until: str | None) -> None:
+    assert QuietHours.parse(text).find_end(utc(at), load_zone(zone)) == (utc(until) if until else None)
 
 
-def test_where_the_only_open_minute_of_a_week_is_skipped_the_quiet_lasts_to_the_next_one() -> None:
+def test_quiet_lasts_to_the_next_week_when_clocks_skip_its_only_open_minute() -> None:
     quiet = QuietHours.parse("mon-sat; sun 00:00-02:30; sun 02:31-24:00")
-    assert quiet.until(utc("2026-03-28T12:00"), load_zone("Europe/Berlin")) == utc("2026-04-05T00:30")
+    assert quiet.find_end(utc("2026-03-28T12:00"), load_zone("Europe/Berlin")) == utc("2026-04-05T00:30")
 
 
 CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
@@ -119,28 +119,26 @@ INSTANTS = st.datetimes(FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None), t
 
 
 @given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS, st.booleans(), st.timedeltas(timedelta(-1), timedelta(1)))
-def test_quiet_lasts_without_a_break_until_its_end_and_spans_decide_it(
+def test_quiet_is_continuous_until_its_end(
     quiet: QuietHours, name: str, at: datetime, near: bool, apart: timedelta
 ) -> None:
     zone = load_zone(name)
     if near and changes(name):
         at = min(changes(name), key=lambda change: abs(change - at)) + apart
-    until = quiet.until(at, zone)
+    until = quiet.find_end(at, zone)
     day = to_wall_time(at, zone).date()
     spans = [span.on(day + timedelta(step)) for step in (-1, 0, 1) for span in quiet.spans
              if (day + timedelta(step)).weekday() in span.days]  # fmt: skip
     assert (until is not None) == any(to_utc(start, zone) <= at < to_utc(end, zone) for start, end in spans)
     if until is not None:
         assert until > at
-        assert quiet.until(until, zone) is None
-        assert quiet.until(at + (until - at) / 2, zone) == until
-        assert quiet.until(until - timedelta(microseconds=1), zone) == until
+        assert quiet.find_end(until, zone) is None
+        assert quiet.find_end(at + (until - at) / 2, zone) == until
+        assert quiet.find_end(until - timedelta(microseconds=1), zone) == until
 
 
 @given(quiet_hours(), st.sampled_from(SAMPLE), INSTANTS)
-def test_on_days_without_a_change_of_the_clocks_the_time_they_show_decides(
-    quiet: QuietHours, name: str, at: datetime
-) -> None:
+def test_wall_time_decides_on_days_without_a_clock_change(quiet: QuietHours, name: str, at: datetime) -> None:
     if any(abs(change - at) < timedelta(days=3) for change in changes(name)):
         return
     wall = to_wall_time(at, load_zone(name))
@@ -150,4 +148,4 @@ def test_on_days_without_a_change_of_the_clocks_the_time_they_show_decides(
         start, end = (each.hour * 60 + each.minute for each in (span.start, span.end))
         today, yesterday = (day % 7 in span.days for day in (wall.weekday(), wall.weekday() - 1))
         hit |= (today and start <= minute < (end if start < end else 1440)) or (yesterday and start >= end > minute)
-    assert (quiet.until(at, load_zone(name)) is not None) == hit
+    assert (quiet.find_end(at, load_zone(name)) is not None) == hit

@@ -1,4 +1,4 @@
-"""How much work something is, as a count that is the same on every machine."""
+"""Measure work as a number of function calls, which is the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions of Python are entered, or gone on with, while this is done."""
+    """Return how many Python functions are entered or resumed by `work`."""
     count = 0
 
     def note(_frame: object, event: str, _argument: object) -> None:

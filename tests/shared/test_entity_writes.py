@@ -1,4 +1,4 @@
-"""Rows are written as the SDK writes them, and what storage answers is understood as it is meant."""
+"""Rows are written as the SDK writes them, and the answers of storage are interpreted correctly."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.shared.test_storage import KEYS, TEXTS, TYPES, row
 
 
 class Rows(Table):
-    async def there(self, partition: str) -> dict[str, Row]:
-        """The rows of a partition as the SDK reads them, by their keys."""
+    async def read(self, partition: str) -> dict[str, Row]:
+        """Return the rows of a partition as the SDK reads them, by row key."""
         found = await self.query("PartitionKey eq @partition", {"partition": partition}, limit=1000)
         return {row["RowKey"]: dict(row) for row in found}
 
@@ -34,24 +34,24 @@ async def rows(connection: str) -> AsyncIterator[Rows]:
         yield table
 
 
-async def test_rows_are_as_if_the_sdk_had_written_them(rows: Rows) -> None:
+async def test_rows_equal_those_that_the_sdk_writes(rows: Rows) -> None:
     columns = {**TEXTS, **TYPES, "left_out": None}
     for partition in KEYS:
         for key in KEYS:
             await rows._client.create_entity(row(partition, key, **columns))
-        by_sdk = await rows.there(partition)
+        by_sdk = await rows.read(partition)
         await rows.clear(partition, dict.fromkeys(KEYS, ""))
         etags = [await rows.insert(row(partition, key, **columns)) for key in KEYS]
         assert [(await rows.get(partition, key) or ((), ""))[1] for key in KEYS] == etags
-        assert await rows.there(partition) == by_sdk
+        assert await rows.read(partition) == by_sdk
         await rows.clear(partition, dict(zip(KEYS, etags, strict=True)))
-        assert await rows.there(partition) == {}
+        assert await rows.read(partition) == {}
         etags = await rows.batch([("create", row(partition, key, **columns)) for key in KEYS])
         assert [(await rows.get(partition, key) or ((), ""))[1] for key in KEYS] == etags
-        assert await rows.there(partition) == by_sdk
+        assert await rows.read(partition) == by_sdk
 
 
-async def test_who_may_not_write_is_told_by_the_status(connection: str) -> None:
+async def test_write_with_a_wrong_key_is_refused_with_its_status(connection: str) -> None:
     other = connection.replace("AccountKey=", "AccountKey=AAAA")
     queues, tables = open_storage({"AzureWebJobsStorage": other})
     async with queues, tables:
@@ -60,7 +60,7 @@ async def test_who_may_not_write_is_told_by_the_status(connection: str) -> None:
     assert refused.value.status_code == 403
 
 
-#: What Azure answers with 202 where one server was too busy for it; Azurite never is.
+#: The answer of Azure, with status 202, if a server was too busy for a transaction; Azurite never sends it.
 BUSY = (
     "--batchresponse_1\r\nContent-Type: multipart/mixed; boundary=changesetresponse_1\r\n\r\n"
     "--changesetresponse_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
@@ -73,19 +73,19 @@ _PART = DONE.partition("--changesetresponse_1\r\n")[2].partition("--changesetres
 BOTH = DONE.replace(_PART, f"{_PART}--changesetresponse_1\r\n{_PART}")
 TWO: Sequence[Operation] = [("create", row("p", "k")), ("create", row("p", "l"))]
 
-Answered = Callable[..., Awaitable[TableClient]]
+ServeAnswers = Callable[..., Awaitable[TableClient]]
 
 
 @pytest.fixture
-async def answered() -> AsyncIterator[Answered]:
-    """A table whose storage gives these answers to transactions, the last one ever again."""
+async def serve_answers() -> AsyncIterator[ServeAnswers]:
+    """Return a function that starts a storage with these answers to transactions, and repeats the last one."""
     async with AsyncExitStack() as stack:
 
         async def serve(*bodies: str) -> TableClient:
-            left = list(bodies)
+            remaining = list(bodies)
 
             async def answer(_: web.Request) -> web.Response:
-                body = left.pop(0) if len(left) > 1 else left[0]
+                body = remaining.pop(0) if len(remaining) > 1 else remaining[0]
                 return web.Response(status=202, text=body, content_type="multipart/mixed")
 
             app = web.Application()
@@ -99,22 +99,22 @@ async def answered() -> AsyncIterator[Answered]:
         yield serve
 
 
-async def test_what_storage_was_too_busy_for_is_tried_again(
-    answered: Answered, monkeypatch: pytest.MonkeyPatch
+async def test_transaction_is_retried_while_storage_is_busy(
+    serve_answers: ServeAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.storage.entity_writes.RETRY_DELAYS_SECONDS", (0.0, 0.0))
-    client = await answered(BUSY, BUSY, BOTH)
+    client = await serve_answers(BUSY, BUSY, BOTH)
     assert await write(client, TWO) == ["W/1", "W/1"]
 
 
 @pytest.mark.parametrize(
     ("answer", "status"), [(BUSY, 503), ("", None), (DONE, None), (BOTH.replace("HTTP/1.1", "HTTP"), None)]
 )
-async def test_what_was_not_done_in_the_end_is_never_taken_for_done(
-    answered: Answered, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+async def test_transaction_without_a_complete_answer_raises(
+    serve_answers: ServeAnswers, answer: str, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.storage.entity_writes.RETRY_DELAYS_SECONDS", (0.0,))
-    client = await answered(answer)
+    client = await serve_answers(answer)
     with pytest.raises(HttpResponseError) as refused:
         await write(client, TWO)
     assert refused.value.status_code == status

@@ -1,0 +1,124 @@
+"""Rate limiters of several processes on one storage: together, no lane exceeds its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from itertools import chain
+
+import pytest
+
+from shared.rate_windows import SECOND
+from shared.storage.clients import open_storage
+from shared.storage.rate_lanes import RateLanes
+from shared.storage.table import Table
+from shared.teams.rate_limiter import RateLimiter, RetryLater
+from tests.shared.test_rate_windows import most_within
+
+
+@pytest.fixture
+async def new_limiter(connection: str) -> AsyncIterator[Callable[[int], RateLimiter]]:
+    """Return a function that creates rate limiters that share only the table, like those of several processes."""
+    queues, tables = open_storage({"AzureWebJobsStorage": connection})
+    async with queues, tables:
+        table = Table(tables.get_table_client("HeraldRateLanes"))
+        await table.create()
+        yield lambda rate: RateLimiter(RateLanes(table), rate)
+
+
+async def take_slots(
+    limiter: RateLimiter, count: int, tenant: str = "t", conversation: str = "", *, urgent: bool = False
+) -> list[int]:
+    """Wait for `count` slots at the same time, with retries; return their times."""
+
+    async def take_slot() -> int:
+        while True:
+            try:
+                await limiter.wait_for_slot(tenant, conversation, urgent=urgent)
+            except RetryLater as later:
+                await asyncio.sleep(later.seconds)
+            else:
+                return time.time_ns() // 1000
+
+    return sorted(await asyncio.gather(*(take_slot() for _ in range(count))))
+
+
+async def test_three_processes_together_keep_the_rate(new_limiter: Callable[[int], RateLimiter]) -> None:
+    times = sorted(chain(*await asyncio.gather(*(take_slots(new_limiter(45), 45) for _ in range(3)))))
+    assert most_within(times, SECOND) <= 50
+
+
+async def test_conversation_keeps_its_windows_over_processes(new_limiter: Callable[[int], RateLimiter]) -> None:
+    taken = await asyncio.gather(*(take_slots(new_limiter(1000), 5, conversation="c") for _ in range(3)))
+    times = sorted(chain(*taken))
+    assert most_within(times, SECOND) <= 7
+    assert most_within(times, 2 * SECOND) <= 8
+
+
+async def test_busy_conversation_does_not_delay_another(new_limiter: Callable[[int], RateLimiter]) -> None:
+    limiter = new_limiter(1000)
+    busy = asyncio.create_task(take_slots(limiter, 12, conversation="busy"))
+    times = await take_slots(limiter, 3, conversation="other")
+    assert times[-1] < (await busy)[-1]
+
+
+async def test_urgent_request_goes_before_waiting_ones(new_limiter: Callable[[int], RateLimiter]) -> None:
+    limiter = new_limiter(20)
+    bulk = asyncio.create_task(take_slots(limiter, 80))
+    while not limiter._lane("t")._waiting:
+        await asyncio.sleep(0.01)
+    [urgent] = await take_slots(limiter, 1, urgent=True)
+    later = [at for at in await bulk if at > urgent]
+    assert len(later) >= 20
+
+
+async def test_paused_tenant_gets_no_slot_in_any_process_and_others_are_not_delayed(
+    new_limiter: Callable[[int], RateLimiter],
+) -> None:
+    first, second = new_limiter(45), new_limiter(45)
+    await first.wait_for_slot("t", "")
+    await first.pause_tenant("t", 20)
+    for limiter in (first, second):
+        with pytest.raises(RetryLater) as later:
+            await limiter.wait_for_slot("t", "")
+        assert 18 < later.value.seconds <= 20
+        assert limiter.paused_seconds("t") > 18
+    await second.wait_for_slot("another", "")
+
+
+async def test_pause_voids_slots_that_were_granted_in_the_same_process(
+    new_limiter: Callable[[int], RateLimiter],
+) -> None:
+    limiter = new_limiter(10)
+    waiting = [asyncio.create_task(limiter.wait_for_slot("t", "")) for _ in range(8)]
+    await waiting[0]
+    await limiter.pause_tenant("t", 20)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert sum(isinstance(result, RetryLater) for result in results) >= 5
+
+
+async def test_paused_conversation_is_paused_in_every_process(new_limiter: Callable[[int], RateLimiter]) -> None:
+    first, second = new_limiter(45), new_limiter(45)
+    await first.pause_conversation("t", "c", 30)
+    for limiter in (first, second):
+        with pytest.raises(RetryLater):
+            await limiter.wait_for_slot("t", "c")
+        await limiter.wait_for_slot("t", "d")
+
+
+async def test_storage_failure_fails_only_the_requests_that_wait(new_limiter: Callable[[int], RateLimiter]) -> None:
+    class BrokenLanes(RateLanes):
+        is_down = True
+
+        async def save_tenant(self, tenant: str, next_slot: int, etag: str) -> str:
+            if self.is_down:
+                raise OSError("down")
+            return await super().save_tenant(tenant, next_slot, etag)
+
+    lanes = BrokenLanes(new_limiter(1)._lanes._table)
+    limiter = RateLimiter(lanes, 45)
+    with pytest.raises(OSError, match="down"):
+        await limiter.wait_for_slot("t", "")
+    lanes.is_down = False
+    await limiter.wait_for_slot("t", "")
