@@ -1,61 +1,61 @@
-"""A broadcast to everybody, as the audience grows: time and memory of one host, Teams answering at once.
+"""Time and memory of one host for a broadcast to a whole tenant, as the audience grows.
 
-Nothing is refused, and the tenant has the rate that tenants have by default, so that the pages of the list come as fast
-as they are sent. Each run has a tenant and a host of its own.
+Teams answers immediately and refuses nothing. The tenant has the default rate, so that expansion does not run ahead of
+sending. Each run has its own tenant and host.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from uuid import uuid4
 
-from benchmarks.report import Options, Report, Run, medians, ratio
-from benchmarks.stage import Stage, stage
+from benchmarks.report import Options, Report, Run, median_ratio, medians
+from benchmarks.testbed import Testbed, open_testbed
 
-#: People in the tenant, and at most so many runs: the largest takes 40 minutes.
+#: Maximum number of runs by number of people: the largest takes 40 minutes.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 QUICK_SIZES = {1_000: 2, 10_000: 1}
-#: The tenant's rate, in requests a second: less than one host can send. At a higher one the list runs ahead of the
-#: sending, and in Azurite each receive and delete takes time in proportion to all messages on all queues: 30 to 60 ms
-#: with 9,000 of them, 250 to 330 ms with 43,000.
-RATE = 45
-#: Seconds that one message may take, and a run at least.
-PATIENCE_EACH, PATIENCE = 0.1, 300
+#: Less than one host can send. At a higher rate expansion runs ahead of sending, and the time that Azurite needs for a
+#: receive or delete grows with the messages on all queues: 30 to 60 ms with 9,000 of them, 250 to 330 ms with 43,000.
+RATE_PER_SECOND = 45
+MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
 
 
 async def run(options: Options) -> Report:
     sizes = QUICK_SIZES if options.quick else SIZES
     runs: defaultdict[int, list[Run]] = defaultdict(list)
-    async with stage("--no-limits", rate=RATE) as on:
-        for turn in range(options.runs):
-            for size, most in sizes.items():
-                if turn < most:
-                    runs[size].append(await _measure(on, size))
+    async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as testbed:
+        for number in range(options.runs):
+            for people, max_runs in sizes.items():
+                if number < max_runs:
+                    runs[people].append(await _measure(testbed, people))
     report = Report({"runs": runs})
-    first, *_ = runs
+    smallest = min(runs)
     rows = []
-    for size, made in runs.items():
-        found = medians(made)
-        peak = ratio(made, runs[first][: len(made)], "peak_mb")
-        rows.append([f"{size:,}", len(made), found["seconds"], found["per_second"], found["peak_mb"], peak])
-    heads = ("people", "runs", "seconds", "msg/s", "peak RSS, MB", f"to that of {first:,}")
-    report.table(heads, rows)
+    for people, size_runs in runs.items():
+        figures = medians(size_runs)
+        growth = median_ratio(size_runs, runs[smallest][: len(size_runs)], "peak_mb")
+        rows.append([
+            f"{people:,}", len(size_runs), figures["seconds"], figures["per_second"], figures["peak_mb"], growth,
+        ])  # fmt: skip
+    headings = ("people", "runs", "seconds", "msg/s", "peak RSS, MB", f"ratio to {smallest:,} people")
+    report.add_table(headings, rows)
     return report
 
 
-async def _measure(on: Stage, size: int) -> Run:
-    tenant, _ = await on.populate(size)
-    async with on.hosts() as hosts:
-        begun = time.monotonic()
-        key = await on.put(uuid4().hex, tenant, {"all": True})
-        finished = await on.finished(key, max(PATIENCE, PATIENCE_EACH * size))
-        seconds = time.monotonic() - begun
-        meters = await on.meters(hosts)
-    assert finished.total == size, f"{finished.total} of {size}"
+async def _measure(testbed: Testbed, people: int) -> Run:
+    tenant, _ = await testbed.add_tenant(people)
+    async with testbed.start_hosts() as hosts:
+        started = time.monotonic()
+        key = await testbed.put_notification(tenant, {"all": True})
+        timeout = max(MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON * people)
+        finished = await testbed.wait_until_finished(key, timeout)
+        seconds = time.monotonic() - started
+        meters = await testbed.read_meters(hosts)
+    assert finished.total == people, f"{finished.total} of {people}"
     return {
         "seconds": seconds,
-        "per_second": size / seconds,
+        "per_second": people / seconds,
         "peak_mb": meters.peak_mb,
-        "cpu_ms": 1000 * meters.cpu_s / size,
+        "cpu_ms": 1000 * meters.cpu_s / people,
     }

@@ -1,4 +1,4 @@
-"""Which core runs what, where the system lets us say so: what is measured has one to itself, its servers the others."""
+"""CPU affinity: the measured processes have one core to themselves, the servers share the others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def pinned(*, measured: bool) -> Iterator[None]:
-    """Processes started meanwhile run on the first core (`measured`) or on the others."""
+def pin_processes(*, measured: bool) -> Iterator[None]:
+    """Run processes that are started in this context on the first core (`measured`) or on the others.
+
+    Changes nothing on systems without CPU affinity.
+    """
     if not hasattr(os, "sched_getaffinity"):
         yield
         return

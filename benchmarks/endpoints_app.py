@@ -1,7 +1,7 @@
-"""Ways to take an activity, side by side in one app with meters, which has no other triggers.
+"""An app with meters and several HTTP endpoints for activities, but without other triggers.
 
-`messages` is Herald's own; `admission` is the same with a bot that does nothing; `botbuilder` has the same bot behind
-`CloudAdapterBase.process_activity`, as the samples of the SDK have it; `nothing` shows what the host itself costs.
+`messages` is Herald's own endpoint, `admission` the same with a bot that does nothing. `botbuilder` passes activities
+to that bot by `CloudAdapterBase.process_activity`, as the samples of the SDK do. `nothing` measures the host alone.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from botframework.connector.auth import (
     PasswordServiceClientCredentialFactory,
 )
 
-from benchmarks import metered
+from benchmarks import host_meters
 from messages import functions
 from messages.auth.signing_keys import SigningKeys
-from messages.auth.token_verifier import Verifier
+from messages.auth.token_verifier import TokenVerifier
 from messages.endpoint import Endpoint
 from shared.settings import load_settings
 from shared.time.clock import real_time
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-app.register_functions(metered.blueprint)
+app.register_functions(host_meters.blueprint)
 app.register_functions(functions.blueprint)
 
 
@@ -38,8 +38,8 @@ class Adapter(CloudAdapterBase):  # type: ignore[misc]
 
 
 @cache
-def adapter() -> Adapter:
-    """With the settings that Herald has too."""
+def get_adapter() -> Adapter:
+    """Return an adapter with Herald's settings."""
     settings = load_settings()
     authentication = BotFrameworkAuthenticationFactory.create(
         validate_authority=True,
@@ -58,24 +58,24 @@ def adapter() -> Adapter:
 
 
 @cache
-def endpoint() -> Endpoint:
-    """Herald's endpoint in front of the bot that does nothing; called inside the running loop."""
+def get_endpoint() -> Endpoint:
+    """Return Herald's endpoint with a bot that does nothing; the caller must be in a running event loop."""
     settings = load_settings()
     keys = SigningKeys(settings.openid_metadata_url, aiohttp.ClientSession(), real_time)
-    verifier = Verifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
+    verifier = TokenVerifier(keys, issuer=settings.token_issuer, app_id=settings.app_id)
     return Endpoint(settings, verifier, ActivityHandler(), real_time)
 
 
 @app.route(route="admission", methods=["POST"])
 async def admission(req: func.HttpRequest) -> func.HttpResponse:
-    answer = await endpoint().receive(req.headers, req.get_body())
+    answer = await get_endpoint().receive(req.headers, req.get_body())
     return func.HttpResponse(answer.body, status_code=answer.status)
 
 
 @app.route(route="botbuilder", methods=["POST"])
 async def botbuilder(req: func.HttpRequest) -> func.HttpResponse:
     activity = Activity().deserialize(orjson.loads(req.get_body()))
-    await adapter().process_activity(req.headers.get("authorization", ""), activity, ActivityHandler().on_turn)
+    await get_adapter().process_activity(req.headers.get("authorization", ""), activity, ActivityHandler().on_turn)
     return func.HttpResponse(status_code=HTTPStatus.OK)
 
 

@@ -1,20 +1,20 @@
-"""What a request to Azure Storage does, by its method and URL: a name to count it under."""
+"""Names of Azure Storage operations, by the method, URL and body of a request."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import unquote, urlsplit
 
-#: How the name of a look at a queue ends where there was no message.
-NOTHING_THERE = ", nothing there"
+#: Suffix of the name of a receive that found an empty queue.
+EMPTY_RECEIVE = ", empty queue"
 
 _METHODS = {"POST": "insert", "PUT": "update", "PATCH": "merge", "MERGE": "merge", "GET": "read", "DELETE": "delete"}
 _QUEUE_METHODS = {"POST": "put", "GET": "receive", "PUT": "update", "DELETE": "delete"}
 _IN_BATCH = re.compile(rb"^(?:POST|PUT|PATCH|MERGE|DELETE) [^\s(]*/(\w+)(?:\(.*)? HTTP", re.MULTILINE)
 
 
-def operation(method: str, url: str, body: bytes, prefix: str) -> str:
-    """The name of a storage request: the table (without its prefix) or queue, and what is done there."""
+def name_operation(method: str, url: str, body: bytes, prefix: str) -> str:
+    """Return the table (without `prefix`) or queue of a storage request and its operation: "Deliveries: merge"."""
     parts = urlsplit(url)
     *_, last = unquote(parts.path).split("/")
     if last == "$batch":

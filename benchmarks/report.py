@@ -1,4 +1,4 @@
-"""What a benchmark returns: a table for people, and its figures for programs."""
+"""The result of a benchmark: tables for people, and figures for programs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+#: The figures of one run, by name.
 Run = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured: `runs` of each kind, less of everything with `quick`."""
+    """`runs` is the number of runs of each kind; `quick` makes each of them smaller."""
 
     runs: int
     quick: bool
@@ -20,33 +21,33 @@ class Options:
 
 @dataclass
 class Report:
-    """`figures` go into the JSON; `text` is shown."""
+    """`figures` go into the JSON report, `lines` are printed."""
 
     figures: dict[str, Any] = field(default_factory=dict)
-    text: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
-    def say(self, line: str = "") -> None:
-        self.text.append(line)
+    def add_line(self, line: str = "") -> None:
+        self.lines.append(line)
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add a table in Markdown, its columns aligned."""
-        cells = [[_shown(cell) for cell in row] for row in (heads, *rows)]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    def add_table(self, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Add a Markdown table with aligned columns."""
+        cells = [[_format_cell(cell) for cell in row] for row in (headings, *rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
         lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-        self.text += ["", lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:], ""]
+        self.lines += ["", lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:], ""]
 
 
 def medians(runs: Sequence[Run]) -> dict[str, float]:
-    """The median of each figure over the runs."""
+    """Return the median of each figure over the runs."""
     return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
-def ratio(runs: Sequence[Run], others: Sequence[Run], name: str) -> float:
-    """The median of the ratios of a figure of runs that were made in turns: the first to the first, and so on."""
+def median_ratio(runs: Sequence[Run], others: Sequence[Run], name: str) -> float:
+    """Return the median of a figure's ratios, each between two runs made one after the other."""
     return median(run[name] / other[name] for run, other in zip(runs, others, strict=True))
 
 
-def _shown(value: object) -> str:
+def _format_cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

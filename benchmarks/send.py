@@ -1,7 +1,7 @@
-"""The send step, beside other ways to send the same card: each in a process of its own, against one fake Teams.
+"""The send step compared with other ways to send the same card, each in its own process, against one fake Teams.
 
-The fake answers over TLS after 80 ms. Contenders take turns, each time in a new process: what a process does
-once (connect, fetch a token) is counted from its start; speed and CPU after one message for each in flight.
+The fake Teams answers over TLS after 80 ms. The contenders alternate, each time in a new process: connections and
+tokens are counted from its start, speed and CPU after one message for each in flight.
 """
 
 from __future__ import annotations
@@ -22,52 +22,53 @@ import aiohttp
 import certifi
 import orjson
 
-from benchmarks.contenders.world import Chat, World
-from benchmarks.cores import pinned
-from benchmarks.report import Options, Report, Run, medians, ratio
+from benchmarks.contenders.workload import Chat, Workload
+from benchmarks.cores import pin_processes
+from benchmarks.report import Options, Report, Run, median_ratio, medians
 from local.fake_teams.client import FakeTeams
 from shared.cards.notification import render_activity
 from shared.contract.parsing import parse_stored
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-#: Seconds before each answer of the fake.
-LATENCY = 0.08
-#: Personal chats that are sent to in turn.
+PEERS_PYTHON = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+#: The delay of each answer of the fake Teams.
+LATENCY_SECONDS = 0.08
+#: The number of personal chats, which get messages in turn.
 PEOPLE = 2000
-#: Requests in flight.
-LEVELS = (1, 16, 32, 100)
-QUICK_LEVELS = (1, 32)
-#: A run sends so many messages one after the other in each place in flight, up to `most` of its contender.
-WAVES = 25
-#: Messages over which the growth of memory is measured, and how many are in flight meanwhile.
-GROWTH, GROWTH_IN_FLIGHT = 2000, 32
-#: Seconds after which a run is given up.
-PATIENCE = 300
+IN_FLIGHT_LEVELS = (1, 16, 32, 100)
+QUICK_IN_FLIGHT_LEVELS = (1, 32)
+#: The messages of a run for each one in flight, up to the `max_messages` of the contender.
+MESSAGES_PER_IN_FLIGHT = 25
+#: The messages over which the growth of memory is measured, and how many of them are in flight.
+GROWTH_MESSAGES, GROWTH_IN_FLIGHT = 2000, 32
+RUN_TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A module of `benchmarks.contenders`; `most` is how many messages a run sends at most, twice its in-flight at
-    least; `once` runs a single time."""
+    """A module of `benchmarks.contenders`; `is_peer` if it runs in the environment of the peers.
+
+    A run sends at most `max_messages`, but at least two for each in flight. With `runs_once` there is a single run.
+    """
 
     module: str
     title: str
-    most: int = 2500
-    peer: bool = True
-    once: bool = False
+    max_messages: int = 2500
+    is_peer: bool = True
+    runs_once: bool = False
 
 
-HERALD = Contender("herald", "Herald", peer=False)
-BARE = Contender("bare", "bare aiohttp POST", peer=False)
-SAMPLE = Contender("sample", "Microsoft's sample, constant token", most=64)
-SAMPLE_MSAL = Contender("sample_msal", "Microsoft's sample, msal", most=25, once=True)
+HERALD = Contender("herald", "Herald", is_peer=False)
+BARE = Contender("bare", "bare aiohttp POST", is_peer=False)
+SAMPLE = Contender("sample", "Microsoft's sample, constant token", max_messages=64)
+SAMPLE_MSAL = Contender("sample_msal", "Microsoft's sample, msal", max_messages=25, runs_once=True)
 AGENTS = Contender("agents_sdk", "microsoft-agents-hosting-core")
 TEAMS = Contender("teams_sdk", "microsoft-teams-apps")
 CONTENDERS = (HERALD, BARE, SAMPLE, SAMPLE_MSAL, AGENTS, TEAMS)
 
-HEADS = (
-    "", "msg/s", "CPU ms a message", "Herald's CPU to it", "connections", "a message", "tokens", "longest lag, ms",
+HEADINGS = (
+    "", "msg/s", "CPU ms a message", "Herald's CPU relative to it", "connections", "connections a message", "tokens",
+    "longest lag, ms",
 )  # fmt: skip
 CONTENT = {
     "title": "Build 42 failed",
@@ -78,112 +79,118 @@ CONTENT = {
 
 
 async def run(options: Options) -> Report:
-    contenders = [each for each in CONTENDERS if PEERS.exists() or not each.peer]
-    levels = QUICK_LEVELS if options.quick else LEVELS
+    contenders = [contender for contender in CONTENDERS if PEERS_PYTHON.exists() or not contender.is_peer]
+    levels = QUICK_IN_FLIGHT_LEVELS if options.quick else IN_FLIGHT_LEVELS
     runs: defaultdict[str, defaultdict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
     growth: dict[str, float] = {}
-    async with _fake() as (teams, world):
-        for turn in range(options.runs):
+    async with _start_fake_teams() as (teams, workload):
+        for number in range(options.runs):
             for level in levels:
-                for each in contenders:
-                    if not (each.once and turn):
-                        messages = max(2 * level, min(WAVES * level, each.most))
-                        runs[each.module][level].append(await _measure(teams, world, each, level, messages))
-        for each in contenders:
-            if each is HERALD or not (options.quick or each.once):
-                growth[each.module] = (await _measure(teams, world, each, GROWTH_IN_FLIGHT, GROWTH))["growth_mb"]
+                for contender in contenders:
+                    if not (contender.runs_once and number):
+                        messages = max(2 * level, min(MESSAGES_PER_IN_FLIGHT * level, contender.max_messages))
+                        figures = await _run_contender(teams, workload, contender, level, messages)
+                        runs[contender.module][level].append(figures)
+        for contender in contenders:
+            if contender is HERALD or not (options.quick or contender.runs_once):
+                figures = await _run_contender(teams, workload, contender, GROWTH_IN_FLIGHT, GROWTH_MESSAGES)
+                growth[contender.module] = figures["growth_mb"]
     return _report(contenders, levels, runs, growth)
 
 
 @asynccontextmanager
-async def _fake() -> AsyncIterator[tuple[FakeTeams, Path]]:
-    """A fake Teams, and the file that tells contenders of it."""
+async def _start_fake_teams() -> AsyncIterator[tuple[FakeTeams, Path]]:
+    """Start a fake Teams, and yield it with the file of the contenders' workload."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herald-bench-")))
-        with pinned(measured=False):
-            starting = FakeTeams.start("--no-limits", "--latency", str(LATENCY), people=PEOPLE)
-            teams = await stack.enter_async_context(starting)
-        bundle = await asyncio.to_thread(_bundle, teams, folder)
-        world = folder / "world.json"
-        (await _world(teams, bundle)).save(world)
+        with pin_processes(measured=False):
+            fake = FakeTeams.start("--no-limits", "--latency", str(LATENCY_SECONDS), people=PEOPLE)
+            teams = await stack.enter_async_context(fake)
+        bundle = await asyncio.to_thread(_write_ca_bundle, teams, folder)
+        workload = folder / "workload.json"
+        (await _create_workload(teams, bundle)).save(workload)
         teams.settings |= {"SSL_CERT_FILE": str(bundle), "REQUESTS_CA_BUNDLE": str(bundle)}
-        yield teams, world
+        yield teams, workload
 
 
-def _bundle(teams: FakeTeams, folder: Path) -> Path:
-    """The fake's CA among those of the public: as many as a real deployment trusts, and some read for each message."""
+def _write_ca_bundle(teams: FakeTeams, folder: Path) -> Path:
+    """Add the fake's CA to the public CAs: some contenders read them all for each message, as in a real deployment."""
     assert teams.ca_file
     bundle = folder / "ca.pem"
     bundle.write_bytes(Path(certifi.where()).read_bytes() + teams.ca_file.read_bytes())
     return bundle
 
 
-async def _world(teams: FakeTeams, trusted: Path) -> World:
+async def _create_workload(teams: FakeTeams, ca_bundle: Path) -> Workload:
     data = orjson.dumps({"recipients": [{"all": True}], "category": "benchmark", "content": CONTENT})
-    drawn = orjson.loads(render_activity(parse_stored(data), 100 * 1024))
+    activity = orjson.loads(render_activity(parse_stored(data), 100 * 1024))
     settings = teams.settings
-    asked = {
+    token_request = {
         "grant_type": "client_credentials",
         "client_id": teams.app_id,
         "client_secret": settings["MicrosoftAppPassword"],
         "scope": "https://api.botframework.com/.default",
     }
-    authority, context = settings["ToChannelFromBotLoginUrl"], ssl.create_default_context(cafile=trusted)
+    authority, context = settings["ToChannelFromBotLoginUrl"], ssl.create_default_context(cafile=ca_bundle)
     url = f"{authority}/oauth2/v2.0/token"
-    async with aiohttp.ClientSession() as session, session.post(url, data=asked, ssl=context) as answer:
+    async with aiohttp.ClientSession() as session, session.post(url, data=token_request, ssl=context) as answer:
         token = (await answer.json())["access_token"]
-    return World(
+    return Workload(
         tenant=teams.tenant,
         app_id=teams.app_id,
-        secret=asked["client_secret"],
+        secret=token_request["client_secret"],
         authority=authority,
         service_url=teams.service_url,
         token=token,
-        card=drawn["attachments"][0]["content"],
-        summary=drawn["summary"],
-        chats=[Chat(each.conversation, each.id) for each in (await teams.world()).people],
+        card=activity["attachments"][0]["content"],
+        summary=activity["summary"],
+        chats=[Chat(person.conversation, person.id) for person in (await teams.world()).people],
     )
 
 
-async def _measure(teams: FakeTeams, world: Path, contender: Contender, level: int, messages: int) -> Run:
+async def _run_contender(teams: FakeTeams, workload: Path, contender: Contender, in_flight: int, messages: int) -> Run:
     await teams.reset()
-    python = str(PEERS) if contender.peer else sys.executable
-    with pinned(measured=True):
+    python = str(PEERS_PYTHON) if contender.is_peer else sys.executable
+    with pin_processes(measured=True):
         process = await asyncio.create_subprocess_exec(
-            python, "-m", "benchmarks.contenders", contender.module, str(world), str(level), str(messages),
+            python, "-m", "benchmarks.contenders", contender.module,
+            str(workload), str(in_flight), str(messages),
             cwd=ROOT, env={**os.environ, **teams.settings, "PYTHONWARNINGS": "ignore"}, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        output, _ = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise RuntimeError(f"{contender.title} ended with {process.returncode}")
+        raise RuntimeError(f"{contender.title} ended with exit code {process.returncode}")
     stats = await teams.stats()
     figures: dict[str, float] = json.loads(output)
     assert stats.messages == figures["sent"], f"{contender.title}: {stats.messages} of {figures['sent']} arrived"
     return figures | {"connections": stats.connections.get("connector", 0), "tokens": stats.count("token")}
 
 
+#: Runs by module of the contender and number in flight.
 Runs = Mapping[str, Mapping[int, Sequence[Run]]]
 
 
 def _report(contenders: Sequence[Contender], levels: Sequence[int], runs: Runs, growth: Mapping[str, float]) -> Report:
-    report = Report({"latency_s": LATENCY, "runs": runs, "growth_mb": growth})
+    report = Report({"latency_s": LATENCY_SECONDS, "runs": runs, "growth_mb": growth})
     for level in levels:
-        report.say(f"{level} in flight (the latency allows {level / LATENCY:,.0f} a second)")
+        report.add_line(f"{level} in flight (the latency allows {level / LATENCY_SECONDS:,.0f} a second)")
         rows = []
-        for each in contenders:
-            made = runs[each.module][level]
-            found = medians(made)
-            cpu = ratio(runs["herald"][level][: len(made)], made, "cpu_ms")
+        for contender in contenders:
+            level_runs = runs[contender.module][level]
+            figures = medians(level_runs)
+            cpu = median_ratio(runs["herald"][level][: len(level_runs)], level_runs, "cpu_ms")
             rows.append([
-                each.title, found["per_second"], found["cpu_ms"], f"1/{1 / cpu:.1f}", f"{found['connections']:.0f}",
-                found["connections"] / found["sent"], f"{found['tokens']:.0f}", found["lag_ms"],
+                contender.title, figures["per_second"], figures["cpu_ms"], f"1/{1 / cpu:.1f}",
+                f"{figures['connections']:.0f}", figures["connections"] / figures["sent"], f"{figures['tokens']:.0f}",
+                figures["lag_ms"],
             ])  # fmt: skip
-        report.table(HEADS, rows)
-    report.say(f"Growth of memory over {GROWTH} messages, {GROWTH_IN_FLIGHT} in flight")
-    report.table(("", "MB"), [[each.title, growth[each.module]] for each in contenders if each.module in growth])
+        report.add_table(HEADINGS, rows)
+    report.add_line(f"Growth of memory over {GROWTH_MESSAGES} messages, {GROWTH_IN_FLIGHT} in flight")
+    titles = {contender.module: contender.title for contender in contenders}
+    report.add_table(("", "MB"), [[titles[module], megabytes] for module, megabytes in growth.items()])
     return report

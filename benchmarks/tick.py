@@ -1,9 +1,9 @@
-"""One tick of the clock with 100 digests due, however many people have theirs at another time.
+"""One tick with 100 timers of digests due, while more and more people have a digest at another time.
 
-Everybody has a row in Conversations, and one in Due for their next 09:00, in 24 zones. The million is simulated by key
-ranges: all of its keys are made, and the first and the last row of each partition are stored, so that a request for a
-range of keys finds rows wherever it would find some of the million. Operations are counted where they leave; `rows in
-its range` are those whose keys, of all that were made, lie in the range that the tick asks for.
+Each person has a row in Conversations, and one in Timers for the next 09:00 in one of 24 zones. The million people are
+simulated: all keys are made, but only the first and last row of each partition are stored, so that a query of a key
+range finds rows wherever it would find some of the million. Operations are counted in the transport of the Azure SDK.
+"Rows in its range" counts the keys, stored or not, in the range that the tick queries.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from uuid import UUID
 
 from azure.core.pipeline.transport import AioHttpTransport
 
-from benchmarks.operations import operation
+from benchmarks.operations import name_operation
 from benchmarks.report import Options, Report
-from benchmarks.stage import Stage, stage
+from benchmarks.testbed import Testbed, open_testbed
 from shared import keys
 from shared.states import ReferenceKind
 from shared.storage import timers
@@ -33,28 +33,28 @@ from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 from shared.storage.timers import Timers
 from timer_digest.tick import tick
 
-DUE = 100
-#: How many people there are, and whether all of their rows are stored.
+DUE_TIMERS = 100
+#: Whether all rows are stored, by number of people.
 SIZES = {1_000: True, 100_000: True, 1_000_000: False}
 QUICK_SIZES = {1_000: True, 10_000: True, 1_000_000: False}
 ZONES = 24
 
-#: Why each operation is made.
-WHY = {
-    "Timers: query": "what is due, a hundred at a time, until there is no more",
-    "recipients: put": "a message for each whose digest is due",
-    "Timers: delete": "a row that is alone in its minute and partition, once that is on its queue",
-    "Timers: transaction": "the rows of a minute and partition, once they are on their queue",
+#: The reason for each operation.
+REASONS = {
+    "Timers: query": "read due timers, a hundred at a time, until there are no more",
+    "recipients: put": "one queue message for each recipient whose digest is due",
+    "Timers: delete": "delete a timer that is alone in its minute and partition, once its message is on the queue",
+    "Timers: transaction": "delete the timers of a minute and partition, once their messages are on the queue",
 }
 
-_BEFORE = re.compile(r"PartitionKey lt '([^']+)'")
+_RANGE_END = re.compile(r"PartitionKey lt '([^']+)'")
 
 
 @dataclass
-class Kept:
-    """Takes the rows of a store in the place of its table; of each partition all, or without `whole` the outermost."""
+class SampledTable:
+    """A stand-in for a table that counts all rows, but keeps only the outermost two of each partition (or all)."""
 
-    whole: bool
+    keep_all: bool
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
@@ -63,19 +63,19 @@ class Kept:
         self.counts[partition] += 1
         rows = self.rows.setdefault(partition, [])
         rows.append(row)
-        if not self.whole and len(rows) > 2:
-            rows.sort(key=lambda each: str(each["RowKey"]))
+        if not self.keep_all and len(rows) > 2:
+            rows.sort(key=lambda kept: str(kept["RowKey"]))
             del rows[1]
 
-    async def store(self, table: Table) -> None:
+    async def copy_to(self, table: Table) -> None:
         for rows in self.rows.values():
             for start in range(0, len(rows), MAX_TRANSACTION_ROWS):
                 await table.batch([("create", row) for row in rows[start : start + MAX_TRANSACTION_ROWS]])
 
 
 @dataclass
-class Asked:
-    """The requests to the storage: operations by name, and the filters of queries."""
+class RecordedRequests:
+    """Requests to the storage: operations by name, and the filters of queries."""
 
     operations: Counter[str] = field(default_factory=Counter)
     filters: set[str] = field(default_factory=set)
@@ -83,76 +83,80 @@ class Asked:
 
 async def run(options: Options) -> Report:
     sizes = QUICK_SIZES if options.quick else SIZES
-    found: dict[int, list[Mapping[str, int]]] = {people: [] for people in sizes}
-    waiting: Counter[str] = Counter()
-    there = 0
-    async with stage(rate=1) as on:
-        for people, whole in sizes.items():
-            waiting += await _populate(on, range(there, people), whole=whole)
-            there = people
+    ticks: dict[int, list[Mapping[str, int]]] = {people: [] for people in sizes}
+    rows_by_partition: Counter[str] = Counter()
+    stored_people = 0
+    async with open_testbed(rate=1) as testbed:
+        for people, store_all in sizes.items():
+            rows_by_partition += await _add_people(testbed, range(stored_people, people), store_all=store_all)
+            stored_people = people
             for _ in range(options.runs):
-                found[people].append(await _measure(on, waiting))
-    return _report(sizes, found)
+                ticks[people].append(await _measure(testbed, rows_by_partition))
+    return _report(sizes, ticks)
 
 
-async def _populate(on: Stage, numbers: range, *, whole: bool) -> Counter[str]:
-    """Store these people and when they are due; the number of rows in each partition of Due."""
-    services = on.services
-    digests, people = Kept(whole), Kept(whole)
-    writing = Timers(cast("Table", digests))
+async def _add_people(testbed: Testbed, numbers: range, *, store_all: bool) -> Counter[str]:
+    """Store these people and the timers of their digests; return the row count of each partition of Timers."""
+    services = testbed.services
+    timer_rows, people_rows = SampledTable(store_all), SampledTable(store_all)
+    sampled_timers = Timers(cast("Table", timer_rows))
     nine = datetime.combine(services.clock() + timedelta(days=2), time(9), UTC)
     for number in numbers:
-        who = str(UUID(int=number))
-        await writing.put(nine - timedelta(hours=number % ZONES), timers.DIGEST, f"{on.teams.tenant};u:{who}")
-        partition = f"{on.teams.tenant};{ReferenceKind.USER};{keys.shard(who)}"
-        await people.put({"PartitionKey": partition, "RowKey": who, "v": VERSION, "id": who, "status": "active"})
-    for name, kept in (("Timers", digests), ("Conversations", people)):
-        await kept.store(Table(on.tables.get_table_client(services.settings.table_prefix + name)))
-    return digests.counts
+        person = str(UUID(int=number))
+        at = nine - timedelta(hours=number % ZONES)
+        await sampled_timers.put(at, timers.DIGEST, f"{testbed.teams.tenant};u:{person}")
+        partition = f"{testbed.teams.tenant};{ReferenceKind.USER};{keys.shard(person)}"
+        await people_rows.put(
+            {"PartitionKey": partition, "RowKey": person, "v": VERSION, "id": person, "status": "active"}
+        )
+    for name, rows in (("Timers", timer_rows), ("Conversations", people_rows)):
+        await rows.copy_to(Table(testbed.tables.get_table_client(services.settings.table_prefix + name)))
+    return timer_rows.counts
 
 
-async def _measure(on: Stage, waiting: Counter[str]) -> Mapping[str, int]:
-    """The operations of one tick that finds 100 due, and how many rows are in the range that it asks for."""
-    services = on.services
+async def _measure(testbed: Testbed, rows_by_partition: Counter[str]) -> Mapping[str, int]:
+    """Return the operations of one tick with `DUE_TIMERS` due, and the number of rows in the range that it queries."""
+    services = testbed.services
     now = services.clock()
-    for number in range(DUE):
+    for number in range(DUE_TIMERS):
         minute = now - timedelta(minutes=1 + number % 7)
-        await services.timers.put(minute, timers.DIGEST, f"{on.teams.tenant};u:{UUID(int=number)}")
-    with _listening(services.settings.table_prefix) as asked:
-        woken = await tick(services)
-    assert woken == DUE, f"{woken} of {DUE}"
-    [end] = [found[1] if (found := _BEFORE.fullmatch(each)) else "" for each in asked.filters]
-    assert end, f"the tick asks for more than a range of keys: {asked.filters}"
-    in_range = sum(rows for partition, rows in waiting.items() if partition < end)
-    return {**asked.operations, "rows in its range": DUE + in_range}
+        await services.timers.put(minute, timers.DIGEST, f"{testbed.teams.tenant};u:{UUID(int=number)}")
+    with _record_requests(services.settings.table_prefix) as recorded:
+        handled = await tick(services)
+    assert handled == DUE_TIMERS, f"{handled} of {DUE_TIMERS}"
+    [end] = [match[1] if (match := _RANGE_END.fullmatch(text)) else "" for text in recorded.filters]
+    assert end, f"the tick queries more than a range of keys: {recorded.filters}"
+    in_range = sum(rows for partition, rows in rows_by_partition.items() if partition < end)
+    return {**recorded.operations, "rows in its range": DUE_TIMERS + in_range}
 
 
 @contextmanager
-def _listening(prefix: str) -> Iterator[Asked]:
+def _record_requests(prefix: str) -> Iterator[RecordedRequests]:
     """Record the requests of this process to the storage."""
-    asked = Asked()
+    recorded = RecordedRequests()
     send = AioHttpTransport.send
 
-    async def heard(self: AioHttpTransport, request: Any, **options: Any) -> Any:
+    async def record_and_send(self: AioHttpTransport, request: Any, **options: Any) -> Any:
         body = request.data if isinstance(request.data, bytes) else b""
-        name = operation(request.method, request.url, body, prefix)
-        asked.operations[name] += 1
+        name = name_operation(request.method, request.url, body, prefix)
+        recorded.operations[name] += 1
         if name.endswith(": query"):
-            asked.filters.add(parse_qs(urlsplit(request.url).query)["$filter"][0])
+            recorded.filters.add(parse_qs(urlsplit(request.url).query)["$filter"][0])
         return await send(self, request, **options)
 
-    with patch.object(AioHttpTransport, "send", heard):
-        yield asked
+    with patch.object(AioHttpTransport, "send", record_and_send):
+        yield recorded
 
 
-def _report(sizes: Mapping[int, bool], found: Mapping[int, Sequence[Mapping[str, int]]]) -> Report:
-    report = Report({"due": DUE, "runs": found})
-    for people, ticks in found.items():
-        assert all(each == ticks[0] for each in ticks), f"ticks with {people} people differ: {ticks}"
-    names = sorted(set().union(*(ticks[0] for ticks in found.values())), key=lambda name: (name not in WHY, name))
-    heads = [f"{people:,} people{'' if whole else ', simulated'}" for people, whole in sizes.items()]
-    rows = [[name, *(ticks[0].get(name, 0) for ticks in found.values()), WHY.get(name, "")] for name in names]
-    report.table(("", *heads, "why"), rows)
-    counted = {frozenset(ticks[0].items()) for ticks in found.values()}
-    report.say("The same for all." if len(counted) == 1 else "NOT the same for all.")
+def _report(sizes: Mapping[int, bool], runs: Mapping[int, Sequence[Mapping[str, int]]]) -> Report:
+    report = Report({"due": DUE_TIMERS, "runs": runs})
+    for people, ticks in runs.items():
+        assert all(figures == ticks[0] for figures in ticks), f"ticks with {people} people differ: {ticks}"
+    first_ticks = [ticks[0] for ticks in runs.values()]
+    names = sorted(set().union(*first_ticks), key=lambda name: (name not in REASONS, name))
+    headings = [f"{people:,} people{'' if store_all else ', simulated'}" for people, store_all in sizes.items()]
+    rows = [[name, *(figures.get(name, 0) for figures in first_ticks), REASONS.get(name, "")] for name in names]
+    report.add_table(("", *headings, "reason"), rows)
+    is_same = all(figures == first_ticks[0] for figures in first_ticks)
+    report.add_line("The same for all sizes." if is_same else "NOT the same for all sizes.")
     return report

@@ -1,4 +1,4 @@
-"""The bot: store the references that an activity shows, welcome people, and run their commands and clicks."""
+"""Handle a verified activity: store what it shows of a conversation, then run the command, card action or welcome."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
-from messages.activity.references import Change, changes
-from messages.activity.verified import Event
-from messages.card_actions.dispatch import dispatch_click
+from messages.activity.references import ReferenceChange, find_reference_changes
+from messages.activity.verified import VerifiedActivity
+from messages.card_actions.dispatch import dispatch_card_action
 from messages.commands.dispatch import dispatch_command
+from messages.turn_adapter import get_verified_activity
 from messages.welcome import welcome_people
 from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
@@ -18,71 +19,68 @@ from shared.records import ConversationReference
 from shared.services import Services
 from shared.states import ReferenceKind
 
-#: Seconds after which what waits for somebody is decided anew by a new time zone, which is stored by then.
+#: Delay before held deliveries are re-evaluated after a time zone change, so that the new zone is stored by then.
 RECHECK_DELAY_SECONDS = 5
-#: Tenants and serviceUrls remembered as stored, so that they cost nothing; all are forgotten when there are more.
-MAX_REMEMBERED = 1000
-
-#: Where a turn's state holds the `Event`.
-EVENT = "herald.event"
+#: Pairs of tenant and serviceUrl that are remembered as stored. When there are more, all are forgotten.
+MAX_REMEMBERED_SERVICE_URLS = 1000
 
 
 class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
-    """Answer people through the queues, as all messages are sent; only a click on a card is answered at once."""
+    """Dispatches on the type of an activity. Answers are sent through the queues, except those to a card action."""
 
     def __init__(self, services: Services) -> None:
         super().__init__()
         self._services = services
-        self._stored: set[tuple[str, str]] = set()
+        self._stored_service_urls: set[tuple[str, str]] = set()
 
     async def on_turn(self, turn_context: TurnContext) -> None:
-        event: Event = turn_context.turn_state[EVENT]
-        found = changes(event.incoming, event.tenant)
-        await gather_limited(found, lambda change: self._save(event, change))
+        verified = get_verified_activity(turn_context)
+        changes = find_reference_changes(verified.activity, verified.tenant)
+        await gather_limited(changes, lambda change: self._save(verified, change))
         await super().on_turn(turn_context)
 
     async def on_message_activity(self, turn_context: TurnContext) -> None:
-        await dispatch_command(self._services, turn_context.turn_state[EVENT])
+        await dispatch_command(self._services, get_verified_activity(turn_context))
 
     async def on_conversation_update_activity(self, turn_context: TurnContext) -> None:
-        """No more than a welcome: botbuilder's own would ask Teams about every new member."""
-        await welcome_people(self._services, turn_context.turn_state[EVENT])
+        """Welcome people. botbuilder's own method would request every new member from Teams."""
+        await welcome_people(self._services, get_verified_activity(turn_context))
 
     async def on_installation_update(self, turn_context: TurnContext) -> None:
-        await welcome_people(self._services, turn_context.turn_state[EVENT])
+        await welcome_people(self._services, get_verified_activity(turn_context))
 
     async def on_invoke_activity(self, turn_context: TurnContext) -> InvokeResponse:
-        status, body = await dispatch_click(self._services, turn_context.turn_state[EVENT])
+        status, body = await dispatch_card_action(self._services, get_verified_activity(turn_context))
         return InvokeResponse(status=status, body=body)
 
-    async def _save(self, event: Event, change: Change) -> None:
-        stored = (event.tenant, event.incoming.service_url)
-        if change.kind is ReferenceKind.TENANT and stored in self._stored:
+    async def _save(self, verified: VerifiedActivity, change: ReferenceChange) -> None:
+        service_url = (verified.tenant, verified.activity.service_url)
+        if change.kind is ReferenceKind.TENANT and service_url in self._stored_service_urls:
             return
-        seen = dict(change.seen)
-        if change.status is not None and event.incoming.type != "message":
-            # The time of an install or uninstall counts also where it changes nothing: an older one may come later.
-            seen["status_at"] = event.at.isoformat()
+        observed = dict(change.observed)
+        if change.status is not None and verified.activity.type != "message":
+            # Stored even if the status stays the same: an older install or uninstall may still arrive.
+            observed["status_at"] = verified.occurred_at.isoformat()
 
-        async def reevaluate(known: ConversationReference | None, changed: Mapping[str, str]) -> None:
-            place, default = changed.get("time_zone"), self._services.settings.default_time_zone
-            if place and place != ((known and known.time_zone) or default):
-                # Deliveries held for the person's own time, such as a digest, go by the new zone.
+        async def reevaluate(stored: ConversationReference | None, changed: Mapping[str, str]) -> None:
+            zone, default = changed.get("time_zone"), self._services.settings.default_time_zone
+            if zone and zone != ((stored and stored.time_zone) or default):
+                # The new zone may move the end of a hold, such as the time of a digest.
                 await self._services.queues.enqueue_recipient(
-                    RecipientTask(event.tenant, f"u:{change.id}", Task.RECONSIDER), RECHECK_DELAY_SECONDS
+                    RecipientTask(verified.tenant, f"u:{change.id}", Task.RECONSIDER), RECHECK_DELAY_SECONDS
                 )
 
         await self._services.conversations.save(
-            event.tenant,
+            verified.tenant,
             change.kind,
             change.id,
-            seen,
-            at=event.at,
+            observed,
+            at=verified.occurred_at,
             status=change.status,
-            create=change.create,
+            create=change.creates_row,
             before_write=reevaluate,
         )
         if change.kind is ReferenceKind.TENANT:
-            if len(self._stored) >= MAX_REMEMBERED:
-                self._stored.clear()
-            self._stored.add(stored)
+            if len(self._stored_service_urls) >= MAX_REMEMBERED_SERVICE_URLS:
+                self._stored_service_urls.clear()
+            self._stored_service_urls.add(service_url)

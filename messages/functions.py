@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import azure.functions as func
 from azure.core.exceptions import AzureError
 
-from messages.http_answer import Answer, refusal
+from messages.http_answer import HttpAnswer, build_error
 from shared.services import Services, get_services
 
 if TYPE_CHECKING:
@@ -22,28 +22,28 @@ log = logging.getLogger(__name__)
 _opened: tuple[Services, Endpoint] | None = None
 
 
-# Anonymous to the function host: Teams has no key of it, and shows a token, which is verified.
+# Anonymous for the Functions host: Teams sends no function key but a token, which the endpoint verifies.
 @blueprint.route(route="messages", methods=["POST"], auth_level=func.AuthLevel.ANONYMOUS)
 async def messages(req: func.HttpRequest) -> func.HttpResponse:
     try:
-        endpoint = await _endpoint()
+        endpoint = await _get_endpoint()
     except AzureError as error:
-        log.error("Storage could not be opened, Teams is told to repeat its activity: %s", type(error).__name__)
-        return _encoded(refusal(503, "the storage is not available"))
-    return _encoded(await endpoint.receive(req.headers, req.get_body()))
+        log.error("Storage could not be opened, Teams is asked to repeat the activity: %s", type(error).__name__)
+        return _encode(build_error(503, "the storage is not available"))
+    return _encode(await endpoint.receive(req.headers, req.get_body()))
 
 
-def _encoded(answer: Answer) -> func.HttpResponse:
-    # RFC 9110, 11.6.1: a 401 names the scheme that is wanted.
+def _encode(answer: HttpAnswer) -> func.HttpResponse:
+    # RFC 9110, 11.6.1: a 401 names the authentication scheme.
     headers = {"WWW-Authenticate": "Bearer"} if answer.status == 401 else {}
     return func.HttpResponse(answer.body, status_code=answer.status, headers=headers, mimetype="application/json")
 
 
-async def _endpoint() -> Endpoint:
-    """The endpoint on this process's services.
+async def _get_endpoint() -> Endpoint:
+    """Return the endpoint of this process's services, opened when first needed.
 
-    Importing it takes half a second, since it brings botbuilder: it is imported by the first activity and off the
-    loop, so that a worker which only sends never does.
+    Importing its module takes half a second, because it imports botbuilder. The first activity imports it, outside the
+    event loop; a worker that only sends never does.
     """
     global _opened
     services = await get_services()

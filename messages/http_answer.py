@@ -8,13 +8,13 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A status and a JSON body, empty where there is nothing to say."""
+class HttpAnswer:
+    """A status and a JSON body, which may be empty."""
 
     status: int
     body: bytes = b""
 
 
-def refusal(status: int, reason: str) -> Answer:
-    """An answer with one line for the caller, which repeats nothing of the request."""
-    return Answer(status, orjson.dumps({"error": reason}))
+def build_error(status: int, reason: str) -> HttpAnswer:
+    """Return an error with `reason`, one line for the caller that repeats nothing of the request."""
+    return HttpAnswer(status, orjson.dumps({"error": reason}))

@@ -1,51 +1,56 @@
-"""Run a bot's turn on one activity without botbuilder's network, and keep its answer to an invoke.
+"""Let a botbuilder bot handle a verified activity, without botbuilder's network.
 
-`CloudAdapter` would create a client, a token and a connection for every activity; nothing here sends.
+`CloudAdapter` would create a client, a token and a connection for every activity. Herald sends nothing in a turn, so
+that its adapter only passes on the activity, and the answer to an invoke.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import orjson
+from botbuilder.core import Bot, BotAdapter, TurnContext
+from botbuilder.schema import Activity as BotbuilderActivity
+from botbuilder.schema import ActivityTypes, ResourceResponse
 
-from azure.core.exceptions import DeserializationError
-from botbuilder.core import Bot, BotAdapter, InvokeResponse, TurnContext
-from botbuilder.schema import Activity, ActivityTypes, ResourceResponse
+from messages.activity.verified import VerifiedActivity
+from messages.http_answer import HttpAnswer
 
-
-class NotAnActivity(Exception):
-    """botbuilder cannot read the activity."""
-
-
-class SendingInTurn(Exception):
-    """A bot tried to send within a turn: what it says goes through the queues, as all messages do."""
+_STATE_KEY = "herald.verified_activity"
 
 
-def read_activity(body: dict[str, Any]) -> Activity:
-    """botbuilder's activity of a JSON body; raises `NotAnActivity`."""
-    try:
-        return Activity.from_dict(body)  # not `deserialize`: it loses conversation.tenant_id
-    except (DeserializationError, RecursionError):
-        raise NotAnActivity from None
+class SentInTurn(Exception):
+    """The bot tried to send within a turn. Herald sends every message through its queues."""
+
+
+def get_verified_activity(context: TurnContext) -> VerifiedActivity:
+    """Return the activity of a turn that `TurnAdapter.process` started."""
+    verified: VerifiedActivity = context.turn_state[_STATE_KEY]
+    return verified
 
 
 class TurnAdapter(BotAdapter):  # type: ignore[misc]
-    async def process(self, activity: Activity, bot: Bot, state: dict[str, object]) -> InvokeResponse | None:
-        """Run `bot` on an activity, with `state` as its turn state; its response to an invoke."""
-        context = TurnContext(self, activity)
-        context.turn_state.update(state)
+    async def process(self, verified: VerifiedActivity, bot: Bot) -> HttpAnswer:
+        """Run a turn of `bot`, and return its answer to an invoke, or 200 for any other activity."""
+        # The bot dispatches on the type alone; its handlers take everything else from the verified activity.
+        context = TurnContext(self, BotbuilderActivity(type=verified.activity.type))
+        context.turn_state[_STATE_KEY] = verified
         await self.run_pipeline(context, bot.on_turn)
-        answer = context.turn_state.get(self._INVOKE_RESPONSE_KEY)
-        return answer.value if answer else None
+        sent = context.turn_state.get(self._INVOKE_RESPONSE_KEY)
+        if sent is None:
+            return HttpAnswer(200)
+        response = sent.value
+        return HttpAnswer(int(response.status), b"" if response.body is None else orjson.dumps(response.body))
 
-    async def send_activities(self, context: TurnContext, activities: list[Activity]) -> list[ResourceResponse]:
+    async def send_activities(
+        self, context: TurnContext, activities: list[BotbuilderActivity]
+    ) -> list[ResourceResponse]:
         for activity in activities:
             if activity.type != ActivityTypes.invoke_response:
-                raise SendingInTurn
+                raise SentInTurn
             context.turn_state[self._INVOKE_RESPONSE_KEY] = activity
         return [ResourceResponse(id="") for _ in activities]
 
-    async def update_activity(self, context: TurnContext, activity: Activity) -> None:
-        raise SendingInTurn
+    async def update_activity(self, context: TurnContext, activity: BotbuilderActivity) -> None:
+        raise SentInTurn
 
     async def delete_activity(self, context: TurnContext, reference: object) -> None:
-        raise SendingInTurn
+        raise SentInTurn

@@ -1,7 +1,7 @@
-"""Welcome each person once: after an install of their own, or as a member of a team or group chat.
+"""Welcome each person once: when they install the bot, or when it is added to a team or group chat of theirs.
 
-Teams reports an install several times. All reports within a minute make the same notification. Of the notifications
-that welcome a person only one is sent, whatever they are a member of (`welcomed` in `shared.storage.markers`).
+Teams reports an install several times. All reports within the same minute make the same notification. Of all the
+notifications that welcome a person only one is sent (`welcomed` in `shared.storage.markers`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from messages.activity.references import is_install, person_of, scope
-from messages.activity.verified import Event
+from messages.activity.references import is_install, person_of, scope_of
+from messages.activity.verified import VerifiedActivity
 from shared import publishing
 from shared.cards.texts import language_of, text_of
 from shared.cards.welcome import draw_welcome_card
@@ -23,61 +23,67 @@ from shared.services import Services
 from shared.states import Mode, NotificationState, Purpose, ReferenceKind
 from shared.storage.notifications import StoredNotification, notification_key
 
-#: The source of welcomes, and their category: declared with `off` it switches them off, and only where it is declared
-#: otherwise are the members of teams and group chats welcomed.
-SOURCE, CATEGORY = "/herald/welcomes", "welcome"
+WELCOME_SOURCE = "/herald/welcomes"
+#: If this category is declared with the default `off`, nobody is welcomed. The members of teams and group chats are
+#: welcomed only if it is declared, with another default.
+WELCOME_CATEGORY = "welcome"
 
 
-async def welcome_people(services: Services, event: Event) -> None:
-    """Welcome those to whom an install brought the bot, where it is one and the settings want it."""
-    if not is_install(event.incoming):
+async def welcome_people(services: Services, verified: VerifiedActivity) -> None:
+    """If the activity is an install, welcome the person, or the members of the team or group chat."""
+    if not is_install(verified.activity):
         return
-    declared = services.categories.is_declared(CATEGORY)
-    if declared and services.categories.of(CATEGORY).default is Mode.OFF:
+    is_declared = services.categories.is_declared(WELCOME_CATEGORY)
+    if is_declared and services.categories.of(WELCOME_CATEGORY).default is Mode.OFF:
         return
-    if event.personal:
-        await _welcome_person(services, event)
-    elif declared:
-        await _welcome_members(services, event)
+    if verified.is_personal:
+        await _welcome_person(services, verified)
+    elif is_declared:
+        await _welcome_members(services, verified)
 
 
-async def _welcome_person(services: Services, event: Event) -> None:
-    account = person_of(event.incoming)
+async def _welcome_person(services: Services, verified: VerifiedActivity) -> None:
+    account = person_of(verified.activity)
     if account is None:
         return
     person = account.aad_object_id.lower()
-    known = await services.conversations.get(event.tenant, ReferenceKind.USER, person)
-    language = language_of(known.preferences.locale, known.locale) if known else language_of(event.incoming.locale)
-    identifier = _identifier(event, person)
-    card = draw_welcome_card(language, notification_key(event.tenant, SOURCE, identifier))
+    stored = await services.conversations.get(verified.tenant, ReferenceKind.USER, person)
+    locales = (stored.preferences.locale, stored.locale) if stored else (verified.activity.locale,)
+    language = language_of(*locales)
+    identifier = _build_identifier(verified, person)
+    card = draw_welcome_card(language, notification_key(verified.tenant, WELCOME_SOURCE, identifier))
     await publishing.post(
         services,
-        tenant=event.tenant,
+        tenant=verified.tenant,
         recipient=f"u:{person}",
-        source=SOURCE,
+        source=WELCOME_SOURCE,
         identifier=identifier,
-        data=_data({"user": person}, card, language),
+        data=_encode_notification({"user": person}, card, language),
         purpose=Purpose.WELCOME,
     )
 
 
-async def _welcome_members(services: Services, event: Event) -> None:
-    """Have the members of the team or group chat welcomed one by one, each in their own chat."""
-    incoming = event.incoming
-    there = incoming.channel_data.team.id if scope(incoming) == "channel" else incoming.conversation.id
-    adder = await services.conversations.get(event.tenant, ReferenceKind.USER, event.person) if event.person else None
-    language = language_of(incoming.locale, adder.locale if adder else "")
-    identifier = _identifier(event, there)
-    key = notification_key(event.tenant, SOURCE, identifier)
-    name = incoming.sender.name or (adder.name if adder else "")
-    card = draw_welcome_card(language, key, added_to=await _place(services, event, language), adder=name)
-    data = _data({"team": there}, card, language)
+async def _welcome_members(services: Services, verified: VerifiedActivity) -> None:
+    """Welcome each member of the team or group chat in their own chat: expansion lists the members."""
+    activity, tenant = verified.activity, verified.tenant
+    team = activity.channel_data.team.id if scope_of(activity) == "channel" else activity.conversation.id
+    adder = None
+    if verified.person_id:
+        adder = await services.conversations.get(tenant, ReferenceKind.USER, verified.person_id)
+    language = language_of(activity.locale, adder.locale if adder else "")
+    identifier = _build_identifier(verified, team)
+    key = notification_key(tenant, WELCOME_SOURCE, identifier)
+    adder_name = activity.sender.name or (adder.name if adder else "")
+    card = draw_welcome_card(
+        language, key, added_to=await _describe_place(services, verified, language), adder=adder_name
+    )
+    data = _encode_notification({"team": team}, card, language)
     await accept(
         services,
         StoredNotification(
             key=key,
-            tenant=event.tenant,
-            source=SOURCE,
+            tenant=tenant,
+            source=WELCOME_SOURCE,
             id=identifier,
             content_hash=hashlib.sha256(data).hexdigest(),
             data=data,
@@ -87,31 +93,29 @@ async def _welcome_members(services: Services, event: Event) -> None:
             purpose=Purpose.WELCOME,
         ),
     )
-    # Also where it was accepted before: who did that may have died before its members were listed.
+    # Also if it was accepted before: the worker may have stopped before the members were listed.
     await services.queues.enqueue_expansion(Expansion(key, 0))
 
 
-async def _place(services: Services, event: Event, language: str) -> str:
-    """What the members know the team, channel or group chat as."""
-    data, conversation = event.incoming.channel_data, event.incoming.conversation
-    if scope(event.incoming) == "groupChat":
-        return (
-            text_of(language, "welcome.chat", name=conversation.name)
-            if conversation.name
-            else text_of(language, "welcome.someChat")
-        )
-    known = await services.conversations.get(event.tenant, ReferenceKind.TEAM, data.team.id)
-    team = data.team.name or (known.name if known else "")
+async def _describe_place(services: Services, verified: VerifiedActivity, language: str) -> str:
+    """Return the team, channel or group chat as its members know it, in words."""
+    data, conversation = verified.activity.channel_data, verified.activity.conversation
+    if scope_of(verified.activity) == "groupChat":
+        if conversation.name:
+            return text_of(language, "welcome.chat", name=conversation.name)
+        return text_of(language, "welcome.someChat")
+    stored = await services.conversations.get(verified.tenant, ReferenceKind.TEAM, data.team.id)
+    team = data.team.name or (stored.name if stored else "")
     channel = data.settings.selected_channel.name
     if team and channel:
         return text_of(language, "welcome.channel", channel=channel, name=team)
     return text_of(language, "welcome.team", name=team) if team else text_of(language, "welcome.someTeam")
 
 
-def _identifier(event: Event, whom: str) -> str:
-    return f"{whom};{event.at:%Y-%m-%dT%H:%M}"
+def _build_identifier(verified: VerifiedActivity, recipient_id: str) -> str:
+    return f"{recipient_id};{verified.occurred_at:%Y-%m-%dT%H:%M}"
 
 
-def _data(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
-    data = {"recipients": [recipient], "category": CATEGORY, "card": card, "locale": language}
+def _encode_notification(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
+    data = {"recipients": [recipient], "category": WELCOME_CATEGORY, "card": card, "locale": language}
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

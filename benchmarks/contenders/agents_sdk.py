@@ -19,11 +19,11 @@ from microsoft_agents.hosting.core import (  # type: ignore[import-not-found]
     TurnContext,
 )
 
-from benchmarks.contenders.world import CARD_TYPE, Chat, Send, World
+from benchmarks.contenders.workload import CARD_TYPE, Chat, Send, Workload
 
 
 class ConstantToken:
-    """Gives the same token for all; the part of `Connections` that sending asks for."""
+    """The part of `Connections` that sending needs; returns the same token for everything."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -36,21 +36,21 @@ class ConstantToken:
 
 
 @asynccontextmanager
-async def sender(world: World) -> AsyncIterator[Send]:
-    adapter = ChannelServiceAdapter(RestChannelServiceClientFactory(ConstantToken(world.token)))
+async def open_sender(workload: Workload) -> AsyncIterator[Send]:
+    adapter = ChannelServiceAdapter(RestChannelServiceClientFactory(ConstantToken(workload.token)))
 
-    async def tell(context: TurnContext) -> None:
-        card = Attachment(content_type=CARD_TYPE, content=world.card)
-        await context.send_activity(Activity(type="message", summary=world.summary, attachments=[card]))
+    async def send_card(context: TurnContext) -> None:
+        card = Attachment(content_type=CARD_TYPE, content=workload.card)
+        await context.send_activity(Activity(type="message", summary=workload.summary, attachments=[card]))
 
     async def send(chat: Chat) -> None:
         reference = ConversationReference(
             channel_id="msteams",
-            service_url=world.service_url,
-            agent=ChannelAccount(id=f"28:{world.app_id}"),
+            service_url=workload.service_url,
+            agent=ChannelAccount(id=f"28:{workload.app_id}"),
             user=ChannelAccount(id=chat.user),
-            conversation=ConversationAccount(id=chat.conversation, tenant_id=world.tenant),
+            conversation=ConversationAccount(id=chat.conversation, tenant_id=workload.tenant),
         )
-        await adapter.continue_conversation(world.app_id, reference.get_continuation_activity(), tell)
+        await adapter.continue_conversation(workload.app_id, reference.get_continuation_activity(), send_card)
 
     yield send

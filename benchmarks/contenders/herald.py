@@ -1,4 +1,4 @@
-"""Herald: the step of its delivery that sends, without the tables: drawing, token, POST, and what the answer means."""
+"""Herald's send step without storage: render the card, get a token, POST, and classify the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import aiohttp
 import orjson
 
-from benchmarks.contenders.world import Chat, Send, World
+from benchmarks.contenders.workload import Chat, Send, Workload
 from shared.preferences.categories import Category
 from shared.rendering import render_data
 from shared.services import MAX_CONNECTIONS
@@ -21,15 +21,15 @@ from shared.teams.hosts import allowed_service_url
 from shared.teams.outcome import Verdict
 from shared.teams.tokens import Tokens
 
-#: The key and the category of what is sent.
+#: The notification's key and category.
 KEY = "0" * 64
 CATEGORY = Category(name="benchmark")
 
 
 @asynccontextmanager
-async def sender(world: World) -> AsyncIterator[Send]:
-    settings, route = load_settings(), Route(world.tenant, world.service_url)
-    data = orjson.dumps({"recipients": [{"all": True}], "category": "benchmark", "card": world.card})
+async def open_sender(workload: Workload) -> AsyncIterator[Send]:
+    settings, route = load_settings(), Route(workload.tenant, workload.service_url)
+    data = orjson.dumps({"recipients": [{"all": True}], "category": "benchmark", "card": workload.card})
 
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=settings.service_hosts, loopback_only=False)

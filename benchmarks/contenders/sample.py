@@ -14,7 +14,7 @@ from botframework.connector.auth import (
     ServiceClientCredentialsFactory,
 )
 
-from benchmarks.contenders.world import CARD_TYPE, Chat, Send, World
+from benchmarks.contenders.workload import CARD_TYPE, Chat, Send, Workload
 
 
 class ConstantToken(AppCredentials):  # type: ignore[misc]
@@ -27,10 +27,10 @@ class ConstantToken(AppCredentials):  # type: ignore[misc]
 
 
 class Credentials(ServiceClientCredentialsFactory):  # type: ignore[misc]
-    """Makes new credentials for each message, as the SDK asks for them."""
+    """Creates new credentials whenever the SDK asks for them, which is for each message."""
 
-    def __init__(self, make: Callable[[], AppCredentials]) -> None:
-        self._make = make
+    def __init__(self, create: Callable[[], AppCredentials]) -> None:
+        self._create = create
 
     async def is_valid_app_id(self, app_id: str) -> bool:
         return True
@@ -41,30 +41,30 @@ class Credentials(ServiceClientCredentialsFactory):  # type: ignore[misc]
     async def create_credentials(
         self, app_id: str, oauth_scope: str, login_endpoint: str, validate_authority: bool
     ) -> AppCredentials:
-        return self._make()
+        return self._create()
 
 
 @asynccontextmanager
-async def sender(world: World) -> AsyncIterator[Send]:
-    yield by(world, lambda: ConstantToken(world.app_id, world.token))
+async def open_sender(workload: Workload) -> AsyncIterator[Send]:
+    yield create_sender(workload, lambda: ConstantToken(workload.app_id, workload.token))
 
 
-def by(world: World, make: Callable[[], AppCredentials]) -> Send:
-    """The sample's way of sending, with the credentials that `make` makes."""
-    adapter = CloudAdapter(BotFrameworkAuthenticationFactory.create(credential_factory=Credentials(make)))
+def create_sender(workload: Workload, create_credentials: Callable[[], AppCredentials]) -> Send:
+    """Return a function that sends as the sample does, with credentials from `create_credentials`."""
+    adapter = CloudAdapter(BotFrameworkAuthenticationFactory.create(credential_factory=Credentials(create_credentials)))
 
-    async def tell(context: TurnContext) -> None:
-        card = Attachment(content_type=CARD_TYPE, content=world.card)
-        await context.send_activity(Activity(type="message", summary=world.summary, attachments=[card]))
+    async def send_card(context: TurnContext) -> None:
+        card = Attachment(content_type=CARD_TYPE, content=workload.card)
+        await context.send_activity(Activity(type="message", summary=workload.summary, attachments=[card]))
 
     async def send(chat: Chat) -> None:
         reference = ConversationReference(
             channel_id="msteams",
-            service_url=world.service_url,
-            bot=ChannelAccount(id=f"28:{world.app_id}"),
+            service_url=workload.service_url,
+            bot=ChannelAccount(id=f"28:{workload.app_id}"),
             user=ChannelAccount(id=chat.user),
-            conversation=ConversationAccount(id=chat.conversation, tenant_id=world.tenant),
+            conversation=ConversationAccount(id=chat.conversation, tenant_id=workload.tenant),
         )
-        await adapter.continue_conversation(reference, tell, world.app_id)
+        await adapter.continue_conversation(reference, send_card, workload.app_id)
 
     return send

@@ -1,4 +1,4 @@
-"""The same with tokens by msal, as the sample has them: for each message from new credentials."""
+"""Microsoft's proactive sample on botbuilder with its msal tokens: new credentials fetch one for each message."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from unittest.mock import patch
 from botframework.connector.auth import MicrosoftAppCredentials, microsoft_app_credentials
 from msal import ConfidentialClientApplication
 
-from benchmarks.contenders.sample import by
-from benchmarks.contenders.world import Send, World
+from benchmarks.contenders.sample import create_sender
+from benchmarks.contenders.workload import Send, Workload
 
 
 @asynccontextmanager
-async def sender(world: World) -> AsyncIterator[Send]:
-    def make() -> MicrosoftAppCredentials:
-        made = MicrosoftAppCredentials(world.app_id, world.secret, world.tenant)
-        made.oauth_endpoint = world.authority
-        return made
+async def open_sender(workload: Workload) -> AsyncIterator[Send]:
+    def create_credentials() -> MicrosoftAppCredentials:
+        credentials = MicrosoftAppCredentials(workload.app_id, workload.secret, workload.tenant)
+        credentials.oauth_endpoint = workload.authority
+        return credentials
 
-    # Not for a host that is not Microsoft's: msal would ask Microsoft's own about it.
+    # msal would ask Microsoft about an authority that is not Microsoft's own.
     without_discovery = partial(ConfidentialClientApplication, instance_discovery=False)
     with patch.object(microsoft_app_credentials, "ConfidentialClientApplication", without_discovery):
-        yield by(world, make)
+        yield create_sender(workload, create_credentials)

@@ -9,22 +9,22 @@ from microsoft_teams.api import MessageActivityInput  # type: ignore[import-not-
 from microsoft_teams.apps import App  # type: ignore[import-not-found]
 from microsoft_teams.cards import AdaptiveCard  # type: ignore[import-not-found]
 
-from benchmarks.contenders.world import Chat, Send, World
+from benchmarks.contenders.workload import Chat, Send, Workload
 
 
 @asynccontextmanager
-async def sender(world: World) -> AsyncIterator[Send]:
+async def open_sender(workload: Workload) -> AsyncIterator[Send]:
     app = App(
-        client_id=world.app_id,
-        tenant_id=world.tenant,
-        token=lambda *_: world.token,
-        service_url=world.service_url,
+        client_id=workload.app_id,
+        tenant_id=workload.tenant,
+        token=lambda *_: workload.token,
+        service_url=workload.service_url,
     )
     await app.initialize()
-    card = AdaptiveCard.model_validate(world.card)
+    card = AdaptiveCard.model_validate(workload.card)
 
     async def send(chat: Chat) -> None:
-        message = MessageActivityInput(summary=world.summary).add_card(card)
+        message = MessageActivityInput(summary=workload.summary).add_card(card)
         await app.send(chat.conversation, message)
 
     yield send

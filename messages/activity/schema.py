@@ -1,7 +1,7 @@
-"""Validate the part of an activity on which Herald and botbuilder rely, before anything reads it.
+"""Validate the parts of an activity that Herald uses. This is the only place where the JSON of an activity is checked.
 
-The names are those of the Bot Framework activity schema and of Teams' `channelData`. A missing or null value is empty;
-any other has the right type, and an id has a length and characters that can be stored.
+Names are those of the Bot Framework activity schema and of Teams' `channelData`. A missing or null value becomes the
+empty value of its type. A value of another type is an error, as is an id that cannot be stored.
 """
 
 from __future__ import annotations
@@ -9,44 +9,61 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
-#: Longest id, in characters; those of Teams have up to some 200.
+#: `channelId` of every activity from Teams.
+TEAMS_CHANNEL_ID = "msteams"
+#: Longest id, in characters; Teams' own ids have up to about 200.
 MAX_ID_CHARS = 1000
+#: Deepest nesting of `value`, in lists and objects. JSON encoders fail on much deeper values (orjson at 255).
+MAX_VALUE_DEPTH = 100
 
 Id = Annotated[str, StringConstraints(max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
-def _instant(value: object) -> datetime | None:
-    """The time in UTC, or None where it names no zone."""
+def _parse_time(value: object) -> datetime | None:
+    """Return the time in UTC, or None if it has no offset from UTC."""
     if not isinstance(value, str):
-        raise ValueError("is no text")
-    at = datetime.fromisoformat(value)
+        raise ValueError("not a string")
+    time = datetime.fromisoformat(value)
     try:
-        return at.astimezone(UTC) if at.tzinfo else None
+        return time.astimezone(UTC) if time.tzinfo else None
     except OverflowError:
-        raise ValueError("is out of range") from None
+        raise ValueError("out of range") from None
 
 
-class _Part(BaseModel):
+def _refuse_deep_nesting(value: object) -> object:
+    level = [value]
+    for _ in range(MAX_VALUE_DEPTH + 1):
+        containers = [part for part in level if isinstance(part, dict | list)]
+        if not containers:
+            return value
+        level = [part for each in containers for part in (each.values() if isinstance(each, dict) else each)]
+    raise ValueError("nested too deeply")
+
+
+Time = Annotated[datetime | None, BeforeValidator(_parse_time)]
+
+
+class _ActivityPart(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", alias_generator=to_camel)
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_missing(cls, value: object) -> object:
+    def _drop_nulls(cls, value: object) -> object:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-class Account(_Part):
-    """A person (`29:`) or a bot (`28:`); `aad_object_id` is a person's Entra object id."""
+class Account(_ActivityPart):
+    """A person (the id starts with `29:`) or a bot (`28:`). Only a person has an `aad_object_id` (Entra object id)."""
 
     id: Id = ""
     aad_object_id: Id = ""
     name: str = ""
 
 
-class Conversation(_Part):
+class Conversation(_ActivityPart):
     id: Id = ""
     tenant_id: Id = ""
     conversation_type: str = ""
@@ -54,40 +71,43 @@ class Conversation(_Part):
     is_group: bool = False
 
 
-class Named(_Part):
+class NamedObject(_ActivityPart):
     """A tenant or a channel."""
 
     id: Id = ""
     name: str = ""
 
 
-class TeamData(Named):
+class TeamData(NamedObject):
     aad_group_id: Id = ""
 
 
-class InstallSettings(_Part):
-    selected_channel: Named = Named()
+class InstallSettings(_ActivityPart):
+    selected_channel: NamedObject = NamedObject()
 
 
-class ChannelData(_Part):
-    tenant: Named = Named()
+class ChannelData(_ActivityPart):
+    tenant: NamedObject = NamedObject()
     team: TeamData = TeamData()
-    channel: Named = Named()
+    channel: NamedObject = NamedObject()
     event_type: str = ""
     settings: InstallSettings = InstallSettings()
 
 
-class Incoming(_Part):
+class Activity(_ActivityPart):
+    """One activity, validated. `attachments` and `local_timestamp` are not used: only their types are checked."""
+
     type: Annotated[str, StringConstraints(min_length=1)]
     id: Id = ""
     name: str = ""
     action: str = ""
     text: str = ""
-    value: Any = None
+    value: Annotated[Any, AfterValidator(_refuse_deep_nesting)] = None
     reply_to_id: Id = ""
     channel_id: str = ""
     service_url: Id = ""
-    timestamp: Annotated[datetime | None, BeforeValidator(_instant)] = None
+    timestamp: Time = None
+    local_timestamp: Time = None
     sender: Account = Field(Account(), alias="from")
     recipient: Account = Account()
     conversation: Conversation = Conversation()
@@ -97,9 +117,9 @@ class Incoming(_Part):
     locale: str = ""
     local_timezone: str = ""
     entities: list[dict[str, Any]] = []
+    attachments: list[dict[str, Any]] = []
 
     @property
-    def tenants(self) -> set[str]:
-        """The tenants that the activity names, in lower case: one, where it does not contradict itself."""
-        named = {self.conversation.tenant_id, self.channel_data.tenant.id}
-        return {tenant.lower() for tenant in named if tenant}
+    def tenant_ids(self) -> set[str]:
+        """Every tenant that the activity names, in lower case. An activity that names two contradicts itself."""
+        return {tenant.lower() for tenant in (self.conversation.tenant_id, self.channel_data.tenant.id) if tenant}

@@ -1,28 +1,28 @@
-"""A verified activity, as the parts of the bot receive it."""
+"""The value on which all handlers of activities work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from messages.activity.references import scope
-from messages.activity.schema import Incoming
+from messages.activity.references import scope_of
+from messages.activity.schema import Activity
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """A verified activity of `tenant` which happened at `at` (UTC)."""
+class VerifiedActivity:
+    """An activity whose sender was verified to be Teams: of `tenant`, at `occurred_at` (UTC)."""
 
-    incoming: Incoming
+    activity: Activity
     tenant: str
-    at: datetime
+    occurred_at: datetime
 
     @property
-    def person(self) -> str:
-        """The Entra object id of who did it, in lower case; "" where Teams names none."""
-        return self.incoming.sender.aad_object_id.lower()
+    def person_id(self) -> str:
+        """The Entra object id of the person who caused the activity, in lower case; "" if Teams does not name one."""
+        return self.activity.sender.aad_object_id.lower()
 
     @property
-    def personal(self) -> bool:
-        """Whether it happened in somebody's own chat with the bot."""
-        return scope(self.incoming) == "personal"
+    def is_personal(self) -> bool:
+        """Whether the activity comes from a person's own chat with the bot."""
+        return scope_of(self.activity) == "personal"

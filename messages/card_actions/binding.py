@@ -1,20 +1,20 @@
-"""Bind a click on a card to the delivery that it belongs to, and check that the delivered card has such a button.
+"""Bind a card action to the delivery it belongs to, and check that the delivered card has such a button.
 
-Nothing in an invoke is trusted except its verified sender. It must name a notification of its tenant that was delivered
-to the person, or to the conversation, from which the activity comes; and the card as it was rendered must have the
-button, with the data that the click carries.
+Only the verified sender of an invoke is trusted. The invoke must name a notification of its tenant that was delivered
+to the person, or to the conversation, from which the activity comes. The card, rendered again, must have the button,
+with the data that the invoke carries.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from messages.activity.verified import Event
+from messages.activity.verified import VerifiedActivity
 from shared.cards.action_verbs import SHOW, verb_of
 from shared.cards.actions import find_execute_actions
 from shared.conversation_ids import channel_of
@@ -26,137 +26,138 @@ from shared.states import DeliveryState
 from shared.storage.deliveries import shard_of
 from shared.storage.notifications import StoredNotification
 
-_KEY = re.compile(r"[0-9a-f]{64}")
-_SEEN = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
+_NOTIFICATION_KEY = re.compile(r"[0-9a-f]{64}")
+_VISIBLE_STATES = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)
 
 
-class Malformed(Exception):
-    """The value of an invoke is not that of an Action.Execute."""
+class MalformedAction(Exception):
+    """The value of the invoke is not that of an Action.Execute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardAction:
-    """What a click says: `data` is all that came with it, `herald` what is ours of that.
+    """The Action.Execute of an invoke: Herald's own data in `herald_data`, all other data and inputs in `data`.
 
-    `automatic` says that nobody clicked: Teams refreshes a card.
+    `is_refresh` means that Teams refreshes the card by itself, and nobody clicked.
     """
 
     verb: str
     data: Mapping[str, Any]
-    herald: Mapping[str, Any]
-    automatic: bool = False
+    herald_data: Mapping[str, Any]
+    is_refresh: bool = False
 
     @property
-    def key(self) -> str:
-        """The key of the notification that it names, or ""."""
-        named = self.herald.get("n")
-        return named if isinstance(named, str) and _KEY.fullmatch(named) else ""
+    def notification_key(self) -> str:
+        """The key of the notification that the action names, "" if it names none."""
+        key = self.herald_data.get("n")
+        return key if isinstance(key, str) and _NOTIFICATION_KEY.fullmatch(key) else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundAction:
-    """A click on a card that was delivered where it comes from: `recipient` got it, and `card` has the button.
+    """A card action on the card of a delivery to `recipient`, from where the activity comes.
 
-    `title` is what the button says, `inputs` what its data and the inputs of the card say.
+    `title` is that of the button, `inputs` are its data and the inputs of the card.
     """
 
     notification: StoredNotification
     recipient: str
-    known: DeliveryRecord
+    delivery: DeliveryRecord
     card: Mapping[str, Any]
     title: str = ""
     inputs: Mapping[str, Any]
 
 
-def read_click(value: object) -> CardAction:
-    """The click of an invoke's value; raises `Malformed`."""
+def parse_card_action(value: object) -> CardAction:
+    """Return the card action in the value of an invoke; raises `MalformedAction`."""
     action = value.get("action") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(action, dict) or action.get("type") != "Action.Execute":
-        raise Malformed
+        raise MalformedAction
     data = action.get("data") or {}
     verb = verb_of(action)
     if not isinstance(data, dict) or not isinstance(action.get("verb") or "", str):
-        raise Malformed
-    own = data.get("herald")
+        raise MalformedAction
+    herald_data = data.get("herald")
     return CardAction(
         verb=verb,
         data={name: part for name, part in data.items() if name != "herald"},
-        herald=own if isinstance(own, dict) else {},
-        automatic=value.get("trigger") == "automatic",
+        herald_data=herald_data if isinstance(herald_data, dict) else {},
+        is_refresh=value.get("trigger") == "automatic",
     )
 
 
-async def bind(services: Services, event: Event, click: CardAction) -> BoundAction | None:
-    """The delivery and the button that a click belongs to, or None where there is none."""
-    notification = await services.notifications.get(click.key) if click.key and event.person else None
-    if notification is None or notification.tenant != event.tenant or notification.recalled:
+async def bind_action(services: Services, verified: VerifiedActivity, action: CardAction) -> BoundAction | None:
+    """Return the action with its delivery and button, or None if there is no such delivery or button."""
+    key = action.notification_key
+    notification = await services.notifications.get(key) if key and verified.person_id else None
+    if notification is None or notification.tenant != verified.tenant or notification.recalled:
         return None
-    found = await _delivered(services, event, notification)
+    found = await _find_delivery(services, verified, notification)
     if found is None:
         return None
-    recipient, known = found
-    card = sent_card(services, notification)
-    if click.verb == SHOW or click.automatic:
-        return BoundAction(notification=notification, recipient=recipient, known=known, card=card, inputs={})
-    pressed = _pressed(card, click)
-    if pressed is None:
-        return None
-    title, inputs = pressed
-    return BoundAction(
-        notification=notification, recipient=recipient, known=known, card=card, title=title, inputs=inputs
-    )
+    recipient, delivery = found
+    card = render_card(services, notification)
+    bound = BoundAction(notification=notification, recipient=recipient, delivery=delivery, card=card, inputs={})
+    if action.verb == SHOW or action.is_refresh:
+        return bound
+    button = _find_button(card, action)
+    return replace(bound, title=button[0], inputs=button[1]) if button else None
 
 
-def sent_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
-    """The card of a notification, as it is sent; raises `TooLarge` where Teams would not take it any more."""
+def render_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
+    """Return the card of a notification as it is sent; raises `TooLarge` if Teams would no longer accept it."""
     message = orjson.loads(render_notification(services, notification))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 
 
-async def _delivered(
-    services: Services, event: Event, notification: StoredNotification
+async def _find_delivery(
+    services: Services, verified: VerifiedActivity, notification: StoredNotification
 ) -> tuple[str, DeliveryRecord] | None:
-    """Who of the notification's recipients the event comes from, with the delivery, where that was or may be seen."""
-    here = event.incoming.conversation.id
-    # A message to a channel is named by the channel, one in a thread by the thread; a click names the thread in both.
-    candidates = [f"u:{event.person}"] if event.personal else dict.fromkeys((f"c:{here}", f"c:{channel_of(here)}"))
-    shown = event.incoming.reply_to_id
+    """Return the recipient and the delivery of the card from which the activity comes, if the card may be visible."""
+    if verified.is_personal:
+        candidates = [f"u:{verified.person_id}"]
+    else:
+        # An invoke names the thread, but a delivery may name the channel: a post in a channel starts a thread.
+        conversation = verified.activity.conversation.id
+        candidates = list(dict.fromkeys((f"c:{conversation}", f"c:{channel_of(conversation)}")))
+    activity_id = verified.activity.reply_to_id
     for recipient in candidates:
         shard = shard_of(recipient, notification.shards)
-        known = await services.deliveries.get(Delivery(notification.key, shard, recipient, "", 0))
-        if known and _was_seen(known) and not (known.activity_id and shown and known.activity_id != shown):
-            return recipient, known
+        delivery = await services.deliveries.get(Delivery(notification.key, shard, recipient, "", 0))
+        if delivery is None or not _may_be_visible(delivery):
+            continue
+        if not delivery.activity_id or not activity_id or delivery.activity_id == activity_id:
+            return recipient, delivery
     return None
 
 
-def _was_seen(known: DeliveryRecord) -> bool:
-    """Whether the card is, or may be, before somebody's eyes."""
-    return known.state in _SEEN or (known.state is DeliveryState.QUEUED and known.maybe_twice)
+def _may_be_visible(delivery: DeliveryRecord) -> bool:
+    return delivery.state in _VISIBLE_STATES or (delivery.state is DeliveryState.QUEUED and delivery.maybe_twice)
 
 
-def _pressed(card: Mapping[str, Any], click: CardAction) -> tuple[str, Mapping[str, Any]] | None:
-    """The title of the button that was clicked, and what the click brought of its data and of the card's inputs.
+def _find_button(card: Mapping[str, Any], action: CardAction) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the title of the action's button, and those of the action's data that belong to the card.
 
-    None where no button of the card has that verb and those data.
+    Return None if no button of the card has that verb and those data. An input of the card may replace data.
     """
-    fields = frozenset(_inputs(card))
+    input_ids = frozenset(_input_ids(card))
     for button in find_execute_actions(card):
-        given = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
-        fixed = {name: part for name, part in given.items() if name not in fields}
-        if verb_of(button) == click.verb and all(click.data.get(name) == part for name, part in fixed.items()):
-            clicked = {name: part for name, part in click.data.items() if name in given or name in fields}
-            return str(button.get("title") or click.verb), clicked
+        button_data = {name: part for name, part in button.get("data", {}).items() if name != "herald"}
+        fixed = {name: part for name, part in button_data.items() if name not in input_ids}
+        if verb_of(button) == action.verb and all(action.data.get(name) == part for name, part in fixed.items()):
+            inputs = {name: part for name, part in action.data.items() if name in button_data or name in input_ids}
+            return str(button.get("title") or action.verb), inputs
     return None
 
 
-def _inputs(part: Any) -> Iterator[str]:
-    """The ids of the inputs of a card."""
+def _input_ids(part: Any) -> Iterator[str]:
+    """Yield the id of every input in a card or in a part of it."""
     if isinstance(part, list):
         for each in part:
-            yield from _inputs(each)
+            yield from _input_ids(each)
     elif isinstance(part, dict):
         if str(part.get("type")).startswith("Input.") and isinstance(part.get("id"), str):
             yield part["id"]
         for each in part.values():
-            yield from _inputs(each)
+            yield from _input_ids(each)

@@ -1,4 +1,4 @@
-"""The context of one click: who clicked, their language, and the card as they see it."""
+"""The context of one card action: the person who clicked, their language, and the card as it is now for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from messages.activity.verified import Event
-from messages.card_actions.binding import BoundAction, CardAction, sent_card
-from messages.card_actions.snooze import origin
-from messages.commands.handlers import PreferenceSubject
+from messages.activity.verified import VerifiedActivity
+from messages.card_actions.binding import BoundAction, CardAction, render_card
+from messages.card_actions.snooze import find_original
+from messages.subject import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import find_execute_actions
@@ -23,12 +23,12 @@ from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
 Card = Mapping[str, Any]
-#: The card that is to be shown, or a line.
-Answer = Card | str
+#: A card, or one line of text.
+ActionAnswer = Card | str
 
 
-class ClickRefused(Exception):
-    """It is not done, for a reason of this key of the texts."""
+class ActionRefused(Exception):
+    """The action changes nothing. `key` and `values` are those of the text that says why."""
 
     def __init__(self, key: str, **values: object) -> None:
         super().__init__(key)
@@ -37,11 +37,11 @@ class ClickRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ActionContext:
-    """One click. `subject` and `preferences` are those of the person who clicked, `language` is their language."""
+    """`subject`, `preferences` and `language` are those of the person who clicked."""
 
     services: Services
-    event: Event
-    click: CardAction
+    verified: VerifiedActivity
+    action: CardAction
     subject: PreferenceSubject
     preferences: Preferences
     language: str
@@ -53,53 +53,63 @@ class ActionContext:
     def text(self, key: str, **values: object) -> str:
         return text_of(self.language, key, **values)
 
-    def moment(self, at: datetime) -> str:
-        return self.text("preferences.forever") if at >= FOREVER else format_time(at, self.zone)
+    def format_time(self, time: datetime) -> str:
+        return self.text("preferences.forever") if time >= FOREVER else format_time(time, self.zone)
 
-    async def shown(self, bound: BoundAction, note: str = "") -> Card:
-        """The card as it is for the person now, with what they did on it, and maybe a note."""
-        now = await _newest(self.services, bound)
-        of = await origin(self.services, now)
-        done = await self.services.responses.list(of.key, self.event.person)
-        card = bound.card if now is bound.notification else sent_card(self.services, now)
+    async def refresh_card(self, bound: BoundAction, note: str = "") -> Card:
+        """Return the card as it is now: with the person's responses, without the buttons they used, and with `note`."""
+        latest = await _latest_in_thread(self.services, bound)
+        original = await find_original(self.services, latest)
+        responses = await self.services.responses.list(original.key, self.verified.person_id)
+        card = bound.card if latest is bound.notification else render_card(self.services, latest)
         titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
-        lines = [self.recorded(titles[each.action], each) for each in done if each.action in titles]
-        clicked = frozenset(each.action for each in done)
-        return refreshed.refresh_card(card, [*lines, *([note] if note else [])], clicked)
+        lines = [self.describe_response(titles[each.action], each) for each in responses if each.action in titles]
+        used_verbs = frozenset(each.action for each in responses)
+        return refreshed.refresh_card(card, [*lines, *([note] if note else [])], used_verbs)
 
-    def recorded(self, title: str, response: Response) -> str:
-        at = self.moment(response.at)
-        acknowledged = response.action == ACKNOWLEDGE
-        return self.text("done.acknowledge", at=at) if acknowledged else self.text("done.action", action=title, at=at)
+    def describe_response(self, title: str, response: Response) -> str:
+        time = self.format_time(response.at)
+        if response.action == ACKNOWLEDGE:
+            return self.text("done.acknowledge", at=time)
+        return self.text("done.action", action=title, at=time)
 
-    async def told(self, bound: BoundAction, text: str) -> Answer:
-        """The answer to what was done for the person alone."""
-        if self.event.personal:
-            return await self.shown(bound, text)
+    async def answer_privately(self, bound: BoundAction, text: str) -> ActionAnswer:
+        """Return the answer to an action that affects only the person.
+
+        In their own chat this is the card with `text`. Elsewhere the card is everyone's: only they see the line.
+        """
+        if self.verified.is_personal:
+            return await self.refresh_card(bound, text)
         return f"{text} {self.text('done.elsewhere')}"
 
 
-async def _newest(services: Services, bound: BoundAction) -> StoredNotification:
-    """What the card shows: the notification, or something newer of its thread that has taken its place since."""
-    content, activity = bound.notification.content, bound.known.activity_id
-    if content.thread is None or not activity:
+async def build_context(services: Services, verified: VerifiedActivity, action: CardAction) -> ActionContext:
+    """Return the context of a card action; one point read, of the person's row."""
+    tenant, person = verified.tenant, verified.person_id
+    stored = await services.conversations.get(tenant, ReferenceKind.USER, person) if person else None
+    preferences = stored.preferences if stored else Preferences()
+    locale = verified.activity.locale or (stored.locale if stored else "")
+    subject = PreferenceSubject(
+        services=services,
+        tenant=tenant,
+        kind=ReferenceKind.USER,
+        id=person,
+        teams_zone=stored.time_zone if stored else "",
+        locale=locale,
+    )
+    language = language_of(preferences.locale, locale)
+    return ActionContext(services, verified, action, subject, preferences, language)
+
+
+async def _latest_in_thread(services: Services, bound: BoundAction) -> StoredNotification:
+    """Return the notification that the card shows: the delivered one, or a newer one of its thread that updated it."""
+    content, activity_id = bound.notification.content, bound.delivery.activity_id
+    if content.thread is None or not activity_id:
         return bound.notification
     thread = await services.threads.get(bound.notification.tenant, bound.recipient, content.thread.key)
-    if thread is None or thread.activity_id != activity or thread.notification == bound.notification.key:
+    if thread is None or thread.activity_id != activity_id or thread.notification == bound.notification.key:
         return bound.notification
     newer = await services.notifications.get(thread.notification)
-    # A reply has a message of its own, below the one that shows the thread.
+    # A reply is a message of its own, below the one that shows the thread.
     is_update = newer and newer.content.thread and newer.content.thread.on_repeat == "update"
     return newer if newer and is_update else bound.notification
-
-
-async def begin(services: Services, event: Event, click: CardAction) -> ActionContext:
-    """A click as the start of what it leads to."""
-    known = await services.conversations.get(event.tenant, ReferenceKind.USER, event.person) if event.person else None
-    preferences = known.preferences if known else Preferences()
-    seen = known.time_zone if known else ""
-    spoken = event.incoming.locale or (known.locale if known else "")
-    subject = PreferenceSubject(
-        services=services, tenant=event.tenant, kind=ReferenceKind.USER, id=event.person, seen_zone=seen, locale=spoken
-    )
-    return ActionContext(services, event, click, subject, preferences, language_of(preferences.locale, spoken))

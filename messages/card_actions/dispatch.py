@@ -1,7 +1,7 @@
-"""Dispatch a click on a card to its handler, and answer it at once.
+"""Dispatch a card action to its handler, and answer it at once.
 
-In a personal chat the answer is the refreshed card. In a group chat or channel the card belongs to everybody and stays
-as it is: a personal action is done for the person who clicked, and confirmed in a line that only they see.
+In a personal chat the answer is the refreshed card. In a group chat or channel the card belongs to everyone and does
+not change: a personal action applies to the person who clicked, and is confirmed in a line that only they see.
 
 Sources: "Work with Universal Actions for Adaptive Cards" and "Universal Action Model", Microsoft Learn.
 """
@@ -12,11 +12,11 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from messages.activity.verified import Event
-from messages.card_actions.binding import Malformed, bind, read_click
-from messages.card_actions.context import ActionContext, Answer, ClickRefused, begin
-from messages.card_actions.handlers import BUTTONS, record
-from messages.card_actions.save_preferences import save, saved_before
+from messages.activity.verified import VerifiedActivity
+from messages.card_actions.binding import MalformedAction, bind_action, parse_card_action
+from messages.card_actions.context import ActionAnswer, ActionContext, ActionRefused, build_context
+from messages.card_actions.handlers import BUTTON_HANDLERS, record_response
+from messages.card_actions.save_preferences import save_preferences, show_preferences
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
 from shared.cards.texts import text_of
@@ -24,73 +24,72 @@ from shared.preferences.preferences import TooManyPreferences
 from shared.services import Services
 from shared.storage.markers import clicks
 
-#: The kinds of answers to an Action.Execute.
-CARD = "application/vnd.microsoft.card.adaptive"
-MESSAGE = "application/vnd.microsoft.activity.message"
-ERROR = "application/vnd.microsoft.error"
+#: The types of an answer to an Action.Execute.
+CARD_TYPE = "application/vnd.microsoft.card.adaptive"
+MESSAGE_TYPE = "application/vnd.microsoft.activity.message"
+ERROR_TYPE = "application/vnd.microsoft.error"
 
-#: Buttons that change what somebody wants. All others do the same thing once by themselves.
-_CHANGES = (action_verbs.SAVE, action_verbs.MUTE, action_verbs.TO_DIGEST, action_verbs.STOP, action_verbs.PAUSE)
-_PERSON = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Actions that change preferences, and are therefore not repeated. All others have the same effect only once anyway.
+_PREFERENCE_VERBS = (
+    action_verbs.SAVE, action_verbs.MUTE, action_verbs.TO_DIGEST, action_verbs.STOP, action_verbs.PAUSE,
+)  # fmt: skip
+_OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-async def dispatch_click(services: Services, event: Event) -> tuple[int, dict[str, Any] | None]:
-    """Do what an invoke asks for; returns the status and the body of the answer."""
-    if event.incoming.name != "adaptiveCard/action":
-        return HTTPStatus.NOT_IMPLEMENTED, None  # as botbuilder answers what a bot does not implement
+async def dispatch_card_action(services: Services, verified: VerifiedActivity) -> tuple[int, dict[str, Any] | None]:
+    """Run the card action of an invoke, and return the status and the body of the answer."""
+    if verified.activity.name != "adaptiveCard/action":
+        return HTTPStatus.NOT_IMPLEMENTED, None  # botbuilder's answer to an invoke that a bot does not implement
     try:
-        click = read_click(event.incoming.value)
-    except Malformed:
-        return _answered(ERROR, {"code": "BadRequest", "message": "this is no Action.Execute"}, HTTPStatus.BAD_REQUEST)
-    context = await begin(services, event, click)
+        action = parse_card_action(verified.activity.value)
+    except MalformedAction:
+        error = {"code": "BadRequest", "message": "this is not an Action.Execute"}
+        return _build_answer(ERROR_TYPE, error, HTTPStatus.BAD_REQUEST)
+    context = await build_context(services, verified, action)
     try:
-        answer = await _done(context)
-    except ClickRefused as refused:
-        told = text_of(context.language, refused.key, **refused.values)
-        answer = refreshed.draw_line_card(told) if event.personal else told
-    return _answered(MESSAGE if isinstance(answer, str) else CARD, answer)
+        answer = await _run_once(context)
+    except ActionRefused as refused:
+        text = text_of(context.language, refused.key, **refused.values)
+        answer = refreshed.draw_line_card(text) if verified.is_personal else text
+    return _build_answer(MESSAGE_TYPE if isinstance(answer, str) else CARD_TYPE, answer)
 
 
-def _answered(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[int, dict[str, Any]]:
+def _build_answer(kind: str, value: object, status: int = HTTPStatus.OK) -> tuple[int, dict[str, Any]]:
+    # The HTTP status is always 200; the status of the action is in the body.
     return HTTPStatus.OK, {"statusCode": int(status), "type": kind, "value": value}
 
 
-async def _done(context: ActionContext) -> Answer:
-    """Do what was clicked; raises `ClickRefused`."""
-    if not _PERSON.fullmatch(context.event.person):
-        raise ClickRefused("refused")
-    changes = context.click.verb in _CHANGES
-    repeat = changes and await _is_repeat(context)
-    answer = await _pressed(context, repeat=repeat)
-    if changes and not repeat and context.event.incoming.id:
-        await context.services.markers.put(clicks(context.event.tenant, context.event.person), _click(context))
+async def _run_once(context: ActionContext) -> ActionAnswer:
+    """Run the action, and mark its activity if a repetition must not run again; raises `ActionRefused`."""
+    person, activity = context.verified.person_id, context.verified.activity
+    if not _OBJECT_ID.fullmatch(person):
+        raise ActionRefused("refused")
+    services, name = context.services, clicks(context.verified.tenant, person)
+    marker = f"{activity.conversation.id};{activity.id}"
+    is_marked = bool(activity.id) and context.action.verb in _PREFERENCE_VERBS
+    # A repetition must not undo a newer change.
+    is_repeat = is_marked and await services.markers.has(name, marker)
+    answer = await _run(context, is_repeat=is_repeat)
+    if is_marked and not is_repeat:
+        await services.markers.put(name, marker)
     return answer
 
 
-async def _is_repeat(context: ActionContext) -> bool:
-    """Whether this very activity was answered before: to do it again could undo something newer."""
-    of, id_ = clicks(context.event.tenant, context.event.person), context.event.incoming.id
-    return bool(id_) and await context.services.markers.has(of, _click(context))
-
-
-def _click(context: ActionContext) -> str:
-    return f"{context.event.incoming.conversation.id};{context.event.incoming.id}"
-
-
-async def _pressed(context: ActionContext, *, repeat: bool) -> Answer:
-    """Do what was clicked, but for a repeat, which only shows how things are."""
+async def _run(context: ActionContext, *, is_repeat: bool) -> ActionAnswer:
+    """Run the action and return its answer. For a repetition, only show the card as it is now."""
+    action = context.action
     try:
-        if context.click.verb == action_verbs.SAVE:
-            return await (saved_before(context) if repeat else save(context))
-        bound = await bind(context.services, context.event, context.click)
+        if action.verb == action_verbs.SAVE:
+            return await (show_preferences(context) if is_repeat else save_preferences(context))
+        bound = await bind_action(context.services, context.verified, action)
         if bound is None:
-            raise ClickRefused("refused")
-        if context.click.automatic:
-            return await context.shown(bound)
-        if repeat:
-            return await context.told(bound, context.text("done.repeated"))
-        return await BUTTONS.get(context.click.verb, record)(context, bound)
-    except TooManyPreferences as many:
-        raise ClickRefused("refused.tooMany", reason=many) from None
-    except TooLarge:  # the limit was lowered since
-        raise ClickRefused("refused") from None
+            raise ActionRefused("refused")
+        if action.is_refresh:
+            return await context.refresh_card(bound)
+        if is_repeat:
+            return await context.answer_privately(bound, context.text("done.repeated"))
+        return await BUTTON_HANDLERS.get(action.verb, record_response)(context, bound)
+    except TooManyPreferences as too_many:
+        raise ActionRefused("refused.tooMany", reason=too_many) from None
+    except TooLarge:  # the size limit was lowered after the card was sent
+        raise ActionRefused("refused") from None

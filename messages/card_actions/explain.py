@@ -1,4 +1,4 @@
-"""Explain why a person received a message: which recipient led to them, and what their preferences say."""
+"""Explain why a person received a message: as which recipient, and by which of their preferences."""
 
 from __future__ import annotations
 
@@ -19,61 +19,66 @@ from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose, ReferenceKind
 
-
-async def why(services: Services, bound: BoundAction, preferences: Preferences, language: str) -> Sequence[str]:
-    """Lines that say why a message came, and what changes that.
-
-    `preferences` are the wishes of whoever it was delivered to: a person, or a group chat or channel.
-    """
-    category = services.categories.of(bound.notification.content.category)
-    lines = [await _led(services, bound, language), _setting(category, preferences, language)]
-    if category.description:
-        described = {"category": category.label, "description": category.description}
-        lines.append(text_of(language, "because.description", **described))
-    return [*lines, text_of(language, "because.change")]
-
-
-async def wishes_of(services: Services, bound: BoundAction, person: str, own: Preferences) -> Preferences:
-    """The wishes of whoever the message was delivered to, where `own` are those of the person who asks."""
-    if bound.recipient == f"u:{person}":
-        return own
-    return (await services.conversations.get_recipient(bound.notification.tenant, bound.recipient)).preferences
-
-
-async def _led(services: Services, bound: BoundAction, language: str) -> str:
-    """What led to this recipient."""
-    notification, here = bound.notification, not bound.recipient.startswith("u:")
-    if notification.purpose is Purpose.SNOOZE:
-        return text_of(language, "because.asked")
-    recipients = notification.content.recipients
-    by = recipients[min(bound.known.recipient_index, len(recipients) - 1)]
-    if isinstance(by, TeamRecipient):
-        return await _member(services, notification.tenant, by, language)
-    if isinstance(by, TopicRecipient):
-        return text_of(language, "because.topicHere" if here else "because.topic", topic=by.topic)
-    return text_of(language, _PLAIN.get(type(by), "because.here"))
-
-
-_PLAIN: dict[type[Recipient], str] = {
+#: The text for each type of recipient that needs no further values; "because.here" for all others.
+_RECIPIENT_TEXTS: dict[type[Recipient], str] = {
     UserRecipient: "because.user",
     ChannelRecipient: "because.channel",
     AllRecipient: "because.all",
 }
 
 
-async def _member(services: Services, tenant: str, by: TeamRecipient, language: str) -> str:
+async def explain(services: Services, bound: BoundAction, preferences: Preferences, language: str) -> Sequence[str]:
+    """Return lines that say why the message was sent, and how to change that.
+
+    `preferences` are those of the recipient: a person, or a group chat or channel.
+    """
+    category = services.categories.of(bound.notification.content.category)
+    lines = [
+        await _explain_recipient(services, bound, language),
+        _explain_setting(category, preferences, language),
+    ]
+    if category.description:
+        values = {"category": category.label, "description": category.description}
+        lines.append(text_of(language, "because.description", **values))
+    return [*lines, text_of(language, "because.change")]
+
+
+async def load_recipient_preferences(
+    services: Services, bound: BoundAction, person: str, person_preferences: Preferences
+) -> Preferences:
+    """Return the preferences of the recipient of a message; `person` is the person who clicked."""
+    if bound.recipient == f"u:{person}":
+        return person_preferences
+    return (await services.conversations.get_recipient(bound.notification.tenant, bound.recipient)).preferences
+
+
+async def _explain_recipient(services: Services, bound: BoundAction, language: str) -> str:
+    notification, is_conversation = bound.notification, not bound.recipient.startswith("u:")
+    if notification.purpose is Purpose.SNOOZE:
+        return text_of(language, "because.asked")
+    recipients = notification.content.recipients
+    recipient = recipients[min(bound.delivery.recipient_index, len(recipients) - 1)]
+    if isinstance(recipient, TeamRecipient):
+        return await _explain_membership(services, notification.tenant, recipient, language)
+    if isinstance(recipient, TopicRecipient):
+        key = "because.topicHere" if is_conversation else "because.topic"
+        return text_of(language, key, topic=recipient.topic)
+    return text_of(language, _RECIPIENT_TEXTS.get(type(recipient), "because.here"))
+
+
+async def _explain_membership(services: Services, tenant: str, recipient: TeamRecipient, language: str) -> str:
     conversations = services.conversations
-    team = await conversations.get(tenant, ReferenceKind.TEAM, by.team)
-    if team and team.team:  # the alias of its group id
+    team = await conversations.get(tenant, ReferenceKind.TEAM, recipient.team)
+    if team and team.team:  # the row is an alias, by the Entra group id
         team = await conversations.get(tenant, ReferenceKind.TEAM, team.team)
-    known = team or await conversations.get(tenant, ReferenceKind.CONVERSATION, by.team)
-    if known and known.name:
-        return text_of(language, "because.team", team=known.name)
+    stored = team or await conversations.get(tenant, ReferenceKind.CONVERSATION, recipient.team)
+    if stored and stored.name:
+        return text_of(language, "because.team", team=stored.name)
     return text_of(language, "because.someTeam")
 
 
-def _setting(category: Category, preferences: Preferences, language: str) -> str:
-    """How somebody is told of a category, and where that comes from."""
+def _explain_setting(category: Category, preferences: Preferences, language: str) -> str:
+    """Return the line with the delivery mode of a category, and which setting it comes from."""
     mode = text_of(language, f"preferences.mode.{preferences.mode(category)}")
     if category.mandatory:
         return text_of(language, "because.mandatory", category=category.label, mode=mode)

@@ -9,136 +9,140 @@ from datetime import timedelta
 import orjson
 
 from messages.card_actions.binding import BoundAction
-from messages.card_actions.context import ActionContext, Answer, ClickRefused
-from messages.card_actions.explain import why, wishes_of
-from messages.card_actions.responses import TooLong, respond
-from messages.card_actions.snooze import TooLate, sample, snooze
-from messages.commands.handlers import card_of
+from messages.card_actions.context import ActionAnswer, ActionContext, ActionRefused
+from messages.card_actions.explain import explain, load_recipient_preferences
+from messages.card_actions.responses import ResponseTooLong, record_and_report
+from messages.card_actions.snooze import ExpiresTooSoon, send_sample, snooze
 from shared import publishing
 from shared.cards import action_verbs, refreshed
 from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.states import Mode, Purpose
 
-#: How long a thread is muted.
-MUTED_FOR = timedelta(days=7)
-#: When what is snoozed comes again, by the button (`shared.preferences.pause`).
-SNOOZES = {action_verbs.SNOOZE_HOUR: "1h", action_verbs.SNOOZE_TOMORROW: "tomorrow"}
-#: Until when the welcome's button pauses.
+MUTE_DURATION = timedelta(days=7)
+#: When a snoozed message is sent again, by verb, in the form that `parse_pause` parses.
+SNOOZE_TIMES = {action_verbs.SNOOZE_HOUR: "1h", action_verbs.SNOOZE_TOMORROW: "tomorrow"}
+#: End of the pause that the button of the welcome card starts, in the same form.
 WELCOME_PAUSE = "tomorrow"
-#: The source of preferences cards that are sent to somebody who asked for theirs elsewhere.
-SOURCE = "/herald/preferences"
+#: The source of a preferences card that is sent to the chat of a person who asked for it elsewhere.
+PREFERENCES_CARD_SOURCE = "/herald/preferences"
 
 
-async def record(context: ActionContext, bound: BoundAction) -> Answer:
-    """Handle Acknowledge and the buttons of upstream systems: record the response, and publish it."""
+async def record_response(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    """Handle Acknowledge and the buttons of upstream systems: record the response, and report it."""
     try:
-        response, before = await respond(context.services, context.event, bound, context.click.verb)
-    except TooLong:
-        raise ClickRefused("refused.tooLong") from None
-    if before:
-        note = context.text("done.before", at=context.moment(response.at))
-        return await context.shown(bound, note) if context.event.personal else note
-    return await context.shown(bound) if context.event.personal else context.recorded(bound.title, response)
+        response, is_repeat = await record_and_report(context.services, context.verified, bound, context.action.verb)
+    except ResponseTooLong:
+        raise ActionRefused("refused.tooLong") from None
+    is_personal = context.verified.is_personal
+    if is_repeat:
+        note = context.text("done.before", at=context.format_time(response.at))
+        return await context.refresh_card(bound, note) if is_personal else note
+    return await context.refresh_card(bound) if is_personal else context.describe_response(bound.title, response)
 
 
-async def _show(context: ActionContext, bound: BoundAction) -> Answer:
-    return await context.shown(bound)
+async def _show(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    return await context.refresh_card(bound)
 
 
-async def _why(context: ActionContext, bound: BoundAction) -> Answer:
-    wishes = await wishes_of(context.services, bound, context.event.person, context.preferences)
-    lines = await why(context.services, bound, wishes, context.language)
-    if context.event.personal:
+async def _explain(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    preferences = await load_recipient_preferences(
+        context.services, bound, context.verified.person_id, context.preferences
+    )
+    lines = await explain(context.services, bound, preferences, context.language)
+    if context.verified.is_personal:
         return refreshed.draw_explanation_card(context.language, lines, bound.notification.key)
     return " ".join(lines)
 
 
-async def _mute(context: ActionContext, bound: BoundAction) -> Answer:
+async def _mute(context: ActionContext, bound: BoundAction) -> ActionAnswer:
     thread, now = bound.notification.content.thread, context.services.clock()
-    assert thread  # or the card has no such button
+    assert thread  # a card without a thread has no such button
     key = thread.key
 
-    def muted(preferences: Preferences) -> Preferences:
-        # A second click does not move the end.
-        known = preferences.muted_until(key)
-        return preferences if known and known > now else preferences.mute(key, now + MUTED_FOR, now)
+    def mute(preferences: Preferences) -> Preferences:
+        # A second click does not prolong the mute.
+        until = preferences.muted_until(key)
+        return preferences if until and until > now else preferences.mute(key, now + MUTE_DURATION, now)
 
-    until = (await context.subject.prefer(muted)).muted_until(key)
-    return await context.told(bound, context.text("done.mute", until=context.moment(until or now + MUTED_FOR)))
+    until = (await context.subject.update(mute)).muted_until(key)
+    text = context.text("done.mute", until=context.format_time(until or now + MUTE_DURATION))
+    return await context.answer_privately(bound, text)
 
 
-async def _choose(context: ActionContext, bound: BoundAction, mode: Mode, done: str) -> Answer:
+async def _set_mode(context: ActionContext, bound: BoundAction, mode: Mode, text_key: str) -> ActionAnswer:
     category = context.services.categories.of(bound.notification.content.category)
-    await context.subject.prefer(lambda preferences: preferences.with_mode(category.name, mode))
-    return await context.told(bound, context.text(done, category=category.label))
+    await context.subject.update(lambda preferences: preferences.with_mode(category.name, mode))
+    return await context.answer_privately(bound, context.text(text_key, category=category.label))
 
 
-async def _to_digest(context: ActionContext, bound: BoundAction) -> Answer:
-    return await _choose(context, bound, Mode.DIGEST, "done.toDigest")
+async def _move_to_digest(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    return await _set_mode(context, bound, Mode.DIGEST, "done.toDigest")
 
 
-async def _stop(context: ActionContext, bound: BoundAction) -> Answer:
-    return await _choose(context, bound, Mode.OFF, "done.stop")
+async def _stop(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    return await _set_mode(context, bound, Mode.OFF, "done.stop")
 
 
-async def _snooze(context: ActionContext, bound: BoundAction) -> Answer:
-    at = parse_pause(SNOOZES[context.click.verb], context.services.clock(), context.zone)
+async def _snooze(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    verb = context.action.verb
+    time = parse_pause(SNOOZE_TIMES[verb], context.services.clock(), context.zone)
     try:
-        comes = await snooze(context.services, context.event, bound, context.click.verb, at)
-    except TooLate:
-        raise ClickRefused("refused.expired") from None
-    return await context.told(bound, context.text("done.snooze", at=context.moment(comes)))
+        due = await snooze(context.services, context.verified, bound, verb, time)
+    except ExpiresTooSoon:
+        raise ActionRefused("refused.expired") from None
+    return await context.answer_privately(bound, context.text("done.snooze", at=context.format_time(due)))
 
 
-async def _sample(context: ActionContext, bound: BoundAction) -> Answer:
-    await sample(context.services, context.event, bound, context.language)
-    return await context.told(bound, context.text("done.sample"))
+async def _send_sample(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    await send_sample(context.services, context.verified, bound, context.language)
+    return await context.answer_privately(bound, context.text("done.sample"))
 
 
-async def _pause(context: ActionContext, bound: BoundAction) -> Answer:
+async def _pause(context: ActionContext, bound: BoundAction) -> ActionAnswer:
     until = parse_pause(WELCOME_PAUSE, context.services.clock(), context.zone)
 
-    def paused(preferences: Preferences) -> Preferences:
-        longer = preferences.paused_until and preferences.paused_until > until
-        return preferences if longer else replace(preferences, paused_until=until)
+    def pause(preferences: Preferences) -> Preferences:
+        is_longer = preferences.paused_until and preferences.paused_until > until
+        return preferences if is_longer else replace(preferences, paused_until=until)
 
-    preferences = await context.subject.prefer(paused)
-    ends = context.moment(preferences.paused_until or until)
-    return await context.told(bound, context.text("done.pause", until=ends))
+    preferences = await context.subject.update(pause)
+    text = context.text("done.pause", until=context.format_time(preferences.paused_until or until))
+    return await context.answer_privately(bound, text)
 
 
-async def _preferences(context: ActionContext, bound: BoundAction) -> Answer:
-    if context.event.personal:
-        return card_of(context.subject, context.preferences, key=bound.notification.key)
-    incoming, person = context.event.incoming, context.event.person
+async def _show_preferences(context: ActionContext, bound: BoundAction) -> ActionAnswer:
+    """Show the preferences card in place of the message or, outside of a personal chat, send it to the person."""
+    if context.verified.is_personal:
+        return context.subject.draw_card(context.preferences, key=bound.notification.key)
+    activity, person = context.verified.activity, context.verified.person_id
     data = {
         "recipients": [{"user": person}],
         "category": publishing.CATEGORY,
-        "card": card_of(context.subject, context.preferences),
+        "card": context.subject.draw_card(context.preferences),
     }
     await publishing.post(
         context.services,
-        tenant=context.event.tenant,
+        tenant=context.verified.tenant,
         recipient=f"u:{person}",
-        source=SOURCE,
-        identifier=f"{incoming.conversation.id};{incoming.id}",
+        source=PREFERENCES_CARD_SOURCE,
+        identifier=f"{activity.conversation.id};{activity.id}",
         data=orjson.dumps(data, option=orjson.OPT_SORT_KEYS),
         purpose=Purpose.REPLY,
     )
     return context.text("preferences.sent")
 
 
-#: By verb; what is not here is a caller's own.
-BUTTONS: Mapping[str, Callable[[ActionContext, BoundAction], Awaitable[Answer]]] = {
+#: By verb. A verb that is not listed belongs to an upstream system: `record_response` handles it.
+BUTTON_HANDLERS: Mapping[str, Callable[[ActionContext, BoundAction], Awaitable[ActionAnswer]]] = {
     action_verbs.SHOW: _show,
-    action_verbs.WHY: _why,
+    action_verbs.WHY: _explain,
     action_verbs.MUTE: _mute,
-    action_verbs.TO_DIGEST: _to_digest,
+    action_verbs.TO_DIGEST: _move_to_digest,
     action_verbs.STOP: _stop,
     action_verbs.SNOOZE_HOUR: _snooze,
     action_verbs.SNOOZE_TOMORROW: _snooze,
-    action_verbs.PREFERENCES: _preferences,
-    action_verbs.SAMPLE: _sample,
+    action_verbs.PREFERENCES: _show_preferences,
+    action_verbs.SAMPLE: _send_sample,
     action_verbs.PAUSE: _pause,
 }

@@ -1,4 +1,4 @@
-"""Apply what a person changed on the preferences card to their preferences; pure, on plain values."""
+"""Apply the fields that a person changed on a preferences card to the stored preferences. Pure."""
 
 from __future__ import annotations
 
@@ -28,102 +28,104 @@ from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
 from shared.time.localtime import load_zone
 
-#: What turns the text of a field into preferences; raises `ValueError` with one line.
-Read = Callable[[Preferences, str], Preferences]
+#: Returns preferences with the text of one field applied; raises `ValueError` with one line for the person.
+ApplyField = Callable[[Preferences, str], Preferences]
 
 
-class Wrong(Exception):
-    """Fields that cannot be saved; `errors` says why, by field."""
+class InvalidFields(Exception):
+    """Fields that cannot be saved: `errors` maps each to its error."""
 
     def __init__(self, errors: Mapping[str, str]) -> None:
         super().__init__(errors)
         self.errors = errors
 
 
-def changed(typed: Mapping[str, object], was: Mapping[str, object]) -> dict[str, str]:
-    """The fields that do not say any more what they said when the card was drawn."""
-    texts = {name: value.strip() for name, value in typed.items() if isinstance(value, str)}
-    return {name: value for name, value in texts.items() if value != was.get(name)}
+def find_changed_fields(submitted: Mapping[str, object], shown: Mapping[str, object]) -> dict[str, str]:
+    """Return the submitted fields that differ from what the card showed when it was rendered."""
+    texts = {name: value.strip() for name, value in submitted.items() if isinstance(value, str)}
+    return {name: value for name, value in texts.items() if value != shown.get(name)}
 
 
-def left(new: Mapping[str, str]) -> list[str]:
-    """The topics of which somebody wants to hear no more."""
-    off = (name for name, value in new.items() if name.startswith(TOPIC_PREFIX) and value != TOGGLE_ON)
-    return [name.removeprefix(TOPIC_PREFIX) for name in off]
+def find_removed_topics(changed: Mapping[str, str]) -> list[str]:
+    removed = (name for name, value in changed.items() if name.startswith(TOPIC_PREFIX) and value != TOGGLE_ON)
+    return [name.removeprefix(TOPIC_PREFIX) for name in removed]
 
 
-def applied(
-    old: Preferences,
-    new: Mapping[str, str],
-    was: Mapping[str, object],
+def apply_fields(
+    stored: Preferences,
+    changed: Mapping[str, str],
+    shown: Mapping[str, object],
     categories: Categories,
     *,
     now: datetime,
     default_zone: str,
 ) -> Preferences:
-    """`old` with the fields `new` that were changed on a card; raises `Wrong` for all that cannot be read at once.
+    """Return `stored` with the changed fields applied; raises `InvalidFields` with all errors at once.
 
-    `default_zone` is the zone of who chose none. A pause that changed since the card was drawn stays as it is.
+    `shown` are the fields as the card showed them. `default_zone` applies to a person who chose no time zone. If the
+    pause was changed after the card was rendered, that newer pause wins.
     """
 
-    def pause(known: Preferences, value: str) -> Preferences:
-        if value == KEEP_PAUSE or field_values(old, categories, now)[PAUSED_UNTIL] != was.get(PAUSED_UNTIL):
-            return known
-        zone = load_zone(known.time_zone or default_zone)
-        text = PAUSE_CHOICES.get(value, value)
-        return replace(known, paused_until=None if value == END_PAUSE else parse_pause(text, now, zone))
+    def apply_pause(preferences: Preferences, value: str) -> Preferences:
+        if value == KEEP_PAUSE or field_values(stored, categories, now)[PAUSED_UNTIL] != shown.get(PAUSED_UNTIL):
+            return preferences
+        zone = load_zone(preferences.time_zone or default_zone)
+        until = None if value == END_PAUSE else parse_pause(PAUSE_CHOICES.get(value, value), now, zone)
+        return replace(preferences, paused_until=until)
 
-    modes: dict[str, Read] = {
-        CATEGORY_PREFIX + category.name: partial(_mode, category.name)
+    category_fields: dict[str, ApplyField] = {
+        CATEGORY_PREFIX + category.name: partial(_apply_mode, category.name)
         for category in categories.declared
         if not category.mandatory
     }
-    errors, result = {}, old
-    for name, read in {**_FIELDS, **modes, "pause": pause}.items():  # a pause ends by the new zone
-        if name not in new:
+    errors, result = {}, stored
+    # The pause comes last, because it ends by the new time zone.
+    for name, apply_field in {**_FIELDS, **category_fields, "pause": apply_pause}.items():
+        if name not in changed:
             continue
         try:
-            result = read(result, _short(new[name]))
+            result = apply_field(result, _check_length(changed[name]))
         except ValueError as error:
             errors[name] = str(error)
     if errors:
-        raise Wrong(errors)
-    for topic in left(new):
+        raise InvalidFields(errors)
+    for topic in find_removed_topics(changed):
         result = result.without_topic(topic)
     return result
 
 
-def _short(value: str) -> str:
+def _check_length(value: str) -> str:
     if len(value) > MAX_FIELD_CHARS:
         raise ValueError(f"at most {MAX_FIELD_CHARS} characters")
     return value
 
 
-def _mode(category: str, known: Preferences, value: str) -> Preferences:
+def _apply_mode(category: str, preferences: Preferences, value: str) -> Preferences:
     if value != USE_DEFAULT:
-        return known.with_mode(category, _chosen(value))
-    return replace(known, categories={name: mode for name, mode in known.categories.items() if name != category})
+        return preferences.with_mode(category, _parse_mode(value))
+    others = {name: mode for name, mode in preferences.categories.items() if name != category}
+    return replace(preferences, categories=others)
 
 
-def _chosen(value: str) -> Mode:
+def _parse_mode(value: str) -> Mode:
     try:
         return Mode(value)
     except ValueError:
         raise ValueError(f"one of {', '.join(Mode)}") from None
 
 
-def _quiet(known: Preferences, value: str) -> Preferences:
+def _apply_quiet_hours(preferences: Preferences, value: str) -> Preferences:
     hours = QuietHours.parse(value) if value else QuietHours()
-    return replace(known, quiet=str(hours) if hours.spans else "")
+    return replace(preferences, quiet=str(hours) if hours.spans else "")
 
 
-_FIELDS: Mapping[str, Read] = {
-    "default": lambda known, value: replace(known, default=None if value == USE_DEFAULT else _chosen(value)),
-    "stopped": lambda known, value: replace(known, stopped=value == TOGGLE_ON),
-    "time_zone": lambda known, value: replace(known, time_zone=load_zone(value).key if value else ""),
-    "quiet": _quiet,
-    "digest": lambda known, value: replace(known, digest=str(DigestSchedule.parse(value)) if value else ""),
-    "locale": lambda known, value: replace(known, locale=value if value in LANGUAGES else ""),
-    "own_actions": lambda known, value: replace(known, own_actions=value == TOGGLE_ON),
-    "unmute": lambda known, value: replace(known, mutes={} if value == TOGGLE_ON else known.mutes),
+_FIELDS: Mapping[str, ApplyField] = {
+    "default": lambda old, value: replace(old, default=None if value == USE_DEFAULT else _parse_mode(value)),
+    "stopped": lambda old, value: replace(old, stopped=value == TOGGLE_ON),
+    "time_zone": lambda old, value: replace(old, time_zone=load_zone(value).key if value else ""),
+    "quiet": _apply_quiet_hours,
+    "digest": lambda old, value: replace(old, digest=str(DigestSchedule.parse(value)) if value else ""),
+    "locale": lambda old, value: replace(old, locale=value if value in LANGUAGES else ""),
+    "own_actions": lambda old, value: replace(old, own_actions=value == TOGGLE_ON),
+    "unmute": lambda old, value: replace(old, mutes={} if value == TOGGLE_ON else old.mutes),
 }

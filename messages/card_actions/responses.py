@@ -1,8 +1,8 @@
-"""Record a person's response to a notification, and publish it on the queue `responses` for the upstream system.
+"""Record a person's response to a notification, and report it to the upstream system on the queue `responses`.
 
-The row is written first, then the message, then the row records that the message was sent. If a worker dies in between,
-the person gets no answer, and their next click publishes the message, with the same id, by which the upstream system
-drops a duplicate.
+The row is inserted first, then the message is enqueued, then the row is marked as reported. If the worker stops in
+between, the person gets no answer. Their next click enqueues the message with the same id, so that the upstream system
+can drop a duplicate.
 """
 
 from __future__ import annotations
@@ -10,62 +10,69 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
-from messages.activity.verified import Event
+from messages.activity.verified import VerifiedActivity
 from messages.card_actions.binding import BoundAction
-from messages.card_actions.snooze import SAMPLES, origin
+from messages.card_actions.snooze import SAMPLE_SOURCE, find_original
 from shared.keys import hash_of
 from shared.queue_messages import RESPONSES
 from shared.services import Services
 from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
-#: The type and source of the CloudEvents that tell of it.
-TYPE, SOURCE = "herald.response.v1", "/herald"
-#: Longest message, in bytes: a queue takes 64 KiB ("Put Message", Queue service REST reference).
+#: Type and source of the CloudEvent of a response.
+RESPONSE_EVENT_TYPE, RESPONSE_EVENT_SOURCE = "herald.response.v1", "/herald"
+#: Longest message, in bytes: a queue accepts 64 KiB ("Put Message", Queue service REST reference).
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
-class TooLong(Exception):
-    """What somebody typed does not fit into a message."""
+class ResponseTooLong(Exception):
+    """The inputs of a response do not fit into a queue message."""
 
 
-async def respond(services: Services, event: Event, bound: BoundAction, action: str) -> tuple[Response, bool]:
-    """Record an action, and tell upstream; returns what is recorded, and whether it was before.
+async def record_and_report(
+    services: Services, verified: VerifiedActivity, bound: BoundAction, action: str
+) -> tuple[Response, bool]:
+    """Record a response and report it, once. Return the recorded response, and whether it was reported before.
 
-    Raises `TooLong`.
+    Raises `ResponseTooLong`.
     """
-    of, person, here = await origin(services, bound.notification), event.person, event.incoming.conversation.id
-    encoded(of, event, bound, action, services.clock())
-    async with services.responses.lock(of.key, person):
-        response = await services.responses.record(of.key, person, action, here, services.clock())
+    original = await find_original(services, bound.notification)
+    person, conversation = verified.person_id, verified.activity.conversation.id
+    # Before anything is recorded: this raises if the message is too long.
+    encode_response(original, verified, bound, action, services.clock())
+    async with services.responses.lock(original.key, person):
+        response = await services.responses.record(original.key, person, action, conversation, services.clock())
         if response.reported:
             return response, True
-        if of.source != SAMPLES:
-            await services.queues.put(RESPONSES, encoded(of, event, bound, action, response.at))
-        await services.responses.mark_reported(of.key, person, response)
+        if original.source != SAMPLE_SOURCE:
+            message = encode_response(original, verified, bound, action, response.at)
+            await services.queues.put(RESPONSES, message)
+        await services.responses.mark_reported(original.key, person, response)
     return response, False
 
 
-def encoded(of: StoredNotification, event: Event, bound: BoundAction, action: str, at: datetime) -> str:
-    """The CloudEvent (JSON in ASCII) of an action of `event.person`; raises `TooLong`."""
-    whole = {
+def encode_response(
+    original: StoredNotification, verified: VerifiedActivity, bound: BoundAction, action: str, time: datetime
+) -> str:
+    """Return the CloudEvent of a response, as JSON in ASCII; raises `ResponseTooLong`."""
+    event = {
         "specversion": "1.0",
-        "type": TYPE,
-        "source": SOURCE,
-        "id": hash_of(of.key, event.person, action),
-        "subject": of.key,
-        "time": at.isoformat(),
+        "type": RESPONSE_EVENT_TYPE,
+        "source": RESPONSE_EVENT_SOURCE,
+        "id": hash_of(original.key, verified.person_id, action),
+        "subject": original.key,
+        "time": time.isoformat(),
         "datacontenttype": "application/json",
         "data": {
-            "tenant": of.tenant,
-            "notification": {"source": of.source, "id": of.id},
+            "tenant": original.tenant,
+            "notification": {"source": original.source, "id": original.id},
             "action": action,
-            "user": {"id": event.person},
-            "conversation": {"id": event.incoming.conversation.id},
+            "user": {"id": verified.person_id},
+            "conversation": {"id": verified.activity.conversation.id},
             "inputs": bound.inputs,
         },
     }
-    text = json.dumps(whole)  # in ASCII: a queue carries XML, which has no place for some characters
+    text = json.dumps(event)  # ASCII: the queue service carries XML, in which some characters are not allowed
     if len(text) > MAX_MESSAGE_BYTES:
-        raise TooLong
+        raise ResponseTooLong
     return text

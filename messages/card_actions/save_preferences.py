@@ -1,58 +1,77 @@
-"""Show the preferences card of a person, group chat or channel, and save what was changed on it."""
+"""Save the fields that were changed on a preferences card, or show the card again."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 
-from messages.card_actions.context import ActionContext, Answer
-from messages.card_actions.preferences_form import Wrong, applied, changed, left
-from messages.commands.handlers import PreferenceSubject, card_of
+from messages.card_actions.context import ActionAnswer, ActionContext
+from messages.card_actions.preferences_form import (
+    InvalidFields,
+    apply_fields,
+    find_changed_fields,
+    find_removed_topics,
+)
+from messages.subject import PreferenceSubject
 from shared.cards.texts import language_of, text_of
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
 from shared.states import ReferenceKind
 
 
-async def save(context: ActionContext) -> Answer:
-    """Apply what was changed on a preferences card to the person, or, outside of their chat, to the conversation."""
-    services, subject, click = context.services, _turn(context), context.click
-    named = click.herald.get("was")
-    was = named if isinstance(named, dict) else {}
-    new = changed(click.data, was)
-    zone = subject.zone_of(Preferences()).key
+async def save_preferences(context: ActionContext) -> ActionAnswer:
+    """Save the changed fields, and return the card with a note.
 
-    def saved(old: Preferences) -> Preferences:
-        return applied(old, new, was, services.categories, now=services.clock(), default_zone=zone)
+    If a field cannot be read, save nothing, and return the card with the errors and everything that was typed.
+    """
+    services, subject, action = context.services, _card_subject(context), context.action
+    was = action.herald_data.get("was")
+    shown = was if isinstance(was, dict) else {}
+    changed = find_changed_fields(action.data, shown)
+    default_zone = subject.zone_of(Preferences()).key
+
+    def apply_changes(stored: Preferences) -> Preferences:
+        return apply_fields(
+            stored, changed, shown, services.categories, now=services.clock(), default_zone=default_zone
+        )
 
     try:
-        gone = left(new)
-        if gone or "time_zone" in new:
-            # Before any subscription is changed, and off the loop: the first name that is no zone loads large tables.
-            await asyncio.to_thread(saved, await subject.preferences())
-        for topic in gone:
+        removed_topics = find_removed_topics(changed)
+        if removed_topics or "time_zone" in changed:
+            # Check all fields before any subscription is removed; in a thread, because the first unknown zone name
+            # loads large tables.
+            await asyncio.to_thread(apply_changes, await subject.preferences())
+        for topic in removed_topics:
             await services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
-        preferences = await subject.prefer(saved)
-    except Wrong as wrong:
-        typed = {name: value for name, value in click.data.items() if isinstance(value, str)}
-        preferences = await subject.preferences()
-        return card_of(subject, preferences, key=click.key, initial_values=was, typed_values=typed, errors=wrong.errors)
-    note_key = "preferences.saved" if new else "preferences.unchanged"
+        preferences = await subject.update(apply_changes)
+    except InvalidFields as invalid:
+        typed = {name: value for name, value in action.data.items() if isinstance(value, str)}
+        return subject.draw_card(
+            await subject.preferences(),
+            key=action.notification_key,
+            initial_values=shown,
+            typed_values=typed,
+            errors=invalid.errors,
+        )
+    return _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
+
+
+async def show_preferences(context: ActionContext) -> ActionAnswer:
+    """Return the card as it is now, for an activity that was answered before."""
+    subject = _card_subject(context)
+    return _draw_card(context, subject, await subject.preferences(), "done.repeated")
+
+
+def _draw_card(
+    context: ActionContext, subject: PreferenceSubject, preferences: Preferences, note_key: str
+) -> ActionAnswer:
     note = text_of(language_of(preferences.locale, subject.locale), note_key)
-    return card_of(subject, preferences, key=click.key, note=note)
+    return subject.draw_card(preferences, key=context.action.notification_key, note=note)
 
 
-async def saved_before(context: ActionContext) -> Answer:
-    """The card as it is now, for a click that was answered before."""
-    subject = _turn(context)
-    preferences = await subject.preferences()
-    note = text_of(language_of(preferences.locale, subject.locale), "done.repeated")
-    return card_of(subject, preferences, key=context.click.key, note=note)
-
-
-def _turn(context: ActionContext) -> PreferenceSubject:
-    """Whose preferences the card is about: the person's, or outside of their chat the conversation's."""
-    if context.event.personal:
+def _card_subject(context: ActionContext) -> PreferenceSubject:
+    """Return the subject of the card: the person or, outside of their own chat, the conversation."""
+    if context.verified.is_personal:
         return context.subject
-    here = channel_of(context.event.incoming.conversation.id)
-    return replace(context.subject, kind=ReferenceKind.CONVERSATION, id=here, seen_zone="")
+    conversation = channel_of(context.verified.activity.conversation.id)
+    return replace(context.subject, kind=ReferenceKind.CONVERSATION, id=conversation, teams_zone="")

@@ -1,4 +1,4 @@
-"""Messages that a person asks for with a button: a snoozed notification, or a sample."""
+"""Send a person a message that they asked for with a button: a snoozed notification, or a sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from messages.activity.verified import Event
+from messages.activity.verified import VerifiedActivity
 from messages.card_actions.binding import BoundAction
 from shared import publishing
 from shared.cards.texts import text_of
@@ -16,49 +16,52 @@ from shared.states import Purpose
 from shared.storage.markers import snoozes
 from shared.storage.notifications import StoredNotification, notification_key
 
-#: The sources of what is posted here. The id of a snooze begins with the key of what upstream sent.
-SNOOZES, SAMPLES = "/herald/snoozes", "/herald/samples"
-#: The category of samples.
-SAMPLE = "samples"
+#: The source of snoozed copies. Their id begins with the key of the original notification.
+SNOOZE_SOURCE = "/herald/snoozes"
+SAMPLE_SOURCE = "/herald/samples"
+SAMPLE_CATEGORY = "samples"
 
-#: What a copy for one person does not have: it comes at its own time, as a message of its own, and not in a digest.
+#: Fields that a snoozed copy does not have: it has its own due time, and is a message of its own, in no digest.
 _NOT_COPIED = ("schedule", "digest", "thread", "expiresAt", "cancellationKey", "onMissing")
 
 
-class TooLate(Exception):
-    """The message expires before it would come again."""
+class ExpiresTooSoon(Exception):
+    """The notification expires before it would be sent again."""
 
 
-async def origin(services: Services, notification: StoredNotification) -> StoredNotification:
-    """What upstream sent of which a notification is a copy for one person, or the notification itself."""
-    if notification.source != SNOOZES:
+async def find_original(services: Services, notification: StoredNotification) -> StoredNotification:
+    """Return the notification of the upstream system of which `notification` is a snoozed copy, or itself."""
+    if notification.source != SNOOZE_SOURCE:
         return notification
     return await services.notifications.get(notification.id.partition(";")[0]) or notification
 
 
-async def snooze(services: Services, event: Event, bound: BoundAction, verb: str, at: datetime) -> datetime:
-    """Have the message come to the person again at `at`; returns when it comes, or came.
+async def snooze(
+    services: Services, verified: VerifiedActivity, bound: BoundAction, verb: str, time: datetime
+) -> datetime:
+    """Schedule a copy of the notification for the person at `time`, and return when the copy is due.
 
-    `verb` is the button: by each, a card that was delivered comes again once. Raises `TooLate`.
+    Each delivered card is copied once for each `verb`: a repeated click returns the due time of the existing copy.
+    Raises `ExpiresTooSoon`.
     """
-    first, person = await origin(services, bound.notification), event.person
-    if first.expires and first.expires <= at:
-        raise TooLate
-    identifier = ";".join((first.key, bound.notification.key, person, verb))
-    # Before the row: what is called off or edited is so for those too who wanted to see it again.
-    await services.markers.put(snoozes(first.key), notification_key(event.tenant, SNOOZES, identifier))
-    data = {name: part for name, part in orjson.loads(first.data).items() if name not in _NOT_COPIED}
-    key = await _post(services, event, SNOOZES, identifier, data, at)
-    posted = await services.notifications.get(key)
-    return posted.due if posted and posted.due else at
+    original, person = await find_original(services, bound.notification), verified.person_id
+    if original.expires and original.expires <= time:
+        raise ExpiresTooSoon
+    identifier = ";".join((original.key, bound.notification.key, person, verb))
+    # Before the copy is stored, so that cancelling or editing the original always finds it.
+    await services.markers.put(snoozes(original.key), notification_key(verified.tenant, SNOOZE_SOURCE, identifier))
+    data = {name: part for name, part in orjson.loads(original.data).items() if name not in _NOT_COPIED}
+    key = await _post(services, verified, SNOOZE_SOURCE, identifier, data, time)
+    copy = await services.notifications.get(key)
+    return copy.due if copy and copy.due else time
 
 
-async def sample(services: Services, event: Event, bound: BoundAction, language: str) -> None:
-    """Send the person a notification to try things out on; once for the card on which they asked."""
+async def send_sample(services: Services, verified: VerifiedActivity, bound: BoundAction, language: str) -> None:
+    """Send the person a sample notification, once for each card with that button."""
     data = {
-        "category": SAMPLE,
+        "category": SAMPLE_CATEGORY,
         "locale": language,
-        "thread": {"key": SAMPLE},
+        "thread": {"key": SAMPLE_CATEGORY},
         "content": {
             "title": text_of(language, "sample.title"),
             "text": text_of(language, "sample.text"),
@@ -66,20 +69,24 @@ async def sample(services: Services, event: Event, bound: BoundAction, language:
             "actor": {"name": text_of(language, "sample.actor")},
         },
     }
-    await _post(services, event, SAMPLES, f"{bound.notification.key};{event.person}", data)
+    await _post(services, verified, SAMPLE_SOURCE, f"{bound.notification.key};{verified.person_id}", data)
 
 
 async def _post(
-    services: Services, event: Event, source: str, identifier: str, data: dict[str, Any], at: datetime | None = None
+    services: Services,
+    verified: VerifiedActivity,
+    source: str,
+    identifier: str,
+    data: dict[str, Any],
+    time: datetime | None = None,
 ) -> str:
-    whole = data | {"recipients": [{"user": event.person}]}
     return await publishing.post(
         services,
-        tenant=event.tenant,
-        recipient=f"u:{event.person}",
+        tenant=verified.tenant,
+        recipient=f"u:{verified.person_id}",
         source=source,
         identifier=identifier,
-        data=orjson.dumps(whole, option=orjson.OPT_SORT_KEYS),
+        data=orjson.dumps(data | {"recipients": [{"user": verified.person_id}]}, option=orjson.OPT_SORT_KEYS),
         purpose=Purpose.SNOOZE,
-        at=at,
+        at=time,
     )

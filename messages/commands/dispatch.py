@@ -1,9 +1,9 @@
-"""Run what a person writes to the bot as a command, and answer through the queues.
+"""Run the command in a message, and answer it through the queues.
 
-In a personal chat a command concerns the person. From a group chat or channel Teams forwards only messages that mention
-the bot: such a command concerns that chat or channel, whoever writes it, and is answered in its thread.
+In a personal chat a command is about the person. From a group chat or channel Teams forwards only messages that mention
+the bot: such a command is about that chat or channel, no matter who writes it, and is answered in its thread.
 
-A repeated activity finds its answer stored, so that nothing is done twice.
+A repeated activity finds the stored answer, so that its command is not run again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from messages.activity.references import client
-from messages.activity.verified import Event
-from messages.commands.handlers import PreferenceSubject, do
+from messages.activity.references import client_settings_of
+from messages.activity.verified import VerifiedActivity
+from messages.commands.handlers import answer_command
+from messages.subject import PreferenceSubject
 from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.conversation_ids import channel_of
@@ -24,62 +25,71 @@ from shared.services import Services
 from shared.states import Purpose, ReferenceKind
 from shared.storage.notifications import notification_key
 
-#: The source of the answers: with the activity that it answers each is one notification.
-SOURCE = "/herald/commands"
+#: The source of answers. The id of an answer names the activity, so that each activity has one answer.
+ANSWER_SOURCE = "/herald/commands"
 
 
-async def dispatch_command(services: Services, event: Event) -> None:
-    """Do the command in a message."""
-    incoming = event.incoming
-    if incoming.value is not None and not incoming.text.strip():
-        return  # an `Action.Submit`, which none of our cards has
-    recipient = f"u:{event.person}" if event.personal else f"c:{incoming.conversation.id}"
-    named = _named(recipient)
-    if named is None:
+async def dispatch_command(services: Services, verified: VerifiedActivity) -> None:
+    """Run the command in a message, and post the answer."""
+    activity = verified.activity
+    if activity.value is not None and not activity.text.strip():
+        return  # an `Action.Submit`, which no card of Herald has
+    recipient = f"u:{verified.person_id}" if verified.is_personal else f"c:{activity.conversation.id}"
+    contract_recipient = _to_contract_recipient(recipient)
+    if contract_recipient is None:
         return
-    identifier = f"{incoming.conversation.id};{incoming.id or event.at.isoformat()}"
-    told = await services.notifications.get(notification_key(event.tenant, SOURCE, identifier))
-    if told is None:
-        subject = await _of_person(services, event) if event.personal else _of_conversation(services, event)
-        whole = {"recipients": [named], "category": publishing.CATEGORY, "card": await do(subject, incoming.text)}
+    identifier = f"{activity.conversation.id};{activity.id or verified.occurred_at.isoformat()}"
+    answer = await services.notifications.get(notification_key(verified.tenant, ANSWER_SOURCE, identifier))
+    if answer:
+        data = answer.data
+    else:
+        subject = await (_person_subject if verified.is_personal else _conversation_subject)(services, verified)
+        card = await answer_command(subject, activity.text)
+        data = orjson.dumps(
+            {"recipients": [contract_recipient], "category": publishing.CATEGORY, "card": card},
+            option=orjson.OPT_SORT_KEYS,
+        )
+    # Also for a stored answer: the worker may have stopped before it was sent.
     await publishing.post(
         services,
-        tenant=event.tenant,
+        tenant=verified.tenant,
         recipient=recipient,
-        source=SOURCE,
+        source=ANSWER_SOURCE,
         identifier=identifier,
-        data=told.data if told else orjson.dumps(whole, option=orjson.OPT_SORT_KEYS),
+        data=data,
         purpose=Purpose.REPLY,
     )
 
 
-def _named(recipient: str) -> Mapping[str, Any] | None:
-    """A recipient as a notification names it, or None where its id is none of Teams'."""
+def _to_contract_recipient(recipient: str) -> Mapping[str, Any] | None:
+    """Return a recipient as notifications name it, or None if its id is not one of Teams."""
     kind, identifier = recipient[0], recipient[2:]
     try:
-        named = UserRecipient(user=identifier) if kind == "u" else ConversationRecipient(conversation=identifier)
+        model = UserRecipient(user=identifier) if kind == "u" else ConversationRecipient(conversation=identifier)
     except ValidationError:
         return None
-    return named.model_dump()
+    return model.model_dump()
 
 
-async def _of_person(services: Services, event: Event) -> PreferenceSubject:
-    seen = client(event.incoming)
-    if not seen["time_zone"] and (
-        known := await services.conversations.get(event.tenant, ReferenceKind.USER, event.person)
-    ):
-        seen["time_zone"] = known.time_zone
+async def _person_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
+    settings = client_settings_of(verified.activity)
+    zone = settings["time_zone"]
+    if not zone:
+        stored = await services.conversations.get(verified.tenant, ReferenceKind.USER, verified.person_id)
+        zone = stored.time_zone if stored else ""
     return PreferenceSubject(
         services=services,
-        tenant=event.tenant,
+        tenant=verified.tenant,
         kind=ReferenceKind.USER,
-        id=event.person,
-        seen_zone=seen["time_zone"],
-        locale=seen["locale"],
+        id=verified.person_id,
+        teams_zone=zone,
+        locale=settings["locale"],
     )
 
 
-def _of_conversation(services: Services, event: Event) -> PreferenceSubject:
-    # The zone and the language of who wrote are not those of the others there.
-    place = channel_of(event.incoming.conversation.id)
-    return PreferenceSubject(services=services, tenant=event.tenant, kind=ReferenceKind.CONVERSATION, id=place)
+async def _conversation_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
+    # Without zone and language: those of the sender are not those of the other members.
+    conversation = channel_of(verified.activity.conversation.id)
+    return PreferenceSubject(
+        services=services, tenant=verified.tenant, kind=ReferenceKind.CONVERSATION, id=conversation
+    )

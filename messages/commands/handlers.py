@@ -1,20 +1,19 @@
-"""Handlers of commands: what each one changes, and what it answers.
+"""Handlers of commands: what each command changes, and what it answers.
 
-A command is one function, found by its verb. A command that cannot be done raises `CommandRefused` with one line.
+Each command has one function, by its verb. A handler that refuses a command raises `CommandRefused`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
-from messages.commands.parser import COMMANDS, ChatCommand, Unknown, Verb, parse
+from messages.commands.parser import COMMANDS, ChatCommand, UnknownCommand, Verb, parse_command
+from messages.subject import PreferenceSubject
 from shared.cards import replies
-from shared.cards.preferences import draw_preferences_card
 from shared.cards.replies import CommandReply, ReplyLine, quote
 from shared.cards.texts import format_time
 from shared.preferences.delivery_rules import next_digest
@@ -23,244 +22,189 @@ from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
-from shared.services import Services
 from shared.states import ReferenceKind
 from shared.time.localtime import load_zone
 
-#: Longest topic, in characters: all of one's topics are kept in one row.
+#: Longest topic, in characters: all topics of a subject are stored in one row.
 MAX_TOPIC_CHARS = 100
-#: Most waiting messages that are counted.
-MAX_COUNTED = 100
+#: Most held messages that `status` counts.
+MAX_COUNTED_MESSAGES = 100
 
 T = TypeVar("T")
 
 
 class CommandRefused(Exception):
-    """The command cannot be done; the text is one line that says why."""
+    """The command changes nothing. The text says why, in one line for the person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreferenceSubject:
-    """A command under way: `kind` and `id` say whose wishes it is about, `argument` is what follows its name.
-
-    `seen_zone` and `locale` are those of the person's Teams client, "" where it is not known or there is no one person.
-    """
-
-    services: Services
-    tenant: str
-    kind: ReferenceKind
-    id: str
-    seen_zone: str = ""
-    locale: str = ""
-    argument: str = ""
-
-    @property
-    def recipient(self) -> str:
-        """The same as deliveries and subscriptions name it."""
-        return f"{'u' if self.kind is ReferenceKind.USER else 'c'}:{self.id}"
-
-    def zone_of(self, preferences: Preferences) -> ZoneInfo:
-        return load_zone(preferences.time_zone or self.seen_zone or self.services.settings.default_time_zone)
-
-    def zone_from(self, preferences: Preferences) -> str:
-        """Where the zone comes from, in words."""
-        return "chosen here" if preferences.time_zone else "from Teams" if self.seen_zone else "default"
-
-    async def preferences(self) -> Preferences:
-        reference = await self.services.conversations.get(self.tenant, self.kind, self.id)
-        return reference.preferences if reference else Preferences()
-
-    async def change(self, change: Callable[[Preferences], Preferences]) -> Preferences:
-        """Change what they want; raises `Conflict` if others changed it at each of many tries."""
-        return await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
-
-    async def prefer(self, change: Callable[[Preferences], Preferences]) -> Preferences:
-        """The same, and have all that waits for them decided anew."""
-        preferences = await self.change(change)
-        await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
-        return preferences
-
-
-async def do(subject: PreferenceSubject, text: str) -> dict[str, Any]:
-    """Do the command in a text; the card that answers it."""
-    order = parse(text)
-    if isinstance(order, Unknown):
-        return replies.draw_reply_card(_unknown(subject, order))
-    if order.command.verb is Verb.PREFERENCES:
-        return card_of(subject, await subject.preferences())
+async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any]:
+    """Run the command in the text of a message, and return the card that answers it."""
+    parsed = parse_command(text)
+    if isinstance(parsed, UnknownCommand):
+        return replies.draw_reply_card(_suggest_command(subject, parsed))
+    command = parsed.command
+    if command.verb is Verb.PREFERENCES:
+        return subject.draw_card(await subject.preferences())
     try:
-        reply = await _DO[order.command.verb](replace(subject, argument=order.argument))
+        reply = await _HANDLERS[command.verb](subject, parsed.argument)
     except (CommandRefused, TooManyPreferences) as refused:
-        reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(order.command)])
+        reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(command)])
     return replies.draw_reply_card(reply)
 
 
-def _unknown(subject: PreferenceSubject, unknown: Unknown) -> CommandReply:
-    meant = f" Did you mean {quote(unknown.meant)}?" if unknown.meant else ""
-    written = ("", f"You wrote {quote(unknown.line)}.{meant}")
-    return CommandReply("There is no such command", [written, *_help_lines(subject)])
+def _suggest_command(subject: PreferenceSubject, unknown: UnknownCommand) -> CommandReply:
+    suggestion = f" Did you mean {quote(unknown.suggestion)}?" if unknown.suggestion else ""
+    lines = [("", f"You wrote {quote(unknown.line)}.{suggestion}"), *_help_lines(subject)]
+    return CommandReply("There is no such command", lines)
 
 
 def _help_lines(subject: PreferenceSubject) -> Sequence[ReplyLine]:
-    here = ("", "Mention me with it. Here all of this is about this conversation, for everyone in it.")
-    return [*map(_help_line, COMMANDS), *([here] if subject.kind is ReferenceKind.CONVERSATION else ())]
+    lines = [_help_line(command) for command in COMMANDS]
+    if subject.kind is ReferenceKind.CONVERSATION:
+        lines.append(("", "Mention me in the message. Commands here are about this conversation, for everyone in it."))
+    return lines
 
 
 def _help_line(command: ChatCommand) -> ReplyLine:
-    return command.usage, command.does
+    return command.usage, command.description
 
 
-async def _help(subject: PreferenceSubject) -> CommandReply:
+async def _help(subject: PreferenceSubject, _: str) -> CommandReply:
     return CommandReply("What you can write", _help_lines(subject))
 
 
-def card_of(subject: PreferenceSubject, preferences: Preferences, **more: Any) -> dict[str, Any]:
-    """The preferences card of whoever `subject` is about; `more` is what `draw_preferences_card` takes beside that."""
-    services = subject.services
-    return draw_preferences_card(
-        preferences,
-        services.categories,
-        zone=subject.zone_of(preferences).key,
-        zone_source=subject.zone_from(preferences),
-        default_digest=services.settings.default_digest,
-        now=services.clock(),
-        locale=subject.locale,
-        **more,
-    )
-
-
-async def _status(subject: PreferenceSubject) -> CommandReply:
+async def _status(subject: PreferenceSubject, _: str) -> CommandReply:
     services, preferences = subject.services, await subject.preferences()
-    items = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED)
-    standing = replies.RecipientStatus(
+    held = await services.held_deliveries.of(subject.tenant, subject.recipient, MAX_COUNTED_MESSAGES)
+    status = replies.RecipientStatus(
         now=services.clock(),
         preferences=preferences,
         zone=subject.zone_of(preferences),
-        zone_source=subject.zone_from(preferences),
+        zone_source=subject.describe_zone_source(preferences),
         default_digest=services.settings.default_digest,
-        next_digest=await _next_digest(subject, preferences),
-        held_count=len(items),
-        has_more=len(items) == MAX_COUNTED,
+        next_digest=await _find_next_digest(subject, preferences),
+        held_count=len(held),
+        has_more=len(held) == MAX_COUNTED_MESSAGES,
     )
-    return replies.describe_status(standing, services.categories)
+    return replies.describe_status(status, services.categories)
 
 
-async def _subscribe(subject: PreferenceSubject) -> CommandReply:
-    topic = _topic(subject)
+async def _subscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
+    topic = _parse_topic(argument)
+    # The subscription first: if the worker stops in between, the recipient gets the topic and can unsubscribe.
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
-        await subject.change(lambda old: old if _like(old, topic) else old.with_topic(topic))
-    except TooManyPreferences as many:
+        await subject.update(lambda old: old if _same_topics(old, topic) else old.with_topic(topic), reevaluate=False)
+    except TooManyPreferences as too_many:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
-        raise CommandRefused(str(many)) from None
+        raise CommandRefused(str(too_many)) from None
     return CommandReply("Subscribed", [("Topic", topic)])
 
 
-async def _unsubscribe(subject: PreferenceSubject) -> CommandReply:
-    topic, dropped = _topic(subject), False
+async def _unsubscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
+    topic, was_subscribed = _parse_topic(argument), False
 
-    def without(old: Preferences) -> Preferences:
-        nonlocal dropped
-        dropped = bool(like := _like(old, topic))
-        return replace(old, topics=tuple(each for each in old.topics if each not in like))
+    def remove_topic(old: Preferences) -> Preferences:
+        nonlocal was_subscribed
+        same = _same_topics(old, topic)
+        was_subscribed = bool(same)
+        return replace(old, topics=tuple(each for each in old.topics if each not in same))
 
     await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
-    await subject.change(without)
-    if not dropped:
-        hint = ("", "“topics” lists those that there are.")
-        return CommandReply("There was no such subscription", [("Topic", topic), hint])
-    return CommandReply("Not subscribed any more", [("Topic", topic)])
+    await subject.update(remove_topic, reevaluate=False)
+    if not was_subscribed:
+        return CommandReply("You were not subscribed", [("Topic", topic), ("", "“topics” lists your subscriptions.")])
+    return CommandReply("Unsubscribed", [("Topic", topic)])
 
 
-def _topic(subject: PreferenceSubject) -> str:
-    if not subject.argument:
+def _parse_topic(argument: str) -> str:
+    if not argument:
         raise CommandRefused("Which topic?")
-    if len(subject.argument) > MAX_TOPIC_CHARS:
+    if len(argument) > MAX_TOPIC_CHARS:
         raise CommandRefused(f"A topic has at most {MAX_TOPIC_CHARS} characters.")
-    return subject.argument
+    return argument
 
 
-def _like(preferences: Preferences, topic: str) -> list[str]:
-    """The topics that differ from this one at most in case."""
+def _same_topics(preferences: Preferences, topic: str) -> list[str]:
+    """Return the subscribed topics that are equal to `topic` except for case."""
     return [each for each in preferences.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(subject: PreferenceSubject) -> CommandReply:
+async def _topics(subject: PreferenceSubject, _: str) -> CommandReply:
     preferences = await subject.preferences()
     if not preferences.topics:
         return CommandReply("No topics", [("", "“subscribe TOPIC” adds one.")])
     return CommandReply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
 
 
-async def _pause(subject: PreferenceSubject) -> CommandReply:
-    now, ends = subject.services.clock(), FOREVER
+async def _pause(subject: PreferenceSubject, argument: str) -> CommandReply:
+    now, until = subject.services.clock(), FOREVER
 
     def pause(old: Preferences) -> Preferences:
-        nonlocal ends
-        if subject.argument:
-            ends = _read(lambda text: parse_pause(text, now, subject.zone_of(old)), subject.argument)
-        return replace(old, paused_until=ends)
+        nonlocal until
+        if argument:
+            until = _parse_argument(lambda text: parse_pause(text, now, subject.zone_of(old)), argument)
+        return replace(old, paused_until=until)
 
-    preferences = await subject.prefer(pause)
-    return replies.describe_pause(ends, subject.zone_of(preferences))
-
-
-async def _resume(subject: PreferenceSubject) -> CommandReply:
-    preferences = await subject.prefer(lambda old: replace(old, paused_until=None))
-    return CommandReply(
-        "Not paused any more", [("", "Messages are still stopped; “start” switches them on.")] * preferences.stopped
-    )
+    preferences = await subject.update(pause)
+    return replies.describe_pause(until, subject.zone_of(preferences))
 
 
-async def _quiet(subject: PreferenceSubject) -> CommandReply:
-    if subject.argument:
-        hours = _read(QuietHours.parse, subject.argument)
-        preferences = await subject.prefer(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
+async def _resume(subject: PreferenceSubject, _: str) -> CommandReply:
+    preferences = await subject.update(lambda old: replace(old, paused_until=None))
+    note = [("", "Notifications are still off; “start” turns them on.")]
+    return CommandReply("Resumed", note if preferences.stopped else ())
+
+
+async def _quiet(subject: PreferenceSubject, argument: str) -> CommandReply:
+    if argument:
+        hours = _parse_argument(QuietHours.parse, argument)
+        preferences = await subject.update(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
     else:
         preferences = await subject.preferences()
-    return CommandReply(f"Quiet hours: {preferences.quiet or 'none'}", [_place(subject, preferences)])
+    return CommandReply(f"Quiet hours: {preferences.quiet or 'none'}", [_zone_line(subject, preferences)])
 
 
-async def _timezone(subject: PreferenceSubject) -> CommandReply:
-    if subject.argument:
-        # Off the loop: the first name that is no zone loads the tables by which it is explained.
-        auto = subject.argument.casefold() == "auto"
-        name = "" if auto else (await asyncio.to_thread(_read, load_zone, subject.argument)).key
-        preferences = await subject.prefer(lambda old: replace(old, time_zone=name))
+async def _timezone(subject: PreferenceSubject, argument: str) -> CommandReply:
+    if argument:
+        name = ""
+        if argument.casefold() != "auto":
+            # In a thread: the first unknown name loads the tables with which it is explained.
+            name = (await asyncio.to_thread(_parse_argument, load_zone, argument)).key
+        preferences = await subject.update(lambda old: replace(old, time_zone=name))
     else:
         preferences = await subject.preferences()
     zone = subject.zone_of(preferences)
-    there = format_time(subject.services.clock(), zone, long=True)
-    return CommandReply(
-        f"Time zone: {zone.key}", [("", f"It is {there}; this zone is {subject.zone_from(preferences)}.")]
-    )
+    local_time = format_time(subject.services.clock(), zone, long=True)
+    source = subject.describe_zone_source(preferences)
+    return CommandReply(f"Time zone: {zone.key}", [("", f"It is {local_time}; this zone is {source}.")])
 
 
-async def _digest(subject: PreferenceSubject) -> CommandReply:
-    if subject.argument.casefold() == "now":
+async def _digest(subject: PreferenceSubject, argument: str) -> CommandReply:
+    if argument.casefold() == "now":
         return await _digest_now(subject)
-    if subject.argument:
+    if argument:
         try:
-            rule = str(DigestSchedule.parse(subject.argument))
+            schedule = str(DigestSchedule.parse(argument))
         except ValueError as error:
             raise CommandRefused(
-                f"{error}; now sends it early. What goes into it is chosen by “preferences”."
+                f"{error}; “digest now” sends it now. “preferences” chooses which categories are in it."
             ) from None
-        preferences = await subject.prefer(lambda old: replace(old, digest=rule))
+        preferences = await subject.update(lambda old: replace(old, digest=schedule))
     else:
         preferences = await subject.preferences()
-    rule = preferences.digest or subject.services.settings.default_digest
-    if rule == "off":
-        return CommandReply("Digest: off", [("", "What is meant for the digest comes at once.")])
-    coming = await _next_digest(subject, preferences)
-    following = []
-    if coming:
-        at = format_time(coming, subject.zone_of(preferences), long=True)
-        following = [("Next", f"{at}, if something waits for it")]
-    return CommandReply(f"Digest: {rule}", [*following, _place(subject, preferences)])
+    schedule = preferences.digest or subject.services.settings.default_digest
+    if schedule == "off":
+        return CommandReply("Digest: off", [("", "Notifications for the digest are delivered immediately.")])
+    next_time = await _find_next_digest(subject, preferences)
+    lines = [_zone_line(subject, preferences)]
+    if next_time:
+        time = format_time(next_time, subject.zone_of(preferences), long=True)
+        lines.insert(0, ("Next", f"{time}, unless it is empty"))
+    return CommandReply(f"Digest: {schedule}", lines)
 
 
-async def _next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
+async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
     services, zone = subject.services, subject.zone_of(preferences)
     last = (await services.held_deliveries.digest(subject.tenant, subject.recipient)).last
     return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
@@ -276,30 +220,32 @@ async def _digest_now(subject: PreferenceSubject) -> CommandReply:
     return CommandReply("Your digest is on its way", newer if state.included else ())
 
 
-async def _stop(subject: PreferenceSubject) -> CommandReply:
-    await subject.prefer(lambda old: replace(old, stopped=True))
+async def _stop(subject: PreferenceSubject, _: str) -> CommandReply:
+    await subject.update(lambda old: replace(old, stopped=True))
     return replies.describe_stop(subject.services.categories)
 
 
-async def _start(subject: PreferenceSubject) -> CommandReply:
-    preferences = await subject.prefer(lambda old: replace(old, stopped=False))
-    paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
-    return CommandReply("Started", [("", "Messages are still paused; “resume” ends that.")] if paused else ())
+async def _start(subject: PreferenceSubject, _: str) -> CommandReply:
+    preferences = await subject.update(lambda old: replace(old, stopped=False))
+    is_paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
+    return CommandReply(
+        "Started", [("", "Notifications are still paused; “resume” ends the pause.")] if is_paused else ()
+    )
 
 
-def _place(subject: PreferenceSubject, preferences: Preferences) -> ReplyLine:
-    return "Time zone", f"{subject.zone_of(preferences).key} ({subject.zone_from(preferences)})"
+def _zone_line(subject: PreferenceSubject, preferences: Preferences) -> ReplyLine:
+    return "Time zone", f"{subject.zone_of(preferences).key} ({subject.describe_zone_source(preferences)})"
 
 
-def _read(reader: Callable[[str], T], text: str) -> T:
-    """What `reader` makes of a text; what it says of a wrong one is the refusal."""
+def _parse_argument(parse: Callable[[str], T], argument: str) -> T:
+    """Return what `parse` returns; its `ValueError` becomes the refusal of the command."""
     try:
-        return reader(text)
+        return parse(argument)
     except ValueError as error:
         raise CommandRefused(str(error)) from None
 
 
-_DO: Mapping[Verb, Callable[[PreferenceSubject], Awaitable[CommandReply]]] = {
+_HANDLERS: Mapping[Verb, Callable[[PreferenceSubject, str], Awaitable[CommandReply]]] = {
     Verb.HELP: _help,
     Verb.STATUS: _status,
     Verb.SUBSCRIBE: _subscribe,

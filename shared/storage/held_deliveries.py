@@ -1,8 +1,8 @@
 """Table HeldDeliveries: deliveries that wait for their recipient (a pause, quiet hours, a local time, or a digest).
 
 Each person, chat or channel has a partition: one row for each held delivery, ordered by the time of its notification,
-and one row with the state of the recipient's digests. Deliveries to a thread are held with its channel. A row that is
-put again has a new ETag, so that a worker that read it before cannot remove it.
+and one row with the recipient's digest state. Deliveries to a thread are held with its channel. A row that is put again
+has a new ETag, so that a worker that read it before cannot delete it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.cold import LAZY, MODELS, ROOT, SETTINGS
+from benchmarks.cold import LAZY_MODELS, LAZY_MODULES, ROOT, SETTINGS
 
 
 def after_start(expression: str) -> Any:
@@ -26,10 +26,10 @@ def after_start(expression: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_start_loads_nothing_that_only_some_messages_need() -> None:
-    assert after_start(f"[name for name in {LAZY!r} if name in sys.modules]") == []
+def test_start_loads_no_package_that_only_some_messages_need() -> None:
+    assert after_start(f"[name for name in {LAZY_MODULES!r} if name in sys.modules]") == []
 
 
-def test_the_start_builds_no_model_of_the_contract() -> None:
-    built = f"[name for name in {MODELS!r} if getattr(contract, name).__pydantic_complete__]"
+def test_start_builds_no_model_of_the_contract() -> None:
+    built = f"[name for name in {LAZY_MODELS!r} if getattr(contract, name).__pydantic_complete__]"
     assert after_start(built) == []

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from benchmarks.against import compared, figures
-from benchmarks.meters import BEAT, Lag
-from benchmarks.operations import operation
-from benchmarks.report import Report, medians, ratio
-from benchmarks.tick import Kept
+from benchmarks.comparison import flatten_figures, report_pairs
+from benchmarks.operations import name_operation
+from benchmarks.process_meters import PROBE_SECONDS, LoopLag
+from benchmarks.report import Report, median_ratio, medians
+from benchmarks.tick import SampledTable
 
 TABLE, QUEUE = "http://127.0.0.1:10002/devstoreaccount1/", "http://127.0.0.1:10001/devstoreaccount1/"
 BATCH = (
@@ -34,50 +34,50 @@ BATCH = (
         ("DELETE", QUEUE + "deliveries/messages/1?popreceipt=2", b"", "deliveries: delete"),
     ],
 )
-def test_a_storage_request_is_named_by_its_table_or_queue_and_by_what_it_does(
+def test_storage_request_is_named_by_table_or_queue_and_operation(
     method: str, url: str, body: bytes, name: str
 ) -> None:
-    assert operation(method, url, body, "Herald") == name
+    assert name_operation(method, url, body, "Herald") == name
 
 
-async def test_the_lag_is_how_long_the_loop_stood_still() -> None:
-    async with Lag() as lag:
-        await asyncio.sleep(2 * BEAT)
+async def test_loop_lag_is_the_delay_of_a_wake_up() -> None:
+    async with LoopLag() as lag:
+        await asyncio.sleep(2 * PROBE_SECONDS)
         time.sleep(0.1)  # noqa: ASYNC251 (that is what is measured)
-        await asyncio.sleep(2 * BEAT)
-    assert lag.longest_ms >= 1000 * (0.1 - BEAT)
+        await asyncio.sleep(2 * PROBE_SECONDS)
+    assert lag.longest_ms >= 1000 * (0.1 - PROBE_SECONDS)
     assert lag.p99_ms <= lag.longest_ms
 
 
-def test_a_ratio_is_that_of_runs_made_in_turns_and_not_of_medians() -> None:
+def test_ratio_is_the_median_of_ratios_of_paired_runs() -> None:
     ours, theirs = [{"s": 1.0}, {"s": 2.0}, {"s": 9.0}], [{"s": 2.0}, {"s": 4.0}, {"s": 9.0}]
-    assert ratio(ours, theirs, "s") == 0.5
+    assert median_ratio(ours, theirs, "s") == 0.5
     assert medians(ours) == {"s": 2.0}
 
 
-def test_of_what_a_benchmark_wrote_each_number_has_its_path_and_of_several_runs_the_median() -> None:
+def test_figures_have_their_path_and_the_median_of_runs() -> None:
     told = {
         "whole": {"people": 9, "quick": True, "runs": {"all": [{"s": 1}, {"s": 5}, {"s": 2, "more": 1}], "none": []}}
     }
-    assert dict(figures(told)) == {"whole / people": 9, "whole / all / s": 2}
+    assert dict(flatten_figures(told)) == {"whole / people": 9, "whole / all / s": 2}
 
 
-def test_two_checkouts_are_compared_by_the_ratios_of_their_pairs() -> None:
+def test_checkouts_are_compared_by_the_ratios_of_their_pairs() -> None:
     pairs = [({"s": 1.0, "new": 1.0}, {"s": 2.0}), ({"s": 9.0}, {"s": 9.0}), ({"s": 3.0}, {"s": 6.0})]
-    [_, _, _, row, _] = compared(pairs).text
+    [_, _, _, row, _] = report_pairs(pairs).lines
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["s", "3.00", "6.00", "0.50", "0.50 to 1.00"]
 
 
-def test_a_table_has_a_line_a_row_and_columns_of_one_width() -> None:
+def test_table_has_one_line_a_row_and_columns_of_one_width() -> None:
     report = Report()
-    report.table(("", "msg/s"), [["a", 1234.5], ["longer", 0.25]])
-    lines = [line for line in report.text if line]
+    report.add_table(("", "msg/s"), [["a", 1234.5], ["longer", 0.25]])
+    lines = [line for line in report.lines if line]
     assert [line.split("|")[2].strip() for line in lines] == ["msg/s", "-------", "1,234", "0.25"]
     assert len({len(line) for line in lines}) == 1
 
 
-async def test_a_simulated_table_keeps_the_outermost_rows_of_each_partition_and_counts_all() -> None:
-    kept = Kept(whole=False)
+async def test_sampled_table_stores_outermost_rows_and_counts_all() -> None:
+    kept = SampledTable(keep_all=False)
     for partition, row in [("a", "5"), ("a", "3"), ("b", "1"), ("a", "9"), ("a", "4")]:
         await kept.put({"PartitionKey": partition, "RowKey": row})
     assert kept.counts == {"a": 4, "b": 1}

@@ -1,4 +1,4 @@
-"""The app as it runs: the function host as a process of its own, on Azurite, against a fake Teams with tokens."""
+"""The app as deployed: function hosts as separate processes, on Azurite, against a fake Teams that checks tokens."""
 
 from __future__ import annotations
 
@@ -26,60 +26,59 @@ from shared.storage.table import MAX_TRANSACTION_ROWS
 from shared.time.clock import real_time
 from tests.support.herald import user
 
-#: For how many seconds a host that is to be killed keeps a message to itself: what it had is soon back.
-SHORT_LEASE = {"HERALD_LOCAL_VISIBILITY_SECONDS": "3"}
-#: Real seconds for which a clock stands still until the hosts are up, and have seen to what is due then.
-STANDS = 8
-#: Seconds between two looks at the storage.
-LOOK = 0.2
-#: Transactions that write references at the same time.
-AT_ONCE = 8
-#: Recipients that may be named one by one: a message on a queue holds 64 KiB.
-NAMED = 1000
+#: For a host that the test kills: the queue messages that it had received become visible again after 3 s.
+SHORT_VISIBILITY = {"HERALD_LOCAL_VISIBILITY_SECONDS": "3"}
+#: Real seconds before a moved clock starts to run: until then the hosts have started and handled timers already due.
+CLOCK_DELAY_SECONDS = 8
+POLL_SECONDS = 0.2
+MAX_CONCURRENT_TRANSACTIONS = 8
+#: Users that one notification can name: a queue message holds 64 KiB.
+MAX_NAMED_USERS = 1000
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Clock:
-    """It shows `begun` until the real time `anchor` (both UTC), and then goes `speed` times as fast."""
+class MovedClock:
+    """A clock that shows `start` until the real time `anchor` (both UTC), and then runs `speed` times as fast."""
 
-    begun: datetime
+    start: datetime
     anchor: datetime
     speed: int
 
     @classmethod
-    def begin(cls, at: datetime, speed: int, is_current: float = STANDS) -> Self:
-        """One that stands at `at` until the hosts are up."""
-        return cls(at, real_time() + timedelta(seconds=is_current), speed)
+    def starting_at(cls, start: datetime, speed: int, delay: float = CLOCK_DELAY_SECONDS) -> Self:
+        """Return a clock that shows `start` for `delay` real seconds from now."""
+        return cls(start, real_time() + timedelta(seconds=delay), speed)
 
     @property
     def setting(self) -> str:
-        return f"{self.begun.isoformat()}@{self.anchor.isoformat()}*{self.speed}"
+        """The value of HERALD_CLOCK."""
+        return f"{self.start.isoformat()}@{self.anchor.isoformat()}*{self.speed}"
 
-    def at(self, real: datetime) -> datetime:
-        """What it shows at a real time."""
-        return self.begun + max(timedelta(), real - self.anchor) * self.speed
+    def convert(self, real: datetime) -> datetime:
+        """Return the time that the clock shows at a real time."""
+        return self.start + max(timedelta(), real - self.anchor) * self.speed
 
     def now(self) -> datetime:
-        return self.at(real_time())
+        return self.convert(real_time())
 
-    def seconds(self, until: datetime) -> float:
-        """Real seconds from now on until it shows `until`."""
-        return (self.anchor - real_time() + (until - self.begun) / self.speed).total_seconds()
+    def seconds_until(self, at: datetime) -> float:
+        """Return the real seconds from now until the clock shows `at`."""
+        return (self.anchor - real_time() + (at - self.start) / self.speed).total_seconds()
 
-    async def until(self, at: datetime) -> None:
-        """Returns when it shows `at`."""
-        await asyncio.sleep(max(0.0, self.seconds(at)))
+    async def wait_until(self, at: datetime) -> None:
+        """Return when the clock shows `at`."""
+        await asyncio.sleep(max(0.0, self.seconds_until(at)))
 
-    def received(self, message: Received) -> datetime:
-        """What it showed when Teams received a message."""
-        return self.at(datetime.fromisoformat(message.received_at))
+    def receipt_time(self, message: Received) -> datetime:
+        """Return the time that the clock showed when Teams received the message."""
+        return self.convert(datetime.fromisoformat(message.received_at))
 
 
 @dataclass
 class Deployment:
-    """One or more function hosts on one storage account, and the Teams that they talk to."""
+    """Function hosts on one storage account, and the fake Teams that they talk to."""
 
     connection: str
     teams: FakeTeams
@@ -89,16 +88,16 @@ class Deployment:
     hosts: list[FunctionHost] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
-        """Start further hosts, and return the last; they are stopped at the end of the test.
+    def start_hosts(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
+        """Start `count` more hosts, and return the last; the end of the test stops them.
 
-        They welcome nobody, where `settings` name no other HERALD_CATEGORIES_FILE.
+        They send no welcome messages, unless `settings` contain another HERALD_CATEGORIES_FILE.
         """
         categories = self.folder / "categories.json"
         categories.write_text('[{"name": "welcome", "default": "off"}]', encoding="utf-8")
-        own = {"AzureWebJobsStorage": self.connection, "HERALD_CATEGORIES_FILE": str(categories)}
-        environ = self.teams.settings | own | settings
-        folders = [self.folder / f"host{len(self.hosts) + each}" for each in range(count)]
+        defaults = {"AzureWebJobsStorage": self.connection, "HERALD_CATEGORIES_FILE": str(categories)}
+        environ = self.teams.settings | defaults | settings
+        folders = [self.folder / f"host{len(self.hosts) + number}" for number in range(count)]
         started = [FunctionHost(folder, environ, app=app) for folder in folders]
         self.hosts += started
         for host in started:
@@ -111,21 +110,21 @@ class Deployment:
     def endpoint(self) -> str:
         return f"{self.hosts[-1].url}/api/messages"
 
-    async def tell(self, **event: Any) -> list[AppResponse]:
-        """Let something happen in Teams that the app is told."""
+    async def send_event(self, **event: Any) -> list[AppResponse]:
+        """Let an event happen in Teams, which sends the app its activities; return the app's responses."""
         return await self.teams.send_event(TeamsEvent(endpoint=self.endpoint, **event))
 
     async def install(self, *people: PersonView) -> None:
         """Let these people install the bot."""
-        events = [TeamsEvent(kind="install", person=each.object_id, endpoint=self.endpoint) for each in people]
-        answers = await self.teams.send_events(events, concurrency=8)
-        assert {answer.status for answer in answers} == {200}
+        events = [TeamsEvent(kind="install", person=person.object_id, endpoint=self.endpoint) for person in people]
+        responses = await self.teams.send_events(events, concurrency=8)
+        assert {response.status for response in responses} == {200}
 
-    async def people(self, count: int, tenant: str | None = None, zone: str = "") -> Sequence[PersonView]:
-        """So many new people, of the bot's own tenant or another, whose references are stored as installs store them.
+    async def add_people(self, count: int, tenant: str | None = None, zone: str = "") -> Sequence[PersonView]:
+        """Add people to the bot's own tenant or another, with the conversation references that installs store.
 
-        They are written straight into the table: thousands of installs would take longer than what they are for.
-        `zone` is what their Teams clients have told since, "" for nothing yet.
+        The references are written directly into the table, since thousands of installs would take longer than the test
+        itself. `zone` is the time zone that was observed in activities of these people, "" for none.
         """
         new = (await self.teams.grow(Growth(tenant=tenant or self.teams.tenant, people=count))).people
         by_partition: dict[str, list[Row]] = defaultdict(list)
@@ -144,7 +143,8 @@ class Deployment:
                 "status": str(ReferenceStatus.ACTIVE),
             } | ({"time_zone": zone} if zone else {})
             by_partition[partition].append(row)
-        table, gate = self.tables.get_table_client("HeraldConversations"), asyncio.Semaphore(AT_ONCE)
+        table = self.tables.get_table_client("HeraldConversations")
+        gate = asyncio.Semaphore(MAX_CONCURRENT_TRANSACTIONS)
 
         async def write(rows: Sequence[Row]) -> None:
             async with gate:
@@ -159,76 +159,83 @@ class Deployment:
         return new
 
     async def put(self, body: bytes | str) -> None:
-        """Put a message on the queue, as upstream does."""
+        """Put a message on the queue `notifications`, as an upstream system does."""
         text = body if isinstance(body, str) else body.decode()
         await self.queues.get_queue_client(NOTIFICATIONS).send_message(text)
 
-    async def rows(self, table: str) -> list[Row]:
-        """All rows of a table, as an operator sees them."""
+    async def read_rows(self, table: str) -> list[Row]:
+        """Return all rows of a table."""
         return [dict(row) async for row in self.tables.get_table_client(f"Herald{table}").list_entities()]
 
-    async def deliveries(self) -> dict[str, Row]:
-        """The delivery of each recipient, where there is but one notification."""
-        rows = [row for row in await self.rows("Deliveries") if row["RowKey"] != "~counts"]
+    async def read_deliveries(self) -> dict[str, Row]:
+        """Return the delivery row of each recipient; there must be only one notification."""
+        rows = [row for row in await self.read_rows("Deliveries") if row["RowKey"] != "~counts"]
         found = {row["RowKey"]: row for row in rows}
         assert len(found) == len(rows), "a recipient has two deliveries"
         return found
 
-    async def ended(self, within: float, count: int = 1) -> list[Row]:
-        """The notifications, once there are `count` and each has stored how its deliveries ended."""
+    async def wait_until_ended(self, within: float, count: int = 1) -> list[Row]:
+        """Return all notifications once there are at least `count`, and each has its final counts.
+
+        Raise `TimeoutError` after `within` seconds.
+        """
         async with asyncio.timeout(within):
             while True:
-                rows = await self.rows("Notifications")
+                rows = await self.read_rows("Notifications")
                 if len(rows) >= count and all(row.get("counts") for row in rows):
                     return rows
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_SECONDS)
 
-    async def emptied(self, *names: str, within: float) -> None:
-        """Returns once these queues hold no message, not even one that waits for its time."""
+    async def wait_until_empty(self, *names: str, within: float) -> None:
+        """Return once these queues have no messages, not even invisible ones; raise `TimeoutError` after `within` s."""
         clients = [self.queues.get_queue_client(name) for name in names]
         async with asyncio.timeout(within):
-            while any([(await each.get_queue_properties()).approximate_message_count for each in clients]):
-                await asyncio.sleep(LOOK)
+            while any([(await client.get_queue_properties()).approximate_message_count for client in clients]):
+                await asyncio.sleep(POLL_SECONDS)
 
     async def check_counts(self) -> Counter[str]:
-        """Assert that the states of each part of the deliveries are what it has counted; returns the sum.
+        """Assert that the counts of each delivery partition match the states of its rows; return the sum.
 
-        Part by part, since only one part is read in one moment.
+        Each partition is read in one query, so that its rows and counts are consistent.
         """
         table = self.tables.get_table_client("HeraldDeliveries")
         counts = table.query_entities("RowKey eq '~counts'", select=["PartitionKey"])
         total: Counter[str] = Counter()
-        for part in [row["PartitionKey"] async for row in counts]:
+        for partition in [row["PartitionKey"] async for row in counts]:
             states: Counter[str] = Counter()
             counted: Counter[str] = Counter()
-            async for row in table.query_entities("PartitionKey eq @part", parameters={"part": part}):
+            parameters = {"partition": partition}
+            async for row in table.query_entities("PartitionKey eq @partition", parameters=parameters):
                 if row["RowKey"] == "~counts":
                     names = {"open", *DeliveryState} & set(row)
                     counted = Counter({name: row[name] for name in names})
                 else:
                     states[DeliveryState(row["state"]).count_name] += 1
-            assert +counted == +states, f"the counts of {part}"
+            assert +counted == +states, f"the counts of {partition}"
             total += states
         return total
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
+@pytest.hookimpl(tryfirst=True)  # before the same hook of xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests of a group run one after the other: several hosts of several tests would slow each other."""
+    """Run the tests of a group one after the other, since the hosts of several tests would slow each other down."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             group = "playground" if item.path.stem in ("test_people", "test_playground") else "hosts"
             item.add_marker(pytest.mark.xdist_group(group))
 
 
-def audience(people: Sequence[PersonView]) -> Sequence[Row]:
-    """Recipients of a notification for these people, who are all that the app knows where they are many."""
-    return [user(person) for person in people] if len(people) <= NAMED else [{"all": True}]
+def build_audience(people: Sequence[PersonView]) -> Sequence[Row]:
+    """Return the `recipients` of a notification for these people.
+
+    More than `MAX_NAMED_USERS` must be all people whom the app knows in the tenant.
+    """
+    return [user(person) for person in people] if len(people) <= MAX_NAMED_USERS else [{"all": True}]
 
 
 @pytest.fixture
 async def teams(teams: FakeTeams) -> FakeTeams:
-    """With five people, a team and a chat."""
+    """A fake Teams with five people, one team and one chat."""
     await teams.grow(Growth(tenant=teams.tenant, people=5, teams=1, chats=1))
     return teams
 
@@ -237,6 +244,6 @@ async def teams(teams: FakeTeams) -> FakeTeams:
 async def deployment(connection: str, teams: FakeTeams, tmp_path: Path) -> AsyncIterator[Deployment]:
     queues, tables = open_storage({"AzureWebJobsStorage": connection})
     async with queues, tables:
-        found = Deployment(connection, teams, tmp_path, queues, tables)
-        with found.stack:
-            yield found
+        deployment = Deployment(connection, teams, tmp_path, queues, tables)
+        with deployment.stack:
+            yield deployment

@@ -1,4 +1,4 @@
-"""The app without an app id, on a developer's machine: the real Playground takes the place of Teams."""
+"""The app without an app id, as on a developer's machine, where the real Playground stands in for Teams."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHAT: str = PLAYGROUND["personalChat"]["id"]
 
 
 @dataclass(frozen=True)
-class Chat:
-    """The personal chat of the Playground at `url`, and the app with these settings behind it."""
+class PlaygroundChat:
+    """The personal chat of the Playground at `url`, and the settings of the app behind it."""
 
     url: str
     settings: dict[str, str]
 
     def send(self, content: dict[str, Any], **data: Any) -> str:
-        """Put a notification for the person of the chat on the queue; returns its key."""
+        """Put a notification for the person of the chat on the queue, and return its key."""
         message = build_event(content)
         message["data"] |= data
         put_event(message, self.settings[CONNECTION])
@@ -34,8 +34,8 @@ class Chat:
 
 
 @contextmanager
-def open_chat(connection: str, folder: Path, **more: str) -> Iterator[Chat]:
-    """A chat in which the bot is not installed yet, with `more` settings of the app; logs go to `folder`."""
+def open_chat(connection: str, folder: Path, **extra_settings: str) -> Iterator[PlaygroundChat]:
+    """Start the Playground and the app, and yield a chat without the bot; logs go to `folder`."""
     port = free_port()
     with ExitStack() as stack:
         playground = stack.enter_context(Playground(folder, f"http://127.0.0.1:{port}/api/messages"))
@@ -44,7 +44,7 @@ def open_chat(connection: str, folder: Path, **more: str) -> Iterator[Chat]:
             "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
             "HERALD_ALLOWED_TENANTS": TENANT,
             "HERALD_SERVICE_HOSTS": f"127.0.0.1:{playground.port}",
-            **more,
+            **extra_settings,
         }
         stack.enter_context(FunctionHost(folder, settings, port=port))
-        yield Chat(playground.url, settings)
+        yield PlaygroundChat(playground.url, settings)

@@ -1,4 +1,4 @@
-"""Delivery while Teams answers with all that it documents: everybody ends where the answers lead, and once."""
+"""Delivery while Teams answers with every error that it documents: each answer leads to its documented state."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import orjson
 import pytest
 
 from local.fake_teams.api import PersonView, TeamsFault
-from tests.e2e.conftest import Deployment, audience
+from tests.e2e.conftest import Deployment, build_audience
 from tests.support.herald import notification
 
-#: Who meets what is by chance, but the same in every run.
+#: Faults are assigned to people at random, but the same in every run.
 SEED = 3
 
 
 @dataclass(frozen=True)
-class End:
-    """What becomes of a person: state and reason of the row, whether it tells of a repeat, and messages received."""
+class Outcome:
+    """State and reason of a person's delivery, whether it may have been sent twice, and the messages received."""
 
     state: str
     reason: str
@@ -31,21 +31,21 @@ class End:
     messages: int
 
 
-#: The share of people whom a fault meets, and the forms that it takes in turn.
-PASSING: Sequence[tuple[float, Sequence[Mapping[str, Any]]]] = (
+#: The share of people affected by each temporary fault, and its variants, assigned in turn.
+TEMPORARY_FAULTS: Sequence[tuple[float, Sequence[Mapping[str, Any]]]] = (
     (0.05, ({"status": 429, "retry_after": 1}, {"status": 429})),
     (0.02, ({"status": 412},)),
     (0.02, ({"status": 502, "shape": "html"},)),
     (0.02, ({"drop": True, "accept": True},)),
 )
-#: The share of people whom each kind of 403 meets. InvalidBotApiHost is left out: it sends the bot to a host of Teams.
-REFUSED = 0.03
-#: The state and the reason to which each 403 leads, by its code and shape.
+#: The share of people affected by each kind of 403. InvalidBotApiHost is left out: it redirects to a Teams host.
+REFUSED_SHARE = 0.03
+#: State and reason of a delivery after a 403, by the code and shape of the answer.
 REFUSALS = {
     ("BotDisabledByAdmin", "error"): ("suppressed", "disabledByAdmin"),
     ("BotDisabledByAdmin", "nested"): ("suppressed", "disabledByAdmin"),
     ("BotNotInConversationRoster", "error"): ("suppressed", "notInstalled"),
-    ("BotNotInConversationRoster", "nested"): ("suppressed", "blocked"),  # the shape does not tell these two apart
+    ("BotNotInConversationRoster", "nested"): ("suppressed", "blocked"),  # in this shape, both codes look the same
     ("ConversationBlockedByUser", "error"): ("suppressed", "blocked"),
     ("ConversationBlockedByUser", "nested"): ("suppressed", "blocked"),
     ("ForbiddenOperationException", "error"): ("suppressed", "notPersonalScope"),
@@ -55,54 +55,56 @@ REFUSALS = {
 }
 
 
-def lots(people: Sequence[PersonView]) -> Mapping[str, Sequence[TeamsFault]]:
-    """The faults that meet the requests for each person, one after the other; after the last one all goes well."""
-    chance = random.Random(SEED)
-    found: dict[str, list[TeamsFault]] = defaultdict(list)
+def assign_faults(people: Sequence[PersonView]) -> Mapping[str, Sequence[TeamsFault]]:
+    """Return the faults of each person's requests, in order; requests after the last fault succeed."""
+    rng = random.Random(SEED)
+    faults: dict[str, list[TeamsFault]] = defaultdict(list)
 
-    def meet(share: float, forms: Iterable[Mapping[str, Any]]) -> None:
-        chosen = chance.sample(people, math.ceil(share * len(people)))
-        for person, form in zip(chosen, cycle(forms)):
-            found[person.object_id].append(TeamsFault(operation="send", person=person.object_id, count=1, **form))
+    def assign(share: float, variants: Iterable[Mapping[str, Any]]) -> None:
+        chosen = rng.sample(people, math.ceil(share * len(people)))
+        for person, variant in zip(chosen, cycle(variants)):
+            faults[person.object_id].append(TeamsFault(operation="send", person=person.object_id, count=1, **variant))
 
-    for share, forms in PASSING:
-        meet(share, forms)
-    for faults in found.values():
-        chance.shuffle(faults)
+    for share, variants in TEMPORARY_FAULTS:
+        assign(share, variants)
+    for own_faults in faults.values():
+        rng.shuffle(own_faults)
     for code in dict.fromkeys(code for code, _ in REFUSALS):
-        meet(REFUSED, [{"status": 403, "code": code, "shape": shape} for shape in ("error", "nested")])
-    return found
+        assign(REFUSED_SHARE, [{"status": 403, "code": code, "shape": shape} for shape in ("error", "nested")])
+    return faults
 
 
-def end(faults: Sequence[TeamsFault]) -> End:
-    """Where these answers lead, by "Status codes from bot conversational APIs" (Teams)."""
+def expect_outcome(faults: Sequence[TeamsFault]) -> Outcome:
+    """Return the outcome of these faults, by "Status codes from bot conversational APIs" (Teams)."""
     maybe_twice, messages = False, 0
     for fault in faults:
         if fault.status == 403:
-            return End(*REFUSALS[str(fault.code), fault.shape], maybe_twice, messages)
+            return Outcome(*REFUSALS[str(fault.code), fault.shape], maybe_twice, messages)
         maybe_twice |= fault.drop or fault.status == 502
         messages += fault.accept
-    return End("sent", "", maybe_twice, messages + 1)
+    return Outcome("sent", "", maybe_twice, messages + 1)
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=[pytest.mark.full, pytest.mark.timeout(700)])])
-async def test_everybody_ends_where_the_answers_lead_and_only_an_unknown_outcome_is_sent_again(
+async def test_each_fault_leads_to_its_documented_state_and_only_unknown_outcomes_are_sent_again(
     deployment: Deployment, count: int
 ) -> None:
-    deployment.start()
-    people = await deployment.people(count)
-    met = lots(people)
-    await deployment.teams.inject(*(fault for faults in met.values() for fault in faults))
-    await deployment.put(notification(*audience(people)))
-    [stored] = await deployment.ended(within=count / 4 + 40)
+    deployment.start_hosts()
+    people = await deployment.add_people(count)
+    faults_by_person = assign_faults(people)
+    await deployment.teams.inject(*(fault for faults in faults_by_person.values() for fault in faults))
+    await deployment.put(notification(*build_audience(people)))
+    [stored] = await deployment.wait_until_ended(within=count / 4 + 40)
 
     messages = Counter(message.person for message in await deployment.teams.received())
-    rows = await deployment.deliveries()
-    ends = {
-        name: End(row["state"], row["reason"], row.get("maybe_twice", False), messages[name.removeprefix("u:")])
+    rows = await deployment.read_deliveries()
+    outcomes = {
+        name: Outcome(row["state"], row["reason"], row.get("maybe_twice", False), messages[name.removeprefix("u:")])
         for name, row in rows.items()
     }
-    assert ends == {f"u:{person.object_id}": end(met.get(person.object_id, ())) for person in people}
+    assert outcomes == {
+        f"u:{person.object_id}": expect_outcome(faults_by_person.get(person.object_id, ())) for person in people
+    }
     counts = await deployment.check_counts()
-    assert counts == Counter(each.state for each in ends.values())
+    assert counts == Counter(outcome.state for outcome in outcomes.values())
     assert (stored["state"], stored["total"], orjson.loads(stored["counts"])) == ("finished", count, counts)

@@ -1,4 +1,4 @@
-"""What people see, click and type: the page of the real Playground, in a browser."""
+"""What people see, click and write in the chat: the page of the real Playground, in a browser."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from shared.services import Services, open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, Mode, Reason, ReferenceKind
 from shared.storage.clients import open_storage
-from tests.e2e.playground import PERSON, TENANT, Chat, open_chat
+from tests.e2e.playground import PERSON, TENANT, PlaygroundChat, open_chat
 
 CHROMIUM = shutil.which("chromium")
-#: Seconds in which a message comes, or a click is answered.
-SOON = 30.0
-#: Seconds between two looks at a table.
-LOOK = 0.05
-#: Set to `docs/images` it makes the README's pictures anew.
-IMAGES = os.environ.get("HERALD_IMAGES")
+#: The time for a message to arrive, or a click to be answered.
+TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 0.05
+#: Set it to `docs/images` to update the pictures of the README.
+IMAGE_FOLDER = os.environ.get("HERALD_IMAGES")
 
 CATEGORIES = [
-    {"name": "builds", "title": "Builds", "description": "Builds of main that fail, and when all is well again"},
-    {"name": "releases", "title": "Releases", "description": "What is in production since when"},
+    {"name": "builds", "title": "Builds", "description": "Failed builds of main, and when they pass again"},
+    {"name": "releases", "title": "Releases", "description": "New versions in production"},
     {"name": "security", "title": "Security", "mandatory": True},
 ]
 WELCOME = "I am here because you or your organisation installed me for you."
@@ -51,76 +50,76 @@ FAILED: dict[str, Any] = {
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)"),
-    pytest.mark.asyncio(loop_scope="module"),  # that of the browser, which all share
+    pytest.mark.asyncio(loop_scope="module"),  # the loop of the browser, which all tests share
 ]
 
 
 @dataclass(frozen=True)
 class Screen:
-    """The chat before somebody's eyes; `services` look into the app's storage, `folder` takes pictures."""
+    """The chat in a browser; `services` access the app's storage, and pictures are saved in `folder`."""
 
-    chat: Chat
+    chat: PlaygroundChat
     page: Page
     services: Services
     folder: Path
 
-    async def card(self, text: str) -> Locator:
-        """The newest card that says this, once there is one."""
-        found = self.page.locator(".ac-adaptiveCard", has_text=text).last
-        await expect(found).to_be_visible()
-        return found
+    async def find_card(self, text: str) -> Locator:
+        """Return the newest card with this text, once it is visible."""
+        card = self.page.locator(".ac-adaptiveCard", has_text=text).last
+        await expect(card).to_be_visible()
+        return card
 
-    async def press(self, card: Locator, title: str) -> None:
+    async def press_button(self, card: Locator, title: str) -> None:
         await card.get_by_role("button", name=title, exact=True).click()
 
-    async def write(self, text: str) -> None:
+    async def write_message(self, text: str) -> None:
         await self.page.locator("[data-lexical-editor]").click()
         await self.page.keyboard.type(text)
         await self.page.keyboard.press("Enter")
 
-    async def picture(self, name: str, card: Locator) -> None:
-        """A picture of a card with its frame."""
+    async def save_picture(self, name: str, card: Locator) -> None:
+        """Save a picture of a card with its frame."""
         frame = self.page.locator(".fai-OutputCard", has=card)
         await frame.screenshot(path=self.folder / f"{name}.png")
 
-    async def preferences(self) -> Preferences:
-        known = await self.services.conversations.get(TENANT, ReferenceKind.USER, PERSON)
-        return known.preferences if known else Preferences()
+    async def read_preferences(self) -> Preferences:
+        reference = await self.services.conversations.get(TENANT, ReferenceKind.USER, PERSON)
+        return reference.preferences if reference else Preferences()
 
-    async def kept(self, *keys: str) -> None:
-        """Once all of these notifications wait for the next digest."""
-        async with asyncio.timeout(SOON):
-            there: set[str] = set()
-            while not there.issuperset(keys):
-                await asyncio.sleep(LOOK)
-                waiting = await self.services.held_deliveries.of(TENANT, f"u:{PERSON}", 100)
-                there = {each.delivery.notification for each in waiting}
+    async def wait_until_held(self, *keys: str) -> None:
+        """Return once the deliveries of all these notifications are held."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            held: set[str] = set()
+            while not held.issuperset(keys):
+                await asyncio.sleep(POLL_SECONDS)
+                rows = await self.services.held_deliveries.of(TENANT, f"u:{PERSON}", 100)
+                held = {row.delivery.notification for row in rows}
 
-    async def ended(self, key: str) -> DeliveryRecord:
-        """The delivery of the notification of this key, once it has its final state."""
-        async with asyncio.timeout(SOON):
+    async def wait_until_final(self, key: str) -> DeliveryRecord:
+        """Return the delivery of the notification with this key, once its state is final."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
-                known = await self.services.deliveries.get(Delivery(key, "0", f"u:{PERSON}", "", 0))
-                if known and known.state.final:
-                    return known
-                await asyncio.sleep(LOOK)
+                delivery = await self.services.deliveries.get(Delivery(key, "0", f"u:{PERSON}", "", 0))
+                if delivery and delivery.state.final:
+                    return delivery
+                await asyncio.sleep(POLL_SECONDS)
 
-    async def responses(self) -> list[dict[str, Any]]:
-        """What upstream finds on the queue `responses`, and takes from it."""
+    async def take_responses(self) -> list[dict[str, Any]]:
+        """Take all messages from the queue `responses`, as an upstream system does, and return their data."""
         queues, tables = open_storage(self.chat.settings)
         async with queues, tables:
             queue = queues.get_queue_client(RESPONSES)
-            found = [each async for each in queue.receive_messages(max_messages=32)]
+            messages = [message async for message in queue.receive_messages(max_messages=32)]
             await queue.clear_messages()
-            return [orjson.loads(each.content)["data"] for each in found]
+            return [orjson.loads(message.content)["data"] for message in messages]
 
 
 @pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[Chat]:
+def chat(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[PlaygroundChat]:
     folder = tmp_path_factory.mktemp("people")
-    declared = folder / "categories.json"
-    declared.write_bytes(orjson.dumps(CATEGORIES))
-    with open_chat(azurite.connection_string("people"), folder, HERALD_CATEGORIES_FILE=str(declared)) as chat:
+    categories = folder / "categories.json"
+    categories.write_bytes(orjson.dumps(CATEGORIES))
+    with open_chat(azurite.connection_string("people"), folder, HERALD_CATEGORIES_FILE=str(categories)) as chat:
         yield chat
 
 
@@ -136,99 +135,104 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shown(chat: Chat, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Screen]:
-    """The page that all tests share, since to load it is dear; the bot is installed by it."""
-    # So high that every card is seen whole; what moves, and what is not here, only takes time.
+async def shared_screen(
+    chat: PlaygroundChat, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Screen]:
+    """The page that all tests share, since it takes long to load; loading it installs the bot."""
+    # High enough to show each card whole. Animations and requests to other hosts are off, since they only take time.
     page = await browser.new_page(
-        viewport={"width": 1180, "height": 1300}, device_scale_factor=1.5 if IMAGES else 1, reduced_motion="reduce"
+        viewport={"width": 1180, "height": 1300},
+        device_scale_factor=1.5 if IMAGE_FOLDER else 1,
+        reduced_motion="reduce",
     )
     await page.route(lambda url: not url.startswith(chat.url), lambda route: route.abort())
-    page.set_default_timeout(SOON * 1000)
-    expect.set_options(timeout=SOON * 1000)
+    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
     services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
     await page.goto(chat.url)
-    screen = Screen(chat, page, services, Path(IMAGES) if IMAGES else tmp_path_factory.mktemp("pictures"))
-    await screen.card(WELCOME)
+    screen = Screen(chat, page, services, Path(IMAGE_FOLDER) if IMAGE_FOLDER else tmp_path_factory.mktemp("pictures"))
+    await screen.find_card(WELCOME)
     yield screen
     await page.close()
     await services.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def screen(shown: Screen) -> Screen:
-    """The chat of somebody who wants what all want; what other tests have sent stands further up in it."""
-    await shown.services.conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
-    await shown.responses()
-    return shown
+async def screen(shared_screen: Screen) -> Screen:
+    """The chat with default preferences and no responses on the queue; messages of other tests are further up."""
+    conversations = shared_screen.services.conversations
+    await conversations.change_preferences(TENANT, ReferenceKind.USER, PERSON, lambda _: Preferences())
+    await shared_screen.take_responses()
+    return shared_screen
 
 
-async def test_the_welcome_comes_with_the_install_and_leads_on(screen: Screen) -> None:
-    welcome = await screen.card(WELCOME)
-    await screen.press(welcome, "Send me a sample")
+async def test_install_sends_welcome_card_whose_buttons_work(screen: Screen) -> None:
+    welcome = await screen.find_card(WELCOME)
+    await screen.press_button(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample notification is on its way.")
-    sample = await screen.card("Triggered by your request for a sample")
-    await screen.press(sample, "Acknowledge")
+    sample = await screen.find_card("Triggered by your request for a sample")
+    await screen.press_button(sample, "Acknowledge")
     await expect(sample).to_contain_text("Acknowledged on ")
-    assert await screen.responses() == []
+    assert await screen.take_responses() == []
 
-    await screen.press(welcome, "Pause until tomorrow at 9:00")
+    await screen.press_button(welcome, "Pause until tomorrow at 9:00")
     await expect(welcome).to_contain_text("Paused until ")
-    assert (await screen.preferences()).paused_until
+    assert (await screen.read_preferences()).paused_until
 
 
-async def test_a_click_is_answered_on_the_card_and_told_upstream(screen: Screen) -> None:
+async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> None:
     screen.chat.send(FAILED, thread={"key": "build/42"})
-    card = await screen.card("Build 42 failed")
+    card = await screen.find_card("Build 42 failed")
     for text in ("3 of 412 tests", "Not deployed", "Triggered by the nightly schedule", "Open the build"):
         await expect(card).to_contain_text(text)
-    await screen.picture("chat", card)
+    await screen.save_picture("chat", card)
 
-    await screen.press(card, "Retry")
+    await screen.press_button(card, "Retry")
     await expect(card).to_contain_text("Retry: recorded on ")
-    await screen.press(card, "Acknowledge")
+    await screen.press_button(card, "Acknowledge")
     await expect(card).to_contain_text("Acknowledged on ")
-    for done in ("Retry", "Acknowledge"):
-        await expect(card.get_by_role("button", name=done)).to_have_count(0)
-    told = [(each["action"], each["user"]["id"]) for each in await screen.responses()]
-    assert sorted(told) == [("herald.acknowledge", PERSON), ("retry", PERSON)]
+    for title in ("Retry", "Acknowledge"):
+        await expect(card.get_by_role("button", name=title)).to_have_count(0)
+    responses = [(response["action"], response["user"]["id"]) for response in await screen.take_responses()]
+    assert sorted(responses) == [("herald.acknowledge", PERSON), ("retry", PERSON)]
 
     await expect(card.get_by_text("Mute this thread for 7 days")).to_be_hidden()
-    await screen.press(card, "Manage")
+    await screen.press_button(card, "Manage")
     for title in ("Mute this thread for 7 days", "Turn off Builds", "Remind me in 1 hour", "Preferences"):
         await expect(card.get_by_role("button", name=title)).to_be_visible()
-    await screen.picture("acted", card)
+    await screen.save_picture("acted", card)
 
-    await screen.press(card, "Why did I get this?")
-    why = await screen.card("It was sent directly to you.")
+    await screen.press_button(card, "Why did I get this?")
+    why = await screen.find_card("It was sent directly to you.")
     await expect(why).to_contain_text("Category Builds: Delivered immediately (the default of this category).")
-    await screen.press(why, "Back")
-    await expect(await screen.card("Build 42 failed")).to_contain_text("Acknowledged on ")
+    await screen.press_button(why, "Back")
+    await expect(await screen.find_card("Build 42 failed")).to_contain_text("Acknowledged on ")
 
 
-async def test_preferences_typed_in_the_chat_are_saved_in_place(screen: Screen) -> None:
-    before = await screen.preferences()
-    await screen.write("preferences")
-    card = await screen.card("Turn off all notifications except mandatory ones")
+async def test_preferences_card_reports_invalid_input_and_saves_valid_input(screen: Screen) -> None:
+    before = await screen.read_preferences()
+    await screen.write_message("preferences")
+    card = await screen.find_card("Turn off all notifications except mandatory ones")
     await expect(card).to_contain_text("Security: mandatory, always on")
     await card.get_by_role("combobox", name="Builds").click()
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
     await card.get_by_label("Quiet hours").fill("whenever")
-    await screen.press(card, "Save")
+    await screen.press_button(card, "Save")
     await expect(card).to_contain_text("'whenever' is not a day of the week")
     await expect(card).to_contain_text("Not saved yet")
-    assert await screen.preferences() == before
+    assert await screen.read_preferences() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
     await card.get_by_label("Quiet hours").fill("mon-fri 18:00-8:00; sat,sun")
-    await screen.press(card, "Save")
+    await screen.press_button(card, "Save")
     await expect(card).to_contain_text("Preferences saved")
-    preferences = await screen.preferences()
+    preferences = await screen.read_preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "mon-fri 18:00-08:00; sat,sun")
     await expect(card.get_by_label("Quiet hours")).to_have_value(preferences.quiet)
-    await screen.picture("preferences", card)
+    await screen.save_picture("preferences", card)
 
 
-async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
+async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> None:
     await screen.services.conversations.change_preferences(
         TENANT,
         ReferenceKind.USER,
@@ -236,51 +240,51 @@ async def test_what_was_kept_comes_on_one_card(screen: Screen) -> None:
         lambda old: old.with_mode("builds", Mode.DIGEST).with_mode("releases", Mode.DIGEST),
     )
     for number in (50, 51, 52):
-        told = {"title": f"Build {number} failed", "result": f"Production still runs build {number - 1}"}
-        last = screen.chat.send(FAILED | told, thread={"key": "main", "onRepeat": "update"})
-    alone = [
+        update = {"title": f"Build {number} failed", "result": f"Production still runs build {number - 1}"}
+        last = screen.chat.send(FAILED | update, thread={"key": "main", "onRepeat": "update"})
+    releases = [
         screen.chat.send(
             {"title": f"Release {n} is out", "text": "12 changes", "link": FAILED["link"]}, category="releases"
         )
         for n in range(1, 8)
     ]
-    urgent = screen.chat.send({"title": "Disk of db-2 is full", "result": "Builds stand still"}, priority="urgent")
-    await screen.kept(last, urgent, *alone)
-    await screen.write("digest now")
-    card = await screen.card("Digest: 11 notifications")
+    urgent = screen.chat.send({"title": "Disk of db-2 is full", "result": "Builds are blocked"}, priority="urgent")
+    await screen.wait_until_held(last, urgent, *releases)
+    await screen.write_message("digest now")
+    card = await screen.find_card("Digest: 11 notifications")
     for text in ("Urgent: Disk of db-2 is full", "Build 52 failed · Production still runs build 51 · 3 updates"):
         await expect(card).to_contain_text(text)
     await expect(card).not_to_contain_text("Build 51 failed")
     await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
-    await screen.picture("digest", card)
-    await screen.press(card, "Show 2 more")
+    await screen.save_picture("digest", card)
+    await screen.press_button(card, "Show 2 more")
     await expect(card.get_by_text("Release 1 is out")).to_be_visible()
-    for key in (last, urgent, *alone):
-        assert (await screen.ended(key)).state is DeliveryState.DIGESTED
+    for key in (last, urgent, *releases):
+        assert (await screen.wait_until_final(key)).state is DeliveryState.DIGESTED
 
 
-async def test_an_opt_out_by_button_stops_that_category_and_no_other(screen: Screen) -> None:
+async def test_opt_out_button_turns_off_only_its_category(screen: Screen) -> None:
     screen.chat.send(FAILED | {"title": "Build 43 failed"})
-    card = await screen.card("Build 43 failed")
-    await screen.press(card, "Manage")
-    await screen.press(card, "Turn off Builds")
+    card = await screen.find_card("Build 43 failed")
+    await screen.press_button(card, "Manage")
+    await screen.press_button(card, "Turn off Builds")
     await expect(card).to_contain_text("Builds is now off for you.")
 
-    again = screen.chat.send({"title": "Build 44 failed"})
-    stopped = await screen.ended(again)
-    assert (stopped.state, stopped.reason) == (DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
+    key = screen.chat.send({"title": "Build 44 failed"})
+    suppressed = await screen.wait_until_final(key)
+    assert (suppressed.state, suppressed.reason) == (DeliveryState.SUPPRESSED, Reason.OPTED_OUT)
     screen.chat.send({"title": "Release 7 is out"}, category="releases")
-    await screen.card("Release 7 is out")
+    await screen.find_card("Release 7 is out")
     screen.chat.send({"title": "Change your password"}, category="security")
-    mandatory = await screen.card("Change your password")
-    await screen.press(mandatory, "Manage")
+    mandatory = await screen.find_card("Change your password")
+    await screen.press_button(mandatory, "Manage")
     await expect(mandatory.get_by_role("button", name="Move Security to my digest")).to_be_visible()
     await expect(mandatory.get_by_role("button", name="Turn off Security")).to_have_count(0)
     await expect(screen.page.get_by_text("Build 44 failed")).to_have_count(0)
 
 
-async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> None:
-    for typed, title, told in (
+async def test_commands_written_in_chat_are_answered(screen: Screen) -> None:
+    for text, title, answer in (
         ("help", "What you can write", "pause 2h | until 14:00 | until monday"),
         ("puase 2h", "There is no such command", "Did you mean “pause 2h”?"),
         ("pause 2h", "Paused until ", "Write “resume” to get them earlier"),
@@ -288,8 +292,8 @@ async def test_what_is_typed_in_the_chat_is_answered_there(screen: Screen) -> No
         ("status", "Status", "paused until "),
         ("timezone Springfield", "Nothing was changed", "is not an IANA or Windows time zone"),
     ):
-        await screen.write(typed)
-        await expect(await screen.card(title)).to_contain_text(told)
-    preferences = await screen.preferences()
+        await screen.write_message(text)
+        await expect(await screen.find_card(title)).to_contain_text(answer)
+    preferences = await screen.read_preferences()
     assert preferences.paused_until
     assert preferences.topics == ("releases",)

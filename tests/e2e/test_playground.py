@@ -1,4 +1,4 @@
-"""What the real Playground is told by the app without an app id."""
+"""The app without an app id sends its messages to the real Playground."""
 
 from __future__ import annotations
 
@@ -11,48 +11,49 @@ from urllib.parse import quote
 
 import aiohttp
 
-from tests.e2e.conftest import Clock
-from tests.e2e.playground import CHAT, Chat, open_chat
+from tests.e2e.conftest import MovedClock
+from tests.e2e.playground import CHAT, PlaygroundChat, open_chat
 
 
 @dataclass(frozen=True)
-class Listener:
-    """The chat with the bot installed in it, and what its page would be told."""
+class ChatListener:
+    """A chat with the bot installed, and the stream of events that the chat's page would get."""
 
-    chat: Chat
+    chat: PlaygroundChat
     stream: aiohttp.ClientWebSocketResponse
 
-    async def arrives(self, text: str) -> str:
-        """The next thing told to the page that contains `text`."""
+    async def wait_for(self, text: str) -> str:
+        """Return the next event that contains `text`."""
         async for frame in self.stream:
             if text in str(frame.data):
                 return str(frame.data)
-        raise AssertionError("the Playground has closed its stream")
+        raise AssertionError("the Playground closed its stream")
 
 
 @asynccontextmanager
-async def listening(connection: str, folder: Path, **settings: str) -> AsyncIterator[Listener]:
+async def open_listener(connection: str, folder: Path, **settings: str) -> AsyncIterator[ChatListener]:
     with open_chat(connection, folder, **settings) as chat:
         async with aiohttp.ClientSession(chat.url) as http:
             stream = await http.ws_connect("/_ws_conversation/v1/conversations/stream")
             async with http.post(f"/_debug/conversation/{quote(CHAT)}/installation", json={}) as answer:
                 assert answer.status == 200
-            found = Listener(chat, stream)
-            await found.arrives("Welcome to Herald")  # only then has the app seen to the installation
-            yield found
+            listener = ChatListener(chat, stream)
+            await listener.wait_for("Welcome to Herald")  # only then has the app handled the installation
+            yield listener
             await stream.close()
 
 
-async def test_what_is_put_on_the_queue_is_seen_arriving_in_the_chat(connection: str, tmp_path: Path) -> None:
-    """At once or, with a schedule, at its minute."""
+async def test_notification_arrives_in_chat_immediately_or_at_its_scheduled_minute(
+    connection: str, tmp_path: Path
+) -> None:
     at = datetime(2027, 3, 1, 9, tzinfo=UTC)
-    clock = Clock.begin(at - timedelta(seconds=3), 1)
-    async with listening(connection, tmp_path, HERALD_CLOCK=clock.setting) as listener:
+    clock = MovedClock.starting_at(at - timedelta(seconds=3), 1)
+    async with open_listener(connection, tmp_path, HERALD_CLOCK=clock.setting) as listener:
         listener.chat.send({"title": "Build 42 failed", "text": "Stage test failed"})
-        told = await listener.arrives("Build 42 failed")
-        assert "Stage test failed" in told
-        assert CHAT in told
-        wall = at.replace(tzinfo=None).isoformat(timespec="minutes")
-        listener.chat.send({"title": "Good morning"}, schedule={"at": wall, "timeZone": "UTC"})
-        await listener.arrives("Good morning")
+        event = await listener.wait_for("Build 42 failed")
+        assert "Stage test failed" in event
+        assert CHAT in event
+        local_time = at.replace(tzinfo=None).isoformat(timespec="minutes")
+        listener.chat.send({"title": "Good morning"}, schedule={"at": local_time, "timeZone": "UTC"})
+        await listener.wait_for("Good morning")
         assert clock.now() >= at

@@ -1,4 +1,4 @@
-"""Teams as these tests need it: keys that sign, a server that publishes them, and activities of every kind."""
+"""Fixtures of a small Teams: signing keys, the server that publishes them, tokens, and activities as JSON."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ ISSUER = "https://api.botframework.com"
 
 @cache
 def private_key(number: int) -> rsa.RSAPrivateKey:
-    """The same key for the same number, made once."""
+    """Return the same key for the same number; each is generated once."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def services(**parts: Any) -> Services:
-    """Services of which only these parts are there."""
+def make_services(**parts: Any) -> Services:
+    """Return services that have only these parts."""
     return cast("Services", SimpleNamespace(**parts))
 
 
@@ -61,20 +61,20 @@ class Clock:
         self.now += timedelta(**by)
 
 
-def jwk(number: int, kid: str, endorsements: list[str] | None) -> dict[str, Any]:
+def public_jwk(number: int, key_id: str, endorsements: list[str] | None) -> dict[str, Any]:
     key = dict(jwt.algorithms.RSAAlgorithm.to_jwk(private_key(number).public_key(), as_dict=True))
-    key |= {"kid": kid, "use": "sig"}
+    key |= {"kid": key_id, "use": "sig"}
     return key if endorsements is None else key | {"endorsements": endorsements}
 
 
-class Publisher:
-    """An OpenID server on loopback; `keys` is what it publishes, `requests` what it was asked for."""
+class OpenIdServer:
+    """An OpenID server on loopback: publishes `keys`, and counts the `requests` for each document."""
 
     def __init__(self) -> None:
-        self.keys: list[Any] = [jwk(1, "key-1", ["msteams"])]
+        self.keys: list[Any] = [public_jwk(1, "key-1", ["msteams"])]
         self.metadata: object = None
         self.status = 200
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.hold: asyncio.Event | None = None
         self.requests: Counter[str] = Counter()
         self.url = ""
@@ -91,28 +91,26 @@ class Publisher:
         return runner
 
     async def _metadata(self, request: web.Request) -> web.Response:
-        return await self._answer("openid", self._default() if self.metadata is None else self.metadata)
-
-    def _default(self) -> object:
-        return {"issuer": ISSUER, "jwks_uri": f"{self.url}/keys"}
+        default = {"issuer": ISSUER, "jwks_uri": f"{self.url}/keys"}
+        return await self._answer("openid", default if self.metadata is None else self.metadata)
 
     async def _keys(self, request: web.Request) -> web.Response:
         return await self._answer("keys", {"keys": self.keys})
 
-    async def _answer(self, what: str, document: object) -> web.Response:
-        self.requests[what] += 1
-        self.asked.set()
+    async def _answer(self, name: str, document: object) -> web.Response:
+        self.requests[name] += 1
+        self.requested.set()
         if self.hold:
             await self.hold.wait()
         return web.Response(body=orjson.dumps(document), status=self.status, content_type="application/json")
 
 
 @pytest.fixture
-async def publisher() -> AsyncIterator[Publisher]:
-    publisher = Publisher()
-    runner = await publisher.start()
+async def openid_server() -> AsyncIterator[OpenIdServer]:
+    server = OpenIdServer()
+    runner = await server.start()
     try:
-        yield publisher
+        yield server
     finally:
         await runner.cleanup()
 
@@ -129,28 +127,28 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(publisher: Publisher, session: aiohttp.ClientSession, clock: Clock) -> SigningKeys:
-    return SigningKeys(f"{publisher.url}/openid", session, clock)
+def keys(openid_server: OpenIdServer, session: aiohttp.ClientSession, clock: Clock) -> SigningKeys:
+    return SigningKeys(f"{openid_server.url}/openid", session, clock)
 
 
-def claims(**changed: object) -> dict[str, Any]:
-    """Those of a good token; None takes a claim away, a number is seconds from now."""
+def token_claims(**changed: object) -> dict[str, Any]:
+    """Return the claims of a valid token with changes. None removes a claim, a number is in seconds from now."""
     now = int(datetime.now(UTC).timestamp())
     good = {"iss": ISSUER, "aud": APP, "nbf": -5, "exp": 3600, "serviceurl": SERVICE_URL} | changed
     times = {name: now + value if isinstance(value, int) else value for name, value in good.items()}
     return {name: value for name, value in times.items() if value is not None}
 
 
-def sign(number: int = 1, kid: object = "key-1", *, algorithm: str = "RS256", **changed: object) -> str:
-    headers = {} if kid is None else {"kid": kid}
-    return jwt.encode(claims(**changed), private_key(number), algorithm=algorithm, headers=headers)
+def sign_token(number: int = 1, key_id: object = "key-1", *, algorithm: str = "RS256", **changed: object) -> str:
+    headers = {} if key_id is None else {"kid": key_id}
+    return jwt.encode(token_claims(**changed), private_key(number), algorithm=algorithm, headers=headers)
 
 
 def bearer(*arguments: Any, **changed: Any) -> str:
-    return f"Bearer {sign(*arguments, **changed)}"
+    return f"Bearer {sign_token(*arguments, **changed)}"
 
 
-def settings(**changed: str) -> Settings:
+def make_settings(**changed: str) -> Settings:
     good = {
         "MicrosoftAppId": APP,
         "MicrosoftAppPassword": "a secret",
@@ -160,8 +158,8 @@ def settings(**changed: str) -> Settings:
     return load_settings(good | changed)
 
 
-def activity(kind: str, **changed: Any) -> dict[str, Any]:
-    """What Teams sends from the person Ada in her personal chat; None takes a part away."""
+def activity_json(kind: str, **changed: Any) -> dict[str, Any]:
+    """Return an activity of Ada in her personal chat, with changes. None removes a field."""
     parts = {
         "type": kind,
         "id": "f:1",
@@ -176,8 +174,8 @@ def activity(kind: str, **changed: Any) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def message(**changed: Any) -> dict[str, Any]:
-    """A message, with what a client adds to it."""
+def message_json(**changed: Any) -> dict[str, Any]:
+    """Return a message of Ada in her personal chat, with the fields that a Teams client adds."""
     client = {
         "from": {"id": "29:ada", "aadObjectId": ADA, "name": "Ada"},
         "text": "hello",
@@ -186,10 +184,10 @@ def message(**changed: Any) -> dict[str, Any]:
         "localTimestamp": "2026-11-20T10:00:00.000+01:00",
         "entities": [{"type": "clientInfo", "locale": "de-DE", "country": "DE", "timezone": "Europe/Berlin"}],
     }
-    return activity("message", **(client | changed))
+    return activity_json("message", **(client | changed))
 
 
-def in_chat() -> dict[str, Any]:
+def group_chat_fields() -> dict[str, Any]:
     return {
         "conversation": {
             "conversationType": "groupChat", "isGroup": True, "tenantId": TENANT, "id": CHAT, "name": "Release crew",
@@ -197,18 +195,18 @@ def in_chat() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def in_team(at: str = TEAM, /, **data: Any) -> dict[str, Any]:
-    """A place in the team; `data` is added to `channelData`."""
+def channel_fields(channel: str = TEAM, /, **data: Any) -> dict[str, Any]:
+    """Return the fields of an activity in a channel of the team; `data` is added to `channelData`."""
     return {
-        "conversation": {"conversationType": "channel", "isGroup": True, "tenantId": TENANT, "id": at},
+        "conversation": {"conversationType": "channel", "isGroup": True, "tenantId": TENANT, "id": channel},
         "channelData": {
             "tenant": {"id": TENANT}, "team": {"id": TEAM, "name": "Platform", "aadGroupId": GROUP}, **data,
         },
     }  # fmt: skip
 
 
-class CountedTable(MemoryTable):
-    """A table, which counts what is asked of it."""
+class CountingTable(MemoryTable):
+    """A table that counts its reads and writes."""
 
     calls: Counter[str]
 
@@ -226,22 +224,22 @@ class CountedTable(MemoryTable):
 
 
 @pytest.fixture
-async def table() -> CountedTable:
+async def table() -> CountingTable:
     """Table Conversations."""
-    table = CountedTable(MemoryAccount().get_table_client("HeraldConversations"))
+    table = CountingTable(MemoryAccount().get_table_client("HeraldConversations"))
     table.calls = Counter()
     await table.create()
     return table
 
 
-class Memory:
-    """Storage that takes everything, or fails with `error`."""
+class ReferenceRecorder:
+    """Storage of conversation references: records what is saved, or fails with `error`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.saved: list[tuple[str, str, str]] = []
 
-    async def save(self, tenant: str, kind: str, identifier: str, seen: object, **_: object) -> None:
+    async def save(self, tenant: str, kind: str, identifier: str, observed: object, **_: object) -> None:
         if self.error:
             raise self.error
         self.saved.append((tenant, kind, identifier))
@@ -250,24 +248,24 @@ class Memory:
         return None
 
 
-class Untouched:
-    """Storage that must not be asked for anything."""
+class ForbiddenStorage:
+    """Storage that fails the test when it is used."""
 
     def __getattr__(self, name: str) -> object:
-        raise AssertionError(f"storage was asked to {name}")
+        raise AssertionError(f"storage was used: {name}")
 
 
 @pytest.fixture
-def untouched() -> Conversations:
-    return Conversations(Untouched())  # type: ignore[arg-type]
+def forbidden_storage() -> Conversations:
+    return Conversations(ForbiddenStorage())  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bot that only remembers: it answers nobody, and welcomes nobody."""
+def without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the bot store references only: it answers no command, and welcomes nobody."""
 
-    async def nothing(*_: object) -> None:
+    async def do_nothing(*_: object) -> None:
         return
 
     for name in ("dispatch_command", "welcome_people"):
-        monkeypatch.setattr(f"messages.bot.{name}", nothing)
+        monkeypatch.setattr(f"messages.bot.{name}", do_nothing)

@@ -12,31 +12,31 @@ from azure.core.exceptions import ServiceRequestError
 
 from messages import functions
 from messages.auth.admission import is_local_caller
-from tests.messages.conftest import Clock, Memory, activity, settings
+from tests.messages.conftest import Clock, ReferenceRecorder, activity_json, make_settings
 
-pytestmark = pytest.mark.usefixtures("silent")
+pytestmark = pytest.mark.usefixtures("without_answers")
 
 
 @pytest.fixture(autouse=True)
-def no_services_yet() -> Iterator[None]:
+def close_endpoint() -> Iterator[None]:
     yield
     functions._opened = None
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    """The services of a developer's machine, with a storage in memory."""
-    memory = Memory()
-    configured = settings(
+def recorder(monkeypatch: pytest.MonkeyPatch) -> ReferenceRecorder:
+    """The storage of the services that the trigger opens, as on a developer's machine."""
+    recorder = ReferenceRecorder()
+    configured = make_settings(
         MicrosoftAppId="", MicrosoftAppPassword="", MicrosoftAppTenantId="", AZURE_FUNCTIONS_ENVIRONMENT="Development"
     )
-    stand = SimpleNamespace(settings=configured, conversations=memory, http=None, real_time=Clock())
+    opened_services = SimpleNamespace(settings=configured, conversations=recorder, http=None, real_time=Clock())
 
     async def services() -> object:
-        return stand
+        return opened_services
 
     monkeypatch.setattr(functions, "get_services", services)
-    return memory
+    return recorder
 
 
 async def post(body: object, host: str = "127.0.0.1:7071") -> func.HttpResponse:
@@ -52,17 +52,17 @@ async def post(body: object, host: str = "127.0.0.1:7071") -> func.HttpResponse:
     return response
 
 
-LOCAL = "http://127.0.0.1:56150/_connector"
+LOOPBACK_URL = "http://127.0.0.1:56150/_connector"
 
 
-async def test_an_activity_goes_through_the_trigger(memory: Memory) -> None:
-    response = await post(activity("message", serviceUrl=LOCAL))
+async def test_trigger_passes_the_activity_to_the_endpoint(recorder: ReferenceRecorder) -> None:
+    response = await post(activity_json("message", serviceUrl=LOOPBACK_URL))
     assert (response.status_code, response.get_body()) == (200, b"")
-    assert memory.saved
+    assert recorder.saved
 
 
-async def test_401_names_the_scheme_that_is_wanted(memory: Memory) -> None:
-    response = await post(activity("message", serviceUrl=LOCAL), host="elsewhere.example")
+async def test_401_names_the_authentication_scheme(recorder: ReferenceRecorder) -> None:
+    response = await post(activity_json("message", serviceUrl=LOOPBACK_URL), host="elsewhere.example")
     assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert response.mimetype == "application/json"
 
@@ -74,13 +74,13 @@ async def test_503_while_storage_cannot_be_opened(
         raise ServiceRequestError("no connection to a secret place")
 
     monkeypatch.setattr(functions, "get_services", services)
-    response = await post(activity("message"))
+    response = await post(activity_json("message"))
     assert response.status_code == 503
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "secret" not in caplog.text
 
 
-def test_the_trigger_takes_posts_and_needs_no_key() -> None:
+def test_trigger_accepts_post_without_a_function_key() -> None:
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(functions.blueprint)
     [function] = app.get_functions()
@@ -92,14 +92,14 @@ def test_the_trigger_takes_posts_and_needs_no_key() -> None:
     )  # fmt: skip
 
 
-def test_a_request_has_its_header_names_in_lower_case() -> None:
+def test_header_names_of_a_request_are_in_lower_case() -> None:
     assert is_local_caller(func.HttpRequest("POST", "/", headers={"HOST": "localhost"}, body=b"").headers)
     forwarded = {"Host": "localhost", "X-Forwarded-For": "203.0.113.7"}
     assert not is_local_caller(func.HttpRequest("POST", "/", headers=forwarded, body=b"").headers)
 
 
-def test_a_worker_that_only_sends_never_imports_botbuilder() -> None:
-    late = ("botbuilder", "messages.endpoint")
-    script = f"import sys, messages.functions; print([m for m in {late} if m in sys.modules])"
+def test_worker_that_only_sends_does_not_import_botbuilder() -> None:
+    lazy_modules = ("botbuilder", "messages.endpoint")
+    script = f"import sys, messages.functions; print([m for m in {lazy_modules} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

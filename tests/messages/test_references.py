@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from messages.activity.references import MAX_NAME_CHARS, changes, event_time
-from messages.activity.schema import Incoming
+from messages.activity.references import MAX_NAME_CHARS, find_reference_changes, get_occurrence_time
+from messages.activity.schema import Activity
 from shared.states import ReferenceKind, ReferenceStatus
 from tests.messages.conftest import (
     ADA,
@@ -20,49 +20,49 @@ from tests.messages.conftest import (
     SERVICE_URL,
     TEAM,
     TENANT,
-    activity,
-    in_chat,
-    in_team,
-    message,
+    activity_json,
+    channel_fields,
+    group_chat_fields,
+    message_json,
 )
 
 Rows = dict[tuple[ReferenceKind, str], tuple[dict[str, str], ReferenceStatus | None]]
 
 THREAD = f"{CHANNEL};messageid=1481567603816"
-HERE = {"service_url": SERVICE_URL, "bot_id": BOT}
-PERSONAL_CHAT = HERE | {"conversation_id": PERSONAL, "conversation_type": "personal"}
-GROUP_CHAT = HERE | {"conversation_id": CHAT, "conversation_type": "groupChat", "name": "Release crew"}
+BOT_DATA = {"service_url": SERVICE_URL, "bot_id": BOT}
+PERSONAL_CHAT = BOT_DATA | {"conversation_id": PERSONAL, "conversation_type": "personal"}
+GROUP_CHAT = BOT_DATA | {"conversation_id": CHAT, "conversation_type": "groupChat", "name": "Release crew"}
 CLIENT = {"name": "Ada", "locale": "de-DE", "time_zone": "Europe/Berlin"}
-ADA_KNOWN = {"user_id": "29:ada", "service_url": SERVICE_URL}
-BEN_KNOWN = {"user_id": "29:ben", "service_url": SERVICE_URL}
+ADA_DATA = {"user_id": "29:ada", "service_url": SERVICE_URL}
+BEN_DATA = {"user_id": "29:ben", "service_url": SERVICE_URL}
 
 ADA_ROW, BEN_ROW = (ReferenceKind.USER, ADA), (ReferenceKind.USER, BEN)
 ALIAS = (ReferenceKind.CONVERSATION, PERSONAL)
 TEAM_ROW, GROUP_ROW = (ReferenceKind.TEAM, TEAM), (ReferenceKind.TEAM, GROUP)
-TEAM_SEEN = HERE | {"name": "Platform", "group": GROUP}
+TEAM_DATA = BOT_DATA | {"name": "Platform", "group": GROUP}
 BEN_ACCOUNT = {"id": "29:ben", "aadObjectId": BEN}
 
 
-def rows(body: Mapping[str, Any]) -> Rows:
-    """What an activity changes but for the tenant's row, without what it does not show."""
-    found = changes(Incoming.model_validate(body), TENANT)
-    tenant, *others = found
-    assert (tenant.kind, tenant.id, tenant.seen, tenant.status) == (
+def changed_rows(body: Mapping[str, Any]) -> Rows:
+    """Return the find_reference_changes of an activity, without that of the tenant's row and without empty values."""
+    changes = find_reference_changes(Activity.model_validate(body), TENANT)
+    tenant, *others = changes
+    assert (tenant.kind, tenant.id, tenant.observed, tenant.status) == (
         ReferenceKind.TENANT, TENANT, {"service_url": body.get("serviceUrl", "")}, None,
     )  # fmt: skip
-    assert len({(change.kind, change.id) for change in found}) == len(found)
+    assert len({(change.kind, change.id) for change in changes}) == len(changes)
     return {
-        (change.kind, change.id): ({name: value for name, value in change.seen.items() if value}, change.status)
+        (change.kind, change.id): ({name: value for name, value in change.observed.items() if value}, change.status)
         for change in others
     }
 
 
-def channel_seen(channel: str, **more: str) -> dict[str, str]:
-    return HERE | {"conversation_id": channel, "conversation_type": "channel", "team": TEAM} | more
+def channel_data(channel: str, **more: str) -> dict[str, str]:
+    return BOT_DATA | {"conversation_id": channel, "conversation_type": "channel", "team": TEAM} | more
 
 
 def team_event(event: str, **data: Any) -> dict[str, Any]:
-    return activity("conversationUpdate", **in_team(eventType=event, **data))
+    return activity_json("conversationUpdate", **channel_fields(eventType=event, **data))
 
 
 INSTALLED: Rows = {
@@ -71,173 +71,175 @@ INSTALLED: Rows = {
 }
 UNINSTALLED: Rows = {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, ReferenceStatus.UNINSTALLED)}
 TEAM_INSTALLED: Rows = {
-    TEAM_ROW: (TEAM_SEEN, ReferenceStatus.ACTIVE),
+    TEAM_ROW: (TEAM_DATA, ReferenceStatus.ACTIVE),
     GROUP_ROW: ({"team": TEAM}, None),
-    (ReferenceKind.CONVERSATION, TEAM): (channel_seen(TEAM), ReferenceStatus.ACTIVE),
-    ADA_ROW: (ADA_KNOWN, None),
+    (ReferenceKind.CONVERSATION, TEAM): (channel_data(TEAM), ReferenceStatus.ACTIVE),
+    ADA_ROW: (ADA_DATA, None),
 }
-TEAM_UNINSTALLED: Rows = {TEAM_ROW: (TEAM_SEEN, ReferenceStatus.UNINSTALLED)}
+TEAM_UNINSTALLED: Rows = {TEAM_ROW: (TEAM_DATA, ReferenceStatus.UNINSTALLED)}
 
 CASES: dict[str, tuple[dict[str, Any], Rows]] = {
-    "a personal install makes the person and the alias of the chat": (
-        activity("installationUpdate", action="add"),
+    "personal install creates the person and the alias of the chat": (
+        activity_json("installationUpdate", action="add"),
         INSTALLED,
     ),
-    "so does an upgrade": (activity("installationUpdate", action="add-upgrade"), INSTALLED),
-    "so does the bot as a new member": (activity("conversationUpdate", membersAdded=[{"id": BOT}]), INSTALLED),
-    "an install tells the locale of the client": (
-        activity("installationUpdate", action="add", entities=[{"type": "clientInfo", "locale": "en-GB"}]),
+    "personal upgrade does the same": (activity_json("installationUpdate", action="add-upgrade"), INSTALLED),
+    "bot as a new member does the same": (activity_json("conversationUpdate", membersAdded=[{"id": BOT}]), INSTALLED),
+    "install with the locale of the client": (
+        activity_json("installationUpdate", action="add", entities=[{"type": "clientInfo", "locale": "en-GB"}]),
         INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada", "locale": "en-GB"}, ReferenceStatus.ACTIVE)},
     ),
-    "an object id is kept in lower case": (
-        activity("installationUpdate", action="add", **{"from": {"id": "29:ada", "aadObjectId": ADA.upper()}}),
+    "object id is stored in lower case": (
+        activity_json("installationUpdate", action="add", **{"from": {"id": "29:ada", "aadObjectId": ADA.upper()}}),
         INSTALLED,
     ),
-    "the person is among the members where the sender has no object id": (
-        activity(
+    "person is found among the members if the sender has no object id": (
+        activity_json(
             "conversationUpdate",
             membersAdded=[{"id": BOT}, {"id": "29:ada", "aadObjectId": ADA}],
             **{"from": {"id": "29:ada"}},
         ),
         INSTALLED,
     ),
-    "a bot that adds itself is no person": (
-        activity(
+    "bot that adds itself is not a person": (
+        activity_json(
             "conversationUpdate",
             membersAdded=[{"id": BOT}],
             **{"from": {"id": BOT, "aadObjectId": BEN}},
         ),
         {},
     ),
-    "a person without an object id leaves nothing but the tenant": (
-        activity("installationUpdate", action="add", **{"from": {"id": "29:ada"}}),
+    "person without an object id find_reference_changes the tenant only": (
+        activity_json("installationUpdate", action="add", **{"from": {"id": "29:ada"}}),
         {},
     ),
-    "a personal uninstall retires the person": (activity("installationUpdate", action="remove"), UNINSTALLED),
-    "so does its upgrade": (activity("installationUpdate", action="remove-upgrade"), UNINSTALLED),
-    "so does the bot as a former member": (
-        activity("conversationUpdate", membersRemoved=[{"id": BOT}]),
+    "personal uninstall deactivates the person": (activity_json("installationUpdate", action="remove"), UNINSTALLED),
+    "remove-upgrade does the same": (activity_json("installationUpdate", action="remove-upgrade"), UNINSTALLED),
+    "bot as a removed member does the same": (
+        activity_json("conversationUpdate", membersRemoved=[{"id": BOT}]),
         UNINSTALLED,
     ),
-    "a personal message is proof of life and tells about the client": (
-        message(),
+    "personal message activates the person and has the settings of the client": (
+        message_json(),
         INSTALLED | {ADA_ROW: (PERSONAL_CHAT | CLIENT | {"user_id": "29:ada"}, ReferenceStatus.ACTIVE)},
     ),
-    "other activities refresh and leave the status": (
-        activity("messageReaction", reactionsAdded=[{"type": "like"}]),
+    "other activity refreshes without a status": (
+        activity_json("messageReaction", reactionsAdded=[{"type": "like"}]),
         INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, None)},
     ),
-    "so do those of unknown types": (
-        activity("somethingNew"),
+    "activity of unknown type does the same": (
+        activity_json("somethingNew"),
         INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, None)},
     ),
-    "so do installation updates of unknown actions": (
-        activity("installationUpdate", action="pause"),
+    "installation update of unknown action does the same": (
+        activity_json("installationUpdate", action="pause"),
         INSTALLED | {ADA_ROW: (PERSONAL_CHAT | {"user_id": "29:ada"}, None)},
     ),
-    "a group chat's install makes the chat and the person without a chat": (
-        activity("installationUpdate", action="add", **in_chat()),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN, None)},
+    "install in a group chat creates the chat, and the person without a chat": (
+        activity_json("installationUpdate", action="add", **group_chat_fields()),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_DATA, None)},
     ),
-    "a group chat's uninstall retires the chat": (
-        activity("installationUpdate", action="remove", **in_chat()),
+    "uninstall from a group chat deactivates the chat": (
+        activity_json("installationUpdate", action="remove", **group_chat_fields()),
         {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.UNINSTALLED)},
     ),
-    "a group chat's message leaves the sender's own chat alone": (
-        message(**in_chat()),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+    "message in a group chat does not change the sender's own chat": (
+        message_json(**group_chat_fields()),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_DATA | CLIENT, None)},
     ),
-    "a chat without a type is a group where Teams says so": (
-        message(conversation={"isGroup": True, "tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+    "conversation without a type is a group chat if isGroup says so": (
+        message_json(conversation={"isGroup": True, "tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_DATA | CLIENT, None)},
     ),
-    "or where its id says so": (
-        message(conversation={"tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_KNOWN | CLIENT, None)},
+    "conversation without a type is a group chat if its id says so": (
+        message_json(conversation={"tenantId": TENANT, "id": CHAT, "name": "Release crew"}),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, ReferenceStatus.ACTIVE), ADA_ROW: (ADA_DATA | CLIENT, None)},
     ),
-    "people added to a group chat become known": (
-        activity("conversationUpdate", membersAdded=[BEN_ACCOUNT | {"name": "Ben"}], **in_chat()),
+    "people added to a group chat get a row": (
+        activity_json("conversationUpdate", membersAdded=[BEN_ACCOUNT | {"name": "Ben"}], **group_chat_fields()),
         {
             (ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None),
-            ADA_ROW: (ADA_KNOWN, None),
-            BEN_ROW: (BEN_KNOWN | {"name": "Ben"}, None),
+            ADA_ROW: (ADA_DATA, None),
+            BEN_ROW: (BEN_DATA | {"name": "Ben"}, None),
         },
     ),
-    "people removed keep their rows as they are": (
-        activity("conversationUpdate", membersRemoved=[BEN_ACCOUNT], **in_chat()),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
+    "people removed from a group chat keep their changed_rows": (
+        activity_json("conversationUpdate", membersRemoved=[BEN_ACCOUNT], **group_chat_fields()),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_DATA, None)},
     ),
-    "the bot added to a team makes team, alias and General channel": (
-        activity("conversationUpdate", membersAdded=[{"id": BOT}], **in_team(eventType="teamMemberAdded")),
+    "bot added to a team creates team, alias and General channel": (
+        activity_json("conversationUpdate", membersAdded=[{"id": BOT}], **channel_fields(eventType="teamMemberAdded")),
         TEAM_INSTALLED,
     ),
-    "so does the team's install, and the chosen channel too": (
-        activity(
+    "install in a team creates the selected channel too": (
+        activity_json(
             "installationUpdate",
             action="add",
-            **in_team(settings={"selectedChannel": {"id": CHANNEL, "name": "Deployments"}}),
+            **channel_fields(settings={"selectedChannel": {"id": CHANNEL, "name": "Deployments"}}),
         ),
         TEAM_INSTALLED
-        | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE)},
+        | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE)},
     ),
-    "an install in a channel makes the General channel too": (
-        activity("installationUpdate", action="add", **in_team(CHANNEL)),
-        TEAM_INSTALLED | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL), ReferenceStatus.ACTIVE)},
+    "install in a channel creates the General channel too": (
+        activity_json("installationUpdate", action="add", **channel_fields(CHANNEL)),
+        TEAM_INSTALLED | {(ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL), ReferenceStatus.ACTIVE)},
     ),
-    "a group id is kept in lower case": (
-        activity(
+    "group id is stored in lower case": (
+        activity_json(
             "installationUpdate",
             action="add",
-            **in_team(team={"id": TEAM, "name": "Platform", "aadGroupId": GROUP.upper()}),
+            **channel_fields(team={"id": TEAM, "name": "Platform", "aadGroupId": GROUP.upper()}),
         ),
         TEAM_INSTALLED,
     ),
-    "the bot removed from a team retires the team alone": (
-        activity("conversationUpdate", membersRemoved=[{"id": BOT}], **in_team(eventType="teamMemberRemoved")),
+    "bot removed from a team deactivates the team only": (
+        activity_json(
+            "conversationUpdate", membersRemoved=[{"id": BOT}], **channel_fields(eventType="teamMemberRemoved")
+        ),
         TEAM_UNINSTALLED,
     ),
-    "so does the team's uninstall": (
-        activity("installationUpdate", action="remove", **in_team(CHANNEL)),
+    "uninstall from a team does the same": (
+        activity_json("installationUpdate", action="remove", **channel_fields(CHANNEL)),
         TEAM_UNINSTALLED,
     ),
-    "an uninstall that names no team retires the channel": (
-        activity("installationUpdate", action="remove", **in_team(CHANNEL) | {"channelData": None}),
-        {(ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, ReferenceStatus.UNINSTALLED)},
+    "uninstall without a team deactivates the channel": (
+        activity_json("installationUpdate", action="remove", **channel_fields(CHANNEL) | {"channelData": None}),
+        {(ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL) | {"team": ""}, ReferenceStatus.UNINSTALLED)},
     ),
-    "a channel's message refreshes team, channel and person": (
-        message(**in_team(THREAD, channel={"id": CHANNEL, "name": "Deployments"})),
+    "message in a channel refreshes team, channel and person": (
+        message_json(**channel_fields(THREAD, channel={"id": CHANNEL, "name": "Deployments"})),
         {
-            TEAM_ROW: (TEAM_SEEN, ReferenceStatus.ACTIVE),
+            TEAM_ROW: (TEAM_DATA, ReferenceStatus.ACTIVE),
             GROUP_ROW: ({"team": TEAM}, None),
-            (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE),
-            ADA_ROW: (ADA_KNOWN | CLIENT, None),
+            (ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL, name="Deployments"), ReferenceStatus.ACTIVE),
+            ADA_ROW: (ADA_DATA | CLIENT, None),
         },
     ),
-    "a channel's message may name neither team nor group": (
-        message(**in_team(THREAD) | {"channelData": {"tenant": {"id": TENANT}}}),
+    "message in a channel without team and group": (
+        message_json(**channel_fields(THREAD) | {"channelData": {"tenant": {"id": TENANT}}}),
         {
-            (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL) | {"team": ""}, ReferenceStatus.ACTIVE),
-            ADA_ROW: (ADA_KNOWN | CLIENT, None),
+            (ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL) | {"team": ""}, ReferenceStatus.ACTIVE),
+            ADA_ROW: (ADA_DATA | CLIENT, None),
         },
     ),
-    "people added to a team become known": (
-        activity("conversationUpdate", membersAdded=[BEN_ACCOUNT], **in_team(eventType="teamMemberAdded")),
+    "people added to a team get a row": (
+        activity_json("conversationUpdate", membersAdded=[BEN_ACCOUNT], **channel_fields(eventType="teamMemberAdded")),
         {
-            TEAM_ROW: (TEAM_SEEN, None),
+            TEAM_ROW: (TEAM_DATA, None),
             GROUP_ROW: ({"team": TEAM}, None),
-            (ReferenceKind.CONVERSATION, TEAM): (channel_seen(TEAM), None),
-            ADA_ROW: (ADA_KNOWN, None),
-            BEN_ROW: (BEN_KNOWN, None),
+            (ReferenceKind.CONVERSATION, TEAM): (channel_data(TEAM), None),
+            ADA_ROW: (ADA_DATA, None),
+            BEN_ROW: (BEN_DATA, None),
         },
     ),
-    "new members without an object id stay unknown": (
-        activity("conversationUpdate", membersAdded=[{"id": "29:ben"}, {"id": "28:other"}], **in_chat()),
-        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_KNOWN, None)},
+    "new members without an object id get no row": (
+        activity_json("conversationUpdate", membersAdded=[{"id": "29:ben"}, {"id": "28:other"}], **group_chat_fields()),
+        {(ReferenceKind.CONVERSATION, CHAT): (GROUP_CHAT, None), ADA_ROW: (ADA_DATA, None)},
     ),
     **{
-        f"{event} writes the team": (
+        f"{event} find_reference_changes the team": (
             team_event(event),
-            {TEAM_ROW: (TEAM_SEEN, status), GROUP_ROW: ({"team": TEAM}, None)},
+            {TEAM_ROW: (TEAM_DATA, status), GROUP_ROW: ({"team": TEAM}, None)},
         )
         for event, status in (
             ("teamRenamed", None),
@@ -247,16 +249,16 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
         )
     },
     **{
-        f"{event} retires the team": (team_event(event), {TEAM_ROW: (TEAM_SEEN, ReferenceStatus.DELETED)})
+        f"{event} deactivates the team": (team_event(event), {TEAM_ROW: (TEAM_DATA, ReferenceStatus.DELETED)})
         for event in ("teamDeleted", "teamHardDeleted")
     },
     **{
-        f"{event} writes the channel, and the team as it is": (
+        f"{event} find_reference_changes the channel, and refreshes the team without a status": (
             team_event(event, channel={"id": CHANNEL, "name": "Deployments"}),
             {
-                TEAM_ROW: (TEAM_SEEN, None),
+                TEAM_ROW: (TEAM_DATA, None),
                 GROUP_ROW: ({"team": TEAM}, None),
-                (ReferenceKind.CONVERSATION, CHANNEL): (channel_seen(CHANNEL, name="Deployments"), status),
+                (ReferenceKind.CONVERSATION, CHANNEL): (channel_data(CHANNEL, name="Deployments"), status),
             },
         )
         for event, status in (
@@ -270,18 +272,19 @@ CASES: dict[str, tuple[dict[str, Any], Rows]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_references(name: str) -> None:
+def test_activity_changes_these_rows(name: str) -> None:
     body, expected = CASES[name]
-    assert rows(body) == {
-        key: ({column: value for column, value in seen.items() if value}, status)
-        for key, (seen, status) in expected.items()
+    assert changed_rows(body) == {
+        key: ({column: value for column, value in observed.items() if value}, status)
+        for key, (observed, status) in expected.items()
     }
 
 
-def test_what_retires_a_row_creates_none() -> None:
+def test_change_that_deactivates_a_row_does_not_create_it() -> None:
     for name, (body, _) in CASES.items():
-        for change in changes(Incoming.model_validate(body), TENANT):
-            assert change.create == (change.status not in (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)), name
+        for change in find_reference_changes(Activity.model_validate(body), TENANT):
+            is_inactive = change.status in (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)
+            assert change.creates_row != is_inactive, name
 
 
 @pytest.mark.parametrize(
@@ -299,8 +302,8 @@ def test_what_retires_a_row_creates_none() -> None:
         ({"localTimezone": None, "entities": [{"type": "mention", "timezone": "Asia/Tokyo"}]}, ""),
     ],
 )
-def test_only_iana_time_zones_are_kept(parts: dict[str, Any], expected: str) -> None:
-    assert rows(message(**parts))[ADA_ROW][0].get("time_zone", "") == expected
+def test_only_known_time_zones_are_stored(parts: dict[str, Any], expected: str) -> None:
+    assert changed_rows(message_json(**parts))[ADA_ROW][0].get("time_zone", "") == expected
 
 
 @pytest.mark.parametrize(
@@ -312,8 +315,8 @@ def test_only_iana_time_zones_are_kept(parts: dict[str, Any], expected: str) -> 
         ({"locale": "x" * 50, "entities": [{"type": "clientInfo", "locale": ["de"]}]}, ""),
     ],
 )
-def test_only_plausible_locales_are_kept(parts: dict[str, Any], expected: str) -> None:
-    assert rows(message(**parts))[ADA_ROW][0].get("locale", "") == expected
+def test_only_plausible_locales_are_stored(parts: dict[str, Any], expected: str) -> None:
+    assert changed_rows(message_json(**parts))[ADA_ROW][0].get("locale", "") == expected
 
 
 @pytest.mark.parametrize(
@@ -322,7 +325,7 @@ def test_only_plausible_locales_are_kept(parts: dict[str, Any], expected: str) -
 )
 def test_names_are_short_and_printable(name: str, expected: str) -> None:
     sender = {"id": "29:ada", "aadObjectId": ADA, "name": name}
-    assert rows(message(**{"from": sender}))[ADA_ROW][0]["name"].strip() == expected
+    assert changed_rows(message_json(**{"from": sender}))[ADA_ROW][0]["name"].strip() == expected
 
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -339,7 +342,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         (None, NOW),
     ],
 )
-def test_an_event_is_never_later_than_now(timestamp: str | None, expected: datetime) -> None:
-    at = event_time(Incoming.model_validate(activity("message", timestamp=timestamp)), NOW)
+def test_activity_is_never_later_than_now(timestamp: str | None, expected: datetime) -> None:
+    at = get_occurrence_time(Activity.model_validate(activity_json("message", timestamp=timestamp)), NOW)
     assert at == expected
-    assert at.tzinfo == timezone.utc  # noqa: UP017 (text of times is compared: one zone for all)
+    assert at.tzinfo == timezone.utc  # noqa: UP017 (times are compared as text: all need the same zone)

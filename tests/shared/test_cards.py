@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from messages.card_actions.preferences_form import Wrong, applied, changed
+from messages.card_actions.preferences_form import InvalidFields, apply_fields, find_changed_fields
 from notify.validation import check_content
 from shared.cards import action_verbs, refreshed, texts
 from shared.cards.actions import find_execute_actions, remove_actions
@@ -199,8 +199,8 @@ def test_reserved_names_are_allowed_in_action_data() -> None:
 def save(old: Preferences, _was: Preferences | None = None, /, **new: str) -> Preferences:
     """Return `old` after these fields were changed on a card that was drawn from it, or from `_was`."""
     initial = field_values(_was or old, CATEGORIES, NOW)
-    typed = changed(initial | {name.replace("__", "."): value for name, value in new.items()}, initial)
-    return applied(old, typed, initial, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
+    typed = find_changed_fields(initial | {name.replace("__", "."): value for name, value in new.items()}, initial)
+    return apply_fields(old, typed, initial, CATEGORIES, now=NOW, default_zone="Europe/Berlin")
 
 
 @pytest.mark.parametrize("preferences", [Preferences(), EVERYTHING])
@@ -243,7 +243,7 @@ def test_pause_changed_after_the_card_was_drawn_is_kept() -> None:
 
 
 def test_all_invalid_fields_are_reported_together() -> None:
-    with pytest.raises(Wrong) as wrong:
+    with pytest.raises(InvalidFields) as wrong:
         save(Preferences(), time_zone="Berlin", quiet="x", digest="hourly", category__builds="loud", pause="until x")
     assert set(wrong.value.errors) == {"time_zone", "quiet", "digest", "category.builds", "pause"}
 

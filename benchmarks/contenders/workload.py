@@ -1,4 +1,4 @@
-"""What each contender is told: whom to send to, what, and with which token."""
+"""The card, chats and credentials of a contender, passed to its process as a JSON file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Chat:
-    """A personal chat: its conversation id, and the person's `29:` id."""
+    """A personal chat: its conversation id and the person's id in Teams (`29:…`)."""
 
     conversation: str
     user: str
 
 
 @dataclass(frozen=True)
-class World:
-    """`token` is good for the connector of `service_url`; whoever fetches its own uses `secret` at `authority`."""
+class Workload:
+    """`token` is valid for `service_url`; contenders that fetch their own use `secret` and `authority`."""
 
     tenant: str
     app_id: str
@@ -35,9 +35,9 @@ class World:
         path.write_text(json.dumps(asdict(self)), "utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> World:
+    def load(cls, path: Path) -> Workload:
         values = json.loads(path.read_text("utf-8"))
-        return cls(**{**values, "chats": [Chat(**each) for each in values["chats"]]})
+        return cls(**{**values, "chats": [Chat(**chat) for chat in values["chats"]]})
 
 
 Send = Callable[[Chat], Awaitable[object]]

@@ -1,4 +1,4 @@
-"""People before the app's real endpoint: they write and click, and signed activities come in."""
+"""People who use the app through its real endpoint: they write messages and click on cards, as signed activities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from local.fake_teams.api import PersonView, TeamsEvent
-from messages.commands.dispatch import SOURCE
+from messages.commands.dispatch import ANSWER_SOURCE
 from messages.endpoint import open_endpoint
 from shared.cards.validation import find_faults
 from shared.preferences.preferences import Preferences
@@ -26,13 +26,13 @@ CARD, MESSAGE = "application/vnd.microsoft.card.adaptive", "application/vnd.micr
 
 
 @asynccontextmanager
-async def endpoint(herald: Herald) -> AsyncIterator[str]:
-    """The URL of the endpoint on these services."""
-    receiver = open_endpoint(herald.services)
+async def serve_endpoint(herald: Herald) -> AsyncIterator[str]:
+    """Serve the endpoint of these services; yields its URL."""
+    endpoint = open_endpoint(herald.services)
 
     async def receive(request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        answer = await receiver.receive(headers, await request.read())
+        answer = await endpoint.receive(headers, await request.read())
         return web.Response(status=answer.status, body=answer.body)
 
     app = web.Application()
@@ -47,16 +47,16 @@ async def endpoint(herald: Herald) -> AsyncIterator[str]:
 
 
 @dataclass
-class Chat:
-    """Somebody who writes to the app: in their own chat, or where `place` says."""
+class ChatUser:
+    """A person who writes to the app: in their own chat, or where `location` (parts of a `TeamsEvent`) says."""
 
     herald: Herald
     endpoint: str
     person: PersonView
-    place: dict[str, Any]
+    location: dict[str, Any]
 
     async def write(self, text: str, *, repeat: int = 1, **changes: Any) -> list[dict[str, Any]]:
-        """Write `text`; returns the activities that Teams sent for it."""
+        """Write a message; returns the activities that Teams sent for it."""
         event = TeamsEvent(
             kind="message",
             person=self.person.object_id,
@@ -64,56 +64,52 @@ class Chat:
             endpoint=self.endpoint,
             repeat=repeat,
             changes=changes,
-            **self.place,
+            **self.location,
         )
         answers = await self.herald.teams.send_event(event)
         assert [(answer.status, answer.body) for answer in answers] == [(200, "")] * repeat
         return [answer.activity for answer in answers]
 
-    async def again(self, activity: dict[str, Any]) -> None:
+    async def repeat(self, activity: dict[str, Any]) -> None:
         answer = await self.herald.teams.post(activity, endpoint=self.endpoint)
         assert answer.status == 200
 
-    async def told(self, activity: dict[str, Any]) -> StoredNotification | None:
-        """The answer to an activity, or None."""
+    async def find_answer(self, activity: dict[str, Any]) -> StoredNotification | None:
         identifier = f"{activity['conversation']['id']};{activity['id']}"
-        return await self.herald.services.notifications.get(notification_key(self.herald.tenant, SOURCE, identifier))
+        key = notification_key(self.herald.tenant, ANSWER_SOURCE, identifier)
+        return await self.herald.services.notifications.get(key)
 
-    async def ask(self, text: str, **changes: Any) -> Sequence[str]:
-        """Write `text`; returns the lines of the card that answers, the title first."""
+    async def run_command(self, text: str, **changes: Any) -> Sequence[str]:
+        """Write a command; returns the lines of the card that answers it, the title first."""
         [activity] = await self.write(text, **changes)
-        told = await self.told(activity)
-        assert told
-        assert told.purpose is Purpose.REPLY
-        assert told.content.category == CATEGORY
-        assert told.content.card
-        assert find_faults(told.content.card) == []
-        return lines(told.content.card)
+        answer = await self.find_answer(activity)
+        assert answer
+        assert answer.purpose is Purpose.REPLY
+        assert answer.content.category == CATEGORY
+        assert answer.content.card
+        assert find_faults(answer.content.card) == []
+        return card_lines(answer.content.card)
 
-    async def preferences(self) -> Preferences:
-        found = await self.herald.services.conversations.get(
-            self.herald.tenant, ReferenceKind.USER, self.person.object_id
-        )
-        assert found
-        return found.preferences
+    async def load_preferences(self) -> Preferences:
+        return await load_preferences(self.herald, self.person)
 
-    async def prefer(self, preferences: Preferences) -> None:
+    async def store_preferences(self, preferences: Preferences) -> None:
         await self.herald.services.conversations.change_preferences(
             self.herald.tenant, ReferenceKind.USER, self.person.object_id, lambda _: preferences
         )
 
 
 @dataclass
-class Desk:
-    """Somebody before a card, in their own chat or where `place` says."""
+class CardUser:
+    """A person who clicks on cards: in their own chat, or where `location` (parts of a `TeamsEvent`) says."""
 
     herald: Herald
     endpoint: str
     person: PersonView
-    place: dict[str, Any] = field(default_factory=dict)
+    location: dict[str, Any] = field(default_factory=dict)
 
     async def invoke(self, verb: str, data: dict[str, Any], reply_to: str | None = None, **more: Any) -> dict[str, Any]:
-        """The body of the answer to a click."""
+        """Send the invoke of a click; returns the body of the answer."""
         event = TeamsEvent(
             kind="cardAction",
             person=self.person.object_id,
@@ -121,7 +117,7 @@ class Desk:
             data=data,
             reply_to=reply_to,
             endpoint=self.endpoint,
-            **self.place,
+            **self.location,
             **more,
         )
         answers = await self.herald.teams.send_event(event)
@@ -134,63 +130,63 @@ class Desk:
         return dict(bodies[-1])
 
     async def click(self, card: dict[str, Any], verb: str, *, typed: Any = None, **more: Any) -> dict[str, Any]:
-        """Click the button of a card, with what was typed; the card that answers."""
-        body = await self.invoke(verb, button(card, verb)["data"] | (typed or {}), **more)
+        """Click a button of a card, with the inputs `typed`; returns the card that answers."""
+        body = await self.invoke(verb, find_button(card, verb)["data"] | (typed or {}), **more)
         assert body["type"] == CARD
         return dict(body["value"])
 
-    async def preferences(self) -> Preferences:
-        return await preferences(self.herald, self.person)
+    async def load_preferences(self) -> Preferences:
+        return await load_preferences(self.herald, self.person)
 
-    async def get(self, **data: Any) -> tuple[StoredNotification, dict[str, Any]]:
-        """Be sent a notification; returns it and the card that came."""
-        asked = await self.herald.ask(user(self.person), **({"content": CONTENT} | data))
+    async def receive_notification(self, **data: Any) -> tuple[StoredNotification, dict[str, Any]]:
+        """Have the app send the person a notification; returns it and its card."""
+        notification = await self.herald.ask(user(self.person), **({"content": CONTENT} | data))
         await self.herald.send()
-        return asked, (await self.cards())[-1]
+        return notification, (await self.received_cards())[-1]
 
-    async def cards(self) -> Sequence[dict[str, Any]]:
+    async def received_cards(self) -> Sequence[dict[str, Any]]:
         """The cards in the person's own chat, oldest first."""
         received = await self.herald.teams.received(person=self.person.object_id)
         return [each.activity["attachments"][0]["content"] for each in received]
 
 
-def lines(card: dict[str, Any]) -> Sequence[str]:
-    """What one reads on a card of text blocks and text runs."""
+def card_lines(card: dict[str, Any]) -> Sequence[str]:
+    """The lines of a card that consists of text blocks and text runs."""
     return [
         each["text"] if each["type"] == "TextBlock" else "".join(run["text"] for run in each["inlines"])
         for each in card["body"]
     ]
 
 
-def button(card: dict[str, Any], verb: str) -> dict[str, Any]:
-    [found] = [each for each in buttons(card) if each.get("verb") == verb]
-    return found
+def find_button(card: dict[str, Any], verb: str) -> dict[str, Any]:
+    [button] = [each for each in find_buttons(card) if each.get("verb") == verb]
+    return button
 
 
-def buttons(part: Any) -> list[dict[str, Any]]:
+def find_buttons(part: Any) -> list[dict[str, Any]]:
     if isinstance(part, list):
-        return [found for each in part for found in buttons(each)]
+        return [button for each in part for button in find_buttons(each)]
     if not isinstance(part, dict):
         return []
-    own = [part] if str(part.get("type")).startswith("Action.") else []
-    return own + [found for each in part.values() for found in buttons(each)]
+    buttons = [part] if str(part.get("type")).startswith("Action.") else []
+    return buttons + [button for each in part.values() for button in find_buttons(each)]
 
 
-def has(card: dict[str, Any], verb: str) -> bool:
-    return any(each.get("verb") == verb for each in buttons(card))
+def has_button(card: dict[str, Any], verb: str) -> bool:
+    return any(each.get("verb") == verb for each in find_buttons(card))
 
 
-def text(card: dict[str, Any]) -> str:
-    """All that can be read on a card."""
+def card_text(card: dict[str, Any]) -> str:
+    """The card as JSON, for assertions about its text."""
     return json.dumps(card, ensure_ascii=False)
 
 
-async def preferences(herald: Herald, person: PersonView) -> Preferences:
-    found = await herald.services.conversations.get(herald.tenant, ReferenceKind.USER, person.object_id)
-    assert found
-    return found.preferences
+async def load_preferences(herald: Herald, person: PersonView) -> Preferences:
+    reference = await herald.services.conversations.get(herald.tenant, ReferenceKind.USER, person.object_id)
+    assert reference
+    return reference.preferences
 
 
-async def responses(herald: Herald) -> list[dict[str, Any]]:
+async def reported_responses(herald: Herald) -> list[dict[str, Any]]:
     queue = herald.outside_queues.get_queue_client(RESPONSES)
     return [json.loads(each.content) for each in await queue.peek_messages(32)]

@@ -1,4 +1,7 @@
-"""What a process can say of itself: how long its event loop stood still, and its memory. Standard library alone."""
+"""Measure this process: the lag of its event loop, and its memory.
+
+It needs only the standard library, as the contenders use it in an environment of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,58 +12,58 @@ import time
 from pathlib import Path
 from typing import Self
 
-#: Seconds between two beats of the heart that measures the lag of the loop.
-BEAT = 0.005
+#: Seconds between two wake-ups of the task that measures the lag of the loop.
+PROBE_SECONDS = 0.005
 
 _STATUS = Path("/proc/self/status")
 
 
-class Lag:
-    """How late a task that asks to be woken every 5 ms is woken, from entering it on."""
+class LoopLag:
+    """Measure how late a task that asks to be woken every `PROBE_SECONDS` is woken; starts on entering the context."""
 
     def __init__(self) -> None:
-        self._late: list[float] = []
-        self._beating: asyncio.Task[None] | None = None
+        self._delays: list[float] = []
+        self._probe_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._beating
-        self._beating.cancel()
+        assert self._probe_task
+        self._probe_task.cancel()
 
     def start(self) -> None:
-        """Begin, or begin anew, in the running loop."""
-        self._late.clear()
-        if self._beating is None:
-            self._beating = asyncio.create_task(self._beat())
+        """Start in the running loop, or reset the measurement."""
+        self._delays.clear()
+        if self._probe_task is None:
+            self._probe_task = asyncio.create_task(self._probe())
 
     @property
     def longest_ms(self) -> float:
-        return 1000 * max(self._late, default=0.0)
+        return 1000 * max(self._delays, default=0.0)
 
     @property
     def p99_ms(self) -> float:
-        ordered = sorted(self._late)
+        ordered = sorted(self._delays)
         return 1000 * ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
 
-    async def _beat(self) -> None:
-        due = time.perf_counter() + BEAT
+    async def _probe(self) -> None:
+        due = time.perf_counter() + PROBE_SECONDS
         while True:
             await asyncio.sleep(due - time.perf_counter())
             now = time.perf_counter()
-            self._late.append(max(0.0, now - due))
-            due = now + BEAT
+            self._delays.append(max(0.0, now - due))
+            due = now + PROBE_SECONDS
 
 
 def resident_mb() -> float:
-    """The memory that this process has now, in MB; where only the peak is known, that."""
+    """Return the resident memory of this process in MB, or its peak on systems without /proc."""
     return _status_mb("VmRSS")
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever had, in MB."""
+    """Return the peak resident memory of this process in MB."""
     return _status_mb("VmHWM")
 
 

@@ -1,6 +1,6 @@
-"""Meters of a function host: each storage operation is counted where it leaves, and `GET /api/meters` tells all.
+"""Meters of a function host, returned by `GET /api/meters`: storage operations, CPU, memory and loop lag.
 
-`?reset=1` begins the count and the lag anew.
+Storage operations are counted in the transport of the Azure SDK. `?reset=1` resets the operations and the lag.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 import azure.functions as func
 from azure.core.pipeline.transport import AioHttpTransport
 
-from benchmarks.meters import Lag, peak_mb, resident_mb
-from benchmarks.operations import NOTHING_THERE, operation
+from benchmarks.operations import EMPTY_RECEIVE, name_operation
+from benchmarks.process_meters import LoopLag, peak_mb, resident_mb
 
 operations: Counter[str] = Counter()
-lag = Lag()
+lag = LoopLag()
 blueprint = func.Blueprint()
 
 _send = AioHttpTransport.send
 
 
-async def _counted(self: AioHttpTransport, request: Any, **options: Any) -> Any:
+async def _count_and_send(self: AioHttpTransport, request: Any, **options: Any) -> Any:
     answer = await _send(self, request, **options)
     body = request.data if isinstance(request.data, bytes) else str(request.data or "").encode()
-    name = operation(request.method, request.url, body, os.environ.get("HERALD_TABLE_PREFIX") or "Herald")
+    name = name_operation(request.method, request.url, body, os.environ.get("HERALD_TABLE_PREFIX") or "Herald")
     if name.endswith(": receive") and b"<QueueMessage>" not in answer.body():
-        name += NOTHING_THERE
+        name += EMPTY_RECEIVE
     operations[name] += 1
     return answer
 
 
-AioHttpTransport.send = _counted
+AioHttpTransport.send = _count_and_send
 
 
 @blueprint.route(route="meters", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)

@@ -1,4 +1,4 @@
-"""The app of `function_app.py` with meters. The function host imports it in the app's place."""
+"""The app of `function_app.py` with meters; the function host imports it instead of the app."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import azure.functions as func
 
-from benchmarks import metered
+from benchmarks import host_meters
 
 ROOT = Path(__file__).resolve().parents[1]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]
-app.register_functions(metered.blueprint)
+app.register_functions(host_meters.blueprint)

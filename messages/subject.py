@@ -1,0 +1,69 @@
+"""The person, group chat or channel whose preferences a command or a card action reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from shared.cards.preferences import draw_preferences_card
+from shared.preferences.preferences import Preferences
+from shared.queue_messages import RecipientTask, Task
+from shared.services import Services
+from shared.states import ReferenceKind
+from shared.time.localtime import load_zone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceSubject:
+    """`id` is a person's Entra object id or a conversation id, by `kind`.
+
+    `teams_zone` and `locale` are those of the person's Teams client, "" if unknown, and for a conversation.
+    """
+
+    services: Services
+    tenant: str
+    kind: ReferenceKind
+    id: str
+    teams_zone: str = ""
+    locale: str = ""
+
+    @property
+    def recipient(self) -> str:
+        """The recipient as in deliveries and subscriptions: `u:` or `c:`, and the id."""
+        return f"{'u' if self.kind is ReferenceKind.USER else 'c'}:{self.id}"
+
+    def zone_of(self, preferences: Preferences) -> ZoneInfo:
+        return load_zone(preferences.time_zone or self.teams_zone or self.services.settings.default_time_zone)
+
+    def describe_zone_source(self, preferences: Preferences) -> str:
+        return "chosen here" if preferences.time_zone else "from Teams" if self.teams_zone else "default"
+
+    async def preferences(self) -> Preferences:
+        reference = await self.services.conversations.get(self.tenant, self.kind, self.id)
+        return reference.preferences if reference else Preferences()
+
+    async def update(self, change: Callable[[Preferences], Preferences], *, reevaluate: bool = True) -> Preferences:
+        """Store the preferences that `change` returns for the stored ones, and return them.
+
+        Then have held deliveries re-evaluated, unless `reevaluate` is False. `change` may be called several times.
+        Raises `Conflict` if other writers changed the row at every attempt.
+        """
+        preferences = await self.services.conversations.change_preferences(self.tenant, self.kind, self.id, change)
+        if reevaluate:
+            await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
+        return preferences
+
+    def draw_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
+        """Return the preferences card; `options` are further arguments of `draw_preferences_card`."""
+        return draw_preferences_card(
+            preferences,
+            self.services.categories,
+            zone=self.zone_of(preferences).key,
+            zone_source=self.describe_zone_source(preferences),
+            default_digest=self.services.settings.default_digest,
+            now=self.services.clock(),
+            locale=self.locale,
+            **options,
+        )
