@@ -14,7 +14,7 @@ import pytest
 from local.fake_teams.api import Behaviour
 from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
-from tests.support.dying import Host
+from tests.support.crashes import Host
 from tests.support.herald import Herald, TimedQueues, attune, opened
 from tests.support.storage import Storage
 from tests.support.tapped import tap

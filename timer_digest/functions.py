@@ -20,7 +20,7 @@ TICK_SCHEDULE = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * 
 #: many messages from one queue as from the other. Without a limit, digests would be made faster than they can be sent.
 MAX_CONCURRENT_RELEASES = 8
 
-_release_slots = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
+_release_limit = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
 
 blueprint = func.Blueprint()
 
@@ -38,5 +38,5 @@ async def release_recipient(message: func.QueueMessage) -> None:
 
 
 async def _release(services: Services, task: queue_messages.RecipientTask) -> None:
-    async with _release_slots:
+    async with _release_limit:
         await release(services, task)

@@ -14,7 +14,7 @@ from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
 from shared.storage.notifications import notification_key
-from tests.support.dying import Host
+from tests.support.crashes import Host
 from tests.support.herald import notification, user
 
 OLD_CONTENT, NEW_CONTENT = {"title": "Build 42 failed"}, {"title": "Build 42 succeeded"}
@@ -198,7 +198,7 @@ async def lost_delivery_message(host: Host) -> Scenario:
     scenario = await single_recipient(host)
     await ingest(host.services, scenario.body, "m1")
     await host.lose(DELIVERIES)
-    host.watched = True
+    host.watchdog_enabled = True
     return replace(scenario, body=b"")
 
 

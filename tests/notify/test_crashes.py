@@ -14,7 +14,7 @@ from notify.poison import MAX_POISON_RETRIES, retry_poison
 from shared.queue_messages import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
 from tests.notify.scenarios import SCENARIOS, Scenario, ScenarioFactory, scheduled, single_recipient
-from tests.support.dying import MANY, Host, die_at_each, sleep_at_each
+from tests.support.crashes import MAX_POINTS, Host, crash_at_each_write, pause_at_each_write
 
 ENDED = (NotificationState.FINISHED, NotificationState.CANCELLED)
 
@@ -22,7 +22,7 @@ all_scenarios = pytest.mark.parametrize("factory", SCENARIOS, ids=[factory.__nam
 
 
 async def begin(host: Host, factory: ScenarioFactory) -> Scenario:
-    host.watched = False
+    host.watchdog_enabled = False
     host.since = max((each.changed for each in await host.teams.received(since=host.since)), default=host.since)
     scenario = await factory(host)
     if scenario.body:
@@ -33,13 +33,13 @@ async def begin(host: Host, factory: ScenarioFactory) -> Scenario:
 async def check(host: Host, scenario: Scenario) -> None:
     """Check the result of redelivered messages alone, and that the watchdog then changes nothing."""
     await _check_notification(host, scenario)
-    host.watched = True
-    assert await host.live()
+    host.watchdog_enabled = True
+    assert await host.run_worker()
     await _check_notification(host, scenario)
 
 
 async def _check_notification(host: Host, scenario: Scenario) -> None:
-    assert host.wrong == []
+    assert host.count_errors == []
     assert await host.dead_letters() == []
     rows = {row["RowKey"]: row for row in await host.rows(scenario.key) if "state" in row}
     recipients = {f"u:{person.object_id}" for person in scenario.recipients}
@@ -50,13 +50,14 @@ async def _check_notification(host: Host, scenario: Scenario) -> None:
     assert found.state in ENDED
     counts = Counter(row["state"] for row in rows.values())
     assert not any(not DeliveryState(state).final for state in counts)
-    if host.watched or not counts["recalled"]:  # the watchdog counts again after a recall of finished deliveries
+    # Only the watchdog counts again after a recall of finished deliveries.
+    if host.watchdog_enabled or not counts["recalled"]:
         assert json.loads(found.counts) == counts
     assert found.total == len(rows)
     received = await host.teams.received(since=host.since)
     for name in recipients:
         of_recipient = [message for message in received if f"u:{message.person}" == name]
-        _check_recipient(scenario, rows.get(name), of_recipient, host.doubtful[name])
+        _check_recipient(scenario, rows.get(name), of_recipient, host.claims_lost[name])
 
 
 def _check_recipient(scenario: Scenario, row: dict[str, Any] | None, received: list[Received], crashes: int) -> None:
@@ -76,31 +77,31 @@ def _check_recipient(scenario: Scenario, row: dict[str, Any] | None, received: l
 
 @all_scenarios
 async def test_worker_dies_before_or_after_each_write(host: Host, factory: ScenarioFactory) -> None:
-    await die_at_each(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
+    await crash_at_each_write(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
 
 
 @all_scenarios
 async def test_workers_die_one_after_another(host: Host, factory: ScenarioFactory) -> None:
     """The scenario begins once; each worker that dies gets one write further than the one before."""
     scenario = await begin(host, factory)
-    for point in range(1, MANY):
-        if await host.live(point):
+    for point in range(1, MAX_POINTS):
+        if await host.run_worker(point):
             await check(host, scenario)
             return
-    raise AssertionError(f"the scenario has more than {MANY} points at which a worker can die")
+    raise AssertionError(f"the scenario has more than {MAX_POINTS} points at which a worker can die")
 
 
 @all_scenarios
 async def test_worker_stops_before_or_after_each_write_and_continues_later(
     host: Host, factory: ScenarioFactory
 ) -> None:
-    await sleep_at_each(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
+    await pause_at_each_write(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
 
 
 @pytest.mark.parametrize("poison_retries", [0, MAX_POISON_RETRIES], ids=["retried", "stored_as_dead_letter"])
 @pytest.mark.parametrize("page", [False, True], ids=["delivery", "page"])
 async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_retries: int, *, page: bool) -> None:
-    for point in range(1, MANY):
+    for point in range(1, MAX_POINTS):
         scenario = await (scheduled if page else single_recipient)(host)
         [ada] = scenario.recipients
         await ingest(host.services, scenario.body, "m1")
@@ -113,10 +114,10 @@ async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_
         async def handle_poison(message: Delivery | Expansion = message, queue: str = queue) -> None:
             await retry_poison(host.services, queue, message.encode().encode(), "m1")
 
-        lived = await host.live(point, handle_poison)
-        if not lived:
+        has_finished = await host.run_worker(point, handle_poison)
+        if not has_finished:
             await handle_poison()
-        assert await host.live()
+        assert await host.run_worker()
         after, counts = await host.now(submitted), await host.counts(submitted)
         assert len(await host.teams.received(person=ada.object_id)) == (0 if poison_retries else 1)
         assert (counts, after.state) == (
@@ -125,7 +126,7 @@ async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_
         )  # fmt: skip
         # One row a day: two workers may store it before and after midnight.
         assert len({letter["RowKey"] for letter in await host.dead_letters()}) == (1 if poison_retries else 0)
-        assert host.wrong == []
-        if lived:
+        assert host.count_errors == []
+        if has_finished:
             return
-    raise AssertionError(f"the handler has more than {MANY} points at which a worker can die")
+    raise AssertionError(f"the handler has more than {MAX_POINTS} points at which a worker can die")

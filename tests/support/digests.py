@@ -1,4 +1,4 @@
-"""Who waits for a digest, and what came of it, as tests of digests ask for it."""
+"""People whose notifications are held for a digest, and the digests that they received."""
 
 from __future__ import annotations
 
@@ -8,57 +8,67 @@ from datetime import UTC, datetime
 from typing import Any
 
 from local.fake_teams.api import PersonView, Received
-from shared.queue_messages import RecipientTask, Task
+from shared.queue_messages import RECIPIENTS, RecipientTask, Task
 from shared.states import Mode, ReferenceKind
 from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
+from timer_digest.release_held import release
 
-#: What a person wants in these tests, where nothing else is said: builds in the digest, at 9 in Berlin.
-WANTS: dict[str, Any] = {"categories": {"builds": Mode.DIGEST}, "digest": "daily 09:00", "time_zone": "Europe/Berlin"}
+#: Preferences of a person in these tests: builds in the digest, daily at 09:00 in Berlin.
+DIGEST_PREFERENCES: dict[str, Any] = {
+    "categories": {"builds": Mode.DIGEST},
+    "digest": "daily 09:00",
+    "time_zone": "Europe/Berlin",
+}
 
 
-async def go_to(herald: Herald, when: str) -> None:
-    """Let it be this time (UTC), and do all that it is time for then."""
+async def advance_to(herald: Herald, when: str) -> None:
+    """Move the clock to this time (UTC), and do all work that is due."""
     at = datetime.fromisoformat(when).replace(tzinfo=UTC)
     await herald.wait((at - herald.clock()).total_seconds())
 
 
-async def see_to(herald: Herald, recipient: str, task: Task) -> None:
-    """Have somebody seen to, with all that follows at once."""
+async def run_task(herald: Herald, recipient: str, task: Task) -> None:
+    """Enqueue a task for a recipient, and do all work that follows at once."""
     await herald.services.queues.enqueue_recipient(RecipientTask(herald.tenant, recipient, task))
     await herald.send()
 
 
-async def one(herald: Herald, when: str, **preferences: Any) -> PersonView:
-    """A new person who wants this, at this time (UTC)."""
+async def run_recipient_tasks(herald: Herald) -> None:
+    """Do the tasks on the queue of recipients, and not what follows from them."""
+    await herald._drain(RECIPIENTS, lambda body: release(herald.services, RecipientTask.decode(body)))
+
+
+async def add_person(herald: Herald, when: str, **preferences: Any) -> PersonView:
+    """Move the clock to this time (UTC), and return a new person with `DIGEST_PREFERENCES` and these."""
     herald.clock.moved += datetime.fromisoformat(when).replace(tzinfo=UTC) - herald.clock()
     [person] = (await herald.grow(people=1)).people
     await herald.know(person)
-    await prefer(herald, person, **(WANTS | preferences))
+    await set_preferences(herald, person, **(DIGEST_PREFERENCES | preferences))
     return person
 
 
-async def prefer(herald: Herald, person: PersonView, **preferences: Any) -> None:
+async def set_preferences(herald: Herald, person: PersonView, **preferences: Any) -> None:
     await herald.services.conversations.change_preferences(
         herald.tenant, ReferenceKind.USER, person.object_id, lambda old: replace(old, **preferences)
     )
 
 
-async def ask(herald: Herald, person: PersonView, title: str = "Build 1", **data: Any) -> StoredNotification:
-    """A notification of this title, as far as it gets at once."""
+async def send_to(herald: Herald, person: PersonView, title: str = "Build 1", **data: Any) -> StoredNotification:
+    """Send a notification with this title to a person, and do all work that follows at once."""
     content = {"title": title} | data.pop("content", {})
-    asked = await herald.ask(user(person), content=content, **data)
+    notification = await herald.ask(user(person), content=content, **data)
     await herald.send()
-    return asked
+    return notification
 
 
-async def came(herald: Herald, person: PersonView) -> list[Received]:
-    """What the person received."""
+async def received_by(herald: Herald, person: PersonView) -> list[Received]:
+    """Return the messages that a person received."""
     return await herald.teams.received(person=person.object_id)
 
 
-def texts(received: Received) -> list[str]:
-    """All that its card says, in order."""
+def card_texts(received: Received) -> list[str]:
+    """Return all texts of a message's card, in order."""
     return list(_texts(received.activity["attachments"][0]["content"]["body"]))
 
 

@@ -23,7 +23,6 @@ from timer_digest.thread_groups import DigestEntry, group_by_priority
 
 BERLIN = load_zone("Europe/Berlin")
 DAILY = DigestSchedule.parse("daily 09:00")
-#: A Monday.
 MONDAY = date(2026, 11, 23)
 
 
@@ -32,7 +31,7 @@ def at(text: str) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("since", "now", "last", "found"),
+    ("since", "now", "last", "expected"),
     [
         pytest.param("2026-11-23T07:00", "2026-11-23T07:59", None, None, id="before the time"),
         pytest.param("2026-11-23T07:00", "2026-11-23T08:00", None, MONDAY, id="at the time"),
@@ -44,10 +43,10 @@ def at(text: str) -> datetime:
     ],
 )
 def test_newest_time_after_the_oldest_eligible_delivery(
-    since: str, now: str, last: date | None, found: date | None
+    since: str, now: str, last: date | None, expected: date | None
 ) -> None:
     digest_time = newest_digest_time(DAILY, at(since), at(now), BERLIN, last)
-    assert (digest_time.date if digest_time else None) == found
+    assert (digest_time.date if digest_time else None) == expected
 
 
 @pytest.mark.parametrize("rule", ["daily 09:00", "weekdays 17:00", "weekly sun 23:30"])
@@ -68,21 +67,19 @@ ZONES = [
     "Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Africa/Cairo"
 ]  # fmt: skip
 RULES = ["daily 00:00", "daily 02:30", "daily 09:00", "daily 23:59", "weekdays 17:00", "weekly sun 02:00"]
-
-
 MOMENTS = st.integers(0, 6 * 365 * 24 * 60).map(lambda minutes: at("2024-01-01") + timedelta(minutes=minutes))
 
 
 @given(
     start=MOMENTS,
-    looks=st.lists(
+    ticks=st.lists(
         st.tuples(st.integers(1, 60 * 60), st.sampled_from(ZONES), st.sampled_from(RULES)), min_size=1, max_size=40
     ),
 )
-def test_one_digest_a_date_while_zone_and_schedule_change(start: datetime, looks: list[tuple[int, str, str]]) -> None:
+def test_one_digest_a_date_while_zone_and_schedule_change(start: datetime, ticks: list[tuple[int, str, str]]) -> None:
     now, last = start, None
     since, sent = now, []
-    for minutes, zone, rule in looks:
+    for minutes, zone, rule in ticks:
         now += timedelta(minutes=minutes)
         digest_time, next_at = digest_times(
             since, DigestPreferences(Preferences(), ZoneInfo(zone), "en", DigestSchedule.parse(rule)), now, last
@@ -111,6 +108,7 @@ def test_one_digest_each_day_in_every_zone(start: datetime, zone: str) -> None:
 
 
 def entry(key: str, minute: int, **data: Any) -> DigestEntry:
+    """Return the entry of a notification of this title, created this many minutes after 08:00."""
     whole = {"recipients": [{"all": True}], "category": "builds", "content": {"title": key}, **data}
     notification = StoredNotification(
         key=key,
@@ -142,5 +140,5 @@ def test_urgent_groups_first_then_the_newest() -> None:
 
 def test_group_with_an_urgent_entry_is_urgent() -> None:
     thread = {"thread": {"key": "t"}}
-    entries = [entry("urgent", 0, priority="urgent", **thread), entry("new", 9), entry("mended", 1, **thread)]
-    assert [group[0].notification.key for group in group_by_priority(entries)] == ["mended", "new"]
+    entries = [entry("urgent", 0, priority="urgent", **thread), entry("new", 9), entry("resolved", 1, **thread)]
+    assert [group[0].notification.key for group in group_by_priority(entries)] == ["resolved", "new"]

@@ -1,4 +1,4 @@
-"""Several see to the same person at once, or one dies and another goes on: nothing is lost, and nothing told twice."""
+"""Several workers serve one recipient at once, or one crashes and another continues: nothing is lost or sent twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from shared.states import DeliveryState
 from shared.storage import timers
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
-from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import (
+    add_person,
+    advance_to,
+    card_texts,
+    received_by,
+    run_recipient_tasks,
+    run_task,
+    send_to,
+    set_preferences,
+)
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
 from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
@@ -32,38 +41,38 @@ from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
 
 
-async def card_on_its_way(timed: Herald) -> Delivery:
-    """Let it be half a minute past nine in Berlin of the 24th, and the digest be made; returns its card's message."""
+async def make_digest(timed: Herald) -> Delivery:
+    """Move the clock to 09:00:30 in Berlin on the 24th, make the digest that is due, and return its card's message."""
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
-    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
+    await run_recipient_tasks(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     return Delivery.decode(message.content.encode())
 
 
-async def test_what_came_due_while_it_was_sent_goes_when_it_has_ended(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", quiet="07:00-09:01")
-    await ask(timed, ada)
-    await prefer(timed, ada, quiet="")
-    await card_on_its_way(timed)
-    await prefer(timed, ada, quiet="07:00-09:01")
+async def test_delivery_due_while_a_digest_is_sent_is_released_after_it(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", quiet="07:00-09:01")
+    await send_to(timed, ada)
+    await set_preferences(timed, ada, quiet="")
+    await make_digest(timed)
+    await set_preferences(timed, ada, quiet="07:00-09:01")
     news = await timed.ask(user(ada), category="news")
     await deliver(timed.services, await timed.message(news, f"u:{ada.object_id}"))
     timed.clock.moved += timedelta(minutes=1)
     await timed.tick()
-    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
+    await run_recipient_tasks(timed)
     assert await timed.counts(news) == {"open": 1}
     await timed.send()
     assert await timed.counts(news) == {"sent": 1}
 
 
-async def test_a_card_that_comes_again_ends_nothing_of_the_next_digest(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    first = await ask(timed, ada, "First")
-    card = await card_on_its_way(timed)
+async def test_repeated_message_of_a_card_does_not_end_the_next_digest(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    first = await send_to(timed, ada, "First")
+    card = await make_digest(timed)
     await timed.send()
     assert await timed.counts(first) == {"digested": 1}
-    second = await ask(timed, ada, "Second")
+    second = await send_to(timed, ada, "Second")
     await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await deliver(timed.services, card)
     assert await timed.counts(second) == {"open": 1}
@@ -71,216 +80,219 @@ async def test_a_card_that_comes_again_ends_nothing_of_the_next_digest(timed: He
     assert await timed.counts(second) == {"digested": 1}
 
 
-async def failed_before_it_was_settled(
+async def redrive_before_settlement(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[StoredNotification, Delivery]:
-    """What a digest told that failed, whose end was written down, but not that the digest is settled; and its card."""
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
+    """Redrive a notification whose digest has failed, after a crash between its final state and the settled digest.
+
+    Returns the notification and the message of the digest's card.
+    """
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
     await timed.teams.inject(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
     )
-    card = await card_on_its_way(timed)
+    card = await make_digest(timed)
     await deliver(timed.services, card)
-    with monkeypatch.context() as dying:
-        dying.setattr(timed.services.held_deliveries, "move_digest", AsyncMock(side_effect=RuntimeError))
+    with monkeypatch.context() as crash:
+        crash.setattr(timed.services.held_deliveries, "move_digest", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
-    assert await timed.counts(asked) == {"failed": 1}
+    assert await timed.counts(notification) == {"failed": 1}
     await timed.lose(RECIPIENTS)
     await timed.outside_queues.get_queue_client(DELIVERIES).clear_messages()
-    await timed.command("redrive", asked)
-    return asked, card
+    await timed.command("redrive", notification)
+    return notification, card
 
 
-async def test_what_is_tried_again_before_the_digest_that_told_it_is_settled_waits_for_the_next_one(
+async def test_delivery_redriven_before_its_digest_is_settled_is_in_the_next_one(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, card = await failed_before_it_was_settled(timed, monkeypatch)
+    notification, card = await redrive_before_settlement(timed, monkeypatch)
     await deliver(timed.services, card)
     await timed.send()
-    await go_to(timed, "2026-11-25T08:01")
-    assert await timed.counts(asked) == {"digested": 1}
+    await advance_to(timed, "2026-11-25T08:01")
+    assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_who_settles_a_digest_too_late_ends_nothing_that_the_next_one_keeps(
+async def test_late_settlement_does_not_end_deliveries_reserved_for_the_next_digest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, card = await failed_before_it_was_settled(timed, monkeypatch)
+    notification, card = await redrive_before_settlement(timed, monkeypatch)
     services = timed.services
     digests = await services.held_deliveries.digest(timed.tenant, card.recipient)
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
-    assert (await timed.row(asked, card.recipient))["rule"] == "digest 2"
+    assert (await timed.row(notification, card.recipient))["rule"] == "digest 2"
     task = RecipientTask(timed.tenant, card.recipient, Task.RELEASE)
     with pytest.raises(Conflict):
         await settle_digest(services, task, digests, [], DeliveryResult(DeliveryState.FAILED))
-    assert await timed.counts(asked) == {"open": 1}
+    assert await timed.counts(notification) == {"open": 1}
     await timed.send()
-    assert await timed.counts(asked) == {"digested": 1}
+    assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_what_comes_while_it_is_sent_is_in_the_next_one(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada, "Before")
+async def test_delivery_held_while_a_digest_is_sent_is_in_the_next_one(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada, "Before")
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
+    await run_recipient_tasks(timed)
     meanwhile = await timed.ask(user(ada), content={"title": "Meanwhile"})
     await deliver(timed.services, await timed.message(meanwhile, f"u:{ada.object_id}"))
     await timed.send()
-    [first] = await came(timed, ada)
-    assert "Before" in texts(first)
-    assert "Meanwhile" not in texts(first)
+    [first] = await received_by(timed, ada)
+    assert "Before" in card_texts(first)
+    assert "Meanwhile" not in card_texts(first)
     await timed.run()
-    [_, second] = await came(timed, ada)
-    assert "Meanwhile" in texts(second)
-    assert "Before" not in texts(second)
+    [_, second] = await received_by(timed, ada)
+    assert "Meanwhile" in card_texts(second)
+    assert "Before" not in card_texts(second)
     assert await timed.counts(meanwhile) == {"digested": 1}
 
 
-async def test_several_who_see_to_somebody_at_once_send_one(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
+async def test_concurrent_workers_send_one_digest(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
     timed.clock.moved += timedelta(hours=22, seconds=30)
-    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
-    await asyncio.gather(*(release(timed.services, person) for _ in range(4)))
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
+    await asyncio.gather(*(release(timed.services, task) for _ in range(4)))
     await timed.send()
     await timed.run()
-    assert len(await came(timed, ada)) == 1
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
+    assert len(await received_by(timed, ada)) == 1
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
 
-async def test_a_message_of_a_delivery_that_a_digest_keeps_sends_nothing(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
+async def test_message_of_a_reserved_delivery_sends_nothing(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
-    await prefer(timed, ada, categories={})  # it would be sent alone now
-    await deliver(timed.services, Delivery(asked.key, "0", f"u:{ada.object_id}", "", 0))
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await run_recipient_tasks(timed)
+    await set_preferences(timed, ada, categories={})  # it would be sent alone now
+    await deliver(timed.services, Delivery(notification.key, "0", f"u:{ada.object_id}", "", 0))
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
     await timed.run()
-    assert len(await came(timed, ada)) == 1
-    assert await timed.counts(asked) == {"digested": 1}
+    assert len(await received_by(timed, ada)) == 1
+    assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_where_less_can_be_told_than_was_planned_the_rest_is_told(
+async def test_digest_is_sent_with_fewer_items_if_one_was_released(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
     reserve = digest_sender._reserve
 
-    async def lose(
-        services: Services, person: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
+    async def lose_one(
+        services: Services, task: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
     ) -> DigestEntry | None:
-        if item.delivery.notification == asked[1].key:  # just now somebody else lets it go
+        if item.delivery.notification == notifications[1].key:  # another worker releases it now
             known = await services.deliveries.get(item.delivery)
             assert known
             await digest_sender.clear_hold(services, item.delivery, known)
-        return await reserve(services, person, number, item, entry)
+        return await reserve(services, task, number, item, entry)
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(digest_sender, "_reserve", lose)
+        meanwhile.setattr(digest_sender, "_reserve", lose_one)
         timed.clock.moved += timedelta(hours=22, seconds=30)
         await timed.tick()
-        await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
+        await run_recipient_tasks(timed)
     await timed.send()
-    [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Digest: 2 notifications"
+    [digest] = await received_by(timed, ada)
+    assert card_texts(digest)[0] == "Digest: 2 notifications"
     await timed.run()
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
 
-async def test_digest_is_settled_at_the_next_slot_if_its_message_is_lost(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    first = await ask(timed, ada)
+async def test_digest_is_settled_at_the_next_digest_time_if_its_message_is_lost(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    first = await send_to(timed, ada)
     timed.clock.moved += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await timed._drain(RECIPIENTS, lambda body: release(timed.services, RecipientTask.decode(body)))
+    await run_recipient_tasks(timed)
     await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
     await timed.lose(RECIPIENTS)
     assert await timed.counts(first) == {"open": 1}
-    await go_to(timed, "2026-11-25T08:01")
+    await advance_to(timed, "2026-11-25T08:01")
     assert await timed.counts(first) == {"digested": 1}
-    assert len(await came(timed, ada)) == 1
+    assert len(await received_by(timed, ada)) == 1
 
 
 @pytest.mark.parametrize(
     "digest_preferences",
     [{"digest": "daily 10:00"}, {"categories": {}, "quiet": "20:00-10:00"}],
-    ids=["for a digest", "after quiet hours"],
+    ids=["digest due", "quiet hours end"],
 )
-async def test_who_is_woken_by_a_clock_that_is_ahead_of_the_next_is_not_forgotten(
+async def test_task_of_a_tick_whose_clock_is_ahead_is_not_lost(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, digest_preferences: dict[str, object]
 ) -> None:
-    ada = await one(timed, "2026-11-23T09:50", time_zone="UTC", **digest_preferences)
-    await ask(timed, ada)
-    await go_to(timed, "2026-11-23T09:59:30")
+    ada = await add_person(timed, "2026-11-23T09:50", time_zone="UTC", **digest_preferences)
+    await send_to(timed, ada)
+    await advance_to(timed, "2026-11-23T09:59:30")
     timed.clock.moved += timedelta(seconds=30)
-    late = asyncio.Event()
-    monkeypatch.setattr(
-        timed.services.queues, "enqueue_sweep", lambda *_: late.wait()
-    )  # of a waking of the same minute
+    delayed = asyncio.Event()
+    # A timer of the same minute keeps the tick from deleting the recipient's timer.
+    monkeypatch.setattr(timed.services.queues, "enqueue_sweep", lambda *_: delayed.wait())
     await timed.services.timers.put(timed.clock(), timers.WATCH, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
     while not await timed._drain(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
         await asyncio.sleep(0.01)
     await timed._drain(DELIVERIES, lambda body: deliver(behind, Delivery.decode(body)))
-    assert await came(timed, ada) == []
-    late.set()
+    assert await received_by(timed, ada) == []
+    delayed.set()
     await ticking
     await timed.wait(61)
-    assert len(await came(timed, ada)) == 1
+    assert len(await received_by(timed, ada)) == 1
 
 
-async def test_what_is_kept_for_the_next_digest_is_not_taken_by_one_that_comes_too_late(
+async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_digest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services, ada = timed.services, await one(timed, "2026-11-23T10:00", time_zone="UTC")
-    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    services, ada = timed.services, await add_person(timed, "2026-11-23T10:00", time_zone="UTC")
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
 
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
-        items, state = await services.held_deliveries.ready(person.tenant, person.recipient, services.clock(), 100)
-        digest_preferences = await digest_preferences_of(services, person)
-        chosen = await read_plan(services, person, digest_preferences, state, items)
-        return lambda: digest_sender.send_digest(services, person, state, chosen, digest_preferences)
+        items, state = await services.held_deliveries.ready(task.tenant, task.recipient, services.clock(), 100)
+        digest_preferences = await digest_preferences_of(services, task)
+        planned = await read_plan(services, task, digest_preferences, state, items)
+        return lambda: digest_sender.send_digest(services, task, state, planned, digest_preferences)
 
-    await ask(timed, ada, "Build 1")
+    await send_to(timed, ada, "Build 1")
     first = await plan()
-    await ask(timed, ada, "Build 2")
-    sleeper = await plan()
+    await send_to(timed, ada, "Build 2")
+    outdated = await plan()
     await first()
     await timed.send()
     second, move = await plan(), services.held_deliveries.move_digest
-    kept, goes_on = asyncio.Event(), asyncio.Event()
+    reserved, resumed = asyncio.Event(), asyncio.Event()
 
-    async def slow(*state: Any) -> str:
-        kept.set()
-        await goes_on.wait()
+    async def pause(*state: Any) -> str:
+        reserved.set()
+        await resumed.wait()
         return await move(*state)
 
-    monkeypatch.setattr(services.held_deliveries, "move_digest", slow)
+    monkeypatch.setattr(services.held_deliveries, "move_digest", pause)
     making = asyncio.create_task(second())
-    await kept.wait()
+    await reserved.wait()
     monkeypatch.undo()
     with pytest.raises(Conflict):
-        await sleeper()
-    await prefer(timed, ada, categories={})
-    await release(services, replace(person, task=Task.RECONSIDER))
+        await outdated()
+    await set_preferences(timed, ada, categories={})
+    await release(services, replace(task, task=Task.RECONSIDER))
     await timed.send()
-    goes_on.set()
+    resumed.set()
     await asyncio.gather(making, return_exceptions=True)
     await timed.send()
-    included = [text for each in await came(timed, ada) for text in texts(each)]
+    included = [text for each in await received_by(timed, ada) for text in card_texts(each)]
     assert [included.count("Build 1"), included.count("Build 2")] == [1, 1]
 
 
 async def crash_before_enqueue(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as dying:
-        dying.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
+    """Make a person's digest with a worker that crashes before it enqueues the card's delivery."""
+    with monkeypatch.context() as crash:
+        crash.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(herald.services, RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
@@ -289,98 +301,98 @@ async def test_digest_of_a_crashed_worker_is_sent_as_it_was_stored(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     object.__setattr__(timed.services.settings, "max_activity_kb", 16)
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, f"Build {number}") for number in range(20)]
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(20)]
     timed.clock.moved += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
     await crash_before_enqueue(timed, ada, monkeypatch)
     long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
-    for number, each in enumerate(asked):
+    for number, each in enumerate(notifications):
         await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
     timed.clock.moved += timedelta(seconds=10)
-    await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
-    [digest] = await came(timed, ada)
-    assert sorted(text for text in texts(digest) if text.startswith("Build ")) == sorted(
+    await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
+    [digest] = await received_by(timed, ada)
+    assert sorted(text for text in card_texts(digest) if text.startswith("Build ")) == sorted(
         f"Build {number}" for number in range(20)
     )
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 20
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 20
 
 
-async def test_what_a_pause_held_follows_a_digest_that_is_on_its_way_when_it_is_called_off(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
-    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
-    build = await ask(timed, ada, "Build 1")
-    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    await release(timed.services, person)
-    await prefer(timed, ada, paused_until=None)
-    await release(timed.services, replace(person, task=Task.RECONSIDER))
+async def test_deliveries_of_an_ended_pause_follow_a_digest_that_is_being_sent(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
+    build = await send_to(timed, ada, "Build 1")
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    await release(timed.services, task)
+    await set_preferences(timed, ada, paused_until=None)
+    await release(timed.services, replace(task, task=Task.RECONSIDER))
     await timed.send()
-    assert len(await came(timed, ada)) == 2
+    assert len(await received_by(timed, ada)) == 2
     assert [await timed.counts(each) for each in (build, *news)] == [{"digested": 1}] * (MAX_SEPARATE_MESSAGES + 2)
 
 
-async def test_what_is_decided_anew_is_not_out_of_reach_of_who_asks_for_the_digest(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
-    person = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
-    await release(timed.services, person)
-    await release(timed.services, replace(person, task=Task.DIGEST_NOW))
+async def test_digest_now_includes_deliveries_that_were_just_reconsidered(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+    await release(timed.services, task)
+    await release(timed.services, replace(task, task=Task.DIGEST_NOW))
     await timed.send()
-    assert await timed.counts(asked) == {"digested": 1}
+    assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_a_card_that_another_posts_says_what_the_first_one_would_have(
+async def test_card_sent_by_another_worker_is_the_stored_one(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 2)
-    ada = await one(timed, "2026-11-25T10:00")
-    await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"}, priority="urgent")
-    await go_to(timed, "2026-11-26T20:01")
-    await go_to(timed, "2026-11-27T09:01")
+    ada = await add_person(timed, "2026-11-25T10:00")
+    await send_to(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"}, priority="urgent")
+    await advance_to(timed, "2026-11-26T20:01")
+    await advance_to(timed, "2026-11-27T09:01")
     for number in range(3):
-        await ask(timed, ada, f"Build {number}")
+        await send_to(timed, ada, f"Build {number}")
     timed.clock.moved += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
     await crash_before_enqueue(timed, ada, monkeypatch)
-    await see_to(timed, f"u:{ada.object_id}", Task.RELEASE)
-    [digest] = await came(timed, ada)
-    assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(texts(digest))
-    assert "2 more in your next digest. Write **digest now** to get it immediately." in texts(digest)
+    await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
+    [digest] = await received_by(timed, ada)
+    assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(card_texts(digest))
+    assert "2 more in your next digest. Write **digest now** to get it immediately." in card_texts(digest)
 
 
-async def test_where_others_see_to_all_that_one_would_tell_the_rest_is_told_soon(
+async def test_next_tick_makes_the_digest_if_no_planned_delivery_can_be_reserved(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 1)
-    ada = await one(timed, "2026-11-23T10:00")
-    older = await ask(timed, ada, "Older")
+    ada = await add_person(timed, "2026-11-23T10:00")
+    older = await send_to(timed, ada, "Older")
     timed.clock.moved += timedelta(minutes=1)
-    newer = await ask(timed, ada, "Newer")
+    newer = await send_to(timed, ada, "Newer")
     message = replace(await timed.message(newer, f"u:{ada.object_id}"), etag="")
-    known = await timed.state(message)  # somebody ended it, and died before its item went
+    known = await timed.state(message)  # a worker ended it and crashed before it deleted the held row
     await timed.services.deliveries.settle(
         message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), previous=DeliveryState.QUEUED
     )
-    await go_to(timed, "2026-11-24T08:01")
-    await go_to(timed, "2026-11-24T08:02")
+    await advance_to(timed, "2026-11-24T08:01")
+    await advance_to(timed, "2026-11-24T08:02")
     assert await timed.counts(older) == {"digested": 1}
 
 
-async def test_what_is_tried_again_while_its_item_is_still_there_is_let_go(
+async def test_delivery_redriven_before_its_held_row_is_deleted_is_released(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked, person = await ask(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
-    await prefer(timed, ada, categories={})
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
+    await set_preferences(timed, ada, categories={})
     await timed.teams.inject(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
     )
-    with monkeypatch.context() as dying:
-        dying.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
+    with monkeypatch.context() as crash:
+        crash.setattr(timed.services.held_deliveries, "done", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):
-            await release(timed.services, person)
+            await release(timed.services, task)
     await timed.send()
-    assert await timed.counts(asked) == {"failed": 1}
-    message = replace(await timed.message(asked, person.recipient), etag="")
-    await reopen(timed.services, asked.key, [(message, await timed.state(message))])
-    await release(timed.services, person)
+    assert await timed.counts(notification) == {"failed": 1}
+    message = replace(await timed.message(notification, task.recipient), etag="")
+    await reopen(timed.services, notification.key, [(message, await timed.state(message))])
+    await release(timed.services, task)
     await timed.send()
-    assert await timed.counts(asked) == {"sent": 1}
+    assert await timed.counts(notification) == {"sent": 1}

@@ -1,4 +1,4 @@
-"""Digests: at each person's own time, once, with what it says on the card, and what becomes of what they told."""
+"""Digests: when they are sent, what their cards show, and the final states of the included deliveries."""
 
 from __future__ import annotations
 
@@ -13,530 +13,530 @@ from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
 from shared.states import Mode, ReferenceKind, ReferenceStatus
-from tests.support.digests import ask, came, go_to, one, prefer, see_to, texts
+from tests.support.digests import add_person, advance_to, card_texts, received_by, run_task, send_to, set_preferences
 from tests.support.herald import Herald, user
 from timer_digest.digest_plan import MAX_DIGEST_ITEMS, MAX_SEPARATE_MESSAGES
 
 
-async def test_what_waits_goes_out_in_one_card_at_the_local_time(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await ask(timed, ada, f"Build {number}") for number in range(3)]
-    await go_to(timed, "2026-11-24T07:59:30")
-    assert await came(timed, ada) == []
-    assert [await timed.counts(each) for each in asked] == [{"open": 1}] * 3
-    await go_to(timed, "2026-11-24T08:00:30")
-    [digest] = await came(timed, ada)
-    assert [text for text in texts(digest) if text.startswith("Build")] == ["Build 2", "Build 1", "Build 0"]
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 3
-    for each in asked:
+async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
+    await advance_to(timed, "2026-11-24T07:59:30")
+    assert await received_by(timed, ada) == []
+    assert [await timed.counts(each) for each in notifications] == [{"open": 1}] * 3
+    await advance_to(timed, "2026-11-24T08:00:30")
+    [digest] = await received_by(timed, ada)
+    assert [text for text in card_texts(digest) if text.startswith("Build")] == ["Build 2", "Build 1", "Build 0"]
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
+    for each in notifications:
         row = await timed.row(each, f"u:{ada.object_id}")
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
         assert (await timed.now(each)).state == "finished"
     assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
-async def test_there_is_one_each_day_with_what_came_since(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
+async def test_each_day_has_a_digest_of_new_deliveries(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
     for day in (24, 25, 26):
-        await ask(timed, ada, f"Build {day}")
-        await go_to(timed, f"2026-11-{day}T08:01")
-        assert f"Build {day}" in texts((await came(timed, ada))[-1])
-        await go_to(timed, f"2026-11-{day}T18:00")
-    assert len(await came(timed, ada)) == 3
+        await send_to(timed, ada, f"Build {day}")
+        await advance_to(timed, f"2026-11-{day}T08:01")
+        assert f"Build {day}" in card_texts((await received_by(timed, ada))[-1])
+        await advance_to(timed, f"2026-11-{day}T18:00")
+    assert len(await received_by(timed, ada)) == 3
 
 
-async def test_an_empty_one_is_not_sent(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada, expiresAt="2026-11-23T12:00:00Z")
-    off = await ask(timed, ada)
+async def test_empty_digest_is_not_sent(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada, expiresAt="2026-11-23T12:00:00Z")
+    off = await send_to(timed, ada)
     await timed.command("cancel", off)
-    await go_to(timed, "2026-11-24T08:01")
-    assert await came(timed, ada) == []
-    assert (await timed.counts(asked), await timed.counts(off)) == ({"expired": 1}, {"cancelled": 1})
+    await advance_to(timed, "2026-11-24T08:01")
+    assert await received_by(timed, ada) == []
+    assert (await timed.counts(notification), await timed.counts(off)) == ({"expired": 1}, {"cancelled": 1})
     await timed.run()
-    assert await came(timed, ada) == []
+    assert await received_by(timed, ada) == []
 
 
-async def test_what_expired_or_was_called_off_is_not_in_it(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    late = await ask(timed, ada, "Late", expiresAt="2026-11-23T12:00:00Z")
-    off, told = await ask(timed, ada, "Off"), await ask(timed, ada, "Told")
+async def test_digest_leaves_out_expired_and_cancelled_notifications(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    late = await send_to(timed, ada, "Late", expiresAt="2026-11-23T12:00:00Z")
+    off, included = await send_to(timed, ada, "Off"), await send_to(timed, ada, "Included")
     await timed.command("cancel", off)
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    assert "Told" in texts(digest)
-    assert not {"Late", "Off"} & set(texts(digest))
-    found = [await timed.counts(each) for each in (late, off, told)]
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert "Included" in card_texts(digest)
+    assert not {"Late", "Off"} & set(card_texts(digest))
+    found = [await timed.counts(each) for each in (late, off, included)]
     assert found == [{"expired": 1}, {"cancelled": 1}, {"digested": 1}]
 
 
-async def test_the_wish_at_the_moment_of_the_digest_decides(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "news": Mode.DIGEST})
-    build, news = await ask(timed, ada, "Build 1"), await ask(timed, ada, "News 1", category="news")
-    await prefer(timed, ada, categories={"builds": Mode.OFF, "news": Mode.IMMEDIATE})
-    await go_to(timed, "2026-11-24T08:01")
-    [alone] = await came(timed, ada)
+async def test_digest_uses_the_preferences_at_its_time(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "news": Mode.DIGEST})
+    build, news = await send_to(timed, ada, "Build 1"), await send_to(timed, ada, "News 1", category="news")
+    await set_preferences(timed, ada, categories={"builds": Mode.OFF, "news": Mode.IMMEDIATE})
+    await advance_to(timed, "2026-11-24T08:01")
+    [alone] = await received_by(timed, ada)
     assert alone.activity["summary"] == "News 1"
     assert (await timed.counts(build), await timed.counts(news)) == ({"suppressed": 1}, {"sent": 1})
 
 
-async def test_a_pause_puts_the_digest_off_to_its_end(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
-    await prefer(timed, ada, paused_until=datetime(2026, 11, 25, 12, tzinfo=UTC))
+async def test_pause_defers_the_digest_to_its_end(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
+    await set_preferences(timed, ada, paused_until=datetime(2026, 11, 25, 12, tzinfo=UTC))
     for when in ("24T08:01", "25T08:01"):
-        await go_to(timed, f"2026-11-{when}")
-        assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-25T12:01")
-    assert len(await came(timed, ada)) == 1
-    assert await timed.counts(asked) == {"digested": 1}
+        await advance_to(timed, f"2026-11-{when}")
+        assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-25T12:01")
+    assert len(await received_by(timed, ada)) == 1
+    assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_quiet_hours_over_the_slot_put_the_digest_off_to_their_end(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", quiet="20:00-10:30")
-    await ask(timed, ada)
-    await go_to(timed, "2026-11-24T09:29:30")
-    assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-24T09:31")
-    assert len(await came(timed, ada)) == 1
+async def test_quiet_hours_defer_the_digest_to_their_end(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", quiet="20:00-10:30")
+    await send_to(timed, ada)
+    await advance_to(timed, "2026-11-24T09:29:30")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-24T09:31")
+    assert len(await received_by(timed, ada)) == 1
     state = await timed.services.held_deliveries.digest(timed.tenant, f"u:{ada.object_id}")
     assert state.last == date(2026, 11, 24)
 
 
-async def test_of_a_thread_only_the_newest_state_is_told(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
+async def test_digest_shows_only_the_newest_state_of_a_thread(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
     thread = {"key": "build/42", "onRepeat": "update"}
-    asked = [await ask(timed, ada, f"State {number}", thread=thread) for number in range(4)]
-    await ask(timed, ada, "Another")
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    told = texts(digest)
-    assert "State 3" in told
-    assert not {"State 0", "State 1", "State 2"} & set(told)
-    assert any("4 updates" in text for text in told)
-    assert told[0] == "Digest: 5 notifications"
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 4
+    notifications = [await send_to(timed, ada, f"State {number}", thread=thread) for number in range(4)]
+    await send_to(timed, ada, "Another")
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    texts = card_texts(digest)
+    assert "State 3" in texts
+    assert not {"State 0", "State 1", "State 2"} & set(texts)
+    assert any("4 updates" in text for text in texts)
+    assert texts[0] == "Digest: 5 notifications"
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 4
 
 
-async def test_what_is_older_than_what_its_thread_showed_is_superseded(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "pager": Mode.IMMEDIATE})
-    old = await ask(timed, ada, "Old", thread={"key": "t"})
+async def test_delivery_older_than_its_thread_shows_is_superseded(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "pager": Mode.IMMEDIATE})
+    old = await send_to(timed, ada, "Old", thread={"key": "t"})
     timed.clock.moved += timedelta(minutes=1)
-    await ask(timed, ada, "New", thread={"key": "t"}, category="pager")
-    await go_to(timed, "2026-11-24T08:01")
-    assert [each.activity["summary"] for each in await came(timed, ada)] == ["New"]
+    await send_to(timed, ada, "New", thread={"key": "t"}, category="pager")
+    await advance_to(timed, "2026-11-24T08:01")
+    assert [each.activity["summary"] for each in await received_by(timed, ada)] == ["New"]
     assert await timed.counts(old) == {"superseded": 1}
     assert (await timed.now(old)).state == "finished"
 
 
-async def test_what_is_only_simulated_is_not_told(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada, simulate=True)
-    await go_to(timed, "2026-11-24T08:01")
-    assert await came(timed, ada) == []
-    assert await timed.counts(asked) == {"simulated": 1}
+async def test_digest_leaves_out_simulated_notifications(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada, simulate=True)
+    await advance_to(timed, "2026-11-24T08:01")
+    assert await received_by(timed, ada) == []
+    assert await timed.counts(notification) == {"simulated": 1}
 
 
 @pytest.mark.parametrize("count", [MAX_SEPARATE_MESSAGES, MAX_SEPARATE_MESSAGES + 1])
-async def test_more_than_five_that_a_pause_held_are_one_digest(timed: Herald, count: int) -> None:
-    ada = await one(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 7, tzinfo=UTC))
-    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
-    build = await ask(timed, ada, "Build 1")
-    await go_to(timed, "2026-11-24T06:59")
-    await go_to(timed, "2026-11-24T07:01")
-    digest = count > MAX_SEPARATE_MESSAGES
-    assert len(await came(timed, ada)) == (1 if digest else count)
-    ended = {"digested": 1} if digest else {"sent": 1}
-    assert [await timed.counts(each) for each in asked] == [ended] * count
-    # The regular one of that day still comes.
+async def test_more_than_five_deliveries_are_one_digest_when_a_pause_ends(timed: Herald, count: int) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 7, tzinfo=UTC))
+    notifications = [await send_to(timed, ada, f"News {number}", category="news") for number in range(count)]
+    build = await send_to(timed, ada, "Build 1")
+    await advance_to(timed, "2026-11-24T06:59")
+    await advance_to(timed, "2026-11-24T07:01")
+    is_digest = count > MAX_SEPARATE_MESSAGES
+    assert len(await received_by(timed, ada)) == (1 if is_digest else count)
+    expected = {"digested": 1} if is_digest else {"sent": 1}
+    assert [await timed.counts(each) for each in notifications] == [expected] * count
+    # The scheduled digest of that day is still sent.
     assert await timed.counts(build) == {"open": 1}
-    await go_to(timed, "2026-11-24T08:01")
-    assert "Build 1" in texts((await came(timed, ada))[-1])
+    await advance_to(timed, "2026-11-24T08:01")
+    assert "Build 1" in card_texts((await received_by(timed, ada))[-1])
 
 
-async def test_a_pause_that_ends_at_the_slot_makes_one_digest_of_both(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada, "Build 1")
-    await prefer(timed, ada, paused_until=datetime(2026, 11, 24, 8, tzinfo=UTC))
+async def test_pause_that_ends_at_the_digest_time_makes_one_digest_of_both(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada, "Build 1")
+    await set_preferences(timed, ada, paused_until=datetime(2026, 11, 24, 8, tzinfo=UTC))
     for number in range(6):
-        await ask(timed, ada, f"News {number}", category="news")
-    await go_to(timed, "2026-11-24T07:59")
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    assert {"Build 1", "News 0", "News 5"} <= set(texts(digest))
+        await send_to(timed, ada, f"News {number}", category="news")
+    await advance_to(timed, "2026-11-24T07:59")
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert {"Build 1", "News 0", "News 5"} <= set(card_texts(digest))
 
 
-async def test_who_asks_has_it_at_once_in_quiet_hours_too_and_the_regular_one_besides(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-24T06:00", quiet="22:00-08:00")
-    await prefer(timed, ada, quiet="")
-    await ask(timed, ada, "Early")
-    await prefer(timed, ada, quiet="22:00-08:00")
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    assert len(await came(timed, ada)) == 1
-    await prefer(timed, ada, quiet="")
-    await ask(timed, ada, "Regular")
-    await go_to(timed, "2026-11-24T08:01")
-    assert ["Early" in texts(each) for each in await came(timed, ada)] == [True, False]
-    assert "Regular" in texts((await came(timed, ada))[1])
+async def test_digest_now_is_sent_in_quiet_hours_and_in_addition_to_the_scheduled_one(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-24T06:00", quiet="22:00-08:00")
+    await set_preferences(timed, ada, quiet="")
+    await send_to(timed, ada, "Early")
+    await set_preferences(timed, ada, quiet="22:00-08:00")
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert len(await received_by(timed, ada)) == 1
+    await set_preferences(timed, ada, quiet="")
+    await send_to(timed, ada, "Scheduled")
+    await advance_to(timed, "2026-11-24T08:01")
+    assert ["Early" in card_texts(each) for each in await received_by(timed, ada)] == [True, False]
+    assert "Scheduled" in card_texts((await received_by(timed, ada))[1])
 
 
 @pytest.mark.parametrize(
     ("held", "reason"), [({"paused_until": FOREVER}, "paused"), ({"quiet": "00:00-23:59"}, "quietHours")]
 )
-async def test_who_asks_has_what_a_pause_or_quiet_hours_hold_for_the_digest_and_nothing_else(
+async def test_digest_now_includes_only_held_deliveries_meant_for_a_digest(
     timed: Herald, held: dict[str, Any], reason: str
 ) -> None:
-    ada = await one(timed, "2026-11-24T06:00", **held)
-    asked = [await ask(timed, ada, f"Build {number}") for number in range(2)]
-    off, muted = await ask(timed, ada, "Off"), await ask(timed, ada, "Muted", thread={"key": "muted"})
-    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
-    assert (await timed.row(asked[0], f"u:{ada.object_id}"))["reason"] == reason
+    ada = await add_person(timed, "2026-11-24T06:00", **held)
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(2)]
+    off, muted = await send_to(timed, ada, "Off"), await send_to(timed, ada, "Muted", thread={"key": "muted"})
+    news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
+    assert (await timed.row(notifications[0], f"u:{ada.object_id}"))["reason"] == reason
     await timed.command("cancel", off)
     await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: old.mute("muted", FOREVER, timed.clock())
     )
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Digest: 2 notifications"
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 2
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    [digest] = await received_by(timed, ada)
+    assert card_texts(digest)[0] == "Digest: 2 notifications"
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 2
     assert [await timed.counts(each) for each in (*news, muted)] == [{"open": 1}] * (MAX_SEPARATE_MESSAGES + 2)
     left = await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)
     assert {item.delivery.notification for item in left} == {each.key for each in (*news, muted)}
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    assert len(await came(timed, ada)) == 1
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert len(await received_by(timed, ada)) == 1
 
 
 async def test_digest_now_finds_its_items_behind_many_others(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-24T06:00", paused_until=FOREVER)
-    news = [await ask(timed, ada, f"News {number}", category="news") for number in range(5)]
+    ada = await add_person(timed, "2026-11-24T06:00", paused_until=FOREVER)
+    news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(5)]
     timed.clock.moved += timedelta(seconds=5)
-    builds = [await ask(timed, ada, f"Build {number}") for number in range(5)]
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    builds = [await send_to(timed, ada, f"Build {number}") for number in range(5)]
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert [await timed.counts(each) for each in builds] == [{"digested": 1}] * 5
     assert [await timed.counts(each) for each in news] == [{"open": 1}] * 5
     assert len(await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 100)) == 5
 
 
-async def test_a_new_zone_moves_the_next_one_and_gives_no_date_two(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-24T07:00", time_zone="Asia/Tokyo", digest="daily 18:00")
-    await ask(timed, ada, "Tokyo")
-    await go_to(timed, "2026-11-24T09:01")
-    assert len(await came(timed, ada)) == 1
-    # Nine hours to the west it is 10:00 of the same date: 18:00 comes again.
-    await prefer(timed, ada, time_zone="Europe/London")
-    await ask(timed, ada, "London")
-    await go_to(timed, "2026-11-25T17:59")
-    assert len(await came(timed, ada)) == 1
-    await go_to(timed, "2026-11-25T18:01")
-    assert len(await came(timed, ada)) == 2
+async def test_new_zone_after_the_digest_makes_no_second_one_for_the_date(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-24T07:00", time_zone="Asia/Tokyo", digest="daily 18:00")
+    await send_to(timed, ada, "Tokyo")
+    await advance_to(timed, "2026-11-24T09:01")
+    assert len(await received_by(timed, ada)) == 1
+    # In London it is 09:00 on the same date, which has 18:00 once more.
+    await set_preferences(timed, ada, time_zone="Europe/London")
+    await send_to(timed, ada, "London")
+    await advance_to(timed, "2026-11-25T17:59")
+    assert len(await received_by(timed, ada)) == 1
+    await advance_to(timed, "2026-11-25T18:01")
+    assert len(await received_by(timed, ada)) == 2
 
 
-async def test_a_zone_that_changes_before_the_slot_moves_it(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T20:00")
-    await ask(timed, ada)
-    await prefer(timed, ada, time_zone="America/New_York")
-    await go_to(timed, "2026-11-24T13:59")
-    assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-24T14:01")
-    assert len(await came(timed, ada)) == 1
+async def test_new_zone_before_the_digest_moves_it(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T20:00")
+    await send_to(timed, ada)
+    await set_preferences(timed, ada, time_zone="America/New_York")
+    await advance_to(timed, "2026-11-24T13:59")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-24T14:01")
+    assert len(await received_by(timed, ada)) == 1
 
 
-async def test_a_new_time_moves_the_next_one_and_gives_no_date_two(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada, "First")
-    await go_to(timed, "2026-11-24T08:01")
-    await prefer(timed, ada, digest="daily 12:00")
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    await ask(timed, ada, "Second")
-    await go_to(timed, "2026-11-24T22:00")
-    assert len(await came(timed, ada)) == 1
-    await go_to(timed, "2026-11-25T11:01")
-    assert len(await came(timed, ada)) == 2
+async def test_new_schedule_after_the_digest_makes_no_second_one_for_the_date(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada, "First")
+    await advance_to(timed, "2026-11-24T08:01")
+    await set_preferences(timed, ada, digest="daily 12:00")
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await send_to(timed, ada, "Second")
+    await advance_to(timed, "2026-11-24T22:00")
+    assert len(await received_by(timed, ada)) == 1
+    await advance_to(timed, "2026-11-25T11:01")
+    assert len(await received_by(timed, ada)) == 2
 
 
-async def test_without_digests_any_more_what_waited_comes_alone(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
-    await prefer(timed, ada, digest="off")
-    await go_to(timed, "2026-11-24T08:01")
-    assert await timed.counts(asked) == {"sent": 1}
+async def test_deliveries_are_sent_alone_after_digest_off(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
+    await set_preferences(timed, ada, digest="off")
+    await advance_to(timed, "2026-11-24T08:01")
+    assert await timed.counts(notification) == {"sent": 1}
 
 
 @pytest.mark.parametrize(
-    ("before", "slot"),
+    ("before", "expected"),
     [
-        pytest.param("2027-03-27T20:00", "2027-03-28T01:00", id="the clocks skip it"),
-        pytest.param("2026-10-24T20:00", "2026-10-25T00:30", id="the clocks show it twice"),
+        pytest.param("2027-03-27T20:00", "2027-03-28T01:00", id="skipped time"),
+        pytest.param("2026-10-24T20:00", "2026-10-25T00:30", id="repeated time"),
     ],
 )
-async def test_a_night_in_which_the_clocks_change_has_one(timed: Herald, before: str, slot: str) -> None:
-    ada = await one(timed, before, digest="daily 02:30")
-    asked = await ask(timed, ada)
-    at = datetime.fromisoformat(slot)
-    await go_to(timed, (at - timedelta(seconds=30)).isoformat())
-    assert await came(timed, ada) == []
-    await go_to(timed, (at + timedelta(seconds=30)).isoformat())
-    assert await timed.counts(asked) == {"digested": 1}
-    again = await ask(timed, ada)
-    await go_to(timed, (at + timedelta(hours=12)).isoformat())
+async def test_night_of_a_clock_change_has_one_digest(timed: Herald, before: str, expected: str) -> None:
+    ada = await add_person(timed, before, digest="daily 02:30")
+    notification = await send_to(timed, ada)
+    at = datetime.fromisoformat(expected)
+    await advance_to(timed, (at - timedelta(seconds=30)).isoformat())
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, (at + timedelta(seconds=30)).isoformat())
+    assert await timed.counts(notification) == {"digested": 1}
+    again = await send_to(timed, ada)
+    await advance_to(timed, (at + timedelta(hours=12)).isoformat())
     assert await timed.counts(again) == {"open": 1}
 
 
-async def test_after_an_outage_there_is_one_for_all_its_days(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada)
+async def test_one_digest_after_an_outage_of_several_days(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada)
     timed.clock.moved += timedelta(days=3)
     await timed.tick()
     await timed.send()
-    assert len(await came(timed, ada)) == 1
-    await ask(timed, ada)
-    await go_to(timed, "2026-11-27T08:01")
-    assert len(await came(timed, ada)) == 2
+    assert len(await received_by(timed, ada)) == 1
+    await send_to(timed, ada)
+    await advance_to(timed, "2026-11-27T08:01")
+    assert len(await received_by(timed, ada)) == 2
 
 
-async def test_what_is_told_too_late_is_for_the_date_of_its_slot(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", digest="daily 23:59")
-    await ask(timed, ada, "First")
+async def test_late_digest_counts_for_its_scheduled_date(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", digest="daily 23:59")
+    await send_to(timed, ada, "First")
     timed.clock.moved += datetime(2026, 11, 23, 23, 3, tzinfo=UTC) - timed.clock()  # 00:03 in Berlin
     await timed.tick()
     await timed.send()
-    assert len(await came(timed, ada)) == 1
-    await ask(timed, ada, "Second")
-    await go_to(timed, "2026-11-24T22:59:30")
-    assert len(await came(timed, ada)) == 2
+    assert len(await received_by(timed, ada)) == 1
+    await send_to(timed, ada, "Second")
+    await advance_to(timed, "2026-11-24T22:59:30")
+    assert len(await received_by(timed, ada)) == 2
 
 
-@pytest.mark.parametrize("most", [10, pytest.param(MAX_DIGEST_ITEMS, marks=pytest.mark.full)])
-async def test_what_is_too_much_for_one_comes_when_it_is_asked_for(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch, most: int
+@pytest.mark.parametrize("limit", [10, pytest.param(MAX_DIGEST_ITEMS, marks=pytest.mark.full)])
+async def test_digest_now_sends_what_one_digest_leaves(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", most)
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(most + 3)]
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", limit)
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(limit + 3)]
     await timed.send()
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    assert texts(digest)[0] == f"Digest: {most} notifications"
-    assert any(text.startswith("3 more in your next digest.") for text in texts(digest))
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    [_, rest] = await came(timed, ada)
-    assert texts(rest)[0] == "Digest: 3 notifications"
-    told = [text for each in (digest, rest) for text in texts(each) if text.startswith("Build ")]
-    assert sorted(told) == sorted(f"Build {n}" for n in range(most + 3))
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * (most + 3)
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert card_texts(digest)[0] == f"Digest: {limit} notifications"
+    assert any(text.startswith("3 more in your next digest.") for text in card_texts(digest))
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    [_, rest] = await received_by(timed, ada)
+    assert card_texts(rest)[0] == "Digest: 3 notifications"
+    titles = [text for each in (digest, rest) for text in card_texts(each) if text.startswith("Build ")]
+    assert sorted(titles) == sorted(f"Build {n}" for n in range(limit + 3))
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * (limit + 3)
 
 
-async def test_it_speaks_the_language_that_its_reader_chose(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", locale="de")
-    await ask(timed, ada, "Build 1")
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    assert texts(digest)[0] == "Übersicht: 1 Benachrichtigung"
+async def test_digest_is_in_the_language_of_its_reader(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", locale="de")
+    await send_to(timed, ada, "Build 1")
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert card_texts(digest)[0] == "Übersicht: 1 Benachrichtigung"
 
 
-async def test_what_does_not_fit_on_the_card_stays_for_the_next_one(timed: Herald) -> None:
+async def test_deliveries_that_do_not_fit_are_in_the_next_digest(timed: Herald) -> None:
     object.__setattr__(timed.services.settings, "max_activity_kb", 12)
-    ada = await one(timed, "2026-11-23T10:00")
+    ada = await add_person(timed, "2026-11-23T10:00")
     long = {"link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
-    asked = [await ask(timed, ada, f"Build {number}", content=long) for number in range(12)]
-    asked.append(await ask(timed, ada, "Build 12", content=long, priority="urgent"))
+    notifications = [await send_to(timed, ada, f"Build {number}", content=long) for number in range(12)]
+    notifications.append(await send_to(timed, ada, "Build 12", content=long, priority="urgent"))
     await timed.run()
-    found = await came(timed, ada)
+    found = await received_by(timed, ada)
     assert len(found) == 2
-    assert next(text for text in texts(found[0]) if text.startswith("Build ")) == "Build 12"
-    assert any("in your next digest" in text for text in texts(found[0]))
-    told = [text for each in found for text in texts(each) if text.startswith("Build ")]
-    assert sorted(told) == sorted(f"Build {number}" for number in range(13))
-    assert [await timed.counts(each) for each in asked] == [{"digested": 1}] * 13
+    assert next(text for text in card_texts(found[0]) if text.startswith("Build ")) == "Build 12"
+    assert any("in your next digest" in text for text in card_texts(found[0]))
+    titles = [text for each in found for text in card_texts(each) if text.startswith("Build ")]
+    assert sorted(titles) == sorted(f"Build {number}" for number in range(13))
+    assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 13
 
 
-async def test_what_did_not_fit_can_be_called_off(timed: Herald) -> None:
+async def test_delivery_that_did_not_fit_can_be_cancelled(timed: Herald) -> None:
     object.__setattr__(timed.services.settings, "max_activity_kb", 12)
-    ada = await one(timed, "2026-11-23T10:00")
+    ada = await add_person(timed, "2026-11-23T10:00")
     long = {"link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
-    asked = [await ask(timed, ada, f"Build {number}", content=long) for number in range(12)]
-    await go_to(timed, "2026-11-24T08:01")
-    [left, *_] = [each for each in asked if await timed.counts(each) == {"open": 1}]
+    notifications = [await send_to(timed, ada, f"Build {number}", content=long) for number in range(12)]
+    await advance_to(timed, "2026-11-24T08:01")
+    [left, *_] = [each for each in notifications if await timed.counts(each) == {"open": 1}]
     await timed.command("cancel", left)
     await timed.wait(SWEEP_DELAY_SECONDS + 1)
     assert await timed.counts(left) == {"cancelled": 1}
 
 
-async def test_who_has_uninstalled_gets_none_and_its_items_say_so(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
+async def test_digest_of_an_uninstalled_app_is_suppressed_with_its_items(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
     await timed.services.conversations.save(
         timed.tenant, ReferenceKind.USER, ada.object_id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED
     )
-    await go_to(timed, "2026-11-24T08:01")
-    row = await timed.row(asked, f"u:{ada.object_id}")
+    await advance_to(timed, "2026-11-24T08:01")
+    row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
-    assert (await timed.now(asked)).state == "finished"
+    assert (await timed.now(notification)).state == "finished"
     assert await timed.services.held_deliveries.of(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
-async def test_what_a_failed_digest_told_has_failed_and_can_be_tried_again(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = await ask(timed, ada)
+async def test_deliveries_of_a_failed_digest_fail_and_can_be_redriven(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
     await timed.teams.inject(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
     )
-    await go_to(timed, "2026-11-24T08:01")
-    row = await timed.row(asked, f"u:{ada.object_id}")
+    await advance_to(timed, "2026-11-24T08:01")
+    row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "badRequest")
-    await timed.command("redrive", asked)
-    await go_to(timed, "2026-11-25T08:01")
-    assert await timed.counts(asked) == {"digested": 1}
-    assert len(await came(timed, ada)) == 1
+    await timed.command("redrive", notification)
+    await advance_to(timed, "2026-11-25T08:01")
+    assert await timed.counts(notification) == {"digested": 1}
+    assert len(await received_by(timed, ada)) == 1
 
 
-async def test_what_waits_for_something_else_does_not_stand_behind_much_that_waits_for_a_digest(
+async def test_other_held_deliveries_are_not_blocked_by_many_for_a_digest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.release_held.MAX_ITEMS", 3)
-    ada = await one(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
+    ada = await add_person(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
     for number in range(4):
-        await ask(timed, ada, f"Build {number}")
+        await send_to(timed, ada, f"Build {number}")
     timed.clock.moved += timedelta(hours=11)
-    alerts = [await ask(timed, ada, f"Alert {number}", category="alerts") for number in range(4)]
+    alerts = [await send_to(timed, ada, f"Alert {number}", category="alerts") for number in range(4)]
     own = {"at": "2026-11-24T08:00", "timeZone": "recipient"}
-    alerts.append(await ask(timed, ada, "At eight", category="alerts", schedule=own))
-    await go_to(timed, "2026-11-24T07:01")
+    alerts.append(await send_to(timed, ada, "At eight", category="alerts", schedule=own))
+    await advance_to(timed, "2026-11-24T07:01")
     assert [await timed.counts(each) for each in alerts] == [{"sent": 1}] * 5
 
 
 @pytest.mark.parametrize(
     ("change", "at"),
     [({"digest": "daily 17:00"}, "2026-11-24T16:01"), ({"time_zone": "America/New_York"}, "2026-11-24T14:01")],
-    ids=["another hour", "another zone"],
+    ids=["schedule", "zone"],
 )
-async def test_a_change_of_hour_or_zone_leaves_nothing_at_the_old_hour(
+async def test_new_schedule_or_zone_sends_nothing_at_the_old_time(
     timed: Herald, change: dict[str, str], at: str
 ) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada, "First")
-    await go_to(timed, "2026-11-23T19:00")
-    await prefer(timed, ada, **change)
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    await go_to(timed, "2026-11-24T08:01")
-    await ask(timed, ada, "Second")
-    assert await came(timed, ada) == []
-    await go_to(timed, at)
-    [digest] = await came(timed, ada)
-    assert {"First", "Second"} <= set(texts(digest))
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada, "First")
+    await advance_to(timed, "2026-11-23T19:00")
+    await set_preferences(timed, ada, **change)
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await advance_to(timed, "2026-11-24T08:01")
+    await send_to(timed, ada, "Second")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, at)
+    [digest] = await received_by(timed, ada)
+    assert {"First", "Second"} <= set(card_texts(digest))
 
 
-@pytest.mark.parametrize("held", [{"paused_until": FOREVER}, {"quiet": "20:00-10:30"}], ids=["a pause", "quiet hours"])
-async def test_a_digest_that_something_put_off_comes_once_that_is_called_off(
+@pytest.mark.parametrize("held", [{"paused_until": FOREVER}, {"quiet": "20:00-10:30"}], ids=["pause", "quiet hours"])
+async def test_deferred_digest_is_sent_when_its_pause_or_quiet_hours_are_ended_early(
     timed: Herald, held: dict[str, Any]
 ) -> None:
-    ada = await one(timed, "2026-11-22T10:00", digest="weekly mon 09:00")
-    await ask(timed, ada, "Before")
-    await prefer(timed, ada, **held)
-    await go_to(timed, "2026-11-23T07:00")
-    await ask(timed, ada, "Meanwhile")
-    await go_to(timed, "2026-11-23T09:00")
-    assert await came(timed, ada) == []
-    await prefer(timed, ada, quiet="", paused_until=None)
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    [digest] = await came(timed, ada)
-    assert {"Before", "Meanwhile"} <= set(texts(digest))
+    ada = await add_person(timed, "2026-11-22T10:00", digest="weekly mon 09:00")
+    await send_to(timed, ada, "Before")
+    await set_preferences(timed, ada, **held)
+    await advance_to(timed, "2026-11-23T07:00")
+    await send_to(timed, ada, "Meanwhile")
+    await advance_to(timed, "2026-11-23T09:00")
+    assert await received_by(timed, ada) == []
+    await set_preferences(timed, ada, quiet="", paused_until=None)
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    [digest] = await received_by(timed, ada)
+    assert {"Before", "Meanwhile"} <= set(card_texts(digest))
 
 
 @pytest.mark.parametrize("count", [MAX_SEPARATE_MESSAGES, MAX_SEPARATE_MESSAGES + 1])
-async def test_more_than_five_that_a_pause_held_are_one_digest_when_it_is_called_off(timed: Herald, count: int) -> None:
-    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
-    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(count)]
-    build = await ask(timed, ada, "Build 1")
-    await prefer(timed, ada, paused_until=None)
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    digest = count > MAX_SEPARATE_MESSAGES
-    assert len(await came(timed, ada)) == (1 if digest else count)
-    assert [await timed.counts(each) for each in asked] == [{"digested" if digest else "sent": 1}] * count
-    await go_to(timed, "2026-11-24T08:01")
+async def test_more_than_five_deliveries_are_one_digest_when_a_pause_is_ended_early(timed: Herald, count: int) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    notifications = [await send_to(timed, ada, f"News {number}", category="news") for number in range(count)]
+    build = await send_to(timed, ada, "Build 1")
+    await set_preferences(timed, ada, paused_until=None)
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    is_digest = count > MAX_SEPARATE_MESSAGES
+    assert len(await received_by(timed, ada)) == (1 if is_digest else count)
+    assert [await timed.counts(each) for each in notifications] == [{"digested" if is_digest else "sent": 1}] * count
+    await advance_to(timed, "2026-11-24T08:01")
     assert await timed.counts(build) == {"digested": 1}
 
 
-async def test_what_one_digest_cannot_tell_when_a_pause_is_called_off_comes_after_it(
+async def test_rest_of_a_full_digest_is_sent_after_it_when_a_pause_ends(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 7)
-    ada = await one(timed, "2026-11-23T10:00", paused_until=FOREVER)
-    asked = [await ask(timed, ada, f"News {number}", category="news") for number in range(9)]
-    await prefer(timed, ada, paused_until=None)
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    digest, *_ = found = await came(timed, ada)
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    notifications = [await send_to(timed, ada, f"News {number}", category="news") for number in range(9)]
+    await set_preferences(timed, ada, paused_until=None)
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    digest, *_ = found = await received_by(timed, ada)
     assert len(found) == 3
-    assert not any("more" in text for text in texts(digest))
-    assert sum([await timed.counts(each) for each in asked], Counter[str]()) == {"digested": 7, "sent": 2}
+    assert not any("more" in text for text in card_texts(digest))
+    assert sum([await timed.counts(each) for each in notifications], Counter[str]()) == {"digested": 7, "sent": 2}
 
 
-async def test_a_wish_that_changes_in_quiet_hours_does_not_lose_the_digest_that_they_put_off(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00", quiet="08:00-10:30")
-    await ask(timed, ada)
-    await go_to(timed, "2026-11-24T08:30")
-    await prefer(timed, ada, own_actions=True)
-    await see_to(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    await go_to(timed, "2026-11-24T09:29")
-    assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-24T09:31")
-    assert len(await came(timed, ada)) == 1
+async def test_preferences_changed_in_quiet_hours_do_not_lose_the_deferred_digest(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00", quiet="08:00-10:30")
+    await send_to(timed, ada)
+    await advance_to(timed, "2026-11-24T08:30")
+    await set_preferences(timed, ada, own_actions=True)
+    await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
+    await advance_to(timed, "2026-11-24T09:29")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-24T09:31")
+    assert len(await received_by(timed, ada)) == 1
 
 
-async def test_what_was_scheduled_during_a_pause_waits_for_the_first_slot_after_its_time(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-23T10:00")
-    await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T12:00", "timeZone": "Europe/Berlin"})
-    await go_to(timed, "2026-11-27T10:00")
-    await prefer(timed, ada, paused_until=datetime(2026, 11, 27, 17, tzinfo=UTC))
-    await go_to(timed, "2026-11-27T11:01")
-    await go_to(timed, "2026-11-27T17:01")
-    assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-28T08:01")
-    assert len(await came(timed, ada)) == 1
+async def test_notification_due_in_a_pause_is_in_the_first_digest_after_it(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada, "Vote", schedule={"at": "2026-11-27T12:00", "timeZone": "Europe/Berlin"})
+    await advance_to(timed, "2026-11-27T10:00")
+    await set_preferences(timed, ada, paused_until=datetime(2026, 11, 27, 17, tzinfo=UTC))
+    await advance_to(timed, "2026-11-27T11:01")
+    await advance_to(timed, "2026-11-27T17:01")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-28T08:01")
+    assert len(await received_by(timed, ada)) == 1
 
 
-async def test_of_too_much_the_urgent_and_the_newest_state_of_a_thread_are_told_first(
+async def test_full_digest_includes_urgent_deliveries_and_newest_threads_first(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 4)
-    ada = await one(timed, "2026-11-23T10:00")
-    told = ["Build 0", "Build 1", "State 0", "State 1", "State 2", "Fire"]
-    for number, title in enumerate(told):
+    ada = await add_person(timed, "2026-11-23T10:00")
+    titles = ["Build 0", "Build 1", "State 0", "State 1", "State 2", "Fire"]
+    for number, title in enumerate(titles):
         thread = {"thread": {"key": "t"}} if title.startswith("State") else {}
         urgent = {"priority": "urgent"} if title == "Fire" else {}
-        await ask(timed, ada, title, **thread, **urgent)
+        await send_to(timed, ada, title, **thread, **urgent)
         timed.clock.moved += timedelta(minutes=number)
-    await go_to(timed, "2026-11-24T08:01")
-    [digest] = await came(timed, ada)
-    assert [text for text in texts(digest) if text in told] == ["Fire", "State 2"]
-    await see_to(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    assert [text for text in texts((await came(timed, ada))[1]) if text in told] == ["Build 1", "Build 0"]
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert [text for text in card_texts(digest) if text in titles] == ["Fire", "State 2"]
+    await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    assert [text for text in card_texts((await received_by(timed, ada))[1]) if text in titles] == ["Build 1", "Build 0"]
 
 
-async def test_a_thread_of_more_states_than_a_digest_tells_shows_the_newest_and_no_other_later(
+async def test_oldest_states_of_a_thread_larger_than_a_digest_are_superseded(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 3)
-    ada = await one(timed, "2026-11-23T10:00")
-    asked = []
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = []
     for number in range(5):
-        asked.append(await ask(timed, ada, f"State {number}", thread={"key": "t"}))
+        notifications.append(await send_to(timed, ada, f"State {number}", thread={"key": "t"}))
         timed.clock.moved += timedelta(minutes=1)
     await timed.run()
-    [digest] = await came(timed, ada)
-    assert "State 4" in texts(digest)
-    assert [await timed.counts(each) for each in asked] == [{"superseded": 1}] * 2 + [{"digested": 1}] * 3
+    [digest] = await received_by(timed, ada)
+    assert "State 4" in card_texts(digest)
+    assert [await timed.counts(each) for each in notifications] == [{"superseded": 1}] * 2 + [{"digested": 1}] * 3
 
 
-async def test_what_comes_at_its_recipients_own_time_waits_for_the_slot_after_that_and_says_so(timed: Herald) -> None:
-    ada = await one(timed, "2026-11-25T10:00")
-    await ask(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"})
-    await go_to(timed, "2026-11-26T20:01")
-    await go_to(timed, "2026-11-27T08:30")
-    await prefer(timed, ada, paused_until=datetime(2026, 11, 27, 9, 30, tzinfo=UTC))
-    await go_to(timed, "2026-11-27T09:01")
-    await go_to(timed, "2026-11-27T09:31")
-    assert await came(timed, ada) == []
-    await go_to(timed, "2026-11-28T08:01")
-    [digest] = await came(timed, ada)
-    assert any("2026\u201111\u201127\u00a010:00" in text for text in texts(digest))
+async def test_recipient_time_notification_is_in_the_next_digest_with_its_own_time(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-25T10:00")
+    await send_to(timed, ada, "Vote", schedule={"at": "2026-11-27T10:00", "timeZone": "recipient"})
+    await advance_to(timed, "2026-11-26T20:01")
+    await advance_to(timed, "2026-11-27T08:30")
+    await set_preferences(timed, ada, paused_until=datetime(2026, 11, 27, 9, 30, tzinfo=UTC))
+    await advance_to(timed, "2026-11-27T09:01")
+    await advance_to(timed, "2026-11-27T09:31")
+    assert await received_by(timed, ada) == []
+    await advance_to(timed, "2026-11-28T08:01")
+    [digest] = await received_by(timed, ada)
+    assert any("2026\u201111\u201127\u00a010:00" in text for text in card_texts(digest))

@@ -1,4 +1,4 @@
-"""What was scheduled goes out at its time, once, whoever ticks and however often."""
+"""The tick enqueues the work of each due timer once, also if it crashes, is late or runs twice."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from datetime import timedelta
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from shared import keys as store_keys
+from local.fake_teams.api import PersonView
+from shared import keys as storage_keys
 from shared.queue_messages import EXPANSIONS, Expansion
 from shared.states import NotificationState, ReferenceKind
 from shared.storage.entity_writes import Operation
+from shared.storage.notifications import StoredNotification
 from shared.storage.table import Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
 
-async def scheduled(herald: Herald, ahead: timedelta) -> tuple[object, object]:
+async def schedule(herald: Herald, ahead: timedelta) -> tuple[PersonView, StoredNotification]:
+    """Schedule a notification in this time; return its recipient and the notification."""
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     at = (herald.clock() + ahead).replace(tzinfo=None).isoformat(timespec="minutes")
-    asked = await herald.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
-    return ada, asked
+    notification = await herald.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    return ada, notification
 
 
-async def test_it_waits_for_its_time_and_then_goes_out_once(herald: Herald) -> None:
-    await scheduled(herald, timedelta(hours=2))
+async def test_scheduled_notification_is_sent_at_its_time_and_once(herald: Herald) -> None:
+    await schedule(herald, timedelta(hours=2))
     assert await herald.tick() == 0
     await herald.send()
     assert await herald.received() == []
@@ -40,22 +43,22 @@ async def test_it_waits_for_its_time_and_then_goes_out_once(herald: Herald) -> N
     assert len(await herald.received()) == 1
 
 
-async def test_it_goes_out_also_when_the_app_was_down_at_that_minute(herald: Herald) -> None:
-    await scheduled(herald, timedelta(minutes=5))
+async def test_scheduled_notification_is_sent_after_the_app_was_down(herald: Herald) -> None:
+    await schedule(herald, timedelta(minutes=5))
     herald.clock.moved += timedelta(minutes=50)
     assert await herald.tick() == 1
     await herald.send()
     assert len(await herald.received()) == 1
 
 
-async def test_a_timer_that_comes_a_moment_early_is_not_a_minute_late(herald: Herald) -> None:
+async def test_tick_that_fires_early_waits_for_its_minute(herald: Herald) -> None:
     minute = (herald.clock() + timedelta(minutes=5)).replace(second=0, microsecond=0)
     await herald.services.timers.put(minute, "notification", "a" * 64)
     herald.clock.moved += minute - timedelta(seconds=0.3) - herald.clock()
     assert await herald.tick() == 1
 
 
-async def test_what_is_too_much_for_one_tick_is_left_to_the_next(
+async def test_tick_leaves_the_rest_to_the_next_one_after_its_time_limit(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minute = herald.clock() - timedelta(minutes=3)
@@ -65,8 +68,8 @@ async def test_what_is_too_much_for_one_tick_is_left_to_the_next(
     assert await herald.waiting(EXPANSIONS) == 130
 
 
-async def test_two_ticks_at_once_send_it_once(herald: Herald) -> None:
-    await scheduled(herald, timedelta(minutes=5))
+async def test_concurrent_ticks_send_a_notification_once(herald: Herald) -> None:
+    await schedule(herald, timedelta(minutes=5))
     herald.clock.moved += timedelta(minutes=7)
     await asyncio.gather(herald.tick(), herald.tick(), herald.tick())
     await herald.send()
@@ -75,23 +78,23 @@ async def test_two_ticks_at_once_send_it_once(herald: Herald) -> None:
     assert len(await herald.received()) == 1
 
 
-async def test_a_row_written_late_into_a_passed_minute_is_found(herald: Herald) -> None:
-    _, asked = await scheduled(herald, timedelta(minutes=5))
+async def test_timer_written_into_a_past_minute_is_found(herald: Herald) -> None:
+    _, notification = await schedule(herald, timedelta(minutes=5))
     herald.clock.moved += timedelta(hours=1)
     await herald.tick()
     long_ago = herald.clock() - timedelta(days=30)
-    await herald.services.timers.put(long_ago, "notification", asked.key)  # type: ignore[attr-defined]
+    await herald.services.timers.put(long_ago, "notification", notification.key)
     assert await herald.tick() == 1
 
 
-async def test_more_than_one_batch_is_woken_in_one_tick(herald: Herald) -> None:
+async def test_tick_reads_more_than_one_page(herald: Herald) -> None:
     now = herald.clock()
     keys = [f"{number:064x}" for number in range(120)]
     await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=1 + n % 7), "notification", k) for n, k in enumerate(keys)))  # noqa: E501  # fmt: skip
     assert await herald.tick() == 120
 
 
-async def test_for_their_digests_people_are_woken_at_the_rate_of_their_tenant(
+async def test_digests_are_enqueued_at_the_rate_of_their_tenant(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate, due_at = herald.services.settings.tenant_rate, herald.clock() - timedelta(minutes=1)
@@ -108,43 +111,43 @@ async def test_for_their_digests_people_are_woken_at_the_rate_of_their_tenant(
     assert delays == {0: 2 * rate + len(people), 1: 2 * rate, 2: 10}
 
 
-async def test_what_this_version_cannot_wake_stays_for_a_newer_one(herald: Herald) -> None:
+async def test_timer_of_unknown_kind_stays_for_a_newer_version(herald: Herald) -> None:
     now = herald.clock()
     await herald.services.timers.put(now - timedelta(minutes=2), "somethingNew", "x")
-    await scheduled(herald, timedelta(minutes=1))
+    await schedule(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     assert await herald.tick() == 1
-    left = [waking.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for waking in page]
-    assert left == ["somethingNew"]
+    remaining = [timer.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for timer in page]
+    assert remaining == ["somethingNew"]
 
 
-async def test_a_scheduled_notification_looks_up_its_recipients_when_it_is_sent(herald: Herald) -> None:
-    ada, asked = await scheduled(herald, timedelta(minutes=5))
-    assert asked.state is NotificationState.SCHEDULED  # type: ignore[attr-defined]
+async def test_recipients_are_looked_up_when_a_scheduled_notification_is_sent(herald: Herald) -> None:
+    ada, notification = await schedule(herald, timedelta(minutes=5))
+    assert notification.state is NotificationState.SCHEDULED
     moved = {"service_url": "https://127.0.0.1:1/"}
     await herald.services.conversations.save(
         herald.tenant,
         ReferenceKind.USER,
-        ada.object_id,  # type: ignore[attr-defined]
+        ada.object_id,
         moved,
         at=herald.clock(),
     )
     herald.clock.moved += timedelta(minutes=7)
     await herald.tick()
     await herald.send()
-    assert await herald.counts(asked) == {"failed": 1}  # type: ignore[arg-type]
+    assert await herald.counts(notification) == {"failed": 1}
 
 
-async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
+async def test_failed_timer_stays_for_the_next_tick_and_does_not_block_others(
     herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = herald.clock()
     broken = [f"{number:064x}" for number in range(150)]
     await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watch", key) for key in broken))
-    await scheduled(herald, timedelta(minutes=1))
+    await schedule(herald, timedelta(minutes=1))
     herald.clock.moved += timedelta(minutes=3)
     sweep = herald.services.queues.enqueue_sweep
-    monkeypatch.setattr(herald.services.queues, "enqueue_sweep", _fails)
+    monkeypatch.setattr(herald.services.queues, "enqueue_sweep", _fail)
     assert await herald.tick() == 1
     await herald.send()
     assert len(await herald.received()) == 1
@@ -153,20 +156,20 @@ async def test_what_fails_stays_for_the_next_tick_and_stands_in_nobodys_way(
     assert await herald.tick() >= 150
 
 
-async def _fails(message: object) -> None:
-    raise OSError("the queue is not there")
+async def _fail(message: object) -> None:
+    raise OSError("no such queue")
 
 
-async def test_what_is_put_again_while_it_wakes_stays_due(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
-    due, minute = herald.services.timers, herald.clock() - timedelta(minutes=3)
+async def test_timer_set_again_during_the_tick_stays_due(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers, minute = herald.services.timers, herald.clock() - timedelta(minutes=3)
     keys = [f"{number:064x}" for number in range(40)]
-    await asyncio.gather(*(due.put(minute, "notification", key) for key in keys))
+    await asyncio.gather(*(timers.put(minute, "notification", key) for key in keys))
     expand = herald.services.queues.enqueue_expansion
 
     async def put_again(message: Expansion, delay: float = 0) -> None:
         await expand(message, delay)
         if message.notification in keys[:2]:
-            await due.put(minute, "notification", message.notification)
+            await timers.put(minute, "notification", message.notification)
 
     monkeypatch.setattr(herald.services.queues, "enqueue_expansion", put_again)
     assert await herald.tick() == 40
@@ -175,7 +178,7 @@ async def test_what_is_put_again_while_it_wakes_stays_due(herald: Herald, monkey
     assert await herald.tick() == 0
 
 
-async def test_rows_that_cannot_be_removed_stand_in_nobodys_way(
+async def test_timers_that_cannot_be_deleted_do_not_block_others(
     herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now, batch = herald.clock(), Table.batch
@@ -184,19 +187,19 @@ async def test_rows_that_cannot_be_removed_stand_in_nobodys_way(
         await herald.services.timers.put(now - timedelta(minutes=9), "notification", f"{number:064x}")
     await herald.services.timers.put(now - timedelta(minutes=3), "notification", "a" * 64)
 
-    async def fails(table: Table, operations: Sequence[Operation]) -> list[str]:
+    async def fail_once(table: Table, operations: Sequence[Operation]) -> list[str]:
         if not failed:
             failed.append(operations)
             raise HttpResponseError("503")
         return await batch(table, operations)
 
-    monkeypatch.setattr(Table, "batch", fails)
+    monkeypatch.setattr(Table, "batch", fail_once)
     assert await herald.tick() == 41
     assert "were not deleted and fire again" in caplog.text
     assert await herald.tick() == len(failed[0])
 
 
-async def test_what_is_due_goes_on_its_queue_in_the_order_of_its_minutes(herald: Herald) -> None:
+async def test_work_is_enqueued_in_the_order_of_its_minutes(herald: Herald) -> None:
     now = herald.clock()
     keys = [f"{number:064x}" for number in range(60)]
     await asyncio.gather(
@@ -212,7 +215,9 @@ async def test_what_is_due_goes_on_its_queue_in_the_order_of_its_minutes(herald:
     assert len(found) == 60
 
 
-class Counting(Tap):
+class OperationCounter(Tap):
+    """Count operations by table or queue; reads under ""."""
+
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()
 
@@ -225,12 +230,12 @@ class Counting(Tap):
 @pytest.mark.parametrize(
     "stored", [(1_000,), pytest.param((1_000, 100_000), marks=[pytest.mark.full, pytest.mark.timeout(900)])]
 )
-async def test_a_tick_costs_what_is_due_however_much_is_stored(tapped: Herald, stored: tuple[int, ...]) -> None:
-    """A read for each hundred, a message for each waking, and one write for each partition in which their rows lie."""
-    now, there = tapped.clock(), 0
-    for many in stored:
-        await store(tapped, there, many)
-        there = many
+async def test_cost_of_a_tick_depends_only_on_the_due_timers(tapped: Herald, stored: tuple[int, ...]) -> None:
+    """One query for 100 timers, one message for each, and one write for each partition of their rows."""
+    now, first = tapped.clock(), 0
+    for last in stored:
+        await store(tapped, first, last)
+        first = last
         keys = [f"{number:064x}" for number in range(100)]
         await asyncio.gather(
             *(
@@ -238,25 +243,25 @@ async def test_a_tick_costs_what_is_due_however_much_is_stored(tapped: Herald, s
                 for n, key in enumerate(keys)
             )
         )
-        counting = Counting()
-        token = TAP.set(counting)
+        counter = OperationCounter()
+        token = TAP.set(counter)
         assert await tapped.tick() == 100
         TAP.reset(token)
-        reads = counting.operations.pop("")
+        reads = counter.operations.pop("")
         assert reads <= 2
-        parts = {(n % 7, store_keys.shard(key)) for n, key in enumerate(keys)}
-        assert counting.operations == {"queue/expansions": 100, "HeraldTimers": len(parts)}
+        partitions = {(n % 7, storage_keys.shard(key)) for n, key in enumerate(keys)}
+        assert counter.operations == {"queue/expansions": 100, "HeraldTimers": len(partitions)}
 
 
 async def store(herald: Herald, first: int, last: int) -> None:
-    """So many people, and as many wakings of other days."""
-    due, people = herald.services.timers._table, herald.services.conversations._table
+    """Store people and timers of another day, numbered from `first` to `last`."""
+    timers, people = herald.services.timers._table, herald.services.conversations._table
     day = herald.clock() + timedelta(days=2)
     for start in range(first, last, 100):
         numbers = range(start, min(last, start + 100))
         minute = f"{day + timedelta(minutes=start // 100):%Y-%m-%dT%H:%M};0"
         person = f"{herald.tenant};user;{start // 100 % 16:x}"
-        await due.batch(
+        await timers.batch(
             [
                 ("create", {"PartitionKey": minute, "RowKey": f"notification;{n:064x}", "v": 1, "key": f"{n:064x}"})
                 for n in numbers
