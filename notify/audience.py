@@ -1,8 +1,8 @@
 """List the recipients of a notification, page by page.
 
-A recipient is a row key of table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id. All the names
-of a person lead to the same `u:`, so that overlapping audiences meet in one row. `t:` and a team id stands for members
-whom Teams does not list: nothing is ever sent there, and its row gives the reason.
+A recipient is written as its row key in table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id.
+All ids of one person resolve to the same `u:`, so a person in several audiences gets one delivery. `t:` and a team id
+stands for members that Teams does not list: nothing is sent to it, and its row gives the reason.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from shared.teams.connector import Route
 from shared.teams.outcome import Verdict
 from shared.teams.rate_limiter import RetryLater
 
-#: Members of a team that Teams tells at once ("Get Teams specific context": 50 to 500).
+#: Members that Teams returns per request ("Get Teams specific context": 50 to 500).
 MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
-#: Seconds until Teams is asked again for the members of a team, where it names no time.
+#: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
-_MANY = (TeamRecipient, TopicRecipient, AllRecipient)
+_GROUPS = (TeamRecipient, TopicRecipient, AllRecipient)
 
 
 @dataclass(frozen=True, slots=True)
 class AudiencePage:
-    """Some recipients, each with its place in the audience, and where the next page begins; "" after the last."""
+    """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last."""
 
     recipients: Mapping[str, int]
     cursor: str
@@ -53,44 +53,46 @@ class AudiencePage:
 async def list_page(
     services: Services, tenant: str, audience: Sequence[Recipient], cursor: str, limit: int
 ) -> AudiencePage:
-    """The recipients from `cursor` ("" at first) on, about `limit` at most; maybe none, before the end too.
+    """Return about `limit` recipients from `cursor` on ("" for the first page). A page may be empty before the last.
 
-    Those that are named one by one come first. Raises `RetryLater` where Teams has to be asked and does not answer.
+    Single recipients come before teams, topics and `all`. Raises `RetryLater` if Teams does not answer a request.
     """
-    many = [(place, each) for place, each in enumerate(audience) if isinstance(each, _MANY)]
-    named = [(place, each) for place, each in enumerate(audience) if not isinstance(each, _MANY)]
-    start, after = orjson.loads(cursor) if cursor else (0, "")
-    if start < len(named):
-        part = named[start : start + limit]
-        found: Sequence[str] = await gather_limited(part, lambda pair: _named(services, tenant, pair[1]))
-        places = [place for place, _ in part]
-        start, after = start + len(part), ""
+    groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
+    singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
+    position, after = orjson.loads(cursor) if cursor else (0, "")
+    if position < len(singles):
+        batch = singles[position : position + limit]
+        found: Sequence[str] = await gather_limited(batch, lambda pair: _resolve_single(services, tenant, pair[1]))
+        indexes = [index for index, _ in batch]
+        position, after = position + len(batch), ""
     else:
-        place, each = many[start - len(named)]
-        found, after = await _some(services, tenant, each, after, limit)
-        places = [place] * len(found)
-        start += not after
+        index, entry = groups[position - len(singles)]
+        found, after = await _list_group(services, tenant, entry, after, limit)
+        indexes = [index] * len(found)
+        position += not after
     recipients: dict[str, int] = {}
-    for recipient, place in zip(found, places, strict=True):
-        recipients.setdefault(recipient, place)
-    return AudiencePage(recipients, _cursor(start, after) if start < len(audience) else "")
+    for recipient, index in zip(found, indexes, strict=True):
+        recipients.setdefault(recipient, index)
+    return AudiencePage(recipients, orjson.dumps([position, after]).decode() if position < len(audience) else "")
 
 
-async def _some(
-    services: Services, tenant: str, audience: Recipient, after: str, limit: int
+async def _list_group(
+    services: Services, tenant: str, group: Recipient, after: str, limit: int
 ) -> tuple[Sequence[str], str]:
-    """Some recipients of one audience, from `after` ("" at first) on, and where to go on; "" at the end."""
-    if isinstance(audience, TeamRecipient):
-        return await _members(services, tenant, audience.team, after, limit)
-    if isinstance(audience, TopicRecipient):
-        return await services.topics.subscribers(tenant, audience.topic, after, limit)
+    """Return recipients of one team, topic or `all`, and where the next page begins; "" stands for start and end."""
+    if isinstance(group, TeamRecipient):
+        return await _list_members(services, tenant, group.team, after, limit)
+    if isinstance(group, TopicRecipient):
+        return await services.topics.subscribers(tenant, group.topic, after, limit)
     ids, after = await services.conversations.list_people(tenant, after, limit)
-    return [f"u:{each}" for each in ids], after
+    return [f"u:{identifier}" for identifier in ids], after
 
 
-async def _members(services: Services, tenant: str, team_id: str, after: str, limit: int) -> tuple[Sequence[str], str]:
-    """Members of a team or group chat as Teams tells them, or that itself as `t:` where it does not."""
-    team = await _with_members(services, tenant, team_id)
+async def _list_members(
+    services: Services, tenant: str, team_id: str, after: str, limit: int
+) -> tuple[Sequence[str], str]:
+    """Return members of a team or group chat as Teams lists them; if Teams refuses, `t:` and its id."""
+    team = await _find_team_or_chat(services, tenant, team_id)
     if team is None or team.status is not ReferenceStatus.ACTIVE:
         return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
@@ -99,7 +101,7 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
         raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
     if outcome.verdict is not Verdict.DONE:
-        log.warning("Teams does not tell the members of a team: %s", outcome.reason)
+        log.warning("Teams refused to list the members of a team (%s); nobody in it is notified", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:
             now = services.real_time()
             await services.conversations.save(
@@ -107,21 +109,16 @@ async def _members(services: Services, tenant: str, team_id: str, after: str, li
             )
         return [f"t:{team.id}"], ""
     members = outcome.body.get("members")
-    found = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
-    return [f"u:{each.lower()}" for each in found if isinstance(each, str)], str(
-        outcome.body.get("continuationToken") or ""
-    )
+    ids = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
+    token = str(outcome.body.get("continuationToken") or "")
+    return [f"u:{identifier.lower()}" for identifier in ids if isinstance(identifier, str)], token
 
 
-def _cursor(start: int, after: str) -> str:
-    return orjson.dumps([start, after]).decode()
-
-
-async def _named(services: Services, tenant: str, recipient: Recipient) -> str:
+async def _resolve_single(services: Services, tenant: str, recipient: Recipient) -> str:
     if isinstance(recipient, UserRecipient):
         return f"u:{recipient.user}"
     if isinstance(recipient, ChannelRecipient):
-        await _know_channel(services, tenant, recipient.channel)
+        await _store_channel(services, tenant, recipient.channel)
         return f"c:{recipient.channel.channel_id}"
     assert isinstance(recipient, ConversationRecipient)
     reference = await services.conversations.get(tenant, ReferenceKind.CONVERSATION, channel_of(recipient.conversation))
@@ -130,26 +127,26 @@ async def _named(services: Services, tenant: str, recipient: Recipient) -> str:
     return f"c:{recipient.conversation}"
 
 
-async def _know_channel(services: Services, tenant: str, channel: ChannelId) -> None:
-    """Store the reference of a channel from which nothing came yet, by that of its team."""
+async def _store_channel(services: Services, tenant: str, channel: ChannelId) -> None:
+    """Store a reference for a channel that the bot has not heard from, with the serviceUrl of its team."""
     conversations = services.conversations
     if await conversations.get(tenant, ReferenceKind.CONVERSATION, channel.channel_id):
         return
-    team = await _team(services, tenant, channel.team_id)
+    team = await _find_team(services, tenant, channel.team_id)
     if team:
-        seen = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
-        await conversations.save(tenant, ReferenceKind.CONVERSATION, channel.channel_id, seen, at=services.real_time())
+        observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
+        now = services.real_time()
+        await conversations.save(tenant, ReferenceKind.CONVERSATION, channel.channel_id, observed, at=now)
 
 
-async def _team(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
-    """The team of this thread id or Entra group id, or None."""
+async def _find_team(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
+    """Return the reference of the team with this thread id or Entra group id, or None."""
     team = await services.conversations.get(tenant, ReferenceKind.TEAM, identifier)
-    if team and team.team:  # the alias of its group id
+    if team and team.team:  # the row of a group id holds only the team's thread id
         team = await services.conversations.get(tenant, ReferenceKind.TEAM, team.team)
     return team
 
 
-async def _with_members(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
-    """The team of this id, or the group chat, or None."""
-    team = await _team(services, tenant, identifier)
+async def _find_team_or_chat(services: Services, tenant: str, identifier: str) -> ConversationReference | None:
+    team = await _find_team(services, tenant, identifier)
     return team or await services.conversations.get(tenant, ReferenceKind.CONVERSATION, identifier)

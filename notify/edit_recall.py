@@ -1,4 +1,4 @@
-"""Edit sent messages, or delete them."""
+"""Edit or recall sent messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from notify import policy, threads
-from notify.progress import watch
+from notify.progress import schedule_check
 from notify.recipients import resolve
 from shared.queue_messages import Delivery, Task
 from shared.records import DeliveryRecord
@@ -19,9 +19,9 @@ from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
 
-#: Seconds after which a delivery is looked at again that is being sent just now.
+#: Delay before a delivery is looked at again that another worker is sending.
 SENDING_DELAY_SECONDS = 10.0
-#: How often a change is tried, with those waits between that `policy.backoff` gives: about a day.
+#: Attempts per change. With the waits of `policy.backoff` between them, they take about a day.
 MAX_ATTEMPTS = 100
 
 _DONE = Outcome(Verdict.DONE)
@@ -29,8 +29,8 @@ _DONE = Outcome(Verdict.DONE)
 log = logging.getLogger(__name__)
 
 
-async def amend(services: Services, notification: StoredNotification, message: Delivery) -> None:
-    """Recall or edit one delivery that was sent; to do so twice changes nothing."""
+async def edit_or_recall(services: Services, notification: StoredNotification, message: Delivery) -> None:
+    """Edit or recall one delivery, by the message's task, if it was sent; safe to repeat."""
     known = await services.deliveries.get(message)
     if known is None:
         return
@@ -44,40 +44,43 @@ async def amend(services: Services, notification: StoredNotification, message: D
         return
     target = (await resolve(services, notification.tenant, message.recipient)).target
     if isinstance(target, Reason):
-        log.info("A message of notification %s cannot be changed any more: %s", notification.key, target)
+        log.info("A message of notification %s stays unchanged: its recipient is %s", notification.key, target)
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
-    where, what = known.conversation_id, known.activity_id
-    if await threads.newer(services, notification, message.recipient, what):
-        # The card shows something newer of the thread by now. That stays, also where an edit of ours came last.
+    conversation, activity_id = known.conversation_id, known.activity_id
+    if await threads.find_newer(services, notification, message.recipient, activity_id):
+        # The card shows a newer notification of the thread and must keep it. An earlier attempt of this edit may have
+        # replaced it.
         again = message.attempts > 0 and not recall
-        outcome = await threads.show_again(services, notification, message.recipient, route) if again else _DONE
+        outcome = await threads.show_newest(services, notification, message.recipient, route) if again else _DONE
     elif recall:
-        outcome = await services.connector.delete(route, where, what)
+        outcome = await services.connector.delete(route, conversation, activity_id)
     else:
         activity = render_notification(services, notification)
-        outcome = await services.connector.update(route, where, what, activity)
-        if await threads.newer(services, notification, message.recipient, what):
-            outcome = await threads.show_again(services, notification, message.recipient, route)
+        outcome = await services.connector.update(route, conversation, activity_id, activity)
+        if await threads.find_newer(services, notification, message.recipient, activity_id):
+            outcome = await threads.show_newest(services, notification, message.recipient, route)
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and message.attempts < MAX_ATTEMPTS:
-        attempts = message.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
+        attempts = message.attempts + (outcome.reason not in policy.UNCOUNTED_REASONS)
         wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311
         await services.queues.enqueue_delivery(replace(message, attempts=attempts), wait, urgent=notification.urgent)
     elif outcome.verdict is Verdict.DONE or (recall and outcome.reason is Reason.CONVERSATION_GONE):
         try:
-            await _note(services, message, known, None if recall else notification.revision)
-        except Conflict:  # another command changes it too: it is looked at anew
+            await _record_change(services, message, known, None if recall else notification.revision)
+        except Conflict:  # another command changed the row: start again
             await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     else:
-        log.warning("Teams does not change a message of notification %s: %s", notification.key, outcome.reason)
+        log.warning(
+            "Teams refused to %s a message of notification %s: %s", message.task, notification.key, outcome.reason
+        )
 
 
-async def _note(services: Services, message: Delivery, known: DeliveryRecord, revision: int | None) -> None:
-    """Write down that it shows this revision, or, for None, that it was taken back; raises `Conflict`."""
+async def _record_change(services: Services, message: Delivery, known: DeliveryRecord, revision: int | None) -> None:
+    """Record that the message shows `revision`, or that it was recalled (None); raises `Conflict`."""
     if revision is None:
-        now, was = services.real_time(), DeliveryState.SENT
-        # The stored counts of what has ended do not know of this: the watch counts anew, however late it is.
-        await watch(services, message.notification)
-        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=was, now=now)
+        now, previous = services.real_time(), DeliveryState.SENT
+        # The final counts may be stored already. The check counts again, however late this recall is.
+        await schedule_check(services, message.notification)
+        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=previous, now=now)
     else:
         await services.deliveries.revise(message, known.etag, revision)

@@ -1,8 +1,8 @@
-"""Expand an audience: add the deliveries of one page of recipients, about when the page is due.
+"""Expand an audience: add the deliveries of one page of recipients, shortly before the page is due.
 
 The notification's row holds the number of the next page. The order of the writes is: the rows of the deliveries, their
-messages, the next page in the row, the message for that page. A page that comes twice, or again after a crash, adds
-only what is missing, and only the page that the row names goes on.
+messages, the next page in the row, the message for that page. A page that arrives twice, or again after a crash, adds
+only what is missing, and only the page that the row names continues the expansion.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from notify.audience import AudiencePage, list_page
-from notify.progress import finish, watch
+from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
 from shared.queue_messages import Expansion
@@ -25,69 +25,71 @@ from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.rate_limiter import RetryLater
 
-#: A page is so many seconds of the tenant's rate, and never more recipients than this.
+#: A page has as many recipients as the tenant's rate allows in PAGE_SECONDS, and at most MAX_PAGE_RECIPIENTS.
 PAGE_SECONDS = 5
 MAX_PAGE_RECIPIENTS = 1000
-#: A page is listed so many seconds before its turn, so that its deliveries are there when those before it are sent.
+#: A page is listed this long before its start, so that the workers do not run out of deliveries.
 LEAD_SECONDS = 4.0
-#: Seconds by which the clocks of two processes differ at most.
+#: Largest difference between the clocks of two workers.
 CLOCK_SKEW_SECONDS = 60.0
 
-#: States in which there are recipients to list.
-LISTED = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
+#: States in which recipients are still to be listed.
+EXPANDABLE = (NotificationState.ACCEPTED, NotificationState.SCHEDULED, NotificationState.EXPANDING)
 
 log = logging.getLogger(__name__)
 
 
 async def expand(services: Services, message: Expansion) -> None:
-    """List one page of recipients, and put its deliveries and the next page on their queues."""
+    """List one page of recipients, and enqueue its deliveries and the next page."""
     notification = await services.notifications.get(message.notification)
     if notification is None:
-        log.warning("No notification %s: its page is dropped", message.notification)
+        log.warning("A page was dropped: its notification %s is not stored", message.notification)
         return
     if notification.state is NotificationState.SCHEDULED:
-        if (begun := await _begin(services, notification, message)) is None:
+        if (begun := await _begin_scheduled(services, notification, message)) is None:
             return
         notification = begun
-    following = Expansion(notification.key, message.page + 1, expected_start=message.expected_start)
+    next_page = Expansion(notification.key, message.page + 1, expected_start=message.expected_start)
     delay = 0.0
-    if notification.page == message.page and notification.state in LISTED:
+    if notification.page == message.page and notification.state in EXPANDABLE:
         if notification.page == 0:
-            await watch(services, notification.key)
-        if held := services.rate_limiter.paused_seconds(notification.tenant):
-            await services.queues.enqueue_expansion(message, held)
+            await schedule_check(services, notification.key)
+        if paused := services.rate_limiter.paused_seconds(notification.tenant):
+            await services.queues.enqueue_expansion(message, paused)
             return
         try:
-            found = await _put_page(services, notification)
+            page = await _add_page(services, notification)
         except RetryLater as later:
             await services.queues.enqueue_expansion(message, later.seconds)
             return
-        notification = await _move_on(services, notification, found.cursor)
-        if not notification.urgent and not _at_their_own_time(notification):
-            # Reckoned from this page's turn, not from now: else what each page comes late would add up.
-            now, takes = services.real_time().timestamp(), len(found.recipients) / services.settings.tenant_rate
-            following = replace(following, expected_start=max(message.expected_start, now) + takes)
-            delay = max(0.0, following.expected_start - LEAD_SECONDS - now)
+        notification = await _advance_page(services, notification, page.cursor)
+        if not notification.urgent and not _is_local_time(notification):
+            # From the expected start of this page, not from now: otherwise the delays of all pages would add up.
+            now, duration = services.real_time().timestamp(), len(page.recipients) / services.settings.tenant_rate
+            next_page = replace(next_page, expected_start=max(message.expected_start, now) + duration)
+            delay = max(0.0, next_page.expected_start - LEAD_SECONDS - now)
     if notification.state is NotificationState.EXPANDED:
-        await finish(services, notification.key)  # the last delivery may have ended before the list did
-    # Also where a copy of this page moved the row on: it may have died before it put the next one.
-    if notification.page == following.page and notification.state is NotificationState.EXPANDING:
-        await services.queues.enqueue_expansion(following, delay)
+        await finish(services, notification.key)  # the last delivery may have ended before the expansion did
+    # Also if another worker advanced the row: it may have died before it enqueued the next page.
+    if notification.page == next_page.page and notification.state is NotificationState.EXPANDING:
+        await services.queues.enqueue_expansion(next_page, delay)
 
 
-async def _begin(services: Services, scheduled: StoredNotification, message: Expansion) -> StoredNotification | None:
-    """Begin with what is scheduled, or see that it is missed; returns it as it is then, None where it is too early.
+async def _begin_scheduled(
+    services: Services, scheduled: StoredNotification, message: Expansion
+) -> StoredNotification | None:
+    """Begin a scheduled notification, or end it as missed; return it as stored, or None if it is not due yet.
 
-    That is written before anybody is listed: whoever reschedules it from then on is told that it has begun.
+    The new state is written before any recipient is listed: from then on `reschedule` is refused.
     """
     found: StoredNotification | None = scheduled
     while found and found.state is NotificationState.SCHEDULED:
         now = services.clock()
         if found.due and found.due > now:
-            early = (found.due - now).total_seconds()
-            if early < CLOCK_SKEW_SECONDS:  # clocks differ a little
-                await services.queues.enqueue_expansion(message, early)
-            else:  # or much; or what woke it is a time that it had before it was rescheduled
+            early_seconds = (found.due - now).total_seconds()
+            if early_seconds < CLOCK_SKEW_SECONDS:
+                await services.queues.enqueue_expansion(message, early_seconds)
+            else:  # the timer was for the time before a reschedule
                 await services.timers.put(found.due, timers.NOTIFICATION, found.key)
             return None
         missed = _is_missed(services, found, now)
@@ -99,52 +101,53 @@ async def _begin(services: Services, scheduled: StoredNotification, message: Exp
             found = await services.notifications.get(found.key)
             continue
         if missed:
-            log.warning("Notification %s is missed: it was due at %s", found.key, found.due)
+            log.warning("Notification %s is missed, it was due at %s: redrive it to send it now", found.key, found.due)
     return found
 
 
-def _at_their_own_time(notification: StoredNotification) -> bool:
-    """Whether most of its deliveries only wait, each for its recipient's own time: all are listed before that."""
+def _is_local_time(notification: StoredNotification) -> bool:
+    """Return whether it is due at each recipient's own time. Its pages are not spread: most deliveries are held."""
     schedule = notification.content.schedule
     return schedule is not None and schedule.time_zone == RECIPIENT
 
 
 def _is_missed(services: Services, notification: StoredNotification, now: datetime) -> bool:
-    """Whether it is too late to begin with it; one in each recipient's own zone is looked at one by one."""
-    if notification.purpose is not Purpose.NOTIFICATION or _at_their_own_time(notification):
+    """Return whether the grace for a late start is over. At each recipient's own time, each delivery decides that."""
+    if notification.purpose is not Purpose.NOTIFICATION or _is_local_time(notification):
         return False
     grace = services.categories.of(notification.content.category).late_grace(services.settings.late_grace)
     return notification.due is not None and now - notification.due > grace
 
 
-async def _put_page(services: Services, notification: StoredNotification) -> AudiencePage:
+async def _add_page(services: Services, notification: StoredNotification) -> AudiencePage:
+    """Add the rows of the next page of deliveries and enqueue their messages."""
     limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
-    found = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
+    page = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)
-    for recipient, place in found.recipients.items():
-        by_shard[shard_of(recipient, notification.shards)][recipient] = place
+    for recipient, index in page.recipients.items():
+        by_shard[shard_of(recipient, notification.shards)][recipient] = index
     now, fresh = services.clock(), notification.page == 0
-    due_called_at = now.timestamp() if _at_their_own_time(notification) else 0.0
-    for shard, part in by_shard.items():
-        messages = await services.deliveries.add(notification.key, shard, part, now, fresh=fresh)
-        calls = [replace(message, due_called_at=due_called_at) for message in messages]
+    due_called_at = now.timestamp() if _is_local_time(notification) else 0.0
+    for shard, indexes in by_shard.items():
+        added = await services.deliveries.add(notification.key, shard, indexes, now, fresh=fresh)
+        messages = [replace(message, due_called_at=due_called_at) for message in added]
         await gather_limited(
-            calls, lambda message: services.queues.enqueue_delivery(message, urgent=notification.urgent)
+            messages, lambda message: services.queues.enqueue_delivery(message, urgent=notification.urgent)
         )
-    return found
+    return page
 
 
-async def _move_on(services: Services, notification: StoredNotification, cursor: str) -> StoredNotification:
-    """Let the row show the next page, or the end; returns it as it is then, whoever moved it."""
-    this = notification.page
-    changes: dict[str, object] = {"page": this + 1, "cursor": cursor}
+async def _advance_page(services: Services, notification: StoredNotification, cursor: str) -> StoredNotification:
+    """Store the next page, or the end of the expansion, unless another worker did; return the stored notification."""
+    current = notification.page
+    changes: dict[str, object] = {"page": current + 1, "cursor": cursor}
     if cursor:
         changes["state"] = NotificationState.EXPANDING
     else:
         counts = await services.deliveries.counts(notification.key, notification.shards)
         changes |= {"state": NotificationState.EXPANDED, "total": counts.total()}
-    while notification.page == this and notification.state in LISTED:
+    while notification.page == current and notification.state in EXPANDABLE:
         try:
             return await services.notifications.advance(notification, **changes)
         except Conflict:

@@ -1,4 +1,4 @@
-"""Queue triggers: ingest messages of upstream systems, expand audiences, send deliveries, sweep, and retry poison."""
+"""Queue triggers: ingest messages, expand audiences, send deliveries, sweep, and retry poison messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def sweep_deliveries(message: func.QueueMessage) -> None:
     await handle_internal(message, queue_messages.SWEEPS, queue_messages.Sweep, sweep_page)
 
 
-def _retry_poison_of(queue: str) -> None:
+def _register_poison_trigger(queue: str) -> None:
     async def trigger(message: func.QueueMessage) -> None:
         await retry_poison(await get_services(), queue, message.get_body(), str(message.id))
 
@@ -50,4 +50,4 @@ def _retry_poison_of(queue: str) -> None:
 
 
 for _queue in queue_messages.WORK_QUEUES:
-    _retry_poison_of(_queue)
+    _register_poison_trigger(_queue)

@@ -1,4 +1,4 @@
-"""Retry messages on which our own code failed five times, one by one, and then move them to the dead letters."""
+"""Retry poison messages, on which Herald's own code failed five times, and then store them as dead letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from datetime import timedelta
 
-from notify.expansion import LISTED
+from notify.expansion import EXPANDABLE
 from notify.progress import finish
 from shared.contract.faults import Fault, MessageRefused
 from shared.queue_messages import (
@@ -25,64 +25,68 @@ from shared.states import DIGESTS, DeliveryState, NotificationState, Purpose, Re
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 
-#: How often a message is put back before it is given up, and after how many seconds.
+#: How often a poison message is requeued, and the delay of each retry.
 MAX_POISON_RETRIES = 2
 RETRY_DELAY_SECONDS = 60
-#: When somebody for whom something waits is looked at again whose message was given up.
+#: Delay before a recipient's held deliveries are evaluated again after the message for that became a dead letter.
 RECHECK_DELAY = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
 
 async def retry_poison(services: Services, queue: str, body: bytes, message_id: str) -> None:
-    """See to a message of the poison queue of `queue`."""
+    """Requeue a poison message of `queue`; after its last retry, store it as a dead letter and fail its delivery."""
     if queue == NOTIFICATIONS:
-        await _rescue_upstream(services, body, message_id)
+        await _retry_upstream(services, body, message_id)
         return
     try:
         message = MESSAGES[queue].decode(body)
     except (NewerVersion, Unreadable, MessageRefused):
-        await _give_up(services, queue, body, message_id)
+        await _store_dead_letter(services, queue, body, message_id)
         return
     if message.poison_retries < MAX_POISON_RETRIES:
-        log.warning("A message on %s was poisonous, and gets another chance", queue)
-        await services.queues.put(
-            queue, replace(message, poison_retries=message.poison_retries + 1).encode(), RETRY_DELAY_SECONDS
-        )
+        _log_retry(queue, message.poison_retries)
+        again = replace(message, poison_retries=message.poison_retries + 1)
+        await services.queues.put(queue, again.encode(), RETRY_DELAY_SECONDS)
         return
-    await _give_up(services, queue, body, message_id)
+    await _store_dead_letter(services, queue, body, message_id)
     if isinstance(message, Delivery) and message.task is Task.SEND:
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
         await _fail_notification(services, message)
-    elif isinstance(message, RecipientTask):  # what waits for them is not given up
+    elif isinstance(message, RecipientTask):  # the recipient's held deliveries must not be lost with it
         await services.queues.enqueue_recipient(replace(message, poison_retries=0), RECHECK_DELAY.total_seconds())
 
 
-async def _rescue_upstream(services: Services, body: bytes, message_id: str) -> None:
-    """The same for a message of upstream's, in which there is no place to count its chances: they are marked."""
-    what = f"chances;{hashlib.sha256(body).hexdigest()}"
-    used = await services.markers.list(what)
-    if len(used) >= MAX_POISON_RETRIES:
-        await _give_up(services, NOTIFICATIONS, body, message_id)
-        for chance in used:  # or it had none when it is redriven
-            await services.markers.delete(what, chance)
+async def _retry_upstream(services: Services, body: bytes, message_id: str) -> None:
+    """Retry a message of an upstream system. It has no field for its retries, so markers count them by its hash."""
+    marker = f"poisonRetries;{hashlib.sha256(body).hexdigest()}"
+    retries = await services.markers.list(marker)
+    if len(retries) >= MAX_POISON_RETRIES:
+        await _store_dead_letter(services, NOTIFICATIONS, body, message_id)
+        for retry in retries:  # otherwise it would have no retries when it is redriven
+            await services.markers.delete(marker, retry)
         return
-    log.warning("A message on %s was poisonous, and gets another chance", NOTIFICATIONS)
-    # As it came, or its chances would not be found again.
+    _log_retry(NOTIFICATIONS, len(retries))
+    # The body stays as it is, so that its hash finds the markers.
     await services.queues.put(NOTIFICATIONS, body.decode(), RETRY_DELAY_SECONDS)
-    await services.markers.put(what, str(len(used)))
+    await services.markers.put(marker, str(len(retries)))
 
 
-async def _give_up(services: Services, queue: str, body: bytes, message_id: str) -> None:
-    fault = Fault("", "failed each time it was tried")
+def _log_retry(queue: str, retries: int) -> None:
+    text = "A message on %s failed five times: retry %d of %d follows in %d s; see the errors before this line"
+    log.warning(text, queue, retries + 1, MAX_POISON_RETRIES, RETRY_DELAY_SECONDS)
+
+
+async def _store_dead_letter(services: Services, queue: str, body: bytes, message_id: str) -> None:
+    fault = Fault("", "failed on every try; fix the error in the log, then redrive it")
     row = await services.dead_letters.put(queue, message_id, body, Reason.POISON, [fault], services.clock())
-    log.error("A message on %s was given up: see DeadLetters %s", queue, row)
+    log.error("A message on %s failed on every try: redrive DeadLetters row %s after the error is fixed", queue, row)
 
 
 async def _fail_delivery(services: Services, message: Delivery) -> None:
     while (known := await services.deliveries.get(message)) and not known.state.final:
-        begun = known.state is DeliveryState.SENDING  # it failed, or its process died, with the request under way
+        was_claimed = known.state is DeliveryState.SENDING  # its request may have reached Teams
         try:
             await services.deliveries.settle(
                 message,
@@ -90,12 +94,12 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
                 DeliveryState.FAILED,
                 now=services.real_time(),
                 reason=Reason.POISON,
-                maybe_twice=begun,
+                maybe_twice=was_claimed,
             )
         except Conflict:
             continue
         break
-    await finish(services, message.notification)  # also where it had ended: who ended it may have died before this
+    await finish(services, message.notification)  # also if it had ended: that worker may have died before this
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
@@ -108,7 +112,7 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
 async def _fail_notification(services: Services, message: Expansion) -> None:
     while True:
         notification = await services.notifications.get(message.notification)
-        if notification is None or notification.page != message.page or notification.state not in LISTED:
+        if notification is None or notification.page != message.page or notification.state not in EXPANDABLE:
             return
         try:
             await services.notifications.advance(notification, state=NotificationState.FAILED)

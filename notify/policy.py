@@ -1,4 +1,4 @@
-"""Decide on one delivery, on plain values: is it wanted, is it due, what does its row say, when is the next attempt."""
+"""Decide on one delivery from plain values: whether to send, hold or end it, and when to try again."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from shared.records import ConversationReference, DeliveryRecord
 from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.teams.outcome import Outcome, Verdict
 
-#: Seconds before the second try, at most, doubled for each one after it, and the longest such wait. The first
-#: is between 1 s and this, as Teams asks for ("Rate limiting for bots": exponential backoff with jitter).
+#: Longest wait before the second try, doubled for each later try, and its limit. A wait is between 1 s and the
+#: longest: Teams asks for exponential backoff with jitter ("Rate limiting for bots").
 FIRST_BACKOFF_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 900.0
-#: How long a delivery is tried, from its first try on.
-TRY_FOR = timedelta(days=1)
-#: Reasons that cost a delivery no attempt and never end it: the delivery does not cause them, and a wrong secret of the
-#: bot must not turn a broadcast into failures.
-NOT_ITS_MAKING = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
+#: A delivery is tried for this long after its first try.
+RETRY_PERIOD = timedelta(days=1)
+#: Reasons that do not count as an attempt and never end a delivery: the delivery does not cause them. A wrong secret of
+#: the bot must not make a broadcast fail.
+UNCOUNTED_REASONS = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
-#: Why a delivery is held (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both go by the
-#: clock of people (`shared.time.clock`), and are evaluated again whenever the delivery's message arrives.
-HELD = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
+#: Reasons to hold a delivery (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both
+#: follow the clock of people (`shared.time.clock`), and are evaluated again when the delivery's message arrives.
+HOLD_REASONS = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
 
-_BY_STATUS = {
+_REASON_BY_STATUS = {
     ReferenceStatus.UNINSTALLED: Reason.NOT_INSTALLED,
     ReferenceStatus.BLOCKED: Reason.BLOCKED,
     ReferenceStatus.DELETED: Reason.CONVERSATION_GONE,
@@ -38,13 +38,13 @@ _BY_STATUS = {
 class Step(Enum):
     """The step that a worker takes with a delivery's message, by the delivery's row."""
 
-    END = "end"  #: nothing: it has its final state
-    WAIT = "wait"  #: come back later: another process sends it, or its next try is not due
+    END = "end"  #: do nothing: it has its final state
+    WAIT = "wait"  #: come back later: another worker has the claim, or the next try is not due
     SEND = "send"
-    RESOLVE = "resolve"  #: a sender died: whether the message arrived is not known
+    RESOLVE = "resolve"  #: the claim ended without a result: its request may have reached Teams
 
 
-def step(known: DeliveryRecord, now: datetime) -> tuple[Step, datetime]:
+def next_step(known: DeliveryRecord, now: datetime) -> tuple[Step, datetime]:
     """Return the step to take at `now`, and the time until which `Step.WAIT` waits."""
     if known.state.final:
         return Step.END, now
@@ -58,9 +58,9 @@ def step(known: DeliveryRecord, now: datetime) -> tuple[Step, datetime]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a delivery goes, and by which row that is known (`kind`, `id`).
+    """The conversation of a delivery, and the conversation reference (`kind`, `id`) that names it.
 
-    A person's chat which has no `conversation` yet is created; `bot_id` is "" where it is not known.
+    `conversation` is "" for a person whose chat is still to be created, and `bot_id` is "" if it is not known.
     """
 
     kind: ReferenceKind
@@ -72,12 +72,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyInput:
-    """All by which it is decided whether a notification is sent to a recipient at `now`.
+    """The values that decide whether a notification is sent to a recipient at `now`.
 
-    `target` says where, or why nowhere. `local_at` is its time in the recipient's zone, None where it has none of its
-    own, and `missed` that nobody looked until after its grace; `past` says that it had passed from the start, and is
-    not to be sent then. `welcomed` says that another welcome reached them, `own` that they set it off themselves.
-    `thread` is the key of its thread, "" for none, and `digest` the rule of digests for people who chose none.
+    `target` is where to send it, or the reason why it cannot be sent. `local_at` is when it is due in the recipient's
+    zone, None if it is due everywhere at once. `is_missed` means that its grace ended before a worker got to it, and
+    `is_past` that its local time had passed from the start and `ifPast` is `skip`. `is_welcomed` means that another
+    welcome was sent to the recipient, `is_own_action` that the recipient caused the notification. `thread` is its
+    thread key, "" for none, and `default_digest` the digest schedule of people who chose none.
     """
 
     now: datetime
@@ -85,21 +86,21 @@ class PolicyInput:
     category: Category
     preferences: Preferences = field(default_factory=Preferences)
     zone: ZoneInfo
-    digest: str = ""
+    default_digest: str = ""
     purpose: Purpose = Purpose.NOTIFICATION
-    cancelled: bool = False
+    is_cancelled: bool = False
     expires: datetime | None = None
     local_at: datetime | None = None
-    missed: bool = False
-    past: bool = False
-    welcomed: bool = False
-    own: bool = False
+    is_missed: bool = False
+    is_past: bool = False
+    is_welcomed: bool = False
+    is_own_action: bool = False
     thread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The rule that decided. The delivery ends in `state`, or waits until `until`, or else is sent."""
+    """The rule that decided: the delivery ends in `state`, or is held until `until`, or is sent if both are None."""
 
     rule: Rule
     state: DeliveryState | None = None
@@ -107,36 +108,36 @@ class Decision:
     until: datetime | None = None
 
 
-def decide(case: PolicyInput) -> Decision:
-    """What to do with a delivery at the moment of sending: the first rule that has something to say."""
-    now, preferences = case.now, case.preferences
-    if case.cancelled:
+def decide(policy_input: PolicyInput) -> Decision:
+    """Decide on a delivery just before it is sent: the first rule that applies wins."""
+    now, preferences = policy_input.now, policy_input.preferences
+    if policy_input.is_cancelled:
         return Decision(Rule.CANCELLED, DeliveryState.CANCELLED)
-    if case.expires and case.expires <= now:
+    if policy_input.expires and policy_input.expires <= now:
         return Decision(Rule.EXPIRED, DeliveryState.EXPIRED)
-    if case.local_at and case.local_at > now:
-        return Decision(Rule.LOCAL_TIME, reason=Reason.LOCAL_TIME, until=case.local_at)
-    if case.missed:
+    if policy_input.local_at and policy_input.local_at > now:
+        return Decision(Rule.LOCAL_TIME, reason=Reason.LOCAL_TIME, until=policy_input.local_at)
+    if policy_input.is_missed:
         return Decision(Rule.LOCAL_TIME, DeliveryState.MISSED)
-    if case.past:
+    if policy_input.is_past:
         return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)
-    if isinstance(case.target, Reason):
-        return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, case.target)
-    if case.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW):
+    if isinstance(policy_input.target, Reason):
+        return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, policy_input.target)
+    if policy_input.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW):
         return Decision(Rule.ASKED)
-    if case.purpose is Purpose.DIGEST:
-        return _decision(*evaluate_digest(preferences, now, case.zone))
-    if case.welcomed:
+    if policy_input.purpose is Purpose.DIGEST:
+        return _decision(*evaluate_digest(preferences, now, policy_input.zone))
+    if policy_input.is_welcomed:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
-    if case.own and not preferences.own_actions:
+    if policy_input.is_own_action and not preferences.own_actions:
         return Decision(Rule.OWN_ACTION, DeliveryState.SUPPRESSED, Reason.OWN_ACTION)
-    return _decision(*_evaluate(case, preferences))
+    return _decision(*_evaluate(policy_input, preferences))
 
 
-def is_for_digest(case: PolicyInput, rule: Rule) -> bool:
+def is_for_digest(policy_input: PolicyInput, rule: Rule) -> bool:
     """Return whether `digest now` includes a delivery held by `rule`."""
     if rule in (Rule.PAUSED, Rule.QUIET_HOURS):
-        rule, _ = _evaluate(case, without_holds(case.preferences))
+        rule, _ = _evaluate(policy_input, without_holds(policy_input.preferences))
     return rule is Rule.DIGEST
 
 
@@ -146,54 +147,61 @@ def _decision(rule: Rule, until: datetime | None) -> Decision:
     return Decision(rule, reason=Reason(rule) if until else None, until=until)
 
 
-def _evaluate(case: PolicyInput, preferences: Preferences) -> tuple[Rule, datetime | None]:
-    return evaluate(preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest)
+def _evaluate(policy_input: PolicyInput, preferences: Preferences) -> tuple[Rule, datetime | None]:
+    return evaluate(
+        preferences,
+        policy_input.category,
+        policy_input.thread,
+        now=policy_input.now,
+        zone=policy_input.zone,
+        digest=policy_input.default_digest,
+    )
 
 
-def person(reference: ConversationReference, tenant: ConversationReference | None) -> Target | Reason:
-    """How to reach a person, by what is known of them, maybe nothing, and of their tenant; or why not."""
+def person_target(reference: ConversationReference, tenant: ConversationReference | None) -> Target | Reason:
+    """Return how to reach a person, or why not. A serviceUrl that is unknown is taken from their tenant."""
     if reference.status is not ReferenceStatus.ACTIVE:
-        return _BY_STATUS[reference.status]
+        return _REASON_BY_STATUS[reference.status]
     service_url = reference.service_url or (tenant and tenant.service_url)
     if not service_url:
         return Reason.NOT_INSTALLED
     return Target(ReferenceKind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id)
 
 
-def conversation(
+def conversation_target(
     identifier: str, reference: ConversationReference, team: ConversationReference | None
 ) -> Target | Reason:
-    """How to reach a group chat or channel, by what is known of it and of its team; or why not."""
+    """Return how to reach a group chat or channel, or why not; `team` is the channel's team."""
     for known in (reference, team):
         if known and known.status is not ReferenceStatus.ACTIVE:
-            return _BY_STATUS[known.status]
+            return _REASON_BY_STATUS[known.status]
     if not reference.service_url:
         return Reason.NOT_INSTALLED
-    # A bot is installed in a team, not in its channels: what is learnt of one is true of all.
-    of = team or reference
-    return Target(of.kind, of.id, reference.service_url, identifier)
+    # A bot is installed in a team, not in its channels, so the team's reference holds the status.
+    owner = team or reference
+    return Target(owner.kind, owner.id, reference.service_url, identifier)
 
 
 def unlisted_reason(team: ConversationReference | None) -> Reason:
-    """Why the members of a team were not told, by what is known of it."""
+    """Return why Teams did not list the members of a team."""
     if team is None:
         return Reason.NOT_INSTALLED
-    return Reason.NOT_PERMITTED if team.status is ReferenceStatus.ACTIVE else _BY_STATUS[team.status]
+    return Reason.NOT_PERMITTED if team.status is ReferenceStatus.ACTIVE else _REASON_BY_STATUS[team.status]
 
 
 def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliveryState | None:
-    """The final state that an outcome leads to, or None for another try; `age` is since the first try."""
+    """Return the final state after a request's outcome, or None for another try; `age` is since the first try."""
     if outcome.verdict is Verdict.DONE:
         return DeliveryState.SENT
     if outcome.verdict is Verdict.SUPPRESSED:
         return DeliveryState.SUPPRESSED
     if outcome.verdict is Verdict.UNKNOWN and on_unknown == "stop":
         return DeliveryState.UNKNOWN
-    over = age > TRY_FOR and outcome.reason not in NOT_ITS_MAKING
-    return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or over else None
+    exhausted = age > RETRY_PERIOD and outcome.reason not in UNCOUNTED_REASONS
+    return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or exhausted else None
 
 
-def backoff(attempt: int, share: float) -> float:
-    """Seconds to wait after attempt number `attempt` (from 1); `share`, from 0 to 1, is the jitter."""
+def backoff(attempt: int, jitter: float) -> float:
+    """Return the seconds to wait after attempt number `attempt` (from 1); `jitter` is from 0 to 1."""
     longest = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (min(attempt, 20) - 1))
-    return 1.0 + share * (longest - 1.0)
+    return 1.0 + jitter * (longest - 1.0)

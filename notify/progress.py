@@ -1,4 +1,4 @@
-"""Finish a notification when its last delivery has ended, and resume one that makes no progress."""
+"""Finish a notification when its last delivery has ended, and resume one that makes no progress (the watchdog)."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from shared.storage.deliveries import shard_names
 from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 
-#: When a notification that is under way is looked at for the first time, and how rarely at least after that: each look
-#: adds copies of messages that may only wait, so the next one comes after half the time since it was to be sent.
-WATCH_AFTER = timedelta(minutes=10)
-WATCH_EACH = timedelta(days=1)
+#: Delay before the watchdog's first check of a notification, and the longest interval between later ones. A check adds
+#: copies of messages that may still be on their queues, so the interval grows: it is half the notification's age.
+FIRST_CHECK_DELAY = timedelta(minutes=10)
+MAX_CHECK_INTERVAL = timedelta(days=1)
 
-_LISTING = (NotificationState.ACCEPTED, NotificationState.EXPANDING)
-_LISTED = (NotificationState.EXPANDED, NotificationState.CANCELLED, NotificationState.FINISHED)
+_EXPANDING = (NotificationState.ACCEPTED, NotificationState.EXPANDING)
+_EXPANDED = (NotificationState.EXPANDED, NotificationState.CANCELLED, NotificationState.FINISHED)
 
 log = logging.getLogger(__name__)
 
 
-async def watch(services: Services, key: str, after: timedelta = WATCH_AFTER) -> None:
-    """Have the notification looked at in a while, and again until it is finished."""
-    await services.timers.put(services.clock() + after, timers.WATCH, key)
+async def schedule_check(services: Services, key: str, delay: timedelta = FIRST_CHECK_DELAY) -> None:
+    """Set a timer for the watchdog's check of a notification; checks repeat until the notification is finished."""
+    await services.timers.put(services.clock() + delay, timers.WATCH, key)
 
 
 async def finish(services: Services, key: str) -> bool:
-    """Store the final counts, where all recipients are listed and no delivery is open; whether that changed them."""
-    # One that may be old serves where only a write by its ETag can follow.
+    """Store the final counts if all recipients are listed and no delivery is open; return whether these changed."""
+    # A cached row is enough if the write that follows depends on its ETag.
     notification = await services.notifications.recent(key)
     if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
         notification = await services.notifications.get(key)
-    while notification and notification.state in _LISTED:
+    while notification and notification.state in _EXPANDED:
         counts = await services.deliveries.final_counts(key, notification.shards)
-        if counts is None or _final(counts) == notification.counts:
+        if counts is None or _encode(counts) == notification.counts:
             return False
         try:
-            await _store(services, notification, counts)
+            await _store_counts(services, notification, counts)
         except Conflict:
             notification = await services.notifications.get(key)
             continue
@@ -53,27 +53,30 @@ async def finish(services: Services, key: str) -> bool:
 
 
 async def finish_single(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
-    """The same where there is one delivery, which ended in `state` after `notification` was read."""
+    """Finish a notification whose only delivery ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
-        with suppress(Conflict):  # it may have been opened again
-            await _store(services, notification, Counter([state.count_name]))
+        with suppress(Conflict):  # the delivery may have been reopened
+            await _store_counts(services, notification, Counter([state.count_name]))
             return
     await finish(services, notification.key)
 
 
-async def _store(services: Services, notification: StoredNotification, counts: Counter[str]) -> None:
-    changes: dict[str, object] = {"counts": _final(counts), "total": counts.total()}
+async def _store_counts(services: Services, notification: StoredNotification, counts: Counter[str]) -> None:
+    changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total()}
     if notification.state is NotificationState.EXPANDED:
         changes["state"] = NotificationState.FINISHED
     await services.notifications.advance(notification, **changes)
 
 
-def _final(counts: Counter[str]) -> str:
+def _encode(counts: Counter[str]) -> str:
     return orjson.dumps(+counts, option=orjson.OPT_SORT_KEYS).decode()
 
 
-async def unfinish(services: Services, key: str) -> None:
-    """Say that deliveries are open again; whoever counted them before that does not finish the notification."""
+async def mark_unfinished(services: Services, key: str) -> None:
+    """Clear the final counts of a notification with reopened deliveries.
+
+    The write changes its ETag, so that a worker which counted before cannot finish it.
+    """
     notification = await services.notifications.get(key)
     while notification:
         finished = notification.state is NotificationState.FINISHED
@@ -87,25 +90,28 @@ async def unfinish(services: Services, key: str) -> None:
 
 
 async def resume_stalled(services: Services, key: str) -> None:
-    """Resume a notification that may stand still: whatever is repeated changes nothing where it does not."""
+    """Repeat the messages of an unfinished notification, and schedule its next check.
+
+    Repeated messages are harmless if the notification was not stalled.
+    """
     notification = await services.notifications.get(key)
     if notification is None:
         return
-    if notification.state in _LISTING:
-        log.warning("Notification %s is still being listed, at page %d: resumed", key, notification.page)
+    if notification.state in _EXPANDING:
+        log.warning("Notification %s is still being expanded: its page %d was enqueued again", key, notification.page)
         await services.queues.enqueue_expansion(Expansion(key, notification.page))
-    elif notification.state in _LISTED:
+    elif notification.state in _EXPANDED:
         changed = await finish(services, key)
         if await services.deliveries.final_counts(key, notification.shards) is None:
-            await sweep(services, notification, Task.WATCH)
+            await start_sweep(services, notification, Task.WATCH)
         elif not changed:
             return
     else:
         return
     age = services.clock() - (notification.due or notification.created)
-    await watch(services, key, min(WATCH_EACH, max(WATCH_AFTER, age / 2)))
+    await schedule_check(services, key, min(MAX_CHECK_INTERVAL, max(FIRST_CHECK_DELAY, age / 2)))
 
 
-async def sweep(services: Services, notification: StoredNotification, task: Task, delay: float = 0) -> None:
-    """Go through all deliveries of a notification for `task`, beginning in `delay` seconds."""
+async def start_sweep(services: Services, notification: StoredNotification, task: Task, delay: float = 0) -> None:
+    """Enqueue the first page of a sweep of the notification's deliveries, visible in `delay` seconds."""
     await services.queues.enqueue_sweep(Sweep(notification.key, task, shard_names(notification.shards)[0]), delay)

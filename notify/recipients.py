@@ -1,4 +1,4 @@
-"""Resolve a recipient to its conversation reference and preferences, from what the tables know."""
+"""Resolve a recipient to its conversation reference, time zone and preferences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.time.localtime import load_zone
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipient:
-    """A recipient: where they are reached, or why not; what they want; and the zone in which they live."""
+    """A recipient's target, or the reason why there is none, with their time zone and preferences."""
 
     target: Target | Reason
     zone: ZoneInfo
@@ -23,16 +23,17 @@ class ResolvedRecipient:
 
 
 async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
-    """All that is known of a recipient (`notify.audience`)."""
+    """Read what the tables hold about a recipient, which is written as in `notify.audience`."""
     conversations, identifier = services.conversations, recipient[2:]
+    default_zone = services.settings.default_time_zone
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
-        return ResolvedRecipient(policy.unlisted_reason(team), load_zone(services.settings.default_time_zone))
-    reference, default = await conversations.get_recipient(tenant, recipient), services.settings.default_time_zone
+        return ResolvedRecipient(policy.unlisted_reason(team), load_zone(default_zone))
+    reference = await conversations.get_recipient(tenant, recipient)
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
-        target = policy.person(reference, of_tenant)
+        target = policy.person_target(reference, of_tenant)
     else:
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
-        target = policy.conversation(identifier, reference, team)
-    return ResolvedRecipient(target, reference.zone(default), reference.preferences)
+        target = policy.conversation_target(identifier, reference, team)
+    return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences)

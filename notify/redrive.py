@@ -1,10 +1,10 @@
-"""Retry failed and missed deliveries."""
+"""Retry failed and missed deliveries, and expansions that failed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from notify.progress import unfinish
+from notify.progress import mark_unfinished
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Expansion
 from shared.records import DeliveryRecord
@@ -13,36 +13,36 @@ from shared.states import DIGESTS, DeliveryState, NotificationState
 from shared.storage.table import Conflict
 
 _FAILED = (DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.MISSED)
-_UNLISTED = (NotificationState.FAILED, NotificationState.MISSED)
+_NOT_EXPANDED = (NotificationState.FAILED, NotificationState.MISSED)
 
 
-async def reopen(services: Services, key: str, found: Sequence[tuple[Delivery, DeliveryRecord]]) -> Sequence[Delivery]:
-    """Open the failed deliveries of a notification again, and return messages for all that are open.
+async def reopen(services: Services, key: str, page: Sequence[tuple[Delivery, DeliveryRecord]]) -> Sequence[Delivery]:
+    """Reopen the failed deliveries of a notification, and return messages for all deliveries that are open.
 
-    Deliveries that were open before are among them: the worker that opened them may have crashed before it enqueued
-    their messages. A digest is not opened again: what it included is redriven instead.
+    Deliveries that were open before are among them: the worker that reopened them may have died before it enqueued
+    their messages. A digest is not reopened: the deliveries that it included are redriven instead.
     """
     notification = await services.notifications.recent(key)
     if notification is None or notification.purpose in DIGESTS:
         return []
 
-    async def one(pair: tuple[Delivery, DeliveryRecord]) -> None:
+    async def reopen_one(pair: tuple[Delivery, DeliveryRecord]) -> None:
         try:
             await services.deliveries.reopen(*pair, services.real_time())
         except Conflict:
-            return  # somebody else was faster
+            return  # another worker reopened it
 
-    await gather_limited([pair for pair in found if pair[1].state in _FAILED], one)
-    todo = [delivery for delivery, state in found if state.state in _FAILED or not state.state.final]
-    if todo:
-        await unfinish(services, key)
-    return todo
+    await gather_limited([pair for pair in page if pair[1].state in _FAILED], reopen_one)
+    opened = [delivery for delivery, known in page if known.state in _FAILED or not known.state.final]
+    if opened:
+        await mark_unfinished(services, key)
+    return opened
 
 
-async def list_again(services: Services, key: str) -> None:
-    """Go on listing the recipients of a notification where that had failed, or was not even begun."""
+async def resume_expansion(services: Services, key: str) -> None:
+    """Resume the expansion of a notification that failed or was missed, at the page where it stopped."""
     notification = await services.notifications.get(key)
-    while notification and notification.state in _UNLISTED:
+    while notification and notification.state in _NOT_EXPANDED:
         try:
             await services.notifications.advance(notification, state=NotificationState.EXPANDING)
         except Conflict:

@@ -13,45 +13,50 @@ from shared.time.localtime import FIRST_ZONE_OFFSET, load_zone, to_utc
 
 @dataclass(frozen=True, slots=True)
 class DueTime:
-    """When a notification is to be sent: `due` is None for at once; `skip` says never."""
+    """When to send a notification (UTC): None is now. `skip` means never."""
 
     due: datetime | None = None
     skip: bool = False
 
 
-def planned(schedule: Schedule | None, default_zone: str, told: datetime) -> DueTime:
-    """When to begin by `schedule`, told at an instant; a time that had passed then goes by its `ifPast`.
+def compute_due(schedule: Schedule | None, default_zone: str, set_at: datetime) -> DueTime:
+    """Return when a notification's expansion is due by a schedule that was set at `set_at`.
 
-    One in each recipient's own zone begins when clocks show its time in the first of all places.
+    A time before that follows `ifPast`. At each recipient's own time, expansion is due when clocks in the easternmost
+    zone show that time.
     """
     if schedule is None:
         return DueTime()
     if schedule.time_zone != RECIPIENT:
-        return _in(schedule, load_zone(schedule.time_zone or default_zone), told)
-    begins = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - FIRST_ZONE_OFFSET
-    return DueTime(begins if begins >= told else None)
+        return _compute_in_zone(schedule, load_zone(schedule.time_zone or default_zone), set_at)
+    first = datetime.fromisoformat(schedule.at).replace(tzinfo=UTC) - FIRST_ZONE_OFFSET
+    return DueTime(first if first >= set_at else None)
 
 
-def check_expiry(plan: DueTime, expires: datetime | None, pointer: str) -> None:
-    """Raise `MessageRefused`, with a pointer to the time, where the notification would expire before it is due."""
-    if plan.due and expires and expires <= plan.due:
-        raise MessageRefused("invalid", [Fault(pointer, f"is not before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
+def check_expiry(due_time: DueTime, expires: datetime | None, pointer: str) -> None:
+    """Raise `MessageRefused`, with the JSON pointer to the due time, if the notification expires before it is due."""
+    if due_time.due and expires and expires <= due_time.due:
+        raise MessageRefused("invalid", [Fault(pointer, f"must be before the expiry, {expires:%Y-%m-%dT%H:%MZ}")])
 
 
-def in_zone(schedule: Schedule | None, zone: ZoneInfo, told: datetime) -> DueTime:
-    """When it is the time of `schedule` for a recipient in `zone`, where each has their own; else at once."""
-    return _in(schedule, zone, told) if schedule and schedule.time_zone == RECIPIENT else DueTime()
+def compute_local_due(schedule: Schedule | None, zone: ZoneInfo, set_at: datetime) -> DueTime:
+    """Return when a delivery in `zone` is due: now, unless the schedule is at each recipient's own time."""
+    if schedule is None or schedule.time_zone != RECIPIENT:
+        return DueTime()
+    return _compute_in_zone(schedule, zone, set_at)
 
 
-def _in(schedule: Schedule, zone: ZoneInfo, told: datetime) -> DueTime:
-    wall = datetime.fromisoformat(schedule.at)
-    at = to_utc(wall, zone)
-    if at >= told:
+def _compute_in_zone(schedule: Schedule, zone: ZoneInfo, set_at: datetime) -> DueTime:
+    wall_time = datetime.fromisoformat(schedule.at)
+    at = to_utc(wall_time, zone)
+    if at >= set_at:
         return DueTime(at)
     if schedule.if_past == "skip":
         return DueTime(skip=True)
     if schedule.if_past == "send":
         return DueTime()
-    today = told.astimezone(zone).date()
-    at = to_utc(datetime.combine(today, wall.time()), zone)
-    return DueTime(at if at >= told else to_utc(datetime.combine(today + timedelta(days=1), wall.time()), zone))
+    today = set_at.astimezone(zone).date()
+    at = to_utc(datetime.combine(today, wall_time.time()), zone)
+    if at < set_at:
+        at = to_utc(datetime.combine(today + timedelta(days=1), wall_time.time()), zone)
+    return DueTime(at)

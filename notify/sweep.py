@@ -23,68 +23,70 @@ from shared.storage.notifications import StoredNotification
 
 #: Deliveries of one page.
 PAGE_DELIVERIES = 200
-#: How long after its timer the watchdog resumes a held delivery. Sooner, it would repeat after an outage what the late
-#: timers do.
+#: The watchdog resumes a held delivery this long after its timer was due. Sooner, it would repeat the work of timers
+#: that are late after an outage.
 HELD_OVERDUE = timedelta(days=1)
 
 log = logging.getLogger(__name__)
 
 
 async def sweep_page(services: Services, message: Sweep) -> None:
-    """See to one page of deliveries, then put the next page on the queue, for when about its turn comes."""
+    """Enqueue messages for one page of deliveries, then the next page, delayed by the time that sending them takes."""
     if message.task is Task.WATCH and not message.shard:
         await resume_stalled(services, message.notification)
         return
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
-    found = await services.deliveries.page(message.notification, message.shard, message.after, PAGE_DELIVERIES)
-    todo = await _todo(services, message, notification, found)
-    await gather_limited(todo, lambda delivery: services.queues.enqueue_delivery(delivery, urgent=notification.urgent))
-    following = _following(message, notification, found)
-    if following:
-        await services.queues.enqueue_sweep(following, len(todo) / services.settings.tenant_rate)
+    page = await services.deliveries.page(message.notification, message.shard, message.after, PAGE_DELIVERIES)
+    messages = await _messages(services, message, notification, page)
+    await gather_limited(
+        messages, lambda delivery: services.queues.enqueue_delivery(delivery, urgent=notification.urgent)
+    )
+    if next_page := _next_page(message, notification, page):
+        await services.queues.enqueue_sweep(next_page, len(messages) / services.settings.tenant_rate)
 
 
-def _following(
-    message: Sweep, notification: StoredNotification, found: Sequence[tuple[Delivery, DeliveryRecord]]
+def _next_page(
+    message: Sweep, notification: StoredNotification, page: Sequence[tuple[Delivery, DeliveryRecord]]
 ) -> Sweep | None:
-    """The page after the one of `message`, where `found` was seen to; None after the last."""
-    if len(found) == PAGE_DELIVERIES:
-        return replace(message, after=keys.key(found[-1][0].recipient), poison_retries=0)
-    rest = [name for name in shard_names(notification.shards) if name > message.shard]
-    return replace(message, shard=rest[0], after="", poison_retries=0) if rest else None
+    """Return the message for the page after `page`, or None after the last."""
+    if len(page) == PAGE_DELIVERIES:
+        return replace(message, after=keys.key(page[-1][0].recipient), poison_retries=0)
+    shards = [name for name in shard_names(notification.shards) if name > message.shard]
+    return replace(message, shard=shards[0], after="", poison_retries=0) if shards else None
 
 
-async def _todo(
+async def _messages(
     services: Services,
     message: Sweep,
     notification: StoredNotification,
-    found: Sequence[tuple[Delivery, DeliveryRecord]],
+    page: Sequence[tuple[Delivery, DeliveryRecord]],
 ) -> Sequence[Delivery]:
-    """The messages that do the task of `message` for those of a page for which there is something to do."""
+    """Return a message for each delivery of the page to which the sweep's task applies."""
     if message.task is Task.REDRIVE:
-        return await reopen(services, message.notification, found)
+        return await reopen(services, message.notification, page)
     if message.task is Task.WATCH:
-        still = [each for each in found if not each[1].state.final]
-        if still:
-            waiting = dict(Counter(f"{state.state} {state.reason}".strip() for _, state in still))
-            log.info("Notification %s is under way in part %s: %s", notification.key, message.shard, waiting)
-        people, machines = services.clock() - HELD_OVERDUE, services.real_time()
+        unfinished = [(delivery, known) for delivery, known in page if not known.state.final]
+        if unfinished:
+            counts = dict(Counter(f"{known.state} {known.reason}".strip() for _, known in unfinished))
+            log.info("Notification %s has open deliveries in shard %s: %s", notification.key, message.shard, counts)
+        held_due, other_due = services.clock() - HELD_OVERDUE, services.real_time()
         return [
             delivery
-            for delivery, state in still
-            if policy.step(state, people if state.reason in policy.HELD else machines)[0] is not Step.WAIT
+            for delivery, known in unfinished
+            if policy.next_step(known, held_due if known.reason in policy.HOLD_REASONS else other_due)[0]
+            is not Step.WAIT
         ]
-    waits = [
+    held = [
         delivery
-        for delivery, state in found
-        if message.task in (Task.CANCEL, Task.RECALL) and not state.state.final and state.reason in policy.HELD
+        for delivery, known in page
+        if message.task in (Task.CANCEL, Task.RECALL) and not known.state.final and known.reason in policy.HOLD_REASONS
     ]
-    # What is being sent at this moment may turn out to have been sent.
+    # A delivery that is being sent now may turn out to be sent.
     sent = [
         replace(delivery, task=message.task, attempts=0)
-        for delivery, state in found
-        if message.task is not Task.CANCEL and state.state in (DeliveryState.SENT, DeliveryState.SENDING)
+        for delivery, known in page
+        if message.task is not Task.CANCEL and known.state in (DeliveryState.SENT, DeliveryState.SENDING)
     ]
-    return [*waits, *sent]
+    return [*held, *sent]

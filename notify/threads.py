@@ -1,4 +1,7 @@
-"""Notifications that share a thread key: a later one updates the card of the earlier one, or replies to it."""
+"""Notifications that share a thread key: a later one updates the card of the earlier one, or replies to it.
+
+A thread's row (`StoredThread`) names the message that shows the thread to a recipient, and the newest notification.
+"""
 
 from __future__ import annotations
 
@@ -16,109 +19,114 @@ from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
 
 
-async def shown(services: Services, notification: StoredNotification, recipient: str) -> StoredThread | None:
-    """Return the message that shows the notification's thread to the recipient; None for no thread, or none sent."""
+async def get_thread(services: Services, notification: StoredNotification, recipient: str) -> StoredThread | None:
+    """Return the recipient's row for the notification's thread; None without a thread key, or if nothing was sent."""
     thread = notification.content.thread
     return await services.threads.get(notification.tenant, recipient, thread.key) if thread else None
 
 
-def is_update(notification: StoredNotification, seen: StoredThread) -> bool:
-    """Whether it changes the card that shows its thread, given what is seen of that."""
+def is_update(notification: StoredNotification, previous: StoredThread) -> bool:
+    """Return whether the notification updates the card that `previous` names."""
     thread = notification.content.thread
-    return thread is not None and thread.on_repeat == "update" and bool(seen.activity_id)
+    return thread is not None and thread.on_repeat == "update" and bool(previous.activity_id)
 
 
-def below(notification: StoredNotification, target: Target, seen: StoredThread | None) -> str:
-    """The conversation under the first message of its thread, where it replies to that; else ""."""
+def reply_conversation(notification: StoredNotification, target: Target, previous: StoredThread | None) -> str:
+    """Return the conversation of the replies to the thread's first message, or "" if this is not a reply."""
     thread = notification.content.thread
-    if not (thread and thread.on_repeat == "reply" and seen and seen.activity_id):
+    if not (thread and thread.on_repeat == "reply" and previous and previous.activity_id):
         return ""
-    if target.kind is not ReferenceKind.TEAM:  # only channels have threads
+    if target.kind is not ReferenceKind.TEAM:  # Teams has replies in channels only
         return ""
-    in_thread = channel_of(seen.conversation_id) != seen.conversation_id
-    return seen.conversation_id if in_thread else f"{seen.conversation_id};messageid={seen.activity_id}"
+    is_reply = channel_of(previous.conversation_id) != previous.conversation_id
+    return previous.conversation_id if is_reply else f"{previous.conversation_id};messageid={previous.activity_id}"
 
 
-async def update(
+async def update_card(
     services: Services,
     notification: StoredNotification,
     recipient: str,
     route: Route,
-    seen: StoredThread,
+    previous: StoredThread,
     activity: bytes,
 ) -> tuple[Outcome, StoredThread | None]:
-    """Show it on the card of the thread; returns also what is newer there, where it covers, or may cover, that.
+    """Show the notification on the thread's card; also return the row if the card must show a newer one instead.
 
-    What is newest is written down before the request leaves, and read after it: of updates that are under way at
-    once, whoever comes last at Teams then knows whether it was the newest.
+    The row is written before the request and read after it. Of several workers that update the card at once, the one
+    whose request reaches Teams last therefore learns whether its notification is the newest.
     """
     thread = notification.content.thread
     assert thread
     at, tenant = notification.occurred_at, notification.tenant
-    while seen.newest <= at:
+    while previous.newest <= at:
         try:
-            told = replace(seen, newest=at, notification=notification.key)
-            await services.threads.save(tenant, recipient, thread.key, told)
+            new = replace(previous, newest=at, notification=notification.key)
+            await services.threads.save(tenant, recipient, thread.key, new)
         except Conflict:
-            seen = await services.threads.get(tenant, recipient, thread.key) or replace(seen, etag="")
+            previous = await services.threads.get(tenant, recipient, thread.key) or replace(previous, etag="")
             continue
-        outcome = await _put(services, route, seen, activity)
-        return outcome, await newer(services, notification, recipient, seen.activity_id)
-    return Outcome(Verdict.DONE), seen
+        outcome = await _send_update(services, route, previous, activity)
+        return outcome, await find_newer(services, notification, recipient, previous.activity_id)
+    return Outcome(Verdict.DONE), previous
 
 
-async def newer(
-    services: Services, notification: StoredNotification, recipient: str, activity: str
+async def find_newer(
+    services: Services, notification: StoredNotification, recipient: str, activity_id: str
 ) -> StoredThread | None:
-    """What `activity` is to show instead of the notification, as something newer of its thread was told there."""
-    now = await shown(services, notification, recipient)
-    return now if now and now.activity_id == activity and now.notification != notification.key else None
+    """Return the thread's row if the message `activity_id` must show a newer notification than this one."""
+    current = await get_thread(services, notification, recipient)
+    if current and current.activity_id == activity_id and current.notification != notification.key:
+        return current
+    return None
 
 
-async def show_again(services: Services, notification: StoredNotification, recipient: str, route: Route) -> Outcome:
-    """Bring the card of the notification's thread to what is newest in it."""
-    shows = await shown(services, notification, recipient)
-    while shows and (newest := await services.notifications.get(shows.notification)):
-        outcome = await _put(services, route, shows, render_notification(services, newest))
-        after = await shown(services, notification, recipient)
-        if outcome.verdict is not Verdict.DONE or (after and after.notification == newest.key):
+async def show_newest(services: Services, notification: StoredNotification, recipient: str, route: Route) -> Outcome:
+    """Update the card of the notification's thread until it shows the newest notification."""
+    thread = await get_thread(services, notification, recipient)
+    while thread and (newest := await services.notifications.get(thread.notification)):
+        outcome = await _send_update(services, route, thread, render_notification(services, newest))
+        current = await get_thread(services, notification, recipient)
+        if outcome.verdict is not Verdict.DONE or (current and current.notification == newest.key):
             return outcome
-        shows = after
+        thread = current
     return Outcome(Verdict.DONE)
 
 
-async def _put(services: Services, route: Route, on: StoredThread, activity: bytes) -> Outcome:
-    outcome = await services.connector.update(route, on.conversation_id, on.activity_id, activity)
-    if outcome.verdict is Verdict.UNKNOWN:  # the same update again changes nothing
+async def _send_update(services: Services, route: Route, thread: StoredThread, activity: bytes) -> Outcome:
+    outcome = await services.connector.update(route, thread.conversation_id, thread.activity_id, activity)
+    if outcome.verdict is Verdict.UNKNOWN:  # an update is safe to repeat
         return replace(outcome, verdict=Verdict.RETRY)
-    return replace(outcome, activity_id=on.activity_id, conversation_id=on.conversation_id)
+    return replace(outcome, activity_id=thread.activity_id, conversation_id=thread.conversation_id)
 
 
-async def keep(
+async def record_sent(
     services: Services,
     notification: StoredNotification,
     recipient: str,
-    seen: StoredThread | None,
+    previous: StoredThread | None,
     sent: tuple[str, str],
 ) -> None:
-    """Remember that the activity and conversation `sent` show the thread; `seen` is what did before."""
+    """Record that the activity and conversation `sent` show the thread now; `previous` is the row read before.
+
+    A reply does not replace the first message of its thread.
+    """
     thread = notification.content.thread
     if thread is None:
         return
     activity, conversation = sent
     at, tenant = notification.occurred_at, notification.tenant
-    while seen is None or seen.newest <= at:
-        root = seen if thread.on_repeat == "reply" and seen and seen.activity_id else None
-        now = StoredThread(
+    while previous is None or previous.newest <= at:
+        root = previous if thread.on_repeat == "reply" and previous and previous.activity_id else None
+        new = StoredThread(
             newest=at,
             notification=notification.key,
             activity_id=root.activity_id if root else activity,
             conversation_id=root.conversation_id if root else conversation,
-            etag=seen.etag if seen else "",
+            etag=previous.etag if previous else "",
         )
         try:
-            await services.threads.save(tenant, recipient, thread.key, now)
+            await services.threads.save(tenant, recipient, thread.key, new)
         except Conflict:
-            seen = await services.threads.get(tenant, recipient, thread.key)
+            previous = await services.threads.get(tenant, recipient, thread.key)
             continue
         return

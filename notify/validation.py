@@ -1,4 +1,4 @@
-"""Validate the appearance of a message at ingestion: what Teams would refuse, or silently not show."""
+"""Validate the content of a notification at ingestion: Teams would refuse it, or would not show parts of it."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from shared.cards.texts import language_of
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Notification
 
-#: Longest name of a category, in units of UTF-16. What people see of it may change until the message is sent, and
-#: with that the size of its controls.
+#: Longest name of a category, in UTF-16 units. The name, and with it the size of the footer, may change until the
+#: message is sent.
 MAX_LABEL_UNITS = 512
 
+_RESERVED = f"must not begin with {RESERVED_PREFIX}, which is reserved for Herald's own actions"
 
-def check_form(notification: Notification, limit: int, data: str) -> None:
-    """Raises `MessageRefused` for a card that Teams would not show, or a message over `limit` bytes of UTF-16.
 
-    The size counts the controls that each message gets. `data` is the JSON pointer to the notification in its message.
+def check_content(notification: Notification, max_bytes: int, pointer: str) -> None:
+    """Raise `MessageRefused` for a card that Teams would not show, or a message larger than `max_bytes` of UTF-16.
+
+    The size includes the largest footer that Herald may add. `pointer` is the JSON pointer to the notification in its
+    message.
     """
-    field = data + ("/content" if notification.card is None else "/card")
-    if found := list(_faults(notification)):
-        raise MessageRefused("invalid", [Fault(field + fault.pointer, fault.message) for fault in found])
-    spoken = language_of(notification.locale or "")
-    largest = Footer("0" * 64, "W" * MAX_LABEL_UNITS, mandatory=False, has_thread=True, language=spoken)
+    field = pointer + ("/content" if notification.card is None else "/card")
+    if faults := list(_faults(notification)):
+        raise MessageRefused("invalid", [Fault(field + fault.pointer, fault.message) for fault in faults])
+    language = language_of(notification.locale or "")
+    largest = Footer("0" * 64, "W" * MAX_LABEL_UNITS, mandatory=False, has_thread=True, language=language)
     try:
-        render_activity(notification, limit, largest)
-    except TooLarge as large:
-        raise MessageRefused("invalid", [Fault(field, f"is too large for Teams: {large}")]) from None
+        render_activity(notification, max_bytes, largest)
+    except TooLarge as error:
+        raise MessageRefused("invalid", [Fault(field, f"is too large for Teams: {error}")]) from None
 
 
 def _faults(notification: Notification) -> Iterator[Fault]:
     if notification.content is not None:
-        ids = (action.id for action in notification.content.actions)
-        reserved = (at for at, each in enumerate(ids) if each.startswith(RESERVED_PREFIX))
-        yield from (Fault(f"/actions/{at}/id", _RESERVED) for at in reserved)
+        for index, action in enumerate(notification.content.actions):
+            if action.id.startswith(RESERVED_PREFIX):
+                yield Fault(f"/actions/{index}/id", _RESERVED)
     if notification.card is not None:
-        from shared.cards.validation import find_faults  # costly, and only for cards of one's own
+        from shared.cards.validation import find_faults  # slow to import, and few upstream systems send their own cards
 
-        if found := find_faults(notification.card):
-            yield from found  # maybe nested so deep that nothing else can go through it
+        if faults := find_faults(notification.card):
+            yield from faults  # the card may be nested too deep for the recursion below
         else:
-            yield from _reserved("", notification.card)
+            yield from _reserved_faults("", notification.card)
 
 
-_RESERVED = f"must not begin with {RESERVED_PREFIX}, as our own do"
-
-
-def _reserved(where: str, part: Any) -> Iterator[Fault]:
-    """The ids and verbs of a card that only ours may have."""
+def _reserved_faults(pointer: str, part: Any) -> Iterator[Fault]:
+    """Yield a fault for each id and verb of a card that begins with the reserved prefix."""
     if isinstance(part, list):
-        for at, each in enumerate(part):
-            yield from _reserved(where + json_pointer(at), each)
+        for index, value in enumerate(part):
+            yield from _reserved_faults(pointer + json_pointer(index), value)
     elif isinstance(part, dict):
         for name, value in part.items():
             if name in ("id", "verb") and isinstance(value, str) and value.startswith(RESERVED_PREFIX):
-                yield Fault(where + json_pointer(name), _RESERVED)
+                yield Fault(pointer + json_pointer(name), _RESERVED)
             elif name != "data":
-                yield from _reserved(where + json_pointer(name), value)
+                yield from _reserved_faults(pointer + json_pointer(name), value)

@@ -1,6 +1,6 @@
-"""What all tests stand on: storage, a fake Teams, and the app between them.
+"""Fixtures of all tests: storage, a fake Teams, and the app.
 
-A test process has one Azurite and one fake Teams, each started when a test first asks for it.
+A test process has one Azurite and one fake Teams, which start when a test first needs them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.storage import Storage
 from tests.support.tapped import tap
 from tests.support.teams import ServerThread
 
-# A quick run tries the same examples each time; where all tests are run, it is more, and others each time.
+# A quick run tries the same examples each time; the full run tries more, and new ones each time.
 QUICK = hypothesis.settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -30,17 +30,17 @@ hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector leave alone what is imported by now, and stays to the end."""
+    """Exclude imported modules from garbage collection: they stay until the end."""
     gc.freeze()
 
 
-#: More accounts than one test process has tests.
+#: Storage accounts of a test process: more than it has tests.
 ACCOUNTS = 900
 
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """A storage emulator in memory, on free ports."""
+    """Start Azurite in memory, on free ports."""
     accounts = [*(f"account{number}" for number in range(ACCOUNTS)), "people"]
     with Azurite(tmp_path_factory.mktemp("azurite"), accounts=accounts) as server:
         yield server
@@ -53,13 +53,13 @@ def _numbers() -> Iterator[int]:
 
 @pytest.fixture
 def connection(azurite: Azurite, _numbers: Iterator[int]) -> str:
-    """The connection string of an account of Azurite that is empty."""
+    """Return the connection string of an empty account of Azurite."""
     return azurite.connection_string(f"account{next(_numbers)}")
 
 
 @pytest.fixture
 def storage(request: pytest.FixtureRequest) -> Storage:
-    """An empty account: in memory, or on Azurite where the test has the mark `azurite`."""
+    """Return an empty account: in memory, or on Azurite if the test has the mark `azurite`."""
     if request.node.get_closest_marker("azurite"):
         return Storage(request.getfixturevalue("connection"))
     return Storage()
@@ -73,13 +73,13 @@ def _server() -> Iterator[ServerThread]:
 
 @pytest.fixture
 def token(_server: ServerThread) -> str:
-    """An access token that is good in this test."""
+    """Return an access token that is valid in this test."""
     return _server.token()
 
 
 @pytest.fixture
 async def teams(_server: ServerThread, token: str) -> AsyncIterator[FakeTeams]:
-    """A Teams of nobody, which has not been asked for anything yet."""
+    """Return a fake Teams without people, teams and requests."""
     async with FakeTeams.connect(_server.url, _server.ca_file) as teams:
         await teams.reset()
         yield teams
@@ -97,7 +97,7 @@ async def herald(
 async def timed(
     storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> AsyncIterator[Herald]:
-    """The same, but the delays of queues and the age of what is cached go by the test's clock."""
+    """The same as `herald`, but queue delays and cache ages follow the test's clock."""
     storage.queues = TimedQueues
     async with opened(storage, teams, monkeypatch, token) as herald:
         attune(herald)
@@ -108,7 +108,7 @@ async def timed(
 async def tapped(
     storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> AsyncIterator[Herald]:
-    """The same as `timed`, of a Teams without limits, and with storage that tells of each operation (`TAP`)."""
+    """The same as `timed`, but Teams has no rate limits, and the storage calls the `Tap` in `TAP`."""
     tap(storage)
     async with opened(storage, teams, monkeypatch, token) as herald:
         attune(herald)
@@ -118,7 +118,7 @@ async def tapped(
 
 @pytest.fixture
 async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
-    """What brings the messages to processes that die. Pages and digests begin with few, so that stories are short."""
+    """A host for workers that die. Pages and digests are small, so that scenarios are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
     monkeypatch.setattr("notify.expansion.LEAD_SECONDS", 1.0)
     monkeypatch.setattr("timer_digest.digest_plan.MAX_SEPARATE_MESSAGES", 2)

@@ -6,26 +6,27 @@ from notify import policy
 from notify.delivery.record import Sending
 from notify.policy import Decision, PolicyInput
 from notify.recipients import ResolvedRecipient, resolve
-from notify.scheduling import in_zone
+from notify.scheduling import compute_local_due
 from shared.conversation_ids import channel_of
 from shared.queue_messages import RecipientTask, Task
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
 from shared.storage.markers import welcomed
 
 
-async def policy_input(sending: Sending, recipient: ResolvedRecipient) -> PolicyInput:
+async def build_policy_input(sending: Sending, recipient: ResolvedRecipient) -> PolicyInput:
     """Return the values on which policy decides; claims the marker that a person is welcomed only once."""
     services, notification, content = sending.services, sending.notification, sending.notification.content
     identifier, card = sending.message.recipient, content.content
     category, is_welcome = services.categories.of(content.category), notification.purpose is Purpose.WELCOME
-    now, plan, missed = services.clock(), in_zone(content.schedule, recipient.zone, notification.schedule_set_at), False
-    if plan.due and sending.is_first_try:
+    now, is_missed = services.clock(), False
+    due_time = compute_local_due(content.schedule, recipient.zone, notification.schedule_set_at)
+    if due_time.due and sending.is_first_try:
         # A recipient whose zone has changed was held until the time in the former one.
         held_until = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
-        due, due_called_at = (held_until or plan.due).timestamp(), sending.message.due_called_at
+        due, due_called_at = (held_until or due_time.due).timestamp(), sending.message.due_called_at
         # Lateness is measured from the tick that made the delivery due, not from when its message was received.
         late = (due_called_at if due_called_at >= due else now.timestamp()) - due
-        missed = late > category.late_grace(services.settings.late_grace).total_seconds()
+        is_missed = late > category.late_grace(services.settings.late_grace).total_seconds()
     is_new = not is_welcome or await services.markers.claim(welcomed(notification.tenant), identifier, notification.key)
     return PolicyInput(
         now=now,
@@ -33,29 +34,31 @@ async def policy_input(sending: Sending, recipient: ResolvedRecipient) -> Policy
         category=category,
         preferences=recipient.preferences,
         zone=recipient.zone,
-        digest=services.settings.default_digest,
+        default_digest=services.settings.default_digest,
         purpose=notification.purpose,
-        cancelled=notification.state is NotificationState.CANCELLED,
+        is_cancelled=notification.state is NotificationState.CANCELLED,
         expires=notification.expires,
-        local_at=plan.due,
-        missed=missed,
-        past=plan.skip,
-        welcomed=not is_new,
-        own=bool(card and card.actor and card.actor.user and f"u:{card.actor.user.lower()}" == identifier),
+        local_at=due_time.due,
+        is_missed=is_missed,
+        is_past=due_time.skip,
+        is_welcomed=not is_new,
+        is_own_action=bool(card and card.actor and card.actor.user and f"u:{card.actor.user.lower()}" == identifier),
         thread=notification.thread,
     )
 
 
-async def hold_or_end(sending: Sending, case: PolicyInput, decision: Decision, recipient: ResolvedRecipient) -> None:
+async def hold_or_end(
+    sending: Sending, policy_input: PolicyInput, decision: Decision, recipient: ResolvedRecipient
+) -> None:
     """Do what a decision not to send says."""
     services, notification, identifier = sending.services, sending.notification, sending.message.recipient
     if decision.until and decision.reason:
         if notification.purpose is Purpose.DIGEST:  # the deliveries that it includes are held again instead
             await sending.end(DeliveryState.CANCELLED, decision.reason)
             return
-        local_time = in_zone(notification.content.schedule, recipient.zone, notification.schedule_set_at).due
+        local_time = compute_local_due(notification.content.schedule, recipient.zone, notification.schedule_set_at).due
         since = max(notification.notification_time, local_time) if local_time else notification.notification_time
-        for_digest = policy.is_for_digest(case, decision.rule)
+        for_digest = policy.is_for_digest(policy_input, decision.rule)
         await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)
         current = await resolve(services, notification.tenant, identifier)
         if (current.preferences, current.zone) != (recipient.preferences, recipient.zone):
@@ -66,5 +69,5 @@ async def hold_or_end(sending: Sending, case: PolicyInput, decision: Decision, r
         await sending.end(DeliveryState.SUPPRESSED, decision.reason)
     elif decision.state:
         await sending.end_unsent(decision.state, decision.reason)
-        if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HELD:
+        if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HOLD_REASONS:
             await sending.delete_held()

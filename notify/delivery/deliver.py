@@ -12,10 +12,10 @@ import random
 from dataclasses import replace
 
 from notify import policy, threads
-from notify.delivery.decide import hold_or_end, policy_input
+from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.record import Sending, record_outcome
 from notify.delivery.send import send
-from notify.edit_recall import amend
+from notify.edit_recall import edit_or_recall
 from notify.policy import Step
 from notify.recipients import resolve
 from shared.cards.size import TooLarge
@@ -50,7 +50,7 @@ async def deliver(services: Services, message: Delivery) -> None:
     if message.task is not Task.SEND:
         current = await services.notifications.get(message.notification)
         if current is not None:
-            await amend(services, current, message)
+            await edit_or_recall(services, current, message)
         return
     notification = await services.notifications.recent(message.notification)
     if notification is None:
@@ -64,13 +64,13 @@ async def deliver(services: Services, message: Delivery) -> None:
             log.warning("A delivery of notification %s was dropped: it has no row", message.notification)
             return
         sending = Sending(services, notification, message, known, services.real_time())
-        step, until = policy.step(known, sending.now)
+        step, until = policy.next_step(known, sending.now)
         if step is Step.END:
             await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
             if known.rule == Rule.CANCELLED:
                 await sending.delete_held()
             return
-        is_held = known.state is DeliveryState.QUEUED and known.reason in policy.HELD
+        is_held = known.state is DeliveryState.QUEUED and known.reason in policy.HOLD_REASONS
         if step is Step.WAIT and not is_held:
             await sending.requeue((until - sending.now).total_seconds(), replace(message, etag=""))
             return
@@ -91,14 +91,14 @@ async def _try(sending: Sending) -> None:
     services, notification, known = sending.services, sending.notification, sending.known
     # Decide
     recipient = await resolve(services, notification.tenant, sending.message.recipient)
-    case = await policy_input(sending, recipient)
-    decision = policy.decide(case)
+    policy_input = await build_policy_input(sending, recipient)
+    decision = policy.decide(policy_input)
     sending = replace(sending, rule=decision.rule)
     target = recipient.target
     if isinstance(target, Reason) or decision.state or decision.until:
-        await hold_or_end(sending, case, decision, recipient)
+        await hold_or_end(sending, policy_input, decision, recipient)
         return
-    if notification.content.simulate or case.category.simulate:
+    if notification.content.simulate or policy_input.category.simulate:
         await sending.end(DeliveryState.SIMULATED)
         return
     if paused := services.rate_limiter.paused_seconds(notification.tenant):
@@ -106,8 +106,8 @@ async def _try(sending: Sending) -> None:
         return
     # Prepare
     route = Route(notification.tenant, target.service_url, notification.urgent)
-    shown = await threads.shown(services, notification, sending.message.recipient)
-    if shown and shown.newest > notification.occurred_at:
+    previous = await threads.get_thread(services, notification, sending.message.recipient)
+    if previous and previous.newest > notification.occurred_at:
         if known.maybe_twice:
             await _yield_to_newer(sending, route)
         else:
@@ -122,19 +122,21 @@ async def _try(sending: Sending) -> None:
     claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
     sending = replace(sending, known=claimed)
     updated = None
-    if shown and threads.is_update(notification, shown):
-        updated, newer = await threads.update(services, notification, sending.message.recipient, route, shown, activity)
+    if previous and threads.is_update(notification, previous):
+        updated, newer = await threads.update_card(
+            services, notification, sending.message.recipient, route, previous, activity
+        )
         if newer:
             await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
             return
     if updated and updated.reason is not Reason.CONVERSATION_GONE:
         outcome, conversation = updated, updated.conversation_id
     else:  # no card shows the thread, or its conversation was deleted
-        thread = threads.below(notification, target, shown)
+        thread = threads.reply_conversation(notification, target, previous)
         outcome, conversation = await send(sending, target, route, activity, thread)
         if outcome.verdict is Verdict.DONE and outcome.activity_id:
             sent = (outcome.activity_id, conversation)
-            await threads.keep(services, notification, sending.message.recipient, shown, sent)
+            await threads.record_sent(services, notification, sending.message.recipient, previous, sent)
     # Record
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _STATUS_AFTER:
         status = _STATUS_AFTER[outcome.reason]
@@ -146,7 +148,7 @@ async def _try(sending: Sending) -> None:
 
 async def _yield_to_newer(sending: Sending, route: Route) -> None:
     """Show the newest notification of the thread on the card that our update covers, or may cover, and end ours."""
-    outcome = await threads.show_again(sending.services, sending.notification, sending.message.recipient, route)
+    outcome = await threads.show_newest(sending.services, sending.notification, sending.message.recipient, route)
     if outcome.verdict is Verdict.RETRY:
         await record_outcome(sending, outcome, "")
     else:

@@ -161,7 +161,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
     wait = outcome.retry_after
     if wait is None:
         wait = policy.backoff(claimed.attempts + 1, random.random())  # noqa: S311 (jitter)
-    attempts = claimed.attempts + (outcome.reason not in policy.NOT_ITS_MAKING)
+    attempts = claimed.attempts + (outcome.reason not in policy.UNCOUNTED_REASONS)
     etag = await services.deliveries.defer(
         sending.message,
         claimed.etag,

@@ -1,4 +1,4 @@
-"""A notification finishes whatever meets whatever, and what stands still is resumed, or it is said why it stands."""
+"""A notification finishes although workers run at once or die, and the watchdog resumes one that is stalled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from local.fake_teams.api import PersonView, TeamsFault
 from notify.delivery.deliver import deliver
 from notify.expansion import expand
-from notify.progress import WATCH_AFTER, finish
+from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
 from shared import publishing
 from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
@@ -27,25 +27,25 @@ from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
-#: More storage operations than a delivery or the last page of a small audience has.
-MANY = 40
+#: More storage operations than a delivery, or the last page of a small audience, needs.
+MAX_OPERATIONS = 40
 
 
 class Pause(Tap):
-    """Stops after the given number of operations until it is told to go on."""
+    """Pause after the given number of storage operations until `resumed` is set."""
 
     def __init__(self, operations: int) -> None:
         self.left = operations
-        self.is_current, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.is_paused, self.resumed = asyncio.Event(), asyncio.Event()
 
     async def after(self, written: str) -> None:
         self.left -= 1
         if self.left == 0:
-            self.is_current.set()
-            await self.goes_on.wait()
+            self.is_paused.set()
+            await self.resumed.wait()
 
 
-async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_finished(
+async def test_delivery_reopened_while_it_is_settled_is_not_finished(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = (await timed.grow(people=1)).people
@@ -66,11 +66,11 @@ async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_fini
     settle, deliveries = timed.services.deliveries.settle, timed.services.deliveries
 
     async def settle_slowly(message: Delivery, *arguments: Any, **more: Any) -> bool:
-        last = await settle(message, *arguments, **more)
+        is_last = await settle(message, *arguments, **more)
         known = await deliveries.get(message)
         assert known
         await reopen(timed.services, key, [(message, known)])
-        return last
+        return is_last
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(deliveries, "settle", settle_slowly)
@@ -80,74 +80,74 @@ async def test_one_that_is_tried_again_while_its_end_is_written_down_is_not_fini
     assert (now.state, now.counts, +await deliveries.counts(key, 0)) == ("expanded", "", {"open": 1})
 
 
-async def between(first: Awaitable[None], second: Awaitable[None], operations: int) -> bool:
-    """Do `second` while `first` stands after so many operations; whether it had as many."""
+async def run_during(first: Awaitable[None], second: Awaitable[None], operations: int) -> bool:
+    """Run `second` while `first` is paused after so many operations; return whether it needed that many."""
     pause = Pause(operations)
     token = TAP.set(pause)
     task = asyncio.ensure_future(first)
     TAP.reset(token)
-    is_current = asyncio.ensure_future(pause.is_current.wait())
-    await asyncio.wait((task, is_current), return_when=asyncio.FIRST_COMPLETED)
-    is_current.cancel()
-    met = pause.is_current.is_set()
+    is_paused = asyncio.ensure_future(pause.is_paused.wait())
+    await asyncio.wait((task, is_paused), return_when=asyncio.FIRST_COMPLETED)
+    is_paused.cancel()
+    was_paused = pause.is_paused.is_set()
     await second
-    pause.goes_on.set()
+    pause.resumed.set()
     await task
-    return met
+    return was_paused
 
 
-async def accepted(herald: Herald, *recipients: dict[str, str]) -> StoredNotification:
-    """A notification, none of whose recipients is listed yet."""
-    asked = await herald.ask(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
-    return await herald.services.notifications.advance(asked, state=NotificationState.ACCEPTED, due=None)
+async def submit_accepted(herald: Herald, *recipients: dict[str, str]) -> StoredNotification:
+    """Submit a notification that is accepted and not expanded."""
+    submitted = await herald.ask(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
+    return await herald.services.notifications.advance(submitted, state=NotificationState.ACCEPTED, due=None)
 
 
-async def test_it_finishes_at_every_interleaving_of_the_last_delivery_and_the_end_of_the_list(tapped: Herald) -> None:
+async def test_notification_finishes_at_every_interleaving_of_last_delivery_and_last_page(tapped: Herald) -> None:
     await tapped.grow(people=1)
     [ada] = await tapped.people(1)
     for expansion_first in (True, False):
-        for operations in range(1, MANY):
-            asked = await accepted(tapped, user(ada))
-            # As it is when the page has put its delivery, and has not moved on.
-            message = await row(tapped, asked, ada)
-            page, delivery = expand(tapped.services, Expansion(asked.key, 0)), deliver(tapped.services, message)
-            met = await between(*((page, delivery) if expansion_first else (delivery, page)), operations)
-            after = await tapped.now(asked)
+        for operations in range(1, MAX_OPERATIONS):
+            submitted = await submit_accepted(tapped, user(ada))
+            # The state after the page has added its delivery, and before it advances the row.
+            message = await add_row(tapped, submitted, ada)
+            page, delivery = expand(tapped.services, Expansion(submitted.key, 0)), deliver(tapped.services, message)
+            was_paused = await run_during(*((page, delivery) if expansion_first else (delivery, page)), operations)
+            after = await tapped.now(submitted)
             assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":1}')
             await tapped.lose(DELIVERIES)
-            if not met:
+            if not was_paused:
                 break
         else:
-            raise AssertionError("there are more operations than thought")
+            raise AssertionError(f"there are more than {MAX_OPERATIONS} operations")
 
 
-async def row(herald: Herald, of: StoredNotification, person: PersonView) -> Delivery:
-    """Add the row of a delivery; returns its message."""
+async def add_row(herald: Herald, of: StoredNotification, person: PersonView) -> Delivery:
+    """Add the row of a delivery, and return its message."""
     recipient = f"u:{person.object_id}"
     shard = shard_of(recipient, of.shards)
     [message] = await herald.services.deliveries.add(of.key, shard, dict.fromkeys([recipient], 0), herald.clock())
     return message
 
 
-async def test_it_finishes_when_the_last_deliveries_of_two_partitions_end_at_once(tapped: Herald) -> None:
+async def test_notification_finishes_if_the_last_deliveries_of_two_shards_end_at_once(tapped: Herald) -> None:
     await tapped.grow(people=8)
     people = await tapped.people(8)
     by_shard = {shard_of(f"u:{each.object_id}", 16): each for each in people}
     two = list(by_shard.values())[:2]
     assert len(two) == 2
     another = await open_services(load_settings(tapped.environ), tapped.storage.open(), tapped.clock)
-    for operations in range(1, MANY):
-        # An audience that may be large lies in 16 partitions.
-        asked = await accepted(tapped, *map(user, two), {"topic": "nobody's"})
-        asked = await tapped.services.notifications.advance(asked, state=NotificationState.EXPANDED)
-        first, second = [await row(tapped, asked, each) for each in two]
-        met = await between(deliver(tapped.services, first), deliver(another, second), operations)
-        after = await tapped.now(asked)
+    for operations in range(1, MAX_OPERATIONS):
+        # An audience that may be large has 16 shards.
+        submitted = await submit_accepted(tapped, *map(user, two), {"topic": "nobody's"})
+        submitted = await tapped.services.notifications.advance(submitted, state=NotificationState.EXPANDED)
+        first, second = [await add_row(tapped, submitted, each) for each in two]
+        was_paused = await run_during(deliver(tapped.services, first), deliver(another, second), operations)
+        after = await tapped.now(submitted)
         assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":2}')
-        if not met:
+        if not was_paused:
             break
     else:
-        raise AssertionError("there are more operations than thought")
+        raise AssertionError(f"there are more than {MAX_OPERATIONS} operations")
     await another.close()
 
 
@@ -160,228 +160,228 @@ async def test_end_of_a_broadcast_reads_few_counts(timed: Herald, monkeypatch: p
         reads += row == COUNTS
         return await get(partition, row, *more)
 
-    asked = await accepted(timed, {"topic": "nobody's"})
-    asked = await timed.services.notifications.advance(asked, state=NotificationState.EXPANDED)
+    submitted = await submit_accepted(timed, {"topic": "nobody's"})
+    submitted = await timed.services.notifications.advance(submitted, state=NotificationState.EXPANDED)
     messages = []
-    for shard in shard_names(asked.shards):
-        messages += await deliveries.add(asked.key, shard, {f"u:{shard}": 0}, timed.clock())
+    for shard in shard_names(submitted.shards):
+        messages += await deliveries.add(submitted.key, shard, {f"u:{shard}": 0}, timed.clock())
     monkeypatch.setattr(table, "get", count_reads)
     finished = []
     for message in messages:
         assert await deliveries.settle(message, message.etag, DeliveryState.SENT, now=timed.clock())
-        finished.append(await finish(timed.services, asked.key))
+        finished.append(await finish(timed.services, submitted.key))
     assert finished == [False] * 15 + [True]
     assert reads == 15 + 16  # all partitions only when the last one ends
-    assert (await timed.now(asked)).counts == '{"sent":16}'
+    assert (await timed.now(submitted)).counts == '{"sent":16}'
 
 
-async def one(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:
+async def submit_to_people(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:
     await herald.grow(people=count)
     people = await herald.people(count)
     return people, await herald.ask(*map(user, people))
 
 
-async def watched(herald: Herald) -> None:
-    """Let the time pass until the watch looks at what stands, and what it resumed is done."""
-    await herald.wait(WATCH_AFTER.total_seconds() + 61)
+async def run_watchdog(herald: Herald) -> None:
+    """Move the clock to the watchdog's first check, and do all work that follows."""
+    await herald.wait(FIRST_CHECK_DELAY.total_seconds() + 61)
 
 
-async def test_a_delivery_whose_message_was_lost_is_resumed_and_sent_once(timed: Herald) -> None:
-    _, asked = await one(timed, 3)
+async def test_delivery_with_a_lost_message_is_resumed_and_sent_once(timed: Herald) -> None:
+    _, submitted = await submit_to_people(timed, 3)
     assert await timed.lose(DELIVERIES) == 3
-    await watched(timed)
+    await run_watchdog(timed)
     assert len(await timed.received()) == 3
-    assert (await timed.now(asked)).counts == '{"sent":3}'
+    assert (await timed.now(submitted)).counts == '{"sent":3}'
 
 
-async def test_a_page_whose_message_was_lost_is_resumed(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
+async def test_page_with_a_lost_message_is_resumed(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
     await timed.grow(people=9)
     for each in await timed.people(9):
         await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
     object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
-    asked = await timed.ask({"topic": "t"})
+    submitted = await timed.ask({"topic": "t"})
     object.__setattr__(timed.services.settings, "tenant_rate", 45)
     await timed.send()
     assert await timed.lose(EXPANSIONS) == 1
-    await watched(timed)
-    assert "is still being listed, at page 1" in caplog.text
+    await run_watchdog(timed)
+    assert "is still being expanded: its page 1" in caplog.text
     await timed.run()
-    assert (await timed.now(asked)).counts == '{"sent":9}'
+    assert (await timed.now(submitted)).counts == '{"sent":9}'
 
 
-async def test_an_end_that_was_lost_is_found(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def lost(*_: object) -> None:
+async def test_watchdog_finishes_what_a_dead_worker_did_not(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(*_: object) -> None:
         raise ConnectionError
 
-    _, asked = await one(timed)
-    monkeypatch.setattr("notify.delivery.record.finish", lost)
+    _, submitted = await submit_to_people(timed)
+    monkeypatch.setattr("notify.delivery.record.finish", crash)
     with pytest.raises(ConnectionError):
         await timed.send()
-    assert (await timed.now(asked)).state is NotificationState.EXPANDED
-    await watched(timed)
-    assert (await timed.now(asked)).state is NotificationState.FINISHED
+    assert (await timed.now(submitted)).state is NotificationState.EXPANDED
+    await run_watchdog(timed)
+    assert (await timed.now(submitted)).state is NotificationState.FINISHED
 
 
-async def test_the_claim_of_a_process_that_died_is_resolved_also_where_no_message_is_left(timed: Herald) -> None:
-    [ada], asked = await one(timed)
-    message = await timed.message(asked, f"u:{ada.object_id}")
+async def test_claim_of_a_dead_worker_is_resolved_without_its_message(timed: Herald) -> None:
+    [ada], submitted = await submit_to_people(timed)
+    message = await timed.message(submitted, f"u:{ada.object_id}")
     await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
     await timed.lose(DELIVERIES)
     await timed.run()
-    ended = await timed.row(asked, f"u:{ada.object_id}")
-    assert (ended["state"], ended["maybe_twice"]) == ("sent", True)
+    row = await timed.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"]) == ("sent", True)
 
 
-async def test_a_cancelled_one_is_watched_too_until_nothing_is_open(timed: Herald) -> None:
-    _, asked = await one(timed, 2)
+async def test_watchdog_checks_a_cancelled_notification_until_no_delivery_is_open(timed: Herald) -> None:
+    _, submitted = await submit_to_people(timed, 2)
     await timed.lose(DELIVERIES)
-    await timed.command("cancel", asked)
+    await timed.command("cancel", submitted)
     await timed.run()
-    after = await timed.now(asked)
+    after = await timed.now(submitted)
     assert (after.state, after.counts) == (NotificationState.CANCELLED, '{"cancelled":2}')
 
 
-async def test_it_is_said_what_the_deliveries_wait_for(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
+async def test_watchdog_logs_states_of_open_deliveries(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
     )
-    _, asked = await one(timed)
+    _, submitted = await submit_to_people(timed)
     await timed.send()
-    await watched(timed)
+    await run_watchdog(timed)
     assert "{'queued precondition': 1}" in caplog.text
     await timed.run()
-    assert await timed.counts(asked) == {"sent": 1}
+    assert await timed.counts(submitted) == {"sent": 1}
 
 
-async def test_what_only_waits_for_its_time_gets_no_second_message(timed: Herald) -> None:
+async def test_watchdog_adds_no_message_for_a_delivery_whose_next_try_is_not_due(timed: Herald) -> None:
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
     )
-    await one(timed)
+    await submit_to_people(timed)
     await timed.send()
-    await watched(timed)
+    await run_watchdog(timed)
     assert [name for _, name, _ in timed.kept] == [DELIVERIES]
 
 
-async def test_watching_a_long_time_adds_few_messages(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day in which nothing can be sent: what waits is looked at ever more rarely."""
-    _, asked = await one(timed)
+async def test_watchdog_checks_become_rare(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a day, no delivery can be sent: the interval between checks grows."""
+    _, submitted = await submit_to_people(timed)
     monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 60.0)
-    looks, end = 0, timed.clock() + timedelta(days=1)
+    checks, end = 0, timed.clock() + timedelta(days=1)
     while timed.clock() < end:
-        await timed.lose(DELIVERIES)  # only the watch is of interest here
+        await timed.lose(DELIVERIES)  # only the watchdog matters here
         due = [at async for at in timed._due()]
         await timed.wait((min(due) - timed.clock()).total_seconds() + 1)
-        looks += 1
-    assert 5 < looks < 20
+        checks += 1
+    assert 5 < checks < 20
     monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 0.0)
     await timed.run()
-    assert await timed.counts(asked) == {"sent": 1}
+    assert await timed.counts(submitted) == {"sent": 1}
 
 
-async def test_the_watch_of_what_is_finished_or_gone_ends(timed: Herald) -> None:
-    _, asked = await one(timed)
+async def test_watchdog_stops_for_finished_and_unknown_notifications(timed: Herald) -> None:
+    _, submitted = await submit_to_people(timed)
     await timed.send()
     await timed.services.timers.put(timed.clock(), timers.WATCH, "0" * 64)
     await timed.run()
     assert [each async for each in timed._due()] == []
     assert await timed.waiting(SWEEPS) == 0
-    assert (await timed.now(asked)).state is NotificationState.FINISHED
+    assert (await timed.now(submitted)).state is NotificationState.FINISHED
 
 
-async def test_a_copy_never_takes_the_claim_of_another(timed: Herald) -> None:
-    """Whoever makes copies of a message, none of them is taken for a delivery that nobody has begun."""
-    [ada], asked = await one(timed)
-    message = await timed.message(asked, f"u:{ada.object_id}")
+async def test_duplicate_message_never_takes_a_valid_claim(timed: Herald) -> None:
+    """Wherever a duplicate message comes from, no worker takes its delivery for an untried one."""
+    [ada], submitted = await submit_to_people(timed)
+    message = await timed.message(submitted, f"u:{ada.object_id}")
     await timed.lose(DELIVERIES)
     await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
 
-    async def by_the_page() -> list[Delivery]:
-        return await timed.services.deliveries.add(asked.key, "0", dict.fromkeys([message.recipient], 0), timed.clock())
+    async def from_page() -> list[Delivery]:
+        return await timed.services.deliveries.add(submitted.key, "0", {message.recipient: 0}, timed.clock())
 
-    async def by_the_sweep() -> list[Delivery]:
-        return [delivery for delivery, _ in await timed.services.deliveries.page(asked.key, "0", "", 10)]
+    async def from_sweep() -> list[Delivery]:
+        return [delivery for delivery, _ in await timed.services.deliveries.page(submitted.key, "0", "", 10)]
 
-    async def by_waiting() -> list[Delivery]:
+    async def from_requeue() -> list[Delivery]:
         await deliver(timed.services, message)
         return [Delivery.decode(text.encode()) for _, name, text in timed.kept if name == DELIVERIES]
 
-    makers: list[Callable[[], Awaitable[list[Delivery]]]] = [by_the_page, by_the_sweep, by_waiting]
-    for make in makers:
-        for copy in await make():
-            await deliver(timed.services, copy)
+    sources: list[Callable[[], Awaitable[list[Delivery]]]] = [from_page, from_sweep, from_requeue]
+    for create_messages in sources:
+        for duplicate in await create_messages():
+            await deliver(timed.services, duplicate)
             assert await timed.received() == []
     timed.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
-    for make in makers[:2]:
-        for copy in await make():
-            await deliver(timed.services, copy)
-    ended = await timed.row(asked, f"u:{ada.object_id}")
-    assert (ended["state"], ended["maybe_twice"]) == ("sent", True)
+    for create_messages in sources[:2]:
+        for duplicate in await create_messages():
+            await deliver(timed.services, duplicate)
+    row = await timed.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"]) == ("sent", True)
     assert len(await timed.received()) == 1
 
 
-async def test_a_copy_does_not_come_before_the_next_try_is_due(timed: Herald) -> None:
+async def test_duplicate_message_is_not_sent_before_the_next_try_is_due(timed: Herald) -> None:
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1)
     )
-    [ada], asked = await one(timed)
+    [ada], submitted = await submit_to_people(timed)
     await timed.send()
-    for copy in await timed.services.deliveries.add(asked.key, "0", {f"u:{ada.object_id}": 0}, timed.clock()):
-        await deliver(timed.services, copy)
+    for duplicate in await timed.services.deliveries.add(submitted.key, "0", {f"u:{ada.object_id}": 0}, timed.clock()):
+        await deliver(timed.services, duplicate)
     assert (await timed.teams.stats()).count("send") == 1
 
 
 @pytest.mark.parametrize("state", [NotificationState.CANCELLED, NotificationState.EXPANDED])
-async def test_copies_that_end_the_same_delivery_at_once_count_it_once(timed: Herald, state: NotificationState) -> None:
-    people, asked = await one(timed, 5)
-    messages = [await timed.message(asked, f"u:{each.object_id}") for each in people]
+async def test_duplicate_messages_at_once_count_a_delivery_once(timed: Herald, state: NotificationState) -> None:
+    people, submitted = await submit_to_people(timed, 5)
+    messages = [await timed.message(submitted, f"u:{each.object_id}") for each in people]
     changes: dict[str, object] = {"state": state}
     if state is NotificationState.EXPANDED:
         changes["expires"] = timed.clock()
-    await timed.services.notifications.advance(asked, **changes)
+    await timed.services.notifications.advance(submitted, **changes)
     await asyncio.gather(*(deliver(timed.services, each) for each in messages * 4))
-    ended = DeliveryState.CANCELLED if state is NotificationState.CANCELLED else DeliveryState.EXPIRED
-    assert await timed.counts(asked) == {str(ended): 5}
+    final_state = DeliveryState.CANCELLED if state is NotificationState.CANCELLED else DeliveryState.EXPIRED
+    assert await timed.counts(submitted) == {str(final_state): 5}
 
 
-async def test_what_expires_while_it_waits_for_its_next_try_is_not_sent(timed: Herald) -> None:
+async def test_notification_that_expires_before_the_next_try_is_not_sent(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1)
     )
-    ends = timed.clock() + WATCH_AFTER / 10
-    asked = await timed.ask(user(ada), expiresAt=ends.isoformat())
+    ends = timed.clock() + FIRST_CHECK_DELAY / 10
+    submitted = await timed.ask(user(ada), expiresAt=ends.isoformat())
     await timed.run()
-    assert await timed.counts(asked) == {"expired": 1}
+    assert await timed.counts(submitted) == {"expired": 1}
     assert await timed.received() == []
 
 
-async def test_what_was_scheduled_long_ago_is_tried_as_long_as_any_other(timed: Herald) -> None:
+async def test_notification_scheduled_long_ago_is_retried_as_long_as_any_other(timed: Herald) -> None:
     await timed.grow(people=1)
     [ada] = await timed.people(1)
-    at = (timed.clock() + 3 * 24 * 6 * WATCH_AFTER).replace(tzinfo=None).isoformat(timespec="minutes")
-    asked = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    at = (timed.clock() + 3 * 24 * 6 * FIRST_CHECK_DELAY).replace(tzinfo=None).isoformat(timespec="minutes")
+    submitted = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=2))
     await timed.run()
-    assert await timed.counts(asked) == {"sent": 1}
+    assert await timed.counts(submitted) == {"sent": 1}
 
 
-async def test_a_secret_that_is_wrong_over_a_weekend_fails_nothing(timed: Herald) -> None:
+async def test_wrong_secret_for_days_fails_no_delivery(timed: Herald) -> None:
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1))
-    [ada], asked = await one(timed)
+    [ada], submitted = await submit_to_people(timed)
     await timed.send()
-    message = await timed.message(asked, f"u:{ada.object_id}")
+    message = await timed.message(submitted, f"u:{ada.object_id}")
     await timed.lose(DELIVERIES)
     await timed.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client"))
     await timed.teams.revoke_tokens()
-    timed.clock.moved += 3 * 24 * 6 * WATCH_AFTER
+    timed.clock.moved += 3 * 24 * 6 * FIRST_CHECK_DELAY
     await deliver(timed.services, message)
-    assert await timed.counts(asked) == {"open": 1}
+    assert await timed.counts(submitted) == {"open": 1}
 
 
-async def test_messages_about_what_there_is_not_do_nothing(timed: Herald) -> None:
+async def test_messages_about_unknown_notifications_are_ignored(timed: Herald) -> None:
     assert await finish(timed.services, "0" * 64) is False
     await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0, Task.RECALL))
     await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0))

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from messages.card_actions.preferences_form import InvalidFields, apply_fields, find_changed_fields
-from notify.validation import check_form
+from notify.validation import check_content
 from shared.cards import action_verbs, refreshed, texts
 from shared.cards.actions import find_execute_actions, remove_actions
 from shared.cards.footer import FOOTER_ID, Footer
@@ -152,7 +152,7 @@ def test_validation_counts_the_size_of_the_footer() -> None:
     limit = 80 * 1024
     assert count_utf16_bytes(render_activity(notification, limit)) <= limit
     with pytest.raises(MessageRefused) as refused:
-        check_form(notification, limit, "/data")
+        check_content(notification, limit, "/data")
     assert [fault.pointer for fault in refused.value.faults] == ["/data/card"]
 
 
@@ -161,7 +161,7 @@ def test_accepted_card_fits_the_limit_with_any_category_label(length: int) -> No
     own = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "x" * length}]}
     notification, limit = make_notification(card=own, thread={"key": "x"}), 80 * 1024
     try:
-        check_form(notification, limit, "")
+        check_content(notification, limit, "")
     except MessageRefused:
         return
     label = Category(name="x", title="\U0001f600" * 100)
@@ -182,13 +182,15 @@ ACTIONS = [{"id": "ok", "title": "A"}, {"id": "herald.stop", "title": "B"}]
 )
 def test_reserved_ids_and_verbs_are_refused(parts: dict[str, Any], pointer: str) -> None:
     with pytest.raises(MessageRefused) as refused:
-        check_form(make_notification(**parts), 80 * 1024, "/data")
+        check_content(make_notification(**parts), 80 * 1024, "/data")
     assert [fault.pointer for fault in refused.value.faults] == [f"/data{pointer}"]
 
 
 def test_reserved_names_are_allowed_in_action_data() -> None:
     button = {"type": "Action.Execute", "verb": "x", "data": {"verb": "herald.stop"}}
-    check_form(make_notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, "")
+    check_content(
+        make_notification(card={"type": "AdaptiveCard", "version": "1.5", "actions": [button]}), 80 * 1024, ""
+    )
 
 
 # Saving the preferences card

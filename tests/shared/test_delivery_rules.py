@@ -13,7 +13,7 @@ from shared.preferences.delivery_rules import evaluate, next_digest
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Rule
 from shared.time.localtime import load_zone
-from tests.notify.test_policy import CASE, CASES
+from tests.notify.test_policy import CASES, POLICY_INPUT
 
 #: The rules that preferences decide.
 PREFERENCE_RULES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, Rule.DIGEST, Rule.SEND)
@@ -21,9 +21,9 @@ PREFERENCE_RULES = (Rule.OPTED_OUT, Rule.PAUSED, Rule.MUTED, Rule.QUIET_HOURS, R
 
 @pytest.mark.parametrize(("given", "decided"), CASES.values(), ids=CASES)
 def test_policy_follows_the_rule_of_the_preferences(given: dict[str, Any], decided: Decision) -> None:
-    case = replace(CASE, **given)
+    case = replace(POLICY_INPUT, **given)
     rule, until = evaluate(
-        case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.digest
+        case.preferences, case.category, case.thread, now=case.now, zone=case.zone, digest=case.default_digest
     )
     assert rule in PREFERENCE_RULES
     if decided.rule in PREFERENCE_RULES:

@@ -1,4 +1,4 @@
-"""The app in the test's own loop: a fake Teams with tokens on, and no function host."""
+"""The app in the test's own event loop, with a fake Teams that requires tokens, and without a function host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from azure.storage.queue.aio import QueueServiceClient
 from local.fake_teams.api import Growth, PersonView, Received, WorldView
 from local.fake_teams.client import FakeTeams
 from notify.delivery.deliver import deliver
-from notify.expansion import LISTED, expand
+from notify.expansion import EXPANDABLE, expand
 from notify.ingest import ingest
 from notify.sweep import sweep_page
 from shared.contract.parsing import Request, parse_message
@@ -53,7 +53,7 @@ from timer_digest.tick import tick
 
 @dataclass
 class Clock:
-    """The time, in UTC, as the test moves it."""
+    """The time in UTC, `moved` ahead of the real time."""
 
     moved: timedelta = timedelta()
 
@@ -62,7 +62,7 @@ class Clock:
 
 
 class TimedQueues(Queues):
-    """Queues whose delays go by the test's clock: what is put with a delay is kept back until that gets there."""
+    """Queues whose delays follow the test's clock: delayed messages are kept in a list until they are due."""
 
     clock: Clock
     kept: list[tuple[datetime, str, str]]
@@ -76,27 +76,27 @@ class TimedQueues(Queues):
 
 @dataclass
 class Herald:
-    """The app, as a test drives it: what comes to its queues is done when the test says so."""
+    """The app, driven by a test: messages on its queues are handled when the test says so."""
 
     services: Services
     teams: FakeTeams
     clock: Clock
     environ: dict[str, str]
     storage: Storage
-    #: The storage, as somebody outside sees it.
+    #: The storage, seen from outside the app.
     outside_queues: QueueServiceClient
     outside_tables: TableServiceClient
-    #: The access token that a process has from its start, "" where it fetches one: that costs more than most tests.
+    #: The access token that a worker has from its start, "" if it fetches one, which takes longer than most tests.
     token: str = ""
-    #: Messages with a delay, where that goes by the test's clock (fixture `timed`): when, on which queue, what.
+    #: Delayed messages, if delays follow the test's clock (fixture `timed`): due time, queue, text.
     kept: list[tuple[datetime, str, str]] = field(default_factory=list)
 
     @property
     def tenant(self) -> str:
         return self.teams.tenant
 
-    async def know(self, person: PersonView, **seen: str) -> None:
-        """Store the reference of a person, as the install event does."""
+    async def know(self, person: PersonView, **observed: str) -> None:
+        """Store the conversation reference of a person, as the install event does."""
         known = {
             "conversation_id": person.conversation,
             "conversation_type": "personal",
@@ -107,18 +107,18 @@ class Herald:
         now = self.clock()
         conversations = self.services.conversations
         await conversations.save(
-            self.tenant, ReferenceKind.USER, person.object_id, known | seen, at=now, status=ReferenceStatus.ACTIVE
+            self.tenant, ReferenceKind.USER, person.object_id, known | observed, at=now, status=ReferenceStatus.ACTIVE
         )
         alias = {"user": person.object_id}
         await conversations.save(self.tenant, ReferenceKind.CONVERSATION, person.conversation, alias, at=now)
 
     async def grow(self, **growth: Any) -> WorldView:
-        """Add to the world of the bot's own tenant; returns what is new."""
+        """Add people, teams or chats to the bot's tenant in the fake Teams; return what is new."""
         return await self.teams.grow(Growth(tenant=self.tenant, **growth))
 
     async def expand(self, of: StoredNotification) -> StoredNotification:
-        """List all pages of recipients now, not each at its turn; returns the notification as it is then."""
-        while of.state in LISTED:
+        """Expand all remaining pages at once, and return the notification."""
+        while of.state in EXPANDABLE:
             await expand(self.services, Expansion(of.key, of.page))
             found = await self.services.notifications.get(of.key)
             assert found
@@ -127,23 +127,25 @@ class Herald:
         return of
 
     async def people(self, count: int) -> list[PersonView]:
-        """So many people whose references are stored."""
+        """Store the references of the first `count` people of the fake Teams, and return these people."""
         people = (await self.teams.world()).people[:count]
         await asyncio.gather(*(self.know(person) for person in people))
         return people
 
     async def know_tenant(self) -> None:
         """Store the serviceUrl of the tenant, as every activity does."""
-        seen = {"service_url": self.teams.service_url}
-        await self.services.conversations.save(self.tenant, ReferenceKind.TENANT, self.tenant, seen, at=self.clock())
+        observed = {"service_url": self.teams.service_url}
+        now = self.clock()
+        await self.services.conversations.save(self.tenant, ReferenceKind.TENANT, self.tenant, observed, at=now)
 
     async def ask(self, *recipients: dict[str, Any], **data: Any) -> StoredNotification:
-        """Send a notification through the intake; returns it as it is stored then."""
+        """Ingest a notification, and return it as stored."""
         body = notification(*recipients, **data)
         await ingest(self.services, body, uuid.uuid4().hex)
         return await self.stored(body)
 
     async def stored(self, body: bytes) -> StoredNotification:
+        """Return the stored notification of a message."""
         request = parse_message(body)
         assert isinstance(request, Request)
         assert request.id
@@ -152,12 +154,12 @@ class Herald:
         return found
 
     async def row(self, of: StoredNotification, recipient: str) -> dict[str, Any]:
-        """A row of table Deliveries, as an operator sees it."""
+        """Return a row of table Deliveries, as an operator sees it."""
         table = self.outside_tables.get_table_client("HeraldDeliveries")
         return dict(await table.get_entity(f"{of.key};{shard_of(recipient, of.shards)}", recipient))
 
     async def message(self, of: StoredNotification, recipient: str) -> Delivery:
-        """The message for a delivery, as it would be written now."""
+        """Return the queue message for a delivery in its current state."""
         shard = shard_of(recipient, of.shards)
         known = await self.state(Delivery(of.key, shard, recipient, "", 0))
         untried = known.state is DeliveryState.QUEUED and not known.attempts and not known.not_before
@@ -172,7 +174,7 @@ class Herald:
         return +await self.services.deliveries.counts(of.key, of.shards)
 
     async def send(self) -> None:
-        """Do all that is on the queues and visible, as the triggers do, until nothing is."""
+        """Handle all visible messages on the queues, as the triggers do, until there are none."""
         work: dict[str, Callable[[bytes], Awaitable[None]]] = {
             NOTIFICATIONS: lambda b: ingest(self.services, b, uuid.uuid4().hex),
             EXPANSIONS: lambda b: expand(self.services, Expansion.decode(b)),
@@ -185,64 +187,66 @@ class Herald:
             continue
 
     async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
-        """Give a command about a notification, and let it be done as far as it can at once."""
+        """Ingest a command about a notification, and handle all visible messages."""
         target = {"source": of.source, "id": of.id}
         body = json.dumps({"command": command, "target": target, **more}).encode()
         await ingest(self.services, body, uuid.uuid4().hex)
         await self.send()
 
     async def wait(self, seconds: float) -> None:
-        """Let the time pass that long: messages that were put with a delay come, and what is due wakes."""
+        """Move the clock forward, fire the timers that are due, and handle all visible messages."""
         self.clock.moved += timedelta(seconds=seconds)
         now = self.clock()
-        come = [each for each in self.kept if each[0] <= now]
-        self.kept[:] = [each for each in self.kept if each[0] > now]
-        for _, name, text in come:
+        due = [message for message in self.kept if message[0] <= now]
+        self.kept[:] = [message for message in self.kept if message[0] > now]
+        for _, name, text in due:
             await self.services.queues.put(name, text)
         await self.tick()
         await self.send()
 
-    async def run(self, most: int = 200) -> None:
-        """Let the time pass until nothing is left to be done, in at most so many leaps."""
+    async def run(self, max_steps: int = 200) -> None:
+        """Move the clock from one due time to the next until no delayed message and no timer is left."""
         await self.send()
-        for _ in range(most):
-            soonest = [at for at, _, _ in self.kept] + [at async for at in self._due()]
-            if not soonest:
+        for _ in range(max_steps):
+            due_times = [at for at, _, _ in self.kept] + [at async for at in self._due()]
+            if not due_times:
                 return
-            await self.wait(max(0.0, (min(soonest) - self.clock()).total_seconds()) + 0.01)
-        raise AssertionError("it does not come to rest")
+            await self.wait(max(0.0, (min(due_times) - self.clock()).total_seconds()) + 0.01)
+        raise AssertionError(f"work is left after {max_steps} steps")
 
     async def _due(self) -> AsyncIterator[datetime]:
+        """Yield the due times of all timers."""
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
     async def now(self, of: StoredNotification) -> StoredNotification:
-        """The notification as it is now."""
+        """Return the notification as it is stored now."""
         found = await self.services.notifications.get(of.key)
         assert found
         return found
 
     async def lose(self, name: str) -> int:
-        """Take all that is on a queue away, as if it had never been put there; returns how many."""
-        lost = await self.waiting(name)
+        """Delete all messages on a queue, also delayed ones, and return their number."""
+        visible = await self.waiting(name)
         await self.outside_queues.get_queue_client(name).clear_messages()
-        kept = len(self.kept)
-        self.kept[:] = [each for each in self.kept if each[1] != name]
-        return lost + kept - len(self.kept)
+        before = len(self.kept)
+        self.kept[:] = [message for message in self.kept if message[1] != name]
+        return visible + before - len(self.kept)
 
     async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
+        """Handle one batch of visible messages on a queue at once; return whether there were any."""
         queue = self.outside_queues.get_queue_client(name)
 
-        async def one(message: Any) -> None:
+        async def handle(message: Any) -> None:
             await work(message.content.encode())
             await queue.delete_message(message)
 
         found = [each async for each in queue.receive_messages(max_messages=32, visibility_timeout=60)]
-        await asyncio.gather(*map(one, found))
+        await asyncio.gather(*map(handle, found))
         return bool(found)
 
     async def waiting(self, name: str) -> int:
-        """How many messages are on a queue, invisible ones too."""
+        """Return the number of messages on a queue, also invisible ones."""
         properties = await self.outside_queues.get_queue_client(name).get_queue_properties()
         return properties.approximate_message_count or 0
 
@@ -258,9 +262,9 @@ class Herald:
 
 
 def notification(*recipients: dict[str, Any], **data: Any) -> bytes:
-    """The bytes of a bare notification with an id of its own."""
-    whole = {"id": uuid.uuid4().hex, "recipients": recipients, "category": "builds", "content": {"title": "Done"}}
-    return json.dumps(whole | data).encode()
+    """Return the body of a minimal notification with a new id."""
+    minimal = {"id": uuid.uuid4().hex, "recipients": recipients, "category": "builds", "content": {"title": "Done"}}
+    return json.dumps(minimal | data).encode()
 
 
 def user(person: PersonView) -> dict[str, str]:
@@ -271,13 +275,13 @@ def user(person: PersonView) -> dict[str, str]:
 async def opened(
     storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str = ""
 ) -> AsyncIterator[Herald]:
-    """The app on this storage and this Teams, as one process has it."""
+    """Open the app on this storage and fake Teams, as one worker does."""
     environ = teams.settings | {"AzureWebJobsStorage": storage.connection}
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, environ[name])
     monkeypatch.setattr("shared.services.Table", storage.table)
     monkeypatch.setattr("shared.queues.Queues", storage.queues)
-    if not storage.connection:  # slots are taken ahead for the sake of storage, which answers at once here
+    if not storage.connection:  # slots are reserved ahead because storage is slow, which it is not in memory
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()
     services = await open_services(load_settings(environ), storage.open(), clock)
@@ -289,13 +293,13 @@ async def opened(
 
 
 def give_token(services: Services, token: str) -> None:
-    """Let a process have this access token; with "" it fetches one."""
+    """Give a worker this access token; with "" it fetches one."""
     tokens = services.connector._tokens
     tokens._token, tokens._refresh_at = token, math.inf if token else 0.0
 
 
 def attune(herald: Herald) -> None:
-    """Let the delays and the caches of the app go by the test's clock."""
+    """Let queue delays and caches of the app follow the test's clock."""
     queues, clock = herald.services.queues, herald.clock
     assert isinstance(queues, TimedQueues)
     queues.clock, queues.kept = clock, herald.kept

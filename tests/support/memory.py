@@ -1,8 +1,8 @@
-"""A storage account in memory, for every test that is not about storage, races or processes.
+"""A storage account in memory, for all tests that are not about storage, races or processes.
 
-Its clients have the part of the SDK's surface that the app and the tests use; `tests/shared/test_storage.py` holds them
-equal to Azurite. Where Azurite takes more than the real service, they refuse what that refuses ("Understanding the
-Table service data model" and "Put Message", Microsoft Learn).
+Its clients have the part of the SDK's interface that the app and the tests use; `tests/shared/test_storage.py` compares
+them with Azurite. They are as strict as the real service where Azurite is not ("Understanding the Table service data
+model" and "Put Message", Microsoft Learn).
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from azure.data.tables import TableEntity
 from shared.storage.entity_writes import Operation, Row, StorageRefusal
 from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Table
 
-#: Bytes of a row and of a transaction, and of a message.
+#: Largest row, transaction and message.
 MAX_ROW_BYTES = 1024 * 1024
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024
 
-_KEY = re.compile(r"[^/\\#?\x00-\x1f\x7f-\x9f]{0,512}")
-#: What XML 1.0 has no place for, and a queue therefore refuses.
-_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_KEY_PATTERN = re.compile(r"[^/\\#?\x00-\x1f\x7f-\x9f]{0,512}")
+#: Characters that XML 1.0 does not allow, and a queue refuses.
+_INVALID_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _INT32 = range(-(2**31), 2**31)
 _COMPARISONS = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
 }  # fmt: skip
 
-Test = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
-Bound = tuple[Callable[[Any, Any], bool], str]
+RowTest = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+KeyBound = tuple[Callable[[Any, Any], bool], str]
 
 
 class MemoryAccount:
-    """The tables and queues of one account; it stands for both service clients."""
+    """The tables and queues of one account, with the interface of both service clients."""
 
     def __init__(self) -> None:
         self._tables: dict[str, MemoryTableClient] = {}
@@ -67,7 +67,7 @@ class MemoryAccount:
 
 
 class MemoryTable(Table):
-    """`Table` on a `MemoryTableClient`: only the write is another, as the app frames that itself."""
+    """`Table` on a `MemoryTableClient`. Only the write differs: the app makes its own requests for that."""
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)
@@ -78,7 +78,7 @@ class MemoryTable(Table):
 
 
 class MemoryTableClient:
-    """One table, as `azure.data.tables.aio.TableClient` shows it."""
+    """One table, with the interface of `azure.data.tables.aio.TableClient`."""
 
     _etags = count(1)
 
@@ -102,7 +102,7 @@ class MemoryTableClient:
         found = self._rows.get(partition, {}).get(row)
         if found is None:
             raise ResourceNotFoundError("ResourceNotFound")
-        return _selected(found, select)
+        return _select_columns(found, select)
 
     def query_entities(
         self,
@@ -117,8 +117,8 @@ class MemoryTableClient:
     def list_entities(self, *, select: Sequence[str] | None = None) -> Pages:
         return Pages(self, "", {}, select, 1000)
 
-    def sorted_rows(self, bounds: Sequence[Bound], after: tuple[str, str]) -> Iterator[TableEntity]:
-        """The rows of the partitions within these bounds, in the order of their keys, above `after`."""
+    def sorted_rows(self, bounds: Sequence[KeyBound], after: tuple[str, str]) -> Iterator[TableEntity]:
+        """Yield the rows of the partitions within these bounds, in the order of their keys, above `after`."""
         exact = [value for compare, value in bounds if compare is operator.eq]
         for name in exact[:1] or sorted(self._rows):
             if name >= after[0] and all(compare(name, value) for compare, value in bounds):
@@ -126,7 +126,7 @@ class MemoryTableClient:
                 yield from (rows[key] for key in sorted(rows) if (name, key) > after)
 
     async def write(self, operations: Sequence[Operation]) -> list[str]:
-        """Do all of it or, with a `StorageRefusal`, none; returns the new ETags, "" for what is removed."""
+        """Apply all operations, or none and raise `StorageRefusal`; return the new ETags, "" for deleted rows."""
         await asyncio.sleep(0)
         if self._partitions is None:
             raise _refusal(404, "TableNotFound")
@@ -137,7 +137,7 @@ class MemoryTableClient:
             raise _refusal(400, "CommandsInBatchActOnDifferentPartitions")
         if len(set(keys)) < len(keys):
             raise _refusal(400, "InvalidDuplicateRow")
-        if sum(_bytes(value) for _, row, *_ in operations for value in row.values()) > MAX_TRANSACTION_BYTES:
+        if sum(_byte_size(value) for _, row, *_ in operations for value in row.values()) > MAX_TRANSACTION_BYTES:
             raise _refusal(413, "ContentLengthExceeded")
         rows = self._partitions.get(keys[0][0], {})
         changed: dict[str, TableEntity | None] = {}
@@ -157,8 +157,8 @@ class MemoryTableClient:
     def _changed(
         self, old: TableEntity | None, kind: str, partition: str, key: str, row: Row, etag: str = "*"
     ) -> TableEntity | None:
-        """The row as it is after one operation, None where it is removed; raises `StorageRefusal`."""
-        if not (_KEY.fullmatch(partition) and _KEY.fullmatch(key)):
+        """Return a row after one operation, None if it is deleted; raises `StorageRefusal`."""
+        if not (_KEY_PATTERN.fullmatch(partition) and _KEY_PATTERN.fullmatch(key)):
             raise _refusal(400, "InvalidInput" if len(max(partition, key, key=len)) <= 512 else "KeyValueTooLarge")
         if kind == "create" and old is not None:
             raise _refusal(409, "EntityAlreadyExists")
@@ -170,10 +170,10 @@ class MemoryTableClient:
         if kind == "delete":
             return None
         new = TableEntity(old if old is not None and kind == "update" else {})
-        new.update((name, _stored(name, value)) for name, value in row.items() if value is not None)
-        if any(_bytes(value) > COLUMN_BYTES for value in new.values()):
+        new.update((name, _as_stored(name, value)) for name, value in row.items() if value is not None)
+        if any(_byte_size(value) > COLUMN_BYTES for value in new.values()):
             raise _refusal(400, "PropertyValueTooLarge")
-        if 4 + sum(8 + 2 * len(name) + _bytes(value) for name, value in new.items()) > MAX_ROW_BYTES:
+        if 4 + sum(8 + 2 * len(name) + _byte_size(value) for name, value in new.items()) > MAX_ROW_BYTES:
             raise _refusal(400, "EntityTooLarge")
         written = f"W/\"datetime'2026-01-01T00%3A00%3A00.{next(self._etags):07d}Z'\""
         new._metadata = {"etag": written, "timestamp": datetime.now(UTC)}
@@ -181,13 +181,13 @@ class MemoryTableClient:
 
 
 class Pages:
-    """What a query found, page by page or row by row; each page is looked for when it is asked for."""
+    """The result of a query, page by page or row by row; each page is read when it is requested."""
 
     def __init__(
         self, client: MemoryTableClient, where: str, values: Mapping[str, Any], select: Sequence[str] | None, size: int
     ) -> None:
         self._client, self._values, self._select, self._size = client, values, select, size
-        self._test, bounds = _parse(where)
+        self._test, bounds = _parse_filter(where)
         self._bounds = [(compare, str(values[name])) for compare, name in bounds]
 
     async def by_page(self) -> AsyncIterator[AsyncIterator[TableEntity]]:
@@ -202,8 +202,8 @@ class Pages:
                     if len(page) == self._size:
                         after = page[-1]["PartitionKey"], page[-1]["RowKey"]
                         break
-                    page.append(_selected(row, None))
-            yield _each([_selected(row, self._select) for row in page])
+                    page.append(_select_columns(row, None))
+            yield _iterate([_select_columns(row, self._select) for row in page])
 
     async def __aiter__(self) -> AsyncIterator[TableEntity]:
         async for page in self.by_page():
@@ -211,32 +211,32 @@ class Pages:
                 yield row
 
 
-async def _each(page: Sequence[TableEntity]) -> AsyncIterator[TableEntity]:
+async def _iterate(page: Sequence[TableEntity]) -> AsyncIterator[TableEntity]:
     for row in page:
         yield row
 
 
-def _selected(row: TableEntity, select: Sequence[str] | None) -> TableEntity:
-    """A copy with these columns, and with the ETag where all or Timestamp are among them."""
+def _select_columns(row: TableEntity, select: Sequence[str] | None) -> TableEntity:
+    """Return a copy with these columns, and with the ETag if all or Timestamp are among them."""
     found = TableEntity(row if select is None else {name: row[name] for name in select if name in row})
     if select is None or "Timestamp" in select:
         found._metadata = row.metadata
     return found
 
 
-def _stored(name: str, value: Any) -> Any:
-    """A value as it is read again."""
+def _as_stored(name: str, value: Any) -> Any:
+    """Return a value as the service returns it."""
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int) and not isinstance(value, bool) and value not in _INT32:
         raise ValueError(f"{name} does not fit into 32 bits: store it as text")
-    assert isinstance(value, (bool, int, float, bytes)), f"{name} is of no type of a column"
+    assert isinstance(value, (bool, int, float, bytes)), f"{name} has no type that a column can have"
     return value
 
 
-def _bytes(value: Any) -> int:
+def _byte_size(value: Any) -> int:
     if isinstance(value, str):
         return 2 * len(value) if value.isascii() else len(value.encode("utf-16-le"))
     return len(value) if isinstance(value, bytes) else 8
@@ -247,42 +247,50 @@ def _refusal(status: int, code: str) -> StorageRefusal:
 
 
 @cache
-def _parse(where: str) -> tuple[Test, Sequence[Bound]]:
-    """A filter of OData as a test of a row, and what its partition is compared with, each a parameter's name.
+def _parse_filter(where: str) -> tuple[RowTest, Sequence[KeyBound]]:
+    """Return an OData filter as a test of a row, and its bounds of the partition key, each with a parameter's name.
 
-    As with the SDK, spaces stand around each word, also around parentheses: else it would not put the parameters in.
+    Words and parentheses are separated by spaces: otherwise the SDK does not insert the parameters.
     """
     words = where.split()
-    depths = [words[:place].count("(") - words[:place].count(")") for place in range(len(words))]
-    places = [place for place, word in enumerate(words) if word == "PartitionKey" and not depths[place]]
+    depths = [words[:position].count("(") - words[:position].count(")") for position in range(len(words))]
+    positions = [position for position, word in enumerate(words) if word == "PartitionKey" and not depths[position]]
     if ("or", 0) in zip(words, depths, strict=True):
-        places = []
-    bounds = [(_COMPARISONS[words[place + 1]], words[place + 2].removeprefix("@")) for place in places]
-    test = _either(words) if words else lambda row, values: True
-    assert not words, f"{where} is no filter"
+        positions = []
+    bounds = [(_COMPARISONS[words[position + 1]], words[position + 2].removeprefix("@")) for position in positions]
+    test = _parse_or(words) if words else lambda row, values: True
+    assert not words, f"{where} is not a filter"
     return test, bounds
 
 
-def _either(words: list[str]) -> Test:
-    test = _all(words)
+def _parse_or(words: list[str]) -> RowTest:
+    test = _parse_and(words)
     while words[:1] == ["or"]:
         del words[0]
-        test = (lambda one, other: lambda row, values: one(row, values) or other(row, values))(test, _all(words))
+        test = _either(test, _parse_and(words))
     return test
 
 
-def _all(words: list[str]) -> Test:
-    test = _one(words)
+def _parse_and(words: list[str]) -> RowTest:
+    test = _parse_term(words)
     while words[:1] == ["and"]:
         del words[0]
-        test = (lambda one, other: lambda row, values: one(row, values) and other(row, values))(test, _one(words))
+        test = _both(test, _parse_term(words))
     return test
 
 
-def _one(words: list[str]) -> Test:
+def _either(left: RowTest, right: RowTest) -> RowTest:
+    return lambda row, values: left(row, values) or right(row, values)
+
+
+def _both(left: RowTest, right: RowTest) -> RowTest:
+    return lambda row, values: left(row, values) and right(row, values)
+
+
+def _parse_term(words: list[str]) -> RowTest:
     if words[0] == "(":
         del words[0]
-        test = _either(words)
+        test = _parse_or(words)
         assert words.pop(0) == ")"
         return test
     name, word, value = words[:3]
@@ -290,13 +298,13 @@ def _one(words: list[str]) -> Test:
     compare = _COMPARISONS[word]
     if value.startswith("@"):
         return lambda row, values: name in row and compare(row[name], values[value[1:]])
-    assert re.fullmatch(r"'[^']*'", value), f"{value} is neither a parameter nor a text"
+    assert re.fullmatch(r"'[^']*'", value), f"{value} is not a parameter or a text"
     return lambda row, values: name in row and compare(row[name], value[1:-1])
 
 
 @dataclass
 class Message:
-    """A message as it was received; a receipt that is not its newest deletes nothing."""
+    """A message as it was received; only the receipt of its last reception deletes it."""
 
     id: str
     content: str
@@ -307,14 +315,14 @@ class Message:
 
 @dataclass
 class MemoryQueueClient:
-    """One queue, as `azure.storage.queue.aio.QueueClient` shows it."""
+    """One queue, with the interface of `azure.storage.queue.aio.QueueClient`."""
 
     queue_name: str
     _messages: dict[str, Message] | None = field(default=None)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
-    def _all(self) -> dict[str, Message]:
+    def _existing(self) -> dict[str, Message]:
         if self._messages is None:
             raise ResourceNotFoundError("QueueNotFound")
         return self._messages
@@ -326,18 +334,18 @@ class MemoryQueueClient:
 
     async def send_message(self, content: str, *, visibility_timeout: int = 0, time_to_live: int = 0) -> None:
         await asyncio.sleep(0)
-        if _NO_XML.search(content):
+        if _INVALID_XML.search(content):
             raise HttpResponseError("InvalidXmlDocument")
         if len(content.encode()) > MAX_MESSAGE_BYTES:
             raise HttpResponseError("RequestBodyTooLarge")
         number = f"{next(self._numbers):08d}"
-        self._all[number] = Message(number, content, time.monotonic() + visibility_timeout)
+        self._existing[number] = Message(number, content, time.monotonic() + visibility_timeout)
 
     async def receive_messages(
         self, *, max_messages: int | None = None, visibility_timeout: int = 30
     ) -> AsyncIterator[Message]:
         now = time.monotonic()
-        visible = [each for each in self._all.values() if each.visible_at <= now]
+        visible = [each for each in self._existing.values() if each.visible_at <= now]
         if visible:
             await asyncio.sleep(0)
         for message in visible[:max_messages]:
@@ -348,17 +356,17 @@ class MemoryQueueClient:
 
     async def peek_messages(self, max_messages: int = 1) -> list[Message]:
         now = time.monotonic()
-        return [each for each in self._all.values() if each.visible_at <= now][:max_messages]
+        return [each for each in self._existing.values() if each.visible_at <= now][:max_messages]
 
     async def delete_message(self, message: Message) -> None:
         await asyncio.sleep(0)
-        found = self._all.get(message.id)
+        found = self._existing.get(message.id)
         if found is None or found.pop_receipt != message.pop_receipt:
             raise ResourceNotFoundError("MessageNotFound")
-        del self._all[message.id]
+        del self._existing[message.id]
 
     async def clear_messages(self) -> None:
-        self._all.clear()
+        self._existing.clear()
 
     async def get_queue_properties(self) -> SimpleNamespace:
-        return SimpleNamespace(approximate_message_count=len(self._all))
+        return SimpleNamespace(approximate_message_count=len(self._existing))

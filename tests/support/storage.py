@@ -1,4 +1,4 @@
-"""The storage of a test: in memory, or an account of its own on Azurite."""
+"""The storage of a test: in memory, or an account of Azurite."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support.memory import MemoryAccount, MemoryTable
 
 @dataclass
 class Storage:
-    """One account, for as many processes as the test likes; without a `connection` it is in memory.
+    """One account, for any number of workers. Without a `connection` string, it is in memory.
 
-    `table` and `queues` are the classes by which the app is to use it.
+    `table` and `queues` are the classes that the app uses for it.
     """
 
     connection: str = ""
@@ -28,7 +28,7 @@ class Storage:
             self.table = Table
 
     def open(self) -> tuple[Any, Any]:
-        """The clients of one process, as `shared.storage.clients.open_storage` returns them."""
+        """Return the clients of one worker, as `shared.storage.clients.open_storage` does."""
         if self.connection:
             return open_storage({"AzureWebJobsStorage": self.connection})
         return self._account, self._account

@@ -1,4 +1,4 @@
-"""Storage that tells a test of each operation: who works in a context with a `Tap` stops, or dies, where it says."""
+"""Storage that calls a `Tap` around each operation, so that a test can stop a worker, or let it die, at any of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 class Tap:
-    """Called before and after each storage operation; `written` is "table/partition" or "queue/name", else "".
+    """Called before and after each storage operation of its context.
 
-    What ends otherwise than well or with a conflict is `failed`.
+    `written` is "table/partition" or "queue/name" for a write, and "" for a read or a conflict. `failed` is called for
+    any other exception.
     """
 
     async def before(self, written: str) -> None: ...
@@ -31,7 +32,7 @@ class Tap:
 TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
 
 
-async def _through(operation: Coroutine[Any, Any, T], written: str = "") -> T:
+async def _notify(operation: Coroutine[Any, Any, T], written: str = "") -> T:
     tap = TAP.get()
     if tap is None:
         return await operation
@@ -54,39 +55,39 @@ async def _through(operation: Coroutine[Any, Any, T], written: str = "") -> T:
 
 class Tapped(Table):
     async def create(self) -> None:
-        if TAP.get() is None:  # a process after the first saves itself the look
+        if TAP.get() is None:  # only the first worker creates tables
             await super().create()
 
     def _of(self, row: Row) -> str:
         return f"{self._client.table_name}/{row['PartitionKey']}"
 
     async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
-        return await _through(super().get(partition, row, select))
+        return await _notify(super().get(partition, row, select))
 
     async def insert(self, row: Row) -> str:
-        return await _through(super().insert(row), self._of(row))
+        return await _notify(super().insert(row), self._of(row))
 
     async def merge(self, row: Row, etag: str) -> str:
-        return await _through(super().merge(row, etag), self._of(row))
+        return await _notify(super().merge(row, etag), self._of(row))
 
     async def put(self, row: Row) -> None:
-        await _through(super().put(row), self._of(row))
+        await _notify(super().put(row), self._of(row))
 
     async def delete(self, partition: str, row: str, etag: str = "") -> None:
-        await _through(super().delete(partition, row, etag), self._of({"PartitionKey": partition}))
+        await _notify(super().delete(partition, row, etag), self._of({"PartitionKey": partition}))
 
     async def batch(self, operations: Sequence[Operation]) -> list[str]:
-        return await _through(super().batch(operations), self._of(operations[0][1]))
+        return await _notify(super().batch(operations), self._of(operations[0][1]))
 
     async def pages(
         self, where: str, values: Mapping[str, Any], *, size: int, select: Sequence[str] | None = None
     ) -> AsyncIterator[list[Row]]:
         pages = super().pages(where, values, size=size, select=select)
 
-        async def following() -> list[Row] | None:
+        async def next_page() -> list[Row] | None:
             return await anext(pages, None)
 
-        while (page := await _through(following())) is not None:
+        while (page := await _notify(next_page())) is not None:
             yield page
 
 
@@ -102,10 +103,10 @@ class TappedQueues(TimedQueues):
             await super().create(name)
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
-        await _through(super().put(name, text, delay), f"queue/{name}")
+        await _notify(super().put(name, text, delay), f"queue/{name}")
 
 
 def tap(storage: Storage) -> None:
-    """Let the services that are opened from now on tell of each operation."""
+    """Let all services that are opened after this call the `Tap` of their context."""
     storage.table = TappedAzure if storage.connection else TappedMemory
     storage.queues = TappedQueues

@@ -1,4 +1,4 @@
-"""A fake Teams that serves one test after the other, on a thread of its own: each test has a loop of its own."""
+"""A fake Teams for all tests of a process. It runs on its own thread, because each test has its own event loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Self
 
 from local.fake_teams.server import Options, Server
 
-#: Seconds that its start and its stop may take.
-PATIENCE = 30
+#: Longest time to start, to stop, and to issue a token.
+TIMEOUT_SECONDS = 30
 
 
 class ServerThread:
@@ -21,24 +21,24 @@ class ServerThread:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(TIMEOUT_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(TIMEOUT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT_SECONDS)
         self._loop.close()
 
-    async def _grant(self) -> str:
+    async def _issue_token(self) -> str:
         bot = self._server.state.bot
         form = {"grant_type": "client_credentials", "client_id": bot.app_id, "client_secret": bot.password}
         form["scope"] = "https://api.botframework.com/.default"
         return str(self._server.state.tokens.grant(self.url, bot.tenant, form)["access_token"])
 
     def token(self) -> str:
-        """A new access token of the bot, without a request for it."""
-        return asyncio.run_coroutine_threadsafe(self._grant(), self._loop).result(PATIENCE)
+        """Return a new access token of the bot, without a request."""
+        return asyncio.run_coroutine_threadsafe(self._issue_token(), self._loop).result(TIMEOUT_SECONDS)
 
     @property
     def url(self) -> str:

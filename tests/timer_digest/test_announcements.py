@@ -18,7 +18,7 @@ from shared.states import NotificationState, ScheduleState
 from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
 from shared.time.localtime import load_zone
-from tests.notify.test_schedules import set_clock, sleep_until
+from tests.notify.test_scheduling import advance_to, set_clock
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 from timer_digest.tick import tick
@@ -89,9 +89,9 @@ async def ada(timed: Herald) -> PersonView:
 async def test_each_occurrence_is_a_notification_named_by_its_wall_time(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada)
     for number in range(3):
-        await sleep_until(timed, NINE + number * DAY - timedelta(minutes=1))
+        await advance_to(timed, NINE + number * DAY - timedelta(minutes=1))
         assert len(await timed.received()) == number
-        await sleep_until(timed, NINE + number * DAY)
+        await advance_to(timed, NINE + number * DAY)
         assert len(await timed.received()) == number + 1
         assert await state_of(timed, f"2026-11-{23 + number}T09:00") is NotificationState.FINISHED
     assert (await stored_schedule(timed)).occurrence == "2026-11-26T09:00"
@@ -103,9 +103,9 @@ async def test_occurrence_keeps_its_wall_time_after_a_clock_change(timed: Herald
     set_clock(timed, before - timedelta(minutes=5))
     await set_schedule(timed, ada)
     for at in (before, before + DAY - timedelta(hours=1)):
-        await sleep_until(timed, at - timedelta(minutes=1))
+        await advance_to(timed, at - timedelta(minutes=1))
         count = len(await timed.received())
-        await sleep_until(timed, at)
+        await advance_to(timed, at)
         assert len(await timed.received()) == count + 1
 
 
@@ -119,9 +119,9 @@ async def test_recipient_time_announcement_is_sent_in_each_zone_at_its_time(time
     for day in (24, 25):
         for person, zone in zip(people, zones, strict=True):
             at = datetime(2026, 11, day, 9, tzinfo=load_zone(zone))
-            await sleep_until(timed, at.astimezone(UTC) - timedelta(minutes=1))
+            await advance_to(timed, at.astimezone(UTC) - timedelta(minutes=1))
             assert [message.person for message in await timed.received()] == received
-            await sleep_until(timed, at.astimezone(UTC) + timedelta(seconds=1))
+            await advance_to(timed, at.astimezone(UTC) + timedelta(seconds=1))
             received.append(person.object_id)
             assert [message.person for message in await timed.received()] == received
     assert await state_of(timed, "2026-11-24T09:00") is NotificationState.FINISHED
@@ -130,7 +130,7 @@ async def test_recipient_time_announcement_is_sent_in_each_zone_at_its_time(time
 async def test_holidays_and_skipped_dates_have_no_occurrence(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada, skip=["2026-11-26"], holidays=HOLIDAYS, end="2026-11-27T09:00")
     for day in range(8):
-        await sleep_until(timed, NINE + day * DAY)
+        await advance_to(timed, NINE + day * DAY)
     days = [f"2026-11-{day}T09:00" for day in range(23, 31)]
     assert [await state_of(timed, day) is not None for day in days] == [True, False, True, False, True] + 3 * [False]
     assert (await stored_schedule(timed)).state is ScheduleState.ENDED
@@ -141,8 +141,8 @@ async def test_outage_misses_old_occurrences_and_sends_one_within_the_grace(
     timed: Herald, ada: PersonView, caplog: pytest.LogCaptureFixture
 ) -> None:
     await set_schedule(timed, ada, rule="0 9,10,11 * * *")
-    await sleep_until(timed, NINE)
-    await sleep_until(timed, NINE + timedelta(days=1, hours=2, minutes=30))
+    await advance_to(timed, NINE)
+    await advance_to(timed, NINE + timedelta(days=1, hours=2, minutes=30))
     for _ in range(2):
         days = ["2026-11-23T10:00", "2026-11-23T11:00", "2026-11-24T09:00", "2026-11-24T10:00"]
         assert {await state_of(timed, day) for day in days} == {NotificationState.MISSED}
@@ -160,7 +160,7 @@ async def test_long_outage_stores_some_missed_occurrences_and_sends_the_latest(
     monkeypatch.setattr("shared.announcements.AROUND_THE_WORLD", timedelta())
     assert MAX_MISSED_STORED > 3
     await set_schedule(timed, ada, rule="*/30 * * * *")
-    await sleep_until(timed, NINE + timedelta(hours=10))
+    await advance_to(timed, NINE + timedelta(hours=10))
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.MISSED
     assert await state_of(timed, "2026-11-23T10:30") is None
     assert f"are not stored: source {SOURCE}morning, id 2026-11-23T10:30 and all" in caplog.text
@@ -179,21 +179,21 @@ async def test_same_command_changes_nothing_and_a_new_rule_moves_the_next_occurr
     assert await stored_schedule(timed) == before
     await set_schedule(timed, ada, rule="0 10 * * *", title="Later")
     assert (await stored_schedule(timed)).occurrence == "2026-11-23T10:00"
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     assert await titles(timed) == []
-    await sleep_until(timed, NINE + timedelta(hours=1))
-    await sleep_until(timed, NINE + timedelta(hours=2))
+    await advance_to(timed, NINE + timedelta(hours=1))
+    await advance_to(timed, NINE + timedelta(hours=2))
     assert await titles(timed) == ["Later"]
 
 
 async def test_new_zone_does_not_repeat_an_occurrence(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada)
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     await set_schedule(timed, ada, timeZone="America/New_York", title="Again")
     assert (await stored_schedule(timed)).occurrence == "2026-11-23T09:00"
-    await sleep_until(timed, NINE + timedelta(hours=6))
+    await advance_to(timed, NINE + timedelta(hours=6))
     assert await titles(timed) == ["Good morning"]
-    await sleep_until(timed, NINE + timedelta(days=1, hours=6))
+    await advance_to(timed, NINE + timedelta(days=1, hours=6))
     assert await titles(timed) == ["Good morning", "Again"]
     assert await timed.dead_letters() == []
 
@@ -210,15 +210,15 @@ async def test_occurrence_due_before_a_change_has_the_old_content(timed: Herald,
 async def test_paused_schedule_sends_nothing_and_does_not_catch_up(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada)
     await command_schedule(timed, "pauseSchedule")
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     await set_schedule(timed, ada, title="Changed")
-    await sleep_until(timed, NINE + DAY)
+    await advance_to(timed, NINE + DAY)
     assert await titles(timed) == []
     await command_schedule(timed, "resumeSchedule")
     await command_schedule(timed, "resumeSchedule")
     await timed.send()
     assert await titles(timed) == []
-    await sleep_until(timed, NINE + 2 * DAY)
+    await advance_to(timed, NINE + 2 * DAY)
     assert await titles(timed) == ["Changed"]
     assert await timed.dead_letters() == []
 
@@ -227,23 +227,23 @@ async def test_deleted_schedule_sends_nothing_until_it_is_created_again(timed: H
     await set_schedule(timed, ada)
     await command_schedule(timed, "deleteSchedule")
     await command_schedule(timed, "deleteSchedule")
-    await sleep_until(timed, NINE)
+    await advance_to(timed, NINE)
     assert await titles(timed) == []
     assert await timed.dead_letters() == []
     await command_schedule(timed, "resumeSchedule")
     assert await refusals(timed) == [("unknown", "/target/schedule")]
     await set_schedule(timed, ada)
-    await sleep_until(timed, NINE + DAY)
+    await advance_to(timed, NINE + DAY)
     assert await titles(timed) == ["Good morning"]
 
 
 async def test_occurrence_can_be_cancelled_by_its_name(timed: Herald, ada: PersonView) -> None:
     await set_schedule(timed, ada, timeZone="recipient", rule="0 12 * * *")
-    await sleep_until(timed, MONDAY + timedelta(hours=15))
+    await advance_to(timed, MONDAY + timedelta(hours=15))
     target = {"source": f"{SOURCE}morning", "id": "2026-11-24T12:00"}
     await ingest(timed.services, json.dumps({"command": "cancel", "target": target}).encode(), "m")
     for day in (24, 25):
-        await sleep_until(timed, datetime(2026, 11, day, 11, 0, 1, tzinfo=UTC))
+        await advance_to(timed, datetime(2026, 11, day, 11, 0, 1, tzinfo=UTC))
     assert len(await timed.received()) == 1
     assert await state_of(timed, "2026-11-24T12:00") is NotificationState.CANCELLED
 
@@ -422,8 +422,8 @@ async def test_schedule_command_is_completed_after_a_crash(timed: Herald, ada: P
         finally:
             TAP.reset(token)
         await ingest(timed.services, body, "m")
-    await sleep_until(timed, NINE)
-    await sleep_until(timed, NINE + timedelta(hours=1))
+    await advance_to(timed, NINE)
+    await advance_to(timed, NINE + timedelta(hours=1))
     assert len(await timed.received()) == 1
     assert await state_of(timed, "2026-11-23T10:00") is NotificationState.FINISHED
 

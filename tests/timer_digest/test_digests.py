@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import TeamsFault
-from notify.command_dispatch import SETTLED
+from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Task
 from shared.states import Mode, ReferenceKind, ReferenceStatus
@@ -358,7 +358,7 @@ async def test_delivery_that_did_not_fit_can_be_cancelled(timed: Herald) -> None
     await advance_to(timed, "2026-11-24T08:01")
     [left, *_] = [each for each in notifications if await timed.counts(each) == {"open": 1}]
     await timed.command("cancel", left)
-    await timed.wait(SETTLED + 1)
+    await timed.wait(SWEEP_DELAY_SECONDS + 1)
     assert await timed.counts(left) == {"cancelled": 1}
 
 

@@ -1,4 +1,4 @@
-"""A notification is taken in once under its identity, and what cannot be taken becomes a dead letter."""
+"""Ingestion: a notification is stored once under its identity, and a refused message becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from notify.expansion import expand
 from notify.functions import send_delivery
 from notify.ingest import allowed_tenant, ingest
-from notify.scheduling import DueTime, planned
+from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Unreadable
@@ -23,7 +23,7 @@ from tests.shared.test_settings import BOT, TENANT
 from tests.support.herald import Herald, notification, user
 
 
-async def test_the_same_notification_at_once_and_again_is_sent_once(herald: Herald) -> None:
+async def test_duplicate_notification_is_sent_once(herald: Herald) -> None:
     await herald.grow(people=3)
     people = await herald.people(3)
     body = notification(*(user(each) for each in people))
@@ -36,7 +36,7 @@ async def test_the_same_notification_at_once_and_again_is_sent_once(herald: Hera
     assert await herald.dead_letters() == []
 
 
-async def test_without_an_id_the_queue_messages_own_serves(herald: Herald) -> None:
+async def test_queue_message_id_identifies_a_notification_without_id(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     body = json.dumps({"recipients": [user(ada)], "category": "c", "content": {"title": "t"}}).encode()
@@ -46,7 +46,7 @@ async def test_without_an_id_the_queue_messages_own_serves(herald: Herald) -> No
     assert len(await herald.received()) == 2
 
 
-async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Herald) -> None:
+async def test_same_id_with_other_content_is_refused_as_reused(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     first = json.loads(notification(user(ada)))
@@ -58,13 +58,13 @@ async def test_the_same_id_with_other_content_is_refused_as_reused(herald: Heral
     assert len(await herald.received()) == 1
 
 
-async def test_an_id_of_any_characters_comes_through_the_queues(herald: Herald) -> None:
-    asked = await herald.ask({"conversation": '19:\uffff\ufffe\x01<&>"%25/\\#?@thread.v2'})
+async def test_conversation_id_with_any_characters_passes_through_the_queues(herald: Herald) -> None:
+    submitted = await herald.ask({"conversation": '19:\uffff\ufffe\x01<&>"%25/\\#?@thread.v2'})
     await herald.send()
-    assert await herald.counts(asked) == {"suppressed": 1}
+    assert await herald.counts(submitted) == {"suppressed": 1}
 
 
-async def test_a_card_that_is_nested_too_deep_is_a_dead_letter(herald: Herald) -> None:
+async def test_card_nested_too_deep_is_a_dead_letter(herald: Herald) -> None:
     for depth in (100, 300, 600, 900):
         card = '{"type":"AdaptiveCard","x":' + "[" * depth + "]" * depth + "}"
         body = '{"recipients":[{"all":true}],"category":"c","card":' + card + "}"
@@ -72,14 +72,14 @@ async def test_a_card_that_is_nested_too_deep_is_a_dead_letter(herald: Herald) -
     assert {letter["reason"] for letter in await herald.dead_letters()} == {"invalid"}
 
 
-async def test_a_process_that_died_after_the_first_page_is_made_up_for_by_the_same_message(herald: Herald) -> None:
+async def test_repeated_message_enqueues_the_next_page_again(herald: Herald) -> None:
     await herald.grow(people=1)
     await herald.people(1)
     body = notification({"all": True})
     await ingest(herald.services, body, "m1")
-    announced = await herald.waiting(EXPANSIONS)
+    enqueued = await herald.waiting(EXPANSIONS)
     await ingest(herald.services, body, "m1")
-    assert await herald.waiting(EXPANSIONS) == announced + 1
+    assert await herald.waiting(EXPANSIONS) == enqueued + 1
 
 
 async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
@@ -92,7 +92,7 @@ async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
     assert len(await herald.received()) == 2
 
 
-async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fault(
+async def test_refused_message_is_a_dead_letter_with_a_pointer_to_each_fault(
     herald: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = notification({"user": "secret@contoso.example"}, category="")
@@ -101,30 +101,30 @@ async def test_a_message_that_cannot_be_taken_is_kept_with_a_pointer_to_each_fau
     assert letter["body"] == body
     assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
     assert "secret" not in caplog.text
-    assert "Refused a message" in caplog.text
+    assert "A message was refused (invalid)" in caplog.text
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])
-async def test_nothing_that_comes_on_the_queue_raises(herald: Herald, body: bytes) -> None:
+async def test_unreadable_body_is_a_dead_letter_and_does_not_raise(herald: Herald, body: bytes) -> None:
     await ingest(herald.services, body, "m1")
     [letter] = await herald.dead_letters()
     assert letter["body"] == body
     assert letter["queue"] == NOTIFICATIONS
 
 
-async def test_a_process_that_died_before_the_recipients_were_listed_is_made_up_for(herald: Herald) -> None:
+async def test_repeated_message_expands_a_notification_whose_worker_died_before_expansion(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
-    asked = await herald.ask(user(ada), schedule={"at": "2020-01-01T00:00", "timeZone": "UTC", "ifPast": "skip"})
-    assert asked.state is NotificationState.SKIPPED
+    submitted = await herald.ask(user(ada), schedule={"at": "2020-01-01T00:00", "timeZone": "UTC", "ifPast": "skip"})
+    assert submitted.state is NotificationState.SKIPPED
     body = notification(user(ada))
-    stored = await herald.services.notifications.insert(_as_stored(herald, body))
+    stored = await herald.services.notifications.insert(_new_notification(herald, body))
     await ingest(herald.services, body, "redelivered")
     await herald.send()
     assert await herald.counts(stored) == {"sent": 1}
 
 
-def _as_stored(herald: Herald, body: bytes) -> StoredNotification:
+def _new_notification(herald: Herald, body: bytes) -> StoredNotification:
     from shared.contract.parsing import Request, parse_message
     from shared.storage.notifications import notification_key
 
@@ -144,12 +144,12 @@ def _as_stored(herald: Herald, body: bytes) -> StoredNotification:
     )
 
 
-async def test_a_page_that_comes_again_adds_what_is_missing_and_nothing_twice(herald: Herald) -> None:
+async def test_repeated_page_adds_only_missing_deliveries(herald: Herald) -> None:
     await herald.grow(people=6)
     people = await herald.people(6)
     body = notification(*(user(each) for each in people))
-    stored = await herald.services.notifications.insert(_as_stored(herald, body))
-    # As if the first try had died after some of the rows, and before their messages and the cursor.
+    stored = await herald.services.notifications.insert(_new_notification(herald, body))
+    # As if a worker had died after some of the rows, before their messages and the next page.
     await herald.services.deliveries.add(stored.key, "0", {f"u:{p.object_id}": 0 for p in people[:3]}, herald.clock())
     await asyncio.gather(*(expand(herald.services, Expansion(stored.key, 0)) for _ in range(3)))
     await herald.send()
@@ -161,61 +161,61 @@ async def test_a_page_that_comes_again_adds_what_is_missing_and_nothing_twice(he
     assert (done.state, done.total) == (NotificationState.FINISHED, 6)
 
 
-async def test_a_process_that_died_before_it_announced_the_next_page_is_made_up_for(herald: Herald) -> None:
+async def test_repeated_page_enqueues_the_next_page_again(herald: Herald) -> None:
     await herald.grow(people=1)
     await herald.people(1)
-    asked = await herald.ask({"all": True})
-    assert asked.state is NotificationState.EXPANDING
-    announced = await herald.waiting(EXPANSIONS)
-    await expand(herald.services, Expansion(asked.key, asked.page - 1))
-    assert await herald.waiting(EXPANSIONS) == announced + 1
-    await expand(herald.services, Expansion(asked.key, asked.page + 1))  # a page that nobody announced
-    assert await herald.waiting(EXPANSIONS) == announced + 1
+    submitted = await herald.ask({"all": True})
+    assert submitted.state is NotificationState.EXPANDING
+    enqueued = await herald.waiting(EXPANSIONS)
+    await expand(herald.services, Expansion(submitted.key, submitted.page - 1))
+    assert await herald.waiting(EXPANSIONS) == enqueued + 1
+    await expand(herald.services, Expansion(submitted.key, submitted.page + 1))  # a page that was not enqueued
+    assert await herald.waiting(EXPANSIONS) == enqueued + 1
 
 
-def at(day: int, hour: int, minute: int = 0) -> datetime:
+def utc(day: int, hour: int, minute: int = 0) -> datetime:
     return datetime(2026, 11, day, hour, minute, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "plan"),
+    ("schedule", "expected"),
     [
         (None, DueTime()),
-        ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, DueTime(at(23, 12, 30))),
-        ({"at": "2026-11-23T12:30"}, DueTime()),  # 03:30 UTC, as the default zone is Tokyo's
-        ({"at": "2026-11-23T21:30"}, DueTime(at(23, 12, 30))),
-        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, DueTime(at(23, 12))),
+        ({"at": "2026-11-23T13:30", "timeZone": "Europe/Berlin"}, DueTime(utc(23, 12, 30))),
+        ({"at": "2026-11-23T12:30"}, DueTime()),  # 03:30 UTC: the default zone is Asia/Tokyo
+        ({"at": "2026-11-23T21:30"}, DueTime(utc(23, 12, 30))),
+        ({"at": "2026-11-23T12:00", "timeZone": "UTC"}, DueTime(utc(23, 12))),
         ({"at": "2026-11-23T11:59", "timeZone": "UTC"}, DueTime()),
         ({"at": "2026-11-23T11:59", "timeZone": "UTC", "ifPast": "skip"}, DueTime(skip=True)),
-        ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(at(24, 9))),
-        ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(at(23, 13))),
-        ({"at": "2026-11-23T13:30", "timeZone": "W. Europe Standard Time"}, DueTime(at(23, 12, 30))),
-        ({"at": "2026-11-24T03:00", "timeZone": "recipient"}, DueTime(at(23, 13))),  # in Kiritimati
+        ({"at": "2020-01-01T09:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(utc(24, 9))),
+        ({"at": "2020-01-01T13:00", "timeZone": "UTC", "ifPast": "nextDay"}, DueTime(utc(23, 13))),
+        ({"at": "2026-11-23T13:30", "timeZone": "W. Europe Standard Time"}, DueTime(utc(23, 12, 30))),
+        ({"at": "2026-11-24T03:00", "timeZone": "recipient"}, DueTime(utc(23, 13))),  # in Kiritimati
         (
             {"at": "2026-11-24T01:59", "timeZone": "recipient", "ifPast": "skip"},
             DueTime(),
-        ),  # it is each one's to skip it
+        ),  # each delivery decides whether it is skipped
         ({"at": "2999-12-31T23:59", "timeZone": "UTC"}, DueTime(datetime(2999, 12, 31, 23, 59, tzinfo=UTC))),
     ],
 )
-def test_a_schedule_is_kept_in_its_zone_and_what_is_past_goes_by_ifpast(
-    schedule: dict[str, str] | None, plan: DueTime
+def test_schedule_is_computed_in_its_zone_and_a_past_time_follows_if_past(
+    schedule: dict[str, str] | None, expected: DueTime
 ) -> None:
     model = Schedule.model_validate(schedule) if schedule else None
-    assert planned(model, "Asia/Tokyo", at(23, 12)) == plan
+    assert compute_due(model, "Asia/Tokyo", utc(23, 12)) == expected
 
 
-def test_the_tenant_may_be_left_out_where_only_one_is_allowed() -> None:
-    one, two = load_settings(BOT), load_settings(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
-    assert allowed_tenant(None, one, "") == TENANT
-    assert allowed_tenant("A", two, "") == "a"
-    for named, settings in ((None, two), ("c", two), ("a", one)):
+def test_tenant_is_optional_if_only_one_is_allowed() -> None:
+    single, several = load_settings(BOT), load_settings(BOT | {"HERALD_ALLOWED_TENANTS": "a,b"})
+    assert allowed_tenant(None, single, "") == TENANT
+    assert allowed_tenant("A", several, "") == "a"
+    for named, settings in ((None, several), ("c", several), ("a", single)):
         with pytest.raises(MessageRefused) as refused:
             allowed_tenant(named, settings, "/data")
         assert refused.value.faults[0].pointer == "/data/tenant"
 
 
-def test_an_internal_message_is_read_as_it_was_written() -> None:
+def test_internal_message_decodes_to_what_was_encoded() -> None:
     message = Delivery("n", "0", "u:x", 'W/"etag"', 3)
     assert Delivery.decode(message.encode().encode()) == message
     with pytest.raises(NewerVersion):
@@ -225,15 +225,15 @@ def test_an_internal_message_is_read_as_it_was_written() -> None:
             Delivery.decode(body)
 
 
-async def test_an_internal_message_of_a_newer_version_waits_and_one_that_is_not_ours_is_a_dead_letter(
+async def test_newer_internal_message_is_requeued_and_a_foreign_one_is_a_dead_letter(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import azure.functions as func
 
-    async def ours() -> object:
+    async def get_services() -> object:
         return herald.services
 
-    monkeypatch.setattr("shared.triggers.get_services", ours)
+    monkeypatch.setattr("shared.triggers.get_services", get_services)
     trigger = send_delivery.build().get_user_function()  # type: ignore[attr-defined]
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
     assert await herald.waiting(DELIVERIES) == 1

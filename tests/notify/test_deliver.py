@@ -1,4 +1,4 @@
-"""A message on the queue reaches each recipient once, and the row says what came of it."""
+"""Deliver notifications: each recipient receives one message, and the delivery's row records the result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from tests.support.herald import Herald, give_token, notification, user
 
 
-async def test_a_person_gets_the_card_with_a_summary_and_the_row_says_sent(herald: Herald) -> None:
+async def test_person_receives_the_card_with_a_summary_and_the_row_is_sent(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     content = {"title": "Build 42 failed", "text": "Stage test failed", "result": "Not deployed"}
-    asked = await herald.ask(user(ada), content=content)
+    submitted = await herald.ask(user(ada), content=content)
     await herald.send()
     [message] = await herald.received()
     assert message.person == ada.object_id
@@ -27,15 +27,15 @@ async def test_a_person_gets_the_card_with_a_summary_and_the_row_says_sent(heral
     [attachment] = message.activity["attachments"]
     assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
     assert "Not deployed" in json.dumps(attachment["content"])
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["activity_id"], row["attempts"]) == ("sent", message.id, 1)
-    done = await herald.services.notifications.get(asked.key)
-    assert done
-    assert (done.state, done.total, done.counts) == (NotificationState.FINISHED, 1, '{"sent":1}')
-    assert await herald.counts(asked) == {"sent": 1}
+    finished = await herald.services.notifications.get(submitted.key)
+    assert finished
+    assert (finished.state, finished.total, finished.counts) == (NotificationState.FINISHED, 1, '{"sent":1}')
+    assert await herald.counts(submitted) == {"sent": 1}
 
 
-async def test_raw_and_base64_messages_of_the_queue_both_arrive(herald: Herald) -> None:
+async def test_raw_and_base64_queue_messages_are_both_delivered(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     raw = notification(user(ada)).decode()
@@ -46,35 +46,35 @@ async def test_raw_and_base64_messages_of_the_queue_both_arrive(herald: Herald) 
     assert len(await herald.received()) == 2
 
 
-async def test_everyone_gets_it_once_page_by_page_also_who_is_named_beside(herald: Herald) -> None:
+async def test_all_recipients_receive_it_once_page_by_page_even_if_named_twice(herald: Herald) -> None:
     await herald.grow(people=60)
     people = await herald.people(60)
     object.__setattr__(herald.services.settings, "tenant_rate", 3)  # pages of 15
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
-    asked = await herald.ask({"all": True}, *(user(each) for each in people[:20]))
-    asked = await herald.expand(asked)
+    submitted = await herald.ask({"all": True}, *(user(each) for each in people[:20]))
+    submitted = await herald.expand(submitted)
     await herald.send()
-    assert asked.page > 4
+    assert submitted.page > 4
     assert sorted(str(m.person) for m in await herald.received()) == sorted(p.object_id for p in people)
-    assert asked.total == 60
-    assert await herald.counts(asked) == {"sent": 60}
+    assert submitted.total == 60
+    assert await herald.counts(submitted) == {"sent": 60}
 
 
-async def test_people_without_a_chat_or_who_left_are_not_everyone(herald: Herald) -> None:
+async def test_audience_all_excludes_people_without_a_chat_and_uninstalled(herald: Herald) -> None:
     await herald.grow(people=3)
     ada, bob, eve = await herald.people(3)
     conversations = herald.services.conversations
-    await conversations.save(herald.tenant, ReferenceKind.USER, "3" * 8, {"name": "seen in a team"}, at=herald.clock())
+    await conversations.save(herald.tenant, ReferenceKind.USER, "3" * 8, {"name": "team member"}, at=herald.clock())
     await conversations.save(
         herald.tenant, ReferenceKind.USER, bob.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
     )
-    asked = await herald.ask({"all": True})
-    await herald.expand(asked)
+    submitted = await herald.ask({"all": True})
+    await herald.expand(submitted)
     await herald.send()
     assert {m.person for m in await herald.received()} == {ada.object_id, eve.object_id}
 
 
-async def test_a_person_without_a_chat_gets_one_and_it_is_kept(herald: Herald) -> None:
+async def test_missing_chat_is_created_and_stored(herald: Herald) -> None:
     ada = (await herald.grow(people=1)).people[0]
     await herald.know_tenant()
     for _ in range(2):
@@ -89,45 +89,45 @@ async def test_a_person_without_a_chat_gets_one_and_it_is_kept(herald: Herald) -
     assert (known.conversation_id, alias.user) == (ada.conversation, ada.object_id)
 
 
-async def test_where_no_service_url_is_known_no_call_leaves(herald: Herald) -> None:
+async def test_unknown_service_url_causes_no_request(herald: Herald) -> None:
     ada = (await herald.grow(people=1)).people[0]
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
     stats = await herald.teams.stats()
     assert stats.requests == {}
     assert stats.tokens_issued == 0
 
 
-async def test_who_uninstalled_gets_nothing_and_no_call_leaves(herald: Herald) -> None:
+async def test_person_who_uninstalled_causes_no_request(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     await herald.services.conversations.save(
         herald.tenant, ReferenceKind.USER, ada.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
     )
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    assert await herald.counts(asked) == {"suppressed": 1}
+    assert await herald.counts(submitted) == {"suppressed": 1}
     assert (await herald.teams.stats()).requests == {}
 
 
-async def test_a_personal_conversation_leads_to_its_person(herald: Herald) -> None:
+async def test_personal_conversation_resolves_to_its_person(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
-    asked = await herald.ask({"conversation": ada.conversation}, user(ada))
+    submitted = await herald.ask({"conversation": ada.conversation}, user(ada))
     await herald.send()
     assert len(await herald.received()) == 1
-    assert await herald.counts(asked) == {"sent": 1}
+    assert await herald.counts(submitted) == {"sent": 1}
 
 
-async def test_a_channel_is_reached_by_its_team_even_before_it_said_anything(herald: Herald) -> None:
-    grown = await herald.grow(people=3, teams=1, channels=2)
-    team = grown.teams[0]
+async def test_channel_without_reference_is_reached_through_its_team(herald: Herald) -> None:
+    world = await herald.grow(people=3, teams=1, channels=2)
+    team = world.teams[0]
     channel = team.channels[-1]
-    seen = {"service_url": herald.teams.service_url, "group": team.group_id}
+    observed = {"service_url": herald.teams.service_url, "group": team.group_id}
     save = herald.services.conversations.save
-    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     await save(herald.tenant, ReferenceKind.TEAM, team.group_id, {"team": team.id}, at=herald.clock())
     for name in (team.id, team.group_id):
         await herald.ask({"channel": {"teamId": name, "channelId": channel.id}})
@@ -135,40 +135,40 @@ async def test_a_channel_is_reached_by_its_team_even_before_it_said_anything(her
     assert [channel_of(message.conversation) for message in await herald.received()] == [channel.id, channel.id]
 
 
-async def test_what_is_learnt_of_a_team_counts_for_its_channels_until_it_is_installed_again(herald: Herald) -> None:
-    grown = await herald.grow(people=3, teams=1, channels=2)
-    team = grown.teams[0]
+async def test_uninstalled_team_suppresses_all_its_channels_until_installed_again(herald: Herald) -> None:
+    world = await herald.grow(people=3, teams=1, channels=2)
+    team = world.teams[0]
     save = herald.services.conversations.save
-    seen = {"service_url": herald.teams.service_url}
-    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    observed = {"service_url": herald.teams.service_url}
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     await herald.teams.set_installed([team.id], installed=False)
     channels = [{"channel": {"teamId": team.id, "channelId": each.id}} for each in team.channels]
     first = await herald.ask(channels[0])
     await herald.send()
     assert (await herald.row(first, f"c:{team.channels[0].id}"))["reason"] == "notInstalled"
-    asked_teams = (await herald.teams.stats()).count("send")
+    requests_before = (await herald.teams.stats()).count("send")
     second = await herald.ask(channels[1])
     await herald.send()
     assert await herald.counts(second) == {"suppressed": 1}
-    assert (await herald.teams.stats()).count("send") == asked_teams
+    assert (await herald.teams.stats()).count("send") == requests_before
     await herald.teams.set_installed([team.id])
-    await save(herald.tenant, ReferenceKind.TEAM, team.id, seen, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     third = await herald.ask(*channels)
     await herald.send()
     assert await herald.counts(third) == {"sent": len(channels)}
 
 
-async def test_a_group_chat_and_a_thread_are_reached_by_conversation_id(herald: Herald) -> None:
-    grown = await herald.grow(people=3, teams=1, chats=1)
-    chat, team = grown.chats[0], grown.teams[0]
+async def test_group_chat_and_thread_are_reached_by_conversation_id(herald: Herald) -> None:
+    world = await herald.grow(people=3, teams=1, chats=1)
+    chat, team = world.chats[0], world.teams[0]
     save = herald.services.conversations.save
     for identifier in (chat.id, team.id):
-        seen = {"service_url": herald.teams.service_url}
+        observed = {"service_url": herald.teams.service_url}
         await save(
             herald.tenant,
             ReferenceKind.CONVERSATION,
             identifier,
-            seen,
+            observed,
             at=herald.clock(),
             status=ReferenceStatus.ACTIVE,
         )
@@ -181,16 +181,16 @@ async def test_a_group_chat_and_a_thread_are_reached_by_conversation_id(herald: 
     assert sorted(m.conversation for m in await herald.received()) == sorted([chat.id, thread, thread])
 
 
-async def test_a_simulated_one_goes_all_the_way_but_to_teams(herald: Herald) -> None:
+async def test_simulated_notification_sends_no_request_to_teams(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
-    asked = await herald.ask(user(ada), simulate=True)
+    submitted = await herald.ask(user(ada), simulate=True)
     await herald.send()
-    assert await herald.counts(asked) == {"simulated": 1}
+    assert await herald.counts(submitted) == {"simulated": 1}
     assert (await herald.teams.stats()).requests == {}
 
 
-async def test_a_category_may_be_simulated_as_a_whole(herald: Herald) -> None:
+async def test_simulated_category_sends_no_request_to_teams(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     trial = Categories([Category(name="trial", simulate=True)])
@@ -200,51 +200,51 @@ async def test_a_category_may_be_simulated_as_a_whole(herald: Herald) -> None:
     assert (await herald.counts(simulated), await herald.counts(sent)) == ({"simulated": 1}, {"sent": 1})
 
 
-async def test_what_is_late_is_expired_and_not_sent(herald: Herald) -> None:
+async def test_expired_notification_is_not_sent(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
-    asked = await herald.ask(user(ada), expiresAt="2020-01-01T00:00:00Z")
+    submitted = await herald.ask(user(ada), expiresAt="2020-01-01T00:00:00Z")
     await herald.send()
-    assert await herald.counts(asked) == {"expired": 1}
+    assert await herald.counts(submitted) == {"expired": 1}
     assert await herald.received() == []
 
 
-async def test_a_stored_service_url_that_is_no_host_of_teams_gets_no_request_and_no_token(herald: Herald) -> None:
+async def test_stored_service_url_of_a_foreign_host_gets_no_request_and_no_token(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     await herald.know(ada, service_url="https://127.0.0.1:1/teams/")
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "hostNotAllowed")
     assert (await herald.teams.stats()).tokens_issued == 0
 
 
-async def test_fifty_senders_that_start_cold_fetch_one_token_and_share_connections(herald: Herald) -> None:
+async def test_fifty_deliveries_after_a_cold_start_fetch_one_token_and_share_connections(herald: Herald) -> None:
     give_token(herald.services, "")
     await herald.grow(people=50)
     people = await herald.people(50)
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False, token_latency=0.2, latency=0.05))
-    asked = await herald.ask(*(user(each) for each in people))
+    submitted = await herald.ask(*(user(each) for each in people))
     await herald.send()
-    assert await herald.counts(asked) == {"sent": 50}
+    assert await herald.counts(submitted) == {"sent": 50}
     stats = await herald.teams.stats()
     assert stats.count("token") == 1
     assert stats.connections["connector"] <= 32  # as many as were in flight at once
 
 
-async def test_the_card_is_told_apart_by_no_one_else_than_its_notification(herald: Herald) -> None:
+async def test_deliveries_at_once_keep_their_own_content(herald: Herald) -> None:
     await herald.grow(people=2)
     ada, bob = await herald.people(2)
     await asyncio.gather(
         herald.ask(user(ada), content={"title": "For Ada"}), herald.ask(user(bob), content={"title": "For Bob"})
     )
     await herald.send()
-    told = {message.person: message.activity["summary"] for message in await herald.received()}
-    assert told == {ada.object_id: "For Ada", bob.object_id: "For Bob"}
+    titles = {message.person: message.activity["summary"] for message in await herald.received()}
+    assert titles == {ada.object_id: "For Ada", bob.object_id: "For Bob"}
 
 
-async def test_a_card_of_ones_own_is_sent_as_it_is_with_the_footer_below(herald: Herald) -> None:
+async def test_senders_card_is_sent_unchanged_with_the_footer_below(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     card = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "Mine"}]}
@@ -257,13 +257,13 @@ async def test_a_card_of_ones_own_is_sent_as_it_is_with_the_footer_below(herald:
     assert message.activity["summary"] == "Mine"
 
 
-async def test_a_chat_that_the_person_deleted_is_made_anew(herald: Herald) -> None:
+async def test_chat_that_the_person_deleted_is_created_again(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     await herald.teams.inject(
         TeamsFault(operation="send", conversation=ada.conversation, status=404, code="ConversationNotFound", count=1)
     )
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    assert await herald.counts(asked) == {"sent": 1}
+    assert await herald.counts(submitted) == {"sent": 1}
     assert (await herald.teams.stats()).count("create") == 1

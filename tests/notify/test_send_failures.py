@@ -1,4 +1,4 @@
-"""What Teams refuses, what is lost on the way, and processes that die: each ends in the state that is true."""
+"""Failures of sending: refusals of Teams, lost responses and dead workers each lead to the right state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from local.fake_teams.api import TeamsFault
 from notify.delivery.deliver import deliver
-from notify.policy import TRY_FOR
+from notify.policy import RETRY_PERIOD
 from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES
 from shared.states import ReferenceKind, ReferenceStatus
@@ -18,7 +18,7 @@ from shared.storage.deliveries import CLAIM_SECONDS
 from tests.support.herald import Herald, give_token, user
 
 
-async def one_person(herald: Herald) -> Any:
+async def add_person(herald: Herald) -> Any:
     await herald.grow(people=1)
     [ada] = await herald.people(1)
     return ada
@@ -47,31 +47,33 @@ async def one_person(herald: Herald) -> Any:
         (TeamsFault(operation="token", status=500), "queued", "noToken"),
     ],
 )
-async def test_each_refusal_is_written_down(herald: Herald, fault: TeamsFault, state: str, reason: str) -> None:
+async def test_refusal_is_recorded_with_state_and_reason(
+    herald: Herald, fault: TeamsFault, state: str, reason: str
+) -> None:
     give_token(herald.services, "")
-    ada = await one_person(herald)
+    ada = await add_person(herald)
     await herald.teams.inject(fault)
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == (state, reason)
-    assert await herald.counts(asked) == {"open" if state == "queued" else state: 1}
+    assert await herald.counts(submitted) == {"open" if state == "queued" else state: 1}
     assert await herald.waiting(DELIVERIES) == (1 if state == "queued" else 0)
 
 
-async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
-    """Do the next try when it is due; returns the row."""
-    message = await herald.message(asked, recipient)
+async def run_next_try(herald: Herald, submitted: Any, recipient: str) -> dict[str, Any]:
+    """Move the clock to the next try, run it, and return the delivery's row."""
+    message = await herald.message(submitted, recipient)
     state = await herald.state(message)
     assert state.not_before
     herald.clock.moved += max(timedelta(), state.not_before - herald.clock()) + timedelta(seconds=1)
-    await asyncio.sleep(herald.services.rate_limiter.paused_seconds(herald.tenant))  # the lanes go by the true time
+    await asyncio.sleep(herald.services.rate_limiter.paused_seconds(herald.tenant))  # rate lanes follow the real time
     await deliver(herald.services, message)
-    return await herald.row(asked, recipient)
+    return await herald.row(submitted, recipient)
 
 
 @pytest.mark.parametrize(
-    ("fault", "attempts", "maybe_twice", "copies"),
+    ("fault", "attempts", "maybe_twice", "received"),
     [
         (TeamsFault(operation="send", status=429, retry_after=1, count=1), 1, False, 1),
         (TeamsFault(operation="send", status=429, count=1), 1, False, 1),
@@ -81,71 +83,71 @@ async def later(herald: Herald, asked: Any, recipient: str) -> dict[str, Any]:
         (TeamsFault(operation="send", drop=True, accept=True, count=1), 2, True, 2),
     ],
 )
-async def test_a_passing_fault_is_tried_again_and_a_lost_answer_is_marked(
-    herald: Herald, fault: TeamsFault, attempts: int, maybe_twice: bool, copies: int
+async def test_temporary_failure_is_retried_and_a_lost_response_is_marked_maybe_twice(
+    herald: Herald, fault: TeamsFault, attempts: int, maybe_twice: bool, received: int
 ) -> None:
     give_token(herald.services, "")
-    ada = await one_person(herald)
+    ada = await add_person(herald)
     await herald.teams.inject(fault)
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    row = await later(herald, asked, f"u:{ada.object_id}")
+    row = await run_next_try(herald, submitted, f"u:{ada.object_id}")
     assert (row["state"], row["attempts"], row.get("maybe_twice", False)) == ("sent", attempts, maybe_twice)
-    assert len(await herald.received()) == copies
+    assert len(await herald.received()) == received
 
 
-async def test_the_wait_that_teams_names_is_kept(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_retry_after_of_teams_is_respected(herald: Herald) -> None:
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    state = await herald.state(await herald.message(asked, f"u:{ada.object_id}"))
+    state = await herald.state(await herald.message(submitted, f"u:{ada.object_id}"))
     assert state.not_before
     assert timedelta(seconds=110) < state.not_before - herald.clock() <= timedelta(seconds=120)
 
 
-async def test_a_copy_that_comes_before_the_next_try_is_due_goes_back_to_the_queue(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_duplicate_message_before_the_next_try_is_due_is_requeued(herald: Herald) -> None:
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
-    asked = await herald.ask(user(ada))
-    stale = await herald.message(asked, f"u:{ada.object_id}")
+    submitted = await herald.ask(user(ada))
+    stale = await herald.message(submitted, f"u:{ada.object_id}")
     await herald.send()
     await deliver(herald.services, stale)
     assert (await herald.teams.stats()).count("send") == 1
     assert await herald.waiting(DELIVERIES) == 2
 
 
-async def test_where_an_unknown_outcome_is_not_to_be_sent_again_it_stays_unknown(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_unknown_outcome_is_not_resent_if_on_unknown_is_stop(herald: Herald) -> None:
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
-    asked = await herald.ask(user(ada), onUnknown="stop")
+    submitted = await herald.ask(user(ada), onUnknown="stop")
     await herald.send()
-    assert await herald.counts(asked) == {"unknown": 1}
+    assert await herald.counts(submitted) == {"unknown": 1}
     assert len(await herald.received()) == 1
 
 
-async def test_a_category_may_say_what_to_do_with_an_unknown_outcome(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_on_unknown_of_the_category_applies(herald: Herald) -> None:
+    ada = await add_person(herald)
     careful = Categories([Category.model_validate({"name": "payments", "onUnknown": "stop"})])
     object.__setattr__(herald.services, "categories", careful)
     await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
-    asked = await herald.ask(user(ada), category="payments")
+    submitted = await herald.ask(user(ada), category="payments")
     await herald.send()
-    assert await herald.counts(asked) == {"unknown": 1}
+    assert await herald.counts(submitted) == {"unknown": 1}
 
 
-async def test_a_day_of_tries_is_enough(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_delivery_is_exhausted_after_a_day_of_retries(herald: Herald) -> None:
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed"))
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    herald.clock.moved += TRY_FOR
-    row = await later(herald, asked, f"u:{ada.object_id}")
+    herald.clock.moved += RETRY_PERIOD
+    row = await run_next_try(herald, submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "exhausted")
 
 
-async def test_who_blocked_the_bot_is_not_asked_again_until_there_is_a_sign_of_life(herald: Herald) -> None:
-    ada = await one_person(herald)
+async def test_recipient_who_blocked_the_bot_gets_no_request_until_they_are_active_again(herald: Herald) -> None:
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=403, code="ConversationBlockedByUser", count=1))
     await herald.ask(user(ada))
     await herald.send()
@@ -161,36 +163,36 @@ async def test_who_blocked_the_bot_is_not_asked_again_until_there_is_a_sign_of_l
     assert await herald.counts(third) == {"sent": 1}
 
 
-async def test_a_wrong_secret_fails_nothing_and_costs_no_attempt(
+async def test_wrong_secret_fails_no_delivery_and_counts_no_attempt(
     herald: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:
     give_token(herald.services, "")
-    ada = await one_person(herald)
+    ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client", count=1))
-    asked = await herald.ask(user(ada))
+    submitted = await herald.ask(user(ada))
     await herald.send()
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["attempts"]) == ("queued", 0)
     assert "check MicrosoftAppId and its secret" in caplog.text
     assert herald.environ["MicrosoftAppPassword"] not in caplog.text
 
 
-async def test_a_token_that_teams_refuses_is_replaced_once_for_all(herald: Herald) -> None:
+async def test_refused_token_is_replaced_by_one_request_for_all_deliveries(herald: Herald) -> None:
     await herald.grow(people=10)
     people = await herald.people(10)
     await herald.ask(user(people[0]))
     await herald.send()
     await herald.teams.revoke_tokens()
-    asked = await herald.ask(*(user(each) for each in people))
+    submitted = await herald.ask(*(user(each) for each in people))
     await herald.send()
-    assert await herald.counts(asked) == {"sent": 10}
-    assert (await herald.teams.stats()).count("token") == 1  # beside the one that was there
+    assert await herald.counts(submitted) == {"sent": 10}
+    assert (await herald.teams.stats()).count("token") == 1  # besides the token that the worker had from its start
 
 
-async def test_a_copy_that_meets_a_live_claim_waits_for_its_end(herald: Herald) -> None:
-    ada = await one_person(herald)
-    asked = await herald.ask(user(ada))
-    message = await herald.message(asked, f"u:{ada.object_id}")
+async def test_duplicate_message_waits_for_the_end_of_a_valid_claim(herald: Herald) -> None:
+    ada = await add_person(herald)
+    submitted = await herald.ask(user(ada))
+    message = await herald.message(submitted, f"u:{ada.object_id}")
     known = await herald.state(message)
     await herald.services.deliveries.claim(message, known, herald.clock())
     await herald.send()
@@ -198,27 +200,27 @@ async def test_a_copy_that_meets_a_live_claim_waits_for_its_end(herald: Herald) 
     assert await herald.waiting(DELIVERIES) == 1
 
 
-@pytest.mark.parametrize(("on_unknown", "state", "copies"), [("resend", "sent", 1), ("stop", "unknown", 0)])
-async def test_a_claim_whose_process_died_is_an_unknown_outcome(
-    herald: Herald, on_unknown: str, state: str, copies: int
+@pytest.mark.parametrize(("on_unknown", "state", "received"), [("resend", "sent", 1), ("stop", "unknown", 0)])
+async def test_claim_of_a_dead_worker_is_an_unknown_outcome(
+    herald: Herald, on_unknown: str, state: str, received: int
 ) -> None:
-    ada = await one_person(herald)
-    asked = await herald.ask(user(ada), onUnknown=on_unknown)
-    message = await herald.message(asked, f"u:{ada.object_id}")
+    ada = await add_person(herald)
+    submitted = await herald.ask(user(ada), onUnknown=on_unknown)
+    message = await herald.message(submitted, f"u:{ada.object_id}")
     await herald.services.deliveries.claim(message, await herald.state(message), herald.clock())
     herald.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
     await herald.send()
-    row = await herald.row(asked, f"u:{ada.object_id}")
+    row = await herald.row(submitted, f"u:{ada.object_id}")
     assert row["state"] == state
     assert row.get("maybe_twice", False) is (state == "sent")
-    assert len(await herald.received()) == copies
+    assert len(await herald.received()) == received
 
 
-async def test_copies_of_a_delivery_send_one_message(herald: Herald) -> None:
-    ada = await one_person(herald)
-    asked = await herald.ask(user(ada))
-    message = await herald.message(asked, f"u:{ada.object_id}")
+async def test_duplicate_delivery_messages_send_one_message(herald: Herald) -> None:
+    ada = await add_person(herald)
+    submitted = await herald.ask(user(ada))
+    message = await herald.message(submitted, f"u:{ada.object_id}")
     await asyncio.gather(*(deliver(herald.services, message) for _ in range(10)))
     await deliver(herald.services, message)
     assert len(await herald.received()) == 1
-    assert await herald.counts(asked) == {"sent": 1}
+    assert await herald.counts(submitted) == {"sent": 1}
