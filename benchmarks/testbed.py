@@ -23,12 +23,12 @@ from local.fake_teams.api import Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
 from shared import keys, queue_messages
+from shared.records import StoredNotification, notification_key
 from shared.services import Services, open_services
 from shared.settings import load_settings
 from shared.states import NotificationState, ReferenceKind
 from shared.storage.clients import open_storage
 from shared.storage.conversations import SHARDS, VERSION
-from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import MAX_TRANSACTION_ROWS, Table
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ from local.processes import Program, ProgramError
 from local.send import PLAYGROUND, QUEUE, build_event, put_event
 from shared import settings
 from shared.queue_messages import Delivery
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, notification_key
 from shared.services import Services, open_services
 from shared.states import DeliveryState, Reason, ReferenceKind
 from shared.storage.clients import CONNECTION, open_storage
-from shared.storage.notifications import notification_key
 
 #: The time limit of the delivery.
 DELIVERY_TIMEOUT_SECONDS = 60.0

@@ -19,9 +19,9 @@ from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import Mode, NotificationState, Purpose, ReferenceKind
-from shared.storage.notifications import StoredNotification, notification_key
 
 WELCOME_SOURCE = "/herald/welcomes"
 #: If this category is declared with the default `off`, nobody is welcomed. The members of teams and group chats are

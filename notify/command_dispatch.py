@@ -20,11 +20,12 @@ from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Command, CommandTarget, DeadLetterSelection, Schedule
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
 from shared.queue_messages import MESSAGES, Delivery, Expansion, NewerVersion, Task, Unreadable
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers
 from shared.storage.markers import cancellation, snoozes
-from shared.storage.notifications import MAX_CACHE_SECONDS, StoredNotification, notification_key
+from shared.storage.notifications import MAX_CACHE_SECONDS
 from shared.storage.table import Conflict
 
 #: Delay before a command's sweep. By then no worker uses a cached notification from before the command.

@@ -10,11 +10,10 @@ from notify import policy, threads
 from notify.progress import schedule_check
 from notify.recipients import resolve
 from shared.queue_messages import Delivery, Task
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Reason
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict

@@ -17,11 +17,11 @@ from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
 from shared.queue_messages import Expansion
+from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import shard_of
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.teams.rate_limiter import RetryLater
 

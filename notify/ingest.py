@@ -17,11 +17,11 @@ from shared.contract.models import Command
 from shared.contract.parsing import Request, data_pointer, parse_message
 from shared.publishing import accept, shard_count
 from shared.queue_messages import NOTIFICATIONS, Expansion
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
 from shared.storage import timers
-from shared.storage.notifications import StoredNotification, notification_key
 
 log = logging.getLogger(__name__)
 

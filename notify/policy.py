@@ -123,10 +123,12 @@ def decide(policy_input: PolicyInput) -> Decision:
         return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)
     if isinstance(policy_input.target, Reason):
         return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, policy_input.target)
-    if policy_input.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW):
+    if policy_input.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.EXEMPT_DIGEST):
         return Decision(Rule.ASKED)
-    if policy_input.purpose is Purpose.DIGEST:
-        return _decision(*evaluate_digest(preferences, now, policy_input.zone))
+    if policy_input.purpose in (Purpose.DIGEST, Purpose.DIGEST_NOW):
+        is_asked = policy_input.purpose is Purpose.DIGEST_NOW
+        checked = without_holds(preferences) if is_asked else preferences
+        return _decision(*evaluate_digest(checked, now, policy_input.zone))
     if policy_input.is_welcomed:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if policy_input.is_own_action and not preferences.own_actions:

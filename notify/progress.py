@@ -10,11 +10,11 @@ from datetime import timedelta
 import orjson
 
 from shared.queue_messages import Expansion, Sweep, Task
+from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.storage import timers
 from shared.storage.deliveries import shard_names
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 
 #: Delay before the watchdog's first check of a notification, and the longest interval between later ones. A check adds

@@ -15,11 +15,10 @@ from notify.redrive import reopen
 from shared import keys
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, Sweep, Task
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import shard_names
-from shared.storage.notifications import StoredNotification
 
 #: Deliveries of one page.
 PAGE_DELIVERIES = 200

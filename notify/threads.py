@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from notify.policy import Target
 from shared.conversation_ids import channel_of
+from shared.records import StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import ReferenceKind
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import Route

@@ -19,10 +19,10 @@ import orjson
 from shared.contract.models import RECIPIENT, Announcement
 from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState, ScheduleState
 from shared.storage import timers
-from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
 from shared.time.holidays import Holidays

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import SHARDED_FROM
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import cancellation
-from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.table import Conflict
 
 #: The category of Herald's own messages. People cannot opt out of it: it has the replies to their commands.

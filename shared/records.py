@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
+from shared import keys
+from shared.contract import models, parsing
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
-from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus
+from shared.states import DeliveryState, NotificationState, Purpose, Reason, ReferenceKind, ReferenceStatus
 from shared.time.localtime import load_zone
 
 
@@ -58,6 +61,81 @@ def merge_observed(
     if status is not None and status is not old.status and at.isoformat() >= old.status_at:
         changes |= {"status": status, "status_at": at.isoformat()}
     return replace(old, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredNotification:
+    """A notification. `key` is the hash of tenant, source and id; `data` is canonical JSON (`models.Notification`).
+
+    `page` and `cursor` are the number and the start of the next page of recipients to list. `shards` is the number of
+    partitions of its deliveries (`deliveries.shard_names`). `total` is the number of recipients, None until all are
+    listed. `due` is when a scheduled notification is to be sent, and `rescheduled` when that was last changed. `time`
+    is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
+    the number of deliveries in each final state, as JSON, and is "" while any is open.
+    """
+
+    key: str
+    tenant: str
+    source: str
+    id: str
+    content_hash: str
+    data: bytes
+    state: NotificationState
+    created: datetime
+    shards: int
+    page: int = 0
+    cursor: str = ""
+    total: int | None = None
+    revision: int = 0
+    recalled: bool = False
+    counts: str = ""
+    due: datetime | None = None
+    rescheduled: datetime | None = None
+    expires: datetime | None = None
+    time: datetime | None = None
+    purpose: Purpose = Purpose.NOTIFICATION
+    etag: str = ""
+
+    @cached_property
+    def content(self) -> models.Notification:
+        return parsing.parse_stored(self.data)
+
+    @property
+    def schedule_set_at(self) -> datetime:
+        """The time when its schedule was set; `ifPast` applies to times before that.
+
+        For an occurrence of a recurring announcement, this is the time when it is due.
+        """
+        at = self.rescheduled or self.created
+        return min(at, self.due) if self.due else at
+
+    @property
+    def notification_time(self) -> datetime:
+        """The time when it was to be sent: when it was accepted, or when it was due."""
+        return max(self.created, self.due) if self.due else self.created
+
+    @property
+    def occurred_at(self) -> datetime:
+        """The time of the event: as the upstream system sent it, else when the notification was to be sent."""
+        return self.time or self.notification_time
+
+    @property
+    def urgent(self) -> bool:
+        return self.content.priority == "urgent"
+
+    @property
+    def thread(self) -> str:
+        """The thread key, "" for none."""
+        return self.content.thread.key if self.content.thread else ""
+
+    def is_current(self, now: datetime) -> bool:
+        """Return whether it is neither cancelled nor expired at `now`."""
+        return self.state is not NotificationState.CANCELLED and not (self.expires and self.expires <= now)
+
+
+def notification_key(tenant: str, source: str, identifier: str) -> str:
+    """Return the key of a notification: 64 hex digits."""
+    return keys.hash_of(tenant, source, identifier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

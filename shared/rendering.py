@@ -8,8 +8,8 @@ from shared.cards.footer import PURPOSES_WITH_FOOTER, Footer
 from shared.cards.notification import render_activity
 from shared.contract.parsing import parse_stored
 from shared.preferences.categories import Category
+from shared.records import StoredNotification
 from shared.services import Services
-from shared.storage.notifications import StoredNotification
 
 #: Most activities in the cache.
 MAX_CACHED_ACTIVITIES = 128

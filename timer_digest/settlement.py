@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, RecipientTask, Task
-from shared.records import DeliveryRecord, DigestState, HeldDelivery
+from shared.records import DeliveryRecord, DigestState, HeldDelivery, notification_key
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
-from shared.storage.notifications import notification_key
 from shared.storage.table import Conflict
 
 #: The `source` of digests.

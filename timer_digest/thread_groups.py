@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from shared.preferences.categories import Category
 from shared.queue_messages import Delivery
-from shared.storage.notifications import StoredNotification
+from shared.records import StoredNotification
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,11 @@ from shared.cards.action_verbs import SHOW, verb_of
 from shared.cards.actions import find_execute_actions
 from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage.deliveries import shard_of
-from shared.storage.notifications import StoredNotification
 
 _NOTIFICATION_KEY = re.compile(r"[0-9a-f]{64}")
 _VISIBLE_STATES = (DeliveryState.SENT, DeliveryState.SENDING, DeliveryState.UNKNOWN)

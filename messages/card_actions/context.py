@@ -17,9 +17,9 @@ from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import find_execute_actions
 from shared.cards.texts import format_time, language_of, text_of
 from shared.preferences.preferences import FOREVER, Preferences
+from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import ReferenceKind
-from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
 Card = Mapping[str, Any]

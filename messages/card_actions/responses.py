@@ -15,8 +15,8 @@ from messages.card_actions.binding import BoundAction
 from messages.card_actions.snooze import SAMPLE_SOURCE, find_original
 from shared.keys import hash_of
 from shared.queue_messages import RESPONSES
+from shared.records import StoredNotification
 from shared.services import Services
-from shared.storage.notifications import StoredNotification
 from shared.storage.responses import Response
 
 #: Type and source of the CloudEvent of a response.

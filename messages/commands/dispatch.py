@@ -21,9 +21,9 @@ from messages.subject import PreferenceSubject
 from shared import publishing
 from shared.contract.models import ConversationRecipient, UserRecipient
 from shared.conversation_ids import channel_of
+from shared.records import notification_key
 from shared.services import Services
 from shared.states import Purpose, ReferenceKind
-from shared.storage.notifications import notification_key
 
 #: The source of answers. The id of an answer names the activity, so that each activity has one answer.
 ANSWER_SOURCE = "/herald/commands"

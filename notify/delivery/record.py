@@ -11,13 +11,12 @@ from notify.progress import finish, finish_single
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
-from shared.records import DeliveryRecord, HeldDelivery
+from shared.records import DeliveryRecord, HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, Purpose, Reason, Rule
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
-from shared.storage.notifications import StoredNotification
 from shared.teams.outcome import Outcome, Verdict
 
 #: States of a delivery that its recipient has seen, or may have seen.

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property
+from dataclasses import replace
 
-from shared import keys
-from shared.contract import models, parsing
+from shared.records import StoredNotification
 from shared.states import NotificationState, Purpose
 from shared.storage.entity_writes import Row
 from shared.storage.table import Table
@@ -20,81 +17,6 @@ VERSION = 1
 MAX_CACHE_SECONDS = 2.0
 #: Notifications that are cached, with up to 64 KiB of content each.
 MAX_CACHED = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredNotification:
-    """One row. `key` is the hash of tenant, source and id; `data` is canonical JSON (`models.Notification`).
-
-    `page` and `cursor` are the number and the start of the next page of recipients to list. `shards` is the number of
-    partitions of its deliveries (`deliveries.shard_names`). `total` is the number of recipients, None until all are
-    listed. `due` is when a scheduled notification is to be sent, and `rescheduled` when that was last changed. `time`
-    is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
-    the number of deliveries in each final state, as JSON, and is "" while any is open.
-    """
-
-    key: str
-    tenant: str
-    source: str
-    id: str
-    content_hash: str
-    data: bytes
-    state: NotificationState
-    created: datetime
-    shards: int
-    page: int = 0
-    cursor: str = ""
-    total: int | None = None
-    revision: int = 0
-    recalled: bool = False
-    counts: str = ""
-    due: datetime | None = None
-    rescheduled: datetime | None = None
-    expires: datetime | None = None
-    time: datetime | None = None
-    purpose: Purpose = Purpose.NOTIFICATION
-    etag: str = ""
-
-    @cached_property
-    def content(self) -> models.Notification:
-        return parsing.parse_stored(self.data)
-
-    @property
-    def schedule_set_at(self) -> datetime:
-        """The time when its schedule was set; `ifPast` applies to times before that.
-
-        For an occurrence of a recurring announcement, this is the time when it is due.
-        """
-        at = self.rescheduled or self.created
-        return min(at, self.due) if self.due else at
-
-    @property
-    def notification_time(self) -> datetime:
-        """The time when it was to be sent: when it was accepted, or when it was due."""
-        return max(self.created, self.due) if self.due else self.created
-
-    @property
-    def occurred_at(self) -> datetime:
-        """The time of the event: as the upstream system sent it, else when the notification was to be sent."""
-        return self.time or self.notification_time
-
-    @property
-    def urgent(self) -> bool:
-        return self.content.priority == "urgent"
-
-    @property
-    def thread(self) -> str:
-        """The thread key, "" for none."""
-        return self.content.thread.key if self.content.thread else ""
-
-    def is_current(self, now: datetime) -> bool:
-        """Return whether it is neither cancelled nor expired at `now`."""
-        return self.state is not NotificationState.CANCELLED and not (self.expires and self.expires <= now)
-
-
-def notification_key(tenant: str, source: str, identifier: str) -> str:
-    """Return the key of a notification: 64 hex digits."""
-    return keys.hash_of(tenant, source, identifier)
 
 
 class Notifications:

@@ -10,8 +10,8 @@ from typing import Any
 
 from local.processes import FunctionHost, Playground, free_port
 from local.send import PLAYGROUND, build_event, put_event
+from shared.records import notification_key
 from shared.storage.clients import CONNECTION
-from shared.storage.notifications import notification_key
 
 TENANT: str = PLAYGROUND["tenantId"]
 PERSON: str = PLAYGROUND["currentUser"]["aadObjectId"]

@@ -20,13 +20,13 @@ from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.contract.parsing import DEFAULT_SOURCE
 from shared.preferences.preferences import Preferences
+from shared.records import notification_key
 from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, Mode, ReferenceKind
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.held_deliveries import HeldDeliveries
-from shared.storage.notifications import notification_key
 from shared.storage.table import Table
 from tests.e2e.conftest import POLL_SECONDS, SHORT_VISIBILITY, Deployment, MovedClock, build_audience
 from tests.support.herald import notification

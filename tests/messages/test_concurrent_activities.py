@@ -18,11 +18,10 @@ from shared.cards import action_verbs
 from shared.cards.preferences import field_values
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import MAX_ENTRIES, Preferences
-from shared.records import ConversationReference
+from shared.records import ConversationReference, notification_key
 from shared.services import Services, open_services
 from shared.states import Mode, ReferenceKind
 from shared.storage.clients import open_storage
-from shared.storage.notifications import notification_key
 from tests.messages.conftest import (
     ADA,
     PERSONAL,

@@ -17,8 +17,8 @@ from shared.cards.validation import find_faults
 from shared.preferences.preferences import Preferences
 from shared.publishing import CATEGORY
 from shared.queue_messages import RESPONSES
+from shared.records import StoredNotification, notification_key
 from shared.states import Purpose, ReferenceKind
-from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.herald import Herald, user
 
 CONTENT = {"title": "Build 42 failed", "actions": [{"id": "retry", "title": "Retry"}]}

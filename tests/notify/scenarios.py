@@ -13,7 +13,7 @@ from typing import Any
 from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
-from shared.storage.notifications import notification_key
+from shared.records import notification_key
 from tests.support.crashes import Host
 from tests.support.herald import notification, user
 

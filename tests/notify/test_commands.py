@@ -15,8 +15,8 @@ from notify.ingest import ingest
 from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
+from shared.records import StoredNotification
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.herald import Herald, notification, user
 

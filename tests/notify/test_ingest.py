@@ -16,9 +16,9 @@ from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Unreadable
+from shared.records import StoredNotification, notification_key
 from shared.settings import load_settings
 from shared.states import NotificationState
-from shared.storage.notifications import StoredNotification
 from tests.shared.test_settings import BOT, TENANT
 from tests.support.herald import Herald, notification, user
 
@@ -126,7 +126,6 @@ async def test_repeated_message_expands_a_notification_whose_worker_died_before_
 
 def _new_notification(herald: Herald, body: bytes) -> StoredNotification:
     from shared.contract.parsing import Request, parse_message
-    from shared.storage.notifications import notification_key
 
     request = parse_message(body)
     assert isinstance(request, Request)

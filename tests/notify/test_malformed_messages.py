@@ -37,8 +37,8 @@ from shared.queue_messages import (
     Task,
     Unreadable,
 )
+from shared.records import StoredNotification
 from shared.storage.dead_letters import DeadLetters
-from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
 #: The same messages in every run.

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from shared.records import StoredNotification
 from shared.states import NotificationState
 from shared.storage.entity_writes import Row
-from shared.storage.notifications import MAX_CACHE_SECONDS, Notifications, StoredNotification
+from shared.storage.notifications import MAX_CACHE_SECONDS, Notifications
 from shared.storage.table import Table
 from tests.support.herald import Herald
 

@@ -27,10 +27,10 @@ from shared.queue_messages import (
     Sweep,
     Task,
 )
+from shared.records import StoredNotification
 from shared.states import DeliveryState, NotificationState, Purpose, ReferenceKind
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
-from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, notification, user
 
 

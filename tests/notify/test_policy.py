@@ -109,6 +109,10 @@ CASES: dict[str, tuple[dict[str, Any], Decision]] = {
         {"purpose": Purpose.DIGEST, "preferences": QUIET},
         hold(Rule.QUIET_HOURS, Reason.QUIET_HOURS, LATER),
     ),
+    "digest now after a stop": (
+        {"purpose": Purpose.DIGEST_NOW, "preferences": Preferences(stopped=True)},
+        Decision(Rule.OPTED_OUT, DeliveryState.SUPPRESSED, Reason.OPTED_OUT),
+    ),
     "digest now in quiet hours": ({"purpose": Purpose.DIGEST_NOW, "preferences": QUIET}, Decision(Rule.ASKED)),
     "snoozed into quiet hours": ({"purpose": Purpose.SNOOZE, "preferences": QUIET}, Decision(Rule.ASKED)),
 }  # fmt: skip
@@ -147,7 +151,7 @@ def test_the_earlier_of_two_rules_decides() -> None:
             assert decide(policy_input).rule is first, (first, second)
 
 
-@pytest.mark.parametrize("purpose", [Purpose.REPLY, Purpose.SNOOZE, Purpose.DIGEST_NOW])
+@pytest.mark.parametrize("purpose", [Purpose.REPLY, Purpose.SNOOZE, Purpose.EXEMPT_DIGEST])
 def test_requested_message_ignores_preferences_only(purpose: Purpose) -> None:
     rules_that_still_apply = (Rule.CANCELLED, Rule.EXPIRED, Rule.LOCAL_TIME, Rule.UNREACHABLE)
     for rule, changes in IN_ORDER.items():

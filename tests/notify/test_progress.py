@@ -17,13 +17,13 @@ from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
 from shared import publishing
 from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
+from shared.records import StoredNotification
 from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import CLAIM_SECONDS, shard_names, shard_of
 from shared.storage.delivery_counts import COUNTS
-from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 

@@ -18,10 +18,9 @@ from notify.ingest import ingest
 from notify.scheduling import DueTime, compute_local_due
 from shared.contract.models import Schedule
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, RECIPIENTS, Expansion, RecipientTask, Task
-from shared.records import HeldDelivery
+from shared.records import HeldDelivery, StoredNotification
 from shared.states import NotificationState, ReferenceKind
 from shared.storage import timers
-from shared.storage.notifications import StoredNotification
 from shared.time.localtime import load_zone
 from tests.support.herald import Herald, notification, user
 from timer_digest.release_held import release

@@ -15,8 +15,8 @@ from notify import threads
 from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
+from shared.records import StoredNotification
 from shared.states import ReferenceKind, ReferenceStatus
-from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 
 

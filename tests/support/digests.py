@@ -9,8 +9,8 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, Received
 from shared.queue_messages import RECIPIENTS, RecipientTask, Task
+from shared.records import StoredNotification
 from shared.states import Mode, ReferenceKind
-from shared.storage.notifications import StoredNotification
 from tests.support.herald import Herald, user
 from timer_digest.release_held import release
 

@@ -40,12 +40,11 @@ from shared.queue_messages import (
 )
 from shared.queues import Queues
 from shared.rate_windows import SECOND
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, StoredNotification, notification_key
 from shared.services import Services, open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import shard_of
-from shared.storage.notifications import StoredNotification, notification_key
 from tests.support.storage import Storage
 from timer_digest.release_held import release
 from timer_digest.tick import tick

@@ -14,8 +14,8 @@ import pytest
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
+from shared.records import StoredNotification, notification_key
 from shared.states import NotificationState, ScheduleState
-from shared.storage.notifications import StoredNotification, notification_key
 from shared.storage.schedules import StoredSchedule
 from shared.time.localtime import load_zone
 from tests.notify.test_scheduling import advance_to, set_clock

@@ -16,8 +16,8 @@ import pytest
 from local.fake_teams.api import PersonView, TeamsFault
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import RecipientTask, Task
+from shared.records import StoredNotification
 from shared.states import Mode
-from shared.storage.notifications import StoredNotification
 from tests.support.crashes import MAX_POINTS, Host, Worker, crash_at_each_write, pause_at_each_write
 from tests.support.digests import card_texts, received_by, send_to, set_preferences
 from timer_digest.release_held import release

@@ -15,8 +15,8 @@ from shared.preferences.categories import Category
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
+from shared.records import StoredNotification
 from shared.states import NotificationState
-from shared.storage.notifications import StoredNotification
 from shared.time.localtime import load_zone, to_wall_time
 from timer_digest.digest_plan import DigestPreferences, digest_times, newest_digest_time
 from timer_digest.thread_groups import DigestEntry, group_by_priority

@@ -16,11 +16,10 @@ from notify.delivery.deliver import deliver
 from notify.redrive import reopen
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
-from shared.records import HeldDelivery
+from shared.records import HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState
 from shared.storage import timers
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Conflict
 from tests.support.digests import (
     add_person,

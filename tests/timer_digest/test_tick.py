@@ -13,9 +13,9 @@ from azure.core.exceptions import HttpResponseError
 from local.fake_teams.api import PersonView
 from shared import keys as storage_keys
 from shared.queue_messages import EXPANSIONS, Expansion
+from shared.records import StoredNotification
 from shared.states import NotificationState, ReferenceKind
 from shared.storage.entity_writes import Operation
-from shared.storage.notifications import StoredNotification
 from shared.storage.table import Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
