@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 async def schedule_check(services: Services, key: str, delay: timedelta = FIRST_CHECK_DELAY) -> None:
     """Set a timer for the watchdog's check of a notification; checks repeat until the notification is finished."""
-    await services.timers.put(services.clock() + delay, timers.WATCH, key)
+    await services.timers.put(services.clock() + delay, timers.WATCHDOG, key)
 
 
 async def finish(services: Services, key: str) -> bool:
@@ -103,7 +103,7 @@ async def resume_stalled(services: Services, key: str) -> None:
     elif notification.state in _EXPANDED:
         changed = await finish(services, key)
         if await services.deliveries.final_counts(key, notification.shards) is None:
-            await start_sweep(services, notification, Task.WATCH)
+            await start_sweep(services, notification, Task.WATCHDOG)
         elif not changed:
             return
     else:

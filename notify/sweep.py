@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 async def sweep_page(services: Services, message: Sweep) -> None:
     """Enqueue messages for one page of deliveries, then the next page, delayed by the time that sending them takes."""
-    if message.task is Task.WATCH and not message.shard:
+    if message.task is Task.WATCHDOG and not message.shard:
         await resume_stalled(services, message.notification)
         return
     notification = await services.notifications.get(message.notification)
@@ -65,7 +65,7 @@ async def _messages(
     """Return a message for each delivery of the page to which the sweep's task applies."""
     if message.task is Task.REDRIVE:
         return await reopen(services, message.notification, page)
-    if message.task is Task.WATCH:
+    if message.task is Task.WATCHDOG:
         unfinished = [(delivery, known) for delivery, known in page if not known.state.final]
         if unfinished:
             counts = dict(Counter(f"{known.state} {known.reason}".strip() for _, known in unfinished))

@@ -47,7 +47,7 @@ class Task(StrEnum):
     RECALL = "recall"  #: the same, and delete sent messages
     EDIT = "edit"  #: update sent messages to the notification's current content
     REDRIVE = "redrive"  #: retry failed deliveries
-    WATCH = "watch"  #: resume deliveries that make no progress
+    WATCHDOG = "watchdog"  #: resume deliveries that make no progress
     RELEASE = "release"  #: release held deliveries that are due, and send the digest that is due
     RECONSIDER = "reconsider"  #: re-evaluate all held deliveries against changed preferences
     DIGEST_NOW = "digestNow"  #: send a digest now, as the recipient asked

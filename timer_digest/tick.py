@@ -71,8 +71,8 @@ async def _enqueue(services: Services, timer: DueTimer, digests: Counter[str]) -
     queues = services.queues
     if timer.kind == timers.NOTIFICATION:
         await queues.enqueue_expansion(Expansion(timer.subject[0], 0))
-    elif timer.kind == timers.WATCH:
-        await queues.enqueue_sweep(Sweep(timer.subject[0], Task.WATCH, ""))
+    elif timer.kind == timers.WATCHDOG:
+        await queues.enqueue_sweep(Sweep(timer.subject[0], Task.WATCHDOG, ""))
     elif timer.kind == timers.OCCURRENCE:
         await announce_due(services, *timer.subject)
     elif timer.kind in (timers.RELEASE, timers.DIGEST):

@@ -91,22 +91,22 @@ class Inbox:
     def close(self) -> None:
         """End all waits."""
         self.closed = True
-        self._wake()
+        self._notify_waiters()
 
     async def wait(self, since: int, conversations: frozenset[str] | None, count: int, seconds: float) -> None:
         """Wait until `count` messages have changed after `since`, at most `seconds`."""
         deadline = time.monotonic() + seconds
-        seen: set[int] = set()
+        matched: set[int] = set()
         position = since
         while True:
             # After a reset, the log is shorter.
             position = min(position, len(self._log))
             for message in self._log[position:]:
                 if conversations is None or _base_id(message.conversation) in conversations:
-                    seen.add(message.number)
+                    matched.add(message.number)
             position = len(self._log)
             left = deadline - time.monotonic()
-            if len(seen) >= count or left <= 0 or self.closed:
+            if len(matched) >= count or left <= 0 or self.closed:
                 return
             if self._wakeup is None or self._wakeup.done():
                 self._wakeup = asyncio.get_running_loop().create_future()
@@ -145,9 +145,9 @@ class Inbox:
     def _log_change(self, message: Message) -> None:
         self._log.append(message)
         message.changed = len(self._log)
-        self._wake()
+        self._notify_waiters()
 
-    def _wake(self) -> None:
+    def _notify_waiters(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 

@@ -79,10 +79,10 @@ async def _serve(options: argparse.Namespace, config: HostConfig) -> None:
                 for function in functions:
                     print(describe(function, config, port))
                 print(f"Listening on http://127.0.0.1:{port}", flush=True)
-                watching = asyncio.create_task(host.watch())
-                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if watching.done():
-                    watching.result()
+                monitoring = asyncio.create_task(host.monitor())
+                await asyncio.wait({monitoring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if monitoring.done():
+                    monitoring.result()
                 log.info("Stopping: waiting for running functions")
         finally:
             starting.cancel()

@@ -87,7 +87,7 @@ class Host:
             raise _port_taken(listener.getsockname()[1], error) from None
         self._tasks = [asyncio.create_task(each.run()) for each in self._listeners]
 
-    async def watch(self) -> None:
+    async def monitor(self) -> None:
         """Wait forever, or until a listener fails; raises its error."""
         await asyncio.gather(*self._tasks, asyncio.Event().wait())
 

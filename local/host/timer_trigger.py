@@ -132,8 +132,8 @@ class TimerListener:
         self._record = replace(record, etag=etag)
         return True
 
-    async def _sleep_until(self, wake: datetime) -> None:
-        while not self._stopping.is_set() and (left := wake - _now()) > timedelta(0):
+    async def _sleep_until(self, until: datetime) -> None:
+        while not self._stopping.is_set() and (left := until - _now()) > timedelta(0):
             await self._wait(min(left, MAX_SLEEP).total_seconds())
 
     async def _wait(self, seconds: float) -> None:

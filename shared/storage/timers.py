@@ -18,7 +18,7 @@ from shared.storage.table import Table, etag_of
 VERSION = 1
 #: The kinds of timers, and what their `subject` is.
 NOTIFICATION = "notification"  #: expand the audience of a notification: its key
-WATCH = "watch"  #: resume a notification if it makes no progress: its key
+WATCHDOG = "watchdog"  #: resume a notification if it makes no progress: its key
 RELEASE = "release"  #: release the deliveries held for a recipient until now: tenant, recipient
 DIGEST = "digest"  #: the same, and send the recipient's digest: tenant, recipient
 OCCURRENCE = "occurrence"  #: announce the due occurrences of a schedule: tenant, name

@@ -158,7 +158,7 @@ def test_playground_on_another_port_is_refused(listener: socket.socket, tmp_path
 async def test_page_closed_while_loading_does_not_end_the_playground(tmp_path: Path) -> None:
     connected = asyncio.Barrier(4)
 
-    async def watch(http: aiohttp.ClientSession) -> None:
+    async def poll_page(http: aiohttp.ClientSession) -> None:
         async with http.ws_connect("/_ws/log/stream") as log:
             await connected.wait()
             async for _ in log:
@@ -168,7 +168,7 @@ async def test_page_closed_while_loading_does_not_end_the_playground(tmp_path: P
         with Playground(tmp_path, str(bot.make_url("/"))) as playground:
             for _ in range(3):
                 async with aiohttp.ClientSession(playground.url) as http:
-                    pages = [asyncio.create_task(watch(http)) for _ in range(3)]
+                    pages = [asyncio.create_task(poll_page(http)) for _ in range(3)]
                     await connected.wait()
                     await http.get("/_internal/v1/config")
                     await http.get("/_internal/v1/config")

@@ -203,15 +203,15 @@ class Deployment:
         total: Counter[str] = Counter()
         for partition in [row["PartitionKey"] async for row in counts]:
             states: Counter[str] = Counter()
-            counted: Counter[str] = Counter()
+            stored_counts: Counter[str] = Counter()
             parameters = {"partition": partition}
             async for row in table.query_entities("PartitionKey eq @partition", parameters=parameters):
                 if row["RowKey"] == "~counts":
                     names = {"open", *DeliveryState} & set(row)
-                    counted = Counter({name: row[name] for name in names})
+                    stored_counts = Counter({name: row[name] for name in names})
                 else:
                     states[DeliveryState(row["state"]).count_name] += 1
-            assert +counted == +states, f"the counts of {partition}"
+            assert +stored_counts == +states, f"the counts of {partition}"
             total += states
         return total
 

@@ -16,14 +16,14 @@ from tests.host.conftest import RunHost, eventually
 def echo_app(methods: list[str] | None = None, auth_level: str = "anonymous") -> tuple[func.FunctionApp, list[Any]]:
     """Return an app whose function returns the body of the request, and the list of its requests."""
     app = func.FunctionApp()
-    seen: list[Any] = []
+    received: list[Any] = []
 
     @app.route(route="items/{*id}", methods=methods, auth_level=auth_level)
     async def echo(req: func.HttpRequest) -> func.HttpResponse:
-        seen.append(req)
+        received.append(req)
         return func.HttpResponse(req.get_body(), status_code=201, headers={"X-Out": "1"})
 
-    return app, seen
+    return app, received
 
 
 def app_returning(value: Any) -> func.FunctionApp:
@@ -43,7 +43,7 @@ async def status_of(url: str) -> int:
 
 
 async def test_request_reaches_the_function_under_the_route_prefix(run_host: RunHost) -> None:
-    app, seen = echo_app()
+    app, received = echo_app()
     async with (
         run_host(app) as running,
         aiohttp.request(
@@ -52,7 +52,7 @@ async def test_request_reaches_the_function_under_the_route_prefix(run_host: Run
     ):
         assert (response.status, await response.read(), response.headers["X-Out"]) == (201, b"body", "1")
         assert await status_of(f"{running.url}/items/7") == 404
-    request = seen[0]
+    request = received[0]
     assert request.method == "POST"
     assert request.url == f"{running.url}/api/items/7?a=1&a=2&none="
     assert dict(request.route_params) == {"id": "7"}
@@ -68,10 +68,10 @@ async def test_route_prefix_can_be_empty(run_host: RunHost) -> None:
 
 
 async def test_header_names_are_lower_case(run_host: RunHost) -> None:
-    app, seen = echo_app()
+    app, received = echo_app()
     async with run_host(app) as running, aiohttp.ClientSession() as web:
         await web.get(f"{running.url}/api/items", headers={"X-MiXed": "1"})
-    assert all(name == name.lower() for name in dict(seen[0].headers))
+    assert all(name == name.lower() for name in dict(received[0].headers))
 
 
 async def test_method_without_a_function_is_404(run_host: RunHost) -> None:
@@ -96,14 +96,14 @@ async def test_two_functions_share_a_path_with_different_methods(run_host: RunHo
 
 
 async def test_chunked_body_arrives_empty(run_host: RunHost) -> None:
-    app, seen = echo_app()
+    app, received = echo_app()
 
     async def chunks() -> Any:
         yield b"lost"
 
     async with run_host(app) as running, aiohttp.ClientSession() as web:
         await web.post(f"{running.url}/api/items", data=chunks())
-    assert seen[0].get_body() == b""
+    assert received[0].get_body() == b""
 
 
 @pytest.mark.parametrize(

@@ -36,55 +36,55 @@ def app_for(
 
 
 def collecting_handler() -> tuple[MessageHandler, list[func.QueueMessage]]:
-    seen: list[func.QueueMessage] = []
+    handled: list[func.QueueMessage] = []
 
     async def collect(msg: func.QueueMessage) -> None:
-        seen.append(msg)
+        handled.append(msg)
 
-    return collect, seen
+    return collect, handled
 
 
 def failing_handler() -> tuple[MessageHandler, list[func.QueueMessage]]:
-    seen: list[func.QueueMessage] = []
+    handled: list[func.QueueMessage] = []
 
     async def fail(msg: func.QueueMessage) -> None:
-        seen.append(msg)
+        handled.append(msg)
         raise RuntimeError("intended failure")
 
-    return fail, seen
+    return fail, handled
 
 
 async def test_success_deletes_the_message(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send("one", "two")
     async with run_host(app_for(queue.name, handler)):
-        await eventually(lambda: len(seen) == 2)
+        await eventually(lambda: len(handled) == 2)
         await eventually(lambda: _is_empty(queue))
-    assert sorted(message.get_body() for message in seen) == [b"one", b"two"]
-    assert {message.dequeue_count for message in seen} == {1}
-    assert all(message.id and message.pop_receipt and message.insertion_time for message in seen)
+    assert sorted(message.get_body() for message in handled) == [b"one", b"two"]
+    assert {message.dequeue_count for message in handled} == {1}
+    assert all(message.id and message.pop_receipt and message.insertion_time for message in handled)
 
 
 async def test_first_poll_is_immediate(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send("there before the start")
     async with run_host(app_for(queue.name, handler), queues={"maxPollingInterval": "00:01:00"}):
-        await eventually(lambda: seen, 30)
+        await eventually(lambda: handled, 30)
 
 
 async def test_failed_message_returns_with_a_higher_dequeue_count(run_host: RunHost, queue: HostQueue) -> None:
-    seen: list[int | None] = []
+    handled: list[int | None] = []
 
     async def fail_once(msg: func.QueueMessage) -> None:
-        seen.append(msg.dequeue_count)
-        if len(seen) == 1:
+        handled.append(msg.dequeue_count)
+        if len(handled) == 1:
             raise RuntimeError("intended failure")
 
     await queue.send("again")
     async with run_host(app_for(queue.name, fail_once)):
-        await eventually(lambda: len(seen) == 2)
+        await eventually(lambda: len(handled) == 2)
         await eventually(lambda: _is_empty(queue))
-    assert seen == [1, 2]
+    assert handled == [1, 2]
     assert await queue.poison_messages() == []
 
 
@@ -102,12 +102,12 @@ async def test_failed_message_stays_invisible_for_the_visibility_timeout(run_hos
 
 
 async def test_message_at_the_count_moves_to_the_poison_queue(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = failing_handler()
+    handler, handled = failing_handler()
     await queue.send('{"bad": "é"}')
     async with run_host(app_for(queue.name, handler), queues={"maxDequeueCount": 3}):
         await eventually(lambda: _has_poison(queue))
         await eventually(lambda: _is_empty(queue))
-    assert [message.dequeue_count for message in seen] == [1, 2, 3]
+    assert [message.dequeue_count for message in handled] == [1, 2, 3]
     assert await queue.poison_messages() == ['{"bad": "é"}']
     poison = (await queue.poison.peek_messages())[0]
     assert poison.expires_on is not None
@@ -115,7 +115,7 @@ async def test_message_at_the_count_moves_to_the_poison_queue(run_host: RunHost,
 
 
 async def test_message_over_the_count_is_not_processed(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send("crashed its worker")
     for _ in range(2):
         received = await queue.client.receive_message()
@@ -124,15 +124,15 @@ async def test_message_over_the_count_is_not_processed(run_host: RunHost, queue:
     async with run_host(app_for(queue.name, handler), queues={"maxDequeueCount": 2}):
         await eventually(lambda: _has_poison(queue))
         await eventually(lambda: _is_empty(queue))
-    assert seen == []
+    assert handled == []
 
 
 async def test_message_of_a_poison_queue_stays_invisible_at_the_count(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = failing_handler()
+    handler, handled = failing_handler()
     await queue.poison.create_queue()
     await queue.poison.send_message("twice bad")
     async with run_host(app_for(f"{queue.name}-poison", handler), queues={"maxDequeueCount": 3}):
-        await eventually(lambda: len(seen) == 3)
+        await eventually(lambda: len(handled) == 3)
     assert await queue.poison.peek_messages() == []
     assert (await queue.poison.get_queue_properties()).approximate_message_count == 1
 
@@ -210,59 +210,59 @@ async def test_message_received_by_another_reader_is_not_deleted(
 
 
 async def test_base64_message_is_decoded(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send(base64.b64encode(b'{"a": 1}').decode())
     async with run_host(app_for(queue.name, handler), queues={"messageEncoding": "base64"}):
-        await eventually(lambda: seen)
-    assert seen[0].get_body() == b'{"a": 1}'
+        await eventually(lambda: handled)
+    assert handled[0].get_body() == b'{"a": 1}'
 
 
 async def test_raw_message_moves_unchanged_to_the_poison_queue(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send('{"raw": true}')
     async with run_host(app_for(queue.name, handler), queues={"messageEncoding": "base64"}):
         await eventually(lambda: _has_poison(queue))
         await eventually(lambda: _is_empty(queue))
-    assert seen == []
+    assert handled == []
     assert await queue.poison_messages() == ['{"raw": true}']
 
 
 async def test_text_is_unchanged_without_encoding(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     encoded = base64.b64encode(b"{}").decode()
     await queue.send(encoded, "<&é>")
     async with run_host(app_for(queue.name, handler)):
-        await eventually(lambda: len(seen) == 2)
-    assert {message.get_body() for message in seen} == {encoded.encode(), "<&é>".encode()}
+        await eventually(lambda: len(handled) == 2)
+    assert {message.get_body() for message in handled} == {encoded.encode(), "<&é>".encode()}
 
 
 async def test_properties_of_a_string_body_replace_metadata_in_any_case(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send(json.dumps({"ID": "from the body", "dequeuecount": 7}))
     async with run_host(app_for(queue.name, handler, None)):
-        await eventually(lambda: seen)
-    assert (seen[0].id, seen[0].dequeue_count) == ("from the body", 7)
+        await eventually(lambda: handled)
+    assert (handled[0].id, handled[0].dequeue_count) == ("from the body", 7)
 
 
 async def test_string_body_can_fail_before_the_function_runs(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send('{"dequeueCount": "abc"}')
     async with run_host(app_for(queue.name, handler, func.DataType.STRING), queues={"maxDequeueCount": 2}):
         await eventually(lambda: _has_poison(queue))
-    assert seen == []
+    assert handled == []
 
 
 async def test_binary_body_does_not_replace_metadata(run_host: RunHost, queue: HostQueue) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.send('{"id": "from the body", "dequeueCount": "abc", "insertionTime": "soon"}')
     async with run_host(app_for(queue.name, handler)):
-        await eventually(lambda: seen)
-    assert seen[0].id != "from the body"
-    assert seen[0].dequeue_count == 1
+        await eventually(lambda: handled)
+    assert handled[0].id != "from the body"
+    assert handled[0].dequeue_count == 1
 
 
 async def test_missing_queue_is_not_created(run_host: RunHost, queue: HostQueue, environ: dict[str, str]) -> None:
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     await queue.client.delete_queue()
     async with run_host(app_for(queue.name, handler)):
         queues, tables = open_storage(environ)
@@ -270,7 +270,7 @@ async def test_missing_queue_is_not_created(run_host: RunHost, queue: HostQueue,
             assert [one.name async for one in queues.list_queues()] == []
         await queue.create()
         await queue.send("late")
-        await eventually(lambda: seen)
+        await eventually(lambda: handled)
 
 
 async def test_failure_is_logged_once_for_each_invocation(
@@ -340,25 +340,25 @@ async def test_unfinished_message_returns_after_its_lease(run_host: RunHost, que
     async with run_host(app_for(queue.name, hang), settings={"HERALD_LOCAL_VISIBILITY_SECONDS": "1"}) as running:
         await started.wait()
         assert not await running.host.stop(grace=0.1)
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     async with run_host(app_for(queue.name, handler)):
-        await eventually(lambda: seen)
-    assert seen[0].dequeue_count == 2
+        await eventually(lambda: handled)
+    assert handled[0].dequeue_count == 2
 
 
 async def test_connection_selects_the_storage_account(run_host: RunHost, queue: HostQueue, connection: str) -> None:
     app = func.FunctionApp()
-    seen: list[bytes] = []
+    handled: list[bytes] = []
 
     @app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="Other", data_type=func.DataType.BINARY)
     async def handle(msg: func.QueueMessage) -> None:
-        seen.append(msg.get_body())
+        handled.append(msg.get_body())
 
     await queue.send("elsewhere")
     settings = {"AzureWebJobsStorage": "", "AzureWebJobsOther": connection, "QUEUE": queue.name}
     async with run_host(app, settings=settings):
-        await eventually(lambda: seen)
-    assert seen == [b"elsewhere"]
+        await eventually(lambda: handled)
+    assert handled == [b"elsewhere"]
 
 
 async def test_host_survives_a_storage_outage_and_logs_one_line(
@@ -367,7 +367,7 @@ async def test_host_survives_a_storage_outage_and_logs_one_line(
     caplog.set_level(logging.INFO, "Host")
     ports = (free_port(), free_port(), free_port())
     settings = {"AzureWebJobsStorage": connection_string(ports)}
-    handler, seen = collecting_handler()
+    handler, handled = collecting_handler()
     with Azurite(tmp_path, ports=ports) as first:
         async with run_host(app_for("work", handler), settings=settings):
             first.kill()
@@ -378,7 +378,7 @@ async def test_host_survives_a_storage_outage_and_logs_one_line(
                     client = queues.get_queue_client("work")
                     await client.create_queue()
                     await client.send_message("after the outage")
-                    await eventually(lambda: seen)
+                    await eventually(lambda: handled)
                     await eventually(lambda: "can be read again" in caplog.text)
     lines = [record.getMessage() for record in caplog.records if "be read" in record.getMessage()]
     assert len(lines) == 2

@@ -264,7 +264,7 @@ async def internal_messages(herald: Herald, known: StoredNotification, recipient
     """Return messages of the internal queues about a delivery that exists."""
     delivery = (await herald.message(known, recipient)).encode()
     expansion = Expansion(known.key, known.page).encode()
-    sweeps = [Sweep(known.key, task, shard).encode() for task, shard in ((Task.WATCH, ""), (Task.RECALL, "0"))]
+    sweeps = [Sweep(known.key, task, shard).encode() for task, shard in ((Task.WATCHDOG, ""), (Task.RECALL, "0"))]
     person = RecipientTask(known.tenant, recipient, Task.RELEASE).encode()
     return {
         DELIVERIES: [delivery],

@@ -283,7 +283,7 @@ async def test_watchdog_checks_become_rare(timed: Herald, monkeypatch: pytest.Mo
 async def test_watchdog_stops_for_finished_and_unknown_notifications(timed: Herald) -> None:
     _, submitted = await submit_to_people(timed)
     await timed.send()
-    await timed.services.timers.put(timed.clock(), timers.WATCH, "0" * 64)
+    await timed.services.timers.put(timed.clock(), timers.WATCHDOG, "0" * 64)
     await timed.run()
     assert [each async for each in timed._due()] == []
     assert await timed.waiting(SWEEPS) == 0

@@ -454,7 +454,7 @@ async def test_people_in_24_zones_receive_it_once_at_their_local_time_despite_an
     after = await timed.now(submitted)
     assert json.loads(after.counts) == {"missed": len(missed), "sent": len(received)}
     timer_kinds = [timer.kind async for page in timed.services.timers.read_due(at_nine(-48), 100) for timer in page]
-    assert set(timer_kinds) <= {timers.WATCH}
+    assert set(timer_kinds) <= {timers.WATCHDOG}
 
 
 @pytest.mark.parametrize(

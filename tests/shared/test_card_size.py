@@ -146,7 +146,7 @@ def test_shortened_text_has_a_note_and_uses_the_limit() -> None:
 def test_shortening_renders_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Content] = []
 
-    def counted(content: Content) -> bytes:
+    def count_and_render(content: Content) -> bytes:
         drawn.append(content)
         return render(content)
 
@@ -157,7 +157,7 @@ def test_shortening_renders_three_times(monkeypatch: pytest.MonkeyPatch) -> None
         return count_utf16_bytes(activity)
 
     monkeypatch.setattr(size, "count_utf16_bytes", measure)
-    fit_activity(Content(title="Log", text="ä" * 500_000), LIMIT, counted)
+    fit_activity(Content(title="Log", text="ä" * 500_000), LIMIT, count_and_render)
     assert len(drawn) == 3
     assert len(measured) < 30
 

@@ -169,9 +169,11 @@ def test_cron_expression_with_fixed_times_has_the_occurrences_of_cronsim(names: 
     st.integers(0, 3),
     st.timedeltas(timedelta(hours=-30), timedelta(hours=30)),
 )
-def test_occurrence_has_the_same_name_from_any_instant(rule: str, name: str, turn: int, apart: timedelta) -> None:
+def test_occurrence_has_the_same_name_from_any_instant(
+    rule: str, name: str, change_index: int, apart: timedelta
+) -> None:
     zone = load_zone(name)
-    change = changes(name)[turn % len(changes(name))]
+    change = changes(name)[change_index % len(changes(name))]
     run = list(islice(Recurrence(rule).occurrences(change - timedelta(hours=31), zone), 400))
     later = next(Recurrence(rule).occurrences(change + apart, zone), None)
     assert later == next((each for each in run if each.at > change + apart), later)

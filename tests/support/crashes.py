@@ -18,7 +18,7 @@ from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState
 from shared.storage.delivery_counts import SINGLE_SHARD
-from shared.storage.timers import WATCH
+from shared.storage.timers import WATCHDOG
 from tests.support.herald import Herald, attune, give_token
 from tests.support.tapped import TAP, Tap
 
@@ -182,7 +182,7 @@ class Host(Herald):
     async def _due(self) -> AsyncIterator[datetime]:
         """Yield the minutes of all timers; those of the watchdog only if it is enabled."""
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
-            if self.watchdog_enabled or not row["RowKey"].startswith(WATCH):
+            if self.watchdog_enabled or not row["RowKey"].startswith(WATCHDOG):
                 yield datetime.fromisoformat(row["PartitionKey"].split(";")[0] + "+00:00")
 
     async def replace_worker(self, point: int) -> None:

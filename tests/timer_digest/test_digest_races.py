@@ -233,7 +233,7 @@ async def test_task_of_a_tick_whose_clock_is_ahead_is_not_lost(
     delayed = asyncio.Event()
     # A timer of the same minute keeps the tick from deleting the recipient's timer.
     monkeypatch.setattr(timed.services.queues, "enqueue_sweep", lambda *_: delayed.wait())
-    await timed.services.timers.put(timed.clock(), timers.WATCH, "f" * 64)
+    await timed.services.timers.put(timed.clock(), timers.WATCHDOG, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
     while not await timed._drain(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
