@@ -15,7 +15,7 @@ from local.fake_teams.api import Behaviour
 from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
 from tests.support.crashes import Host
-from tests.support.herald import Herald, TimedQueues, attune, opened
+from tests.support.herald import Herald, TimedQueues, follow_clock, open_herald
 from tests.support.storage import Storage
 from tests.support.tapped import tap
 from tests.support.teams import ServerThread
@@ -89,7 +89,7 @@ async def teams(_server: ServerThread, token: str) -> AsyncIterator[FakeTeams]:
 async def herald(
     storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> AsyncIterator[Herald]:
-    async with opened(storage, teams, monkeypatch, token) as herald:
+    async with open_herald(storage, teams, monkeypatch, token) as herald:
         yield herald
 
 
@@ -99,8 +99,8 @@ async def timed(
 ) -> AsyncIterator[Herald]:
     """The same as `herald`, but queue delays and cache ages follow the test's clock."""
     storage.queues = TimedQueues
-    async with opened(storage, teams, monkeypatch, token) as herald:
-        attune(herald)
+    async with open_herald(storage, teams, monkeypatch, token) as herald:
+        follow_clock(herald)
         yield herald
 
 
@@ -110,8 +110,8 @@ async def tapped(
 ) -> AsyncIterator[Herald]:
     """The same as `timed`, but Teams has no rate limits, and the storage calls the `Tap` in `TAP`."""
     tap(storage)
-    async with opened(storage, teams, monkeypatch, token) as herald:
-        attune(herald)
+    async with open_herald(storage, teams, monkeypatch, token) as herald:
+        follow_clock(herald)
         await teams.set_behaviour(Behaviour(enforce_limits=False))
         yield herald
 

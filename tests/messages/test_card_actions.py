@@ -74,7 +74,7 @@ async def herald(herald: Herald) -> Herald:
 @pytest.fixture
 async def ada(herald: Herald) -> AsyncIterator[CardUser]:
     [person] = (await herald.grow(people=1, locale="en-GB", time_zone="Europe/Berlin")).people
-    await herald.know(person, time_zone="Europe/Berlin", locale="en-GB")
+    await herald.store_reference(person, time_zone="Europe/Berlin", locale="en-GB")
     async with serve_endpoint(herald) as url:
         yield CardUser(herald, url, person)
 
@@ -82,7 +82,7 @@ async def ada(herald: Herald) -> AsyncIterator[CardUser]:
 @pytest.fixture
 async def ben(herald: Herald, ada: CardUser) -> CardUser:
     [person] = (await herald.grow(people=1)).people
-    await herald.know(person)
+    await herald.store_reference(person)
     return replace(ada, person=person)
 
 
@@ -225,7 +225,7 @@ async def test_snoozed_message_is_sent_again_once_with_all_buttons(
     answer = await ada.click(card, verb)
     assert "Reminder set for " in card_text(answer)
     await asyncio.gather(*(ada.click(card, verb) for _ in range(3)))
-    await ada.herald.send()
+    await ada.herald.handle_messages()
     assert len(await ada.received_cards()) == 1
     [posted] = [each for each in await load_rows(ada.herald, "Notifications") if each["source"] == SNOOZE_SOURCE]
     if after is None:
@@ -234,9 +234,9 @@ async def test_snoozed_message_is_sent_again_once_with_all_buttons(
         assert wall.date() == to_wall_time(ada.herald.clock(), ZONE).date() + timedelta(days=1)
     else:
         assert abs(posted["due"] - ada.herald.clock() - after) < timedelta(minutes=1)
-    ada.herald.clock.moved += posted["due"] - ada.herald.clock() + timedelta(minutes=1)
+    ada.herald.clock.offset += posted["due"] - ada.herald.clock() + timedelta(minutes=1)
     await ada.herald.tick()
-    await ada.herald.send()
+    await ada.herald.handle_messages()
     first, second = await ada.received_cards()
     assert card_lines({"body": second["body"][:1]}) == ["Build 42 failed"]
     await ada.click(second, action_verbs.ACKNOWLEDGE)
@@ -266,9 +266,9 @@ async def test_snoozed_copy_is_edited_with_the_original(ada: CardUser) -> None:
     notification, card = await ada.receive_notification()
     await ada.click(card, action_verbs.SNOOZE_HOUR)
     await ada.herald.command("edit", notification, content={"title": "Build 42 is green"})
-    ada.herald.clock.moved += timedelta(hours=1, minutes=1)
+    ada.herald.clock.offset += timedelta(hours=1, minutes=1)
     await ada.herald.tick()
-    await ada.herald.send()
+    await ada.herald.handle_messages()
     assert card_lines({"body": (await ada.received_cards())[-1]["body"][:1]}) == ["Build 42 is green"]
 
 
@@ -327,8 +327,8 @@ async def test_explanation_names_the_topic_and_the_team(ada: CardUser) -> None:
         ({"team": team.id}, "It was sent to all members of Platform, and you are a member."),
         ({"all": True}, "It was sent to everyone in your organisation who has Herald."),
     ):
-        await ada.herald.expand(await ada.herald.ask(recipient, content=CONTENT))
-        await ada.herald.send()
+        await ada.herald.expand(await ada.herald.submit(recipient, content=CONTENT))
+        await ada.herald.handle_messages()
         assert line in card_lines(await ada.click((await ada.received_cards())[-1], action_verbs.WHY))
 
 
@@ -344,8 +344,8 @@ async def test_refresh_by_teams_returns_the_card_and_records_nothing(ada: CardUs
 async def test_answer_shows_the_latest_notification_of_an_updated_thread(ada: CardUser) -> None:
     thread = {"key": "build/42", "onRepeat": "update"}
     _, card = await ada.receive_notification(thread=thread)
-    await ada.herald.ask(user(ada.person), content={"title": "Build 42 is green"}, thread=thread)
-    await ada.herald.send()
+    await ada.herald.submit(user(ada.person), content={"title": "Build 42 is green"}, thread=thread)
+    await ada.herald.handle_messages()
     answer = await ada.click(card, action_verbs.MUTE)
     assert card_lines({"body": answer["body"][:1]}) == ["Build 42 is green"]
 
@@ -398,7 +398,7 @@ async def deliver_card(card_user: CardUser) -> DeliveredCard:
 
 
 async def test_click_on_another_persons_delivery_is_refused(ada: CardUser, ben: CardUser) -> None:
-    await ben.herald.know(ben.person, time_zone=ben.person.time_zone)
+    await ben.herald.store_reference(ben.person, time_zone=ben.person.time_zone)
     delivered = await deliver_card(ada)
     data = find_button(delivered.card, action_verbs.WHY)["data"] | {"request": 7}
     for verb in FORGED:
@@ -463,8 +463,8 @@ async def test_click_on_a_recalled_card_is_refused(ada: CardUser) -> None:
 
 async def test_click_on_a_delivery_that_was_not_sent_is_refused(ada: CardUser) -> None:
     _, card = await ada.receive_notification(content=None, card=UPSTREAM_CARD)
-    simulated = await ada.herald.ask(user(ada.person), content=None, card=UPSTREAM_CARD, simulate=True)
-    await ada.herald.send()
+    simulated = await ada.herald.submit(user(ada.person), content=None, card=UPSTREAM_CARD, simulate=True)
+    await ada.herald.handle_messages()
     data = find_button(card, "approve")["data"] | {"herald": {"n": simulated.key}}
     await assert_refused(DeliveredCard(ada, card), ada, "approve", data)
 
@@ -530,8 +530,8 @@ async def channel(ada: CardUser) -> CardUser:
 async def post_in_channel(card_user: CardUser, **data: Any) -> tuple[dict[str, Any], CardUser]:
     """Send a card to the channel; returns it, and the user in its thread."""
     conversation = card_user.location["channel"]
-    await card_user.herald.ask({"conversation": conversation}, **({"content": CONTENT} | data))
-    await card_user.herald.send()
+    await card_user.herald.submit({"conversation": conversation}, **({"content": CONTENT} | data))
+    await card_user.herald.handle_messages()
     [received] = await card_user.herald.teams.received(conversation=conversation)
     return received.activity["attachments"][0]["content"], replace(
         card_user, location=card_user.location | {"thread": received.id}
@@ -582,7 +582,7 @@ async def test_preferences_opened_in_a_channel_are_sent_to_the_persons_own_chat(
     card, ada = await post_in_channel(channel)
     body = await ada.invoke(action_verbs.PREFERENCES, find_button(card, action_verbs.PREFERENCES)["data"], repeat=3)
     assert body == {"statusCode": 200, "type": MESSAGE, "value": "I sent your preferences to our personal chat."}
-    await ada.herald.send()
+    await ada.herald.handle_messages()
     [sent] = await ada.received_cards()
     assert has_button(sent, action_verbs.SAVE)
 

@@ -26,7 +26,7 @@ from shared.records import HeldDelivery
 from shared.states import DeliveryState, Mode, Reason, ReferenceKind, Rule
 from shared.time.localtime import load_zone
 from tests.messages.users import ChatUser, card_lines, serve_endpoint
-from tests.support.herald import Herald, opened, user
+from tests.support.herald import Herald, open_herald, user
 from tests.support.tapped import TAP, Tap
 from timer_digest.release_held import release
 
@@ -100,7 +100,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 async def store_teams_zone(chat: ChatUser) -> None:
     """Store the time zone of the person's Teams client, and drop the task that this enqueues."""
     await chat.run_command("help")
-    await chat.herald.lose(RECIPIENTS)
+    await chat.herald.clear_queue(RECIPIENTS)
 
 
 async def test_command_changes_the_row_and_reevaluates_held_deliveries(chat: ChatUser) -> None:
@@ -111,12 +111,12 @@ async def test_command_changes_the_row_and_reevaluates_held_deliveries(chat: Cha
         assert (await chat.run_command(f"<p>{command}</p>"))[0] == title
         assert replace(await chat.load_preferences(), version=0) == replace(preferences, **after), command
         assert await count_recipient_tasks(chat.herald) == {Task.RECONSIDER: 1}, command
-        await chat.herald.lose(RECIPIENTS)
+        await chat.herald.clear_queue(RECIPIENTS)
 
 
 async def test_pause_ends_in_the_time_zone_of_the_sender(chat: ChatUser) -> None:
     now = datetime(2026, 11, 23, 7, 15, tzinfo=UTC)
-    chat.herald.clock.moved = now - datetime.now(UTC)
+    chat.herald.clock.offset = now - datetime.now(UTC)
     for argument, ends in (
         ("2h", "Mon 23 Nov 2026, 10:15"),
         ("FOR 30 minutes", "Mon 23 Nov 2026, 08:45"),
@@ -204,8 +204,8 @@ async def test_topic_above_the_limit_is_refused(chat: ChatUser) -> None:
 
 async def test_subscriber_receives_notifications_to_the_topic(chat: ChatUser) -> None:
     await chat.write("subscribe Releases")
-    await chat.herald.ask({"topic": "releases"}, content={"title": "4.2 is out"})
-    await chat.herald.send()
+    await chat.herald.submit({"topic": "releases"}, content={"title": "4.2 is out"})
+    await chat.herald.handle_messages()
     titles = [each.activity["summary"] for each in await chat.herald.teams.received(person=chat.person.object_id)]
     assert sorted(titles) == ["4.2 is out", "Subscribed"]
 
@@ -214,21 +214,21 @@ async def test_stop_names_the_mandatory_categories_and_they_are_still_sent(chat:
     answer = await chat.run_command("stop")
     assert answer[-1] == "Mandatory, cannot be turned off:  Security *alerts*"
     recipient = user(chat.person)
-    sent, suppressed = [await chat.herald.ask(recipient, category=each) for each in ("security", "builds")]
-    await chat.herald.send()
+    sent, suppressed = [await chat.herald.submit(recipient, category=each) for each in ("security", "builds")]
+    await chat.herald.handle_messages()
     states = [(await chat.herald.row(each, f"u:{chat.person.object_id}"))["state"] for each in (sent, suppressed)]
     assert states == [DeliveryState.SENT, DeliveryState.SUPPRESSED]
 
 
 async def test_resume_sends_held_messages(chat: ChatUser) -> None:
     await chat.write("pause")
-    held = await chat.herald.ask(user(chat.person), content={"title": "Held"})
-    await chat.herald.send()
+    held = await chat.herald.submit(user(chat.person), content={"title": "Held"})
+    await chat.herald.handle_messages()
     row = await chat.herald.row(held, f"u:{chat.person.object_id}")
     assert (row["state"], row["rule"]) == (DeliveryState.QUEUED, Rule.PAUSED)
     assert (await chat.run_command("status"))[-1] == "Held notifications  1"
     await chat.write("resume")
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     assert (await chat.herald.row(held, f"u:{chat.person.object_id}"))["state"] == DeliveryState.SENT
 
 
@@ -245,13 +245,13 @@ async def test_log_has_no_message_text_and_no_personal_data(chat: ChatUser, capl
     with caplog.at_level(logging.INFO):
         for text in ("subscribe Merlin", "timezone Merlin", "merlin"):
             await chat.run_command(text)
-        await chat.herald.send()
+        await chat.herald.handle_messages()
     ours = [each.getMessage() for each in caplog.records if not each.name.startswith(("azure", "aiohttp"))]
     assert not any("merlin" in each.lower() or chat.person.object_id in each for each in ours)
 
 
 async def test_status_shows_all_settings_and_their_source(chat: ChatUser) -> None:
-    chat.herald.clock.moved = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
+    chat.herald.clock.offset = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
     assert await chat.run_command("status") == [
         "Status",
         "Notifications  on",
@@ -311,29 +311,29 @@ async def test_digest_now_is_enqueued_if_there_are_held_deliveries(chat: ChatUse
     assert await chat.run_command("digest now") == ["Nothing is waiting for a digest"]
     assert await count_recipient_tasks(chat.herald) == {}
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))
-    await chat.herald.ask(user(chat.person))
-    await chat.herald.send()
+    await chat.herald.submit(user(chat.person))
+    await chat.herald.handle_messages()
     assert await chat.run_command("Digest Now.") == ["Your digest is on its way"]
     assert await count_recipient_tasks(chat.herald) == {Task.DIGEST_NOW: 1}
 
 
 async def test_digest_now_is_enqueued_for_digest_items_held_by_a_pause(chat: ChatUser) -> None:
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}, paused_until=FOREVER))
-    await chat.herald.ask(user(chat.person), category="news")
-    await chat.herald.send()
+    await chat.herald.submit(user(chat.person), category="news")
+    await chat.herald.handle_messages()
     assert await chat.run_command("digest now") == ["Nothing is waiting for a digest"]
-    await chat.herald.ask(user(chat.person))
-    await chat.herald.send()
+    await chat.herald.submit(user(chat.person))
+    await chat.herald.handle_messages()
     assert await chat.run_command("digest now") == ["Your digest is on its way"]
 
 
 async def test_digest_now_while_a_digest_is_being_sent_says_that_newer_items_are_in_the_next_one(
     chat: ChatUser,
 ) -> None:
-    await chat.herald.know(chat.person)
+    await chat.herald.store_reference(chat.person)
     await chat.store_preferences(Preferences(categories={"builds": Mode.DIGEST}))
-    await chat.herald.ask(user(chat.person))
-    await chat.herald.send()
+    await chat.herald.submit(user(chat.person))
+    await chat.herald.handle_messages()
     task = RecipientTask(chat.herald.tenant, f"u:{chat.person.object_id}", Task.DIGEST_NOW)
     await release(chat.herald.services, task)
     [first, second] = await chat.run_command("digest now")
@@ -368,7 +368,7 @@ async def test_command_in_a_channel_is_about_the_channel_and_answered_in_its_thr
     assert (await channel.load_preferences()) == Preferences()
     subscribers, _ = await channel.herald.services.topics.subscribers(channel.herald.tenant, "releases", "", 10)
     assert subscribers == [f"c:{location['channel']}"]
-    await channel.herald.send()
+    await channel.herald.handle_messages()
     received = await channel.herald.teams.received()
     assert {each.conversation for each in received} == {f"{location['channel']};messageid={location['thread']}"}
     assert {each.activity["summary"] for each in received} == {"Quiet hours: 18:00-08:00", "Subscribed"}
@@ -381,7 +381,7 @@ async def test_command_in_a_group_chat_is_about_the_chat(group: ChatUser) -> Non
     assert "about this conversation" in (await group.run_command("help"))[-1]
     [activity] = await group.write("preferences")
     assert await group.find_answer(activity)
-    await group.herald.send()
+    await group.herald.handle_messages()
     received = await group.herald.teams.received()
     assert {each.conversation for each in received} == {group.location["chat"]}
     assert len(received) == 3
@@ -392,19 +392,19 @@ async def test_repeated_activity_has_one_answer_and_does_not_undo_newer_changes(
     await chat.write("resume")
     await chat.repeat(activity)
     assert (await chat.load_preferences()).paused_until is None
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     received = await chat.herald.teams.received(person=chat.person.object_id)
     titles = Counter(each.activity["summary"].split()[0] for each in received)
     assert titles == {"Paused": 1, "Resumed": 1}
     await chat.repeat(activity)
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     assert len(await chat.herald.teams.received(person=chat.person.object_id)) == 2
 
 
 async def test_same_text_in_two_messages_is_two_commands(chat: ChatUser) -> None:
     for _ in range(2):
         await chat.write("help")
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     assert len(await chat.herald.teams.received(person=chat.person.object_id)) == 2
 
 
@@ -422,7 +422,7 @@ async def test_command_whose_answer_was_not_posted_is_answered_when_teams_repeat
     assert answer.status == 503
     monkeypatch.setattr(chat.herald.services.deliveries, "add", add)
     await chat.repeat(answer.activity)
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     [received] = await chat.herald.teams.received(person=chat.person.object_id)
     assert received.activity["summary"] == "Paused"
     assert (await chat.load_preferences()).version == 1
@@ -465,13 +465,13 @@ async def test_sender_without_a_valid_id_is_not_answered(chat: ChatUser) -> None
         {"conversation": {"conversationType": "groupChat", "id": None}},
     ):
         await chat.write("help", **changes)
-    assert await chat.herald.waiting(DELIVERIES) == 0
+    assert await chat.herald.message_count(DELIVERIES) == 0
 
 
 async def test_activity_without_an_id_is_answered(chat: ChatUser) -> None:
     for second in (1, 2):
         await chat.write("help", id=None, timestamp=f"2026-11-20T09:00:0{second}Z", repeat=2)
-    await chat.herald.send()
+    await chat.herald.handle_messages()
     assert len(await chat.herald.teams.received(person=chat.person.object_id)) == 2
 
 
@@ -480,7 +480,10 @@ async def test_200_concurrent_commands_on_two_instances_lose_no_change_of_one_ro
 ) -> None:
     topics = [f"topic {number}" for number in range(MAX_ENTRIES)]
     monkeypatch.setattr("messages.endpoint.ACTIVITY_TIMEOUT_SECONDS", 60)  # the test machine is slower than Azure
-    async with opened(chat.herald.storage, chat.herald.teams, monkeypatch) as other, serve_endpoint(other) as other_url:
+    async with (
+        open_herald(chat.herald.storage, chat.herald.teams, monkeypatch) as other,
+        serve_endpoint(other) as other_url,
+    ):
         events = [
             TeamsEvent(kind="message", person=chat.person.object_id, text=f"{verb} {topic}", endpoint=url)
             for topic, url in zip(topics, [chat.endpoint, other_url] * (MAX_ENTRIES // 2), strict=True)
@@ -490,7 +493,7 @@ async def test_200_concurrent_commands_on_two_instances_lose_no_change_of_one_ro
         answers = await chat.herald.teams.send_events(events, concurrency=200)
     assert Counter(answer.status for answer in answers) == {200: 200}
     assert sorted((await chat.load_preferences()).topics) == sorted(topics)
-    assert await chat.herald.waiting(DELIVERIES) == 200
+    assert await chat.herald.message_count(DELIVERIES) == 200
 
 
 #: Three of them post the answer; `status` also counts held deliveries.

@@ -37,7 +37,7 @@ class App:
 
     async def deliver_and_list_cards(self, person: PersonView) -> list[dict[str, Any]]:
         """Send everything; returns the cards in the person's chat."""
-        await self.herald.send()
+        await self.herald.handle_messages()
         received = await self.herald.teams.received(person=person.object_id)
         return [each.activity["attachments"][0]["content"] for each in received]
 
@@ -159,7 +159,7 @@ async def test_each_team_member_is_welcomed_once_with_the_name_of_the_adder(
     welcoming_app: App, people: Sequence[PersonView]
 ) -> None:
     herald, ada = welcoming_app.herald, people[0]
-    await herald.know(ada, name="Ada")
+    await herald.store_reference(ada, name="Ada")
     [team] = (await herald.grow(teams=1, members=50)).teams
     await welcoming_app.receive("install", person=ada.object_id, team=team.id, repeat=2)
     await welcoming_app.receive("install", person=people[1].object_id)
@@ -200,7 +200,7 @@ async def test_member_who_joins_later_is_not_welcomed(welcoming_app: App, people
 
 async def test_welcome_is_in_the_language_of_the_person(app: App, people: Sequence[PersonView]) -> None:
     ada = people[0]
-    await app.herald.know(ada, locale="de-AT")
+    await app.herald.store_reference(ada, locale="de-AT")
     await app.receive("install", person=ada.object_id)
     [card] = await app.deliver_and_list_cards(ada)
     assert card_lines(card)[0] == "Willkommen bei Herald"
@@ -226,7 +226,7 @@ async def test_pause_of_the_welcome_ends_tomorrow_and_does_not_shorten_a_longer_
     app: App, people: Sequence[PersonView]
 ) -> None:
     ada = people[0]
-    await app.herald.know(ada, time_zone="Europe/Berlin")
+    await app.herald.store_reference(ada, time_zone="Europe/Berlin")
     await app.receive("install", person=ada.object_id)
     [card] = await app.deliver_and_list_cards(ada)
     card_user, now = app.card_user(ada), app.herald.clock()

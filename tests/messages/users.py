@@ -140,8 +140,8 @@ class CardUser:
 
     async def receive_notification(self, **data: Any) -> tuple[StoredNotification, dict[str, Any]]:
         """Have the app send the person a notification; returns it and its card."""
-        notification = await self.herald.ask(user(self.person), **({"content": CONTENT} | data))
-        await self.herald.send()
+        notification = await self.herald.submit(user(self.person), **({"content": CONTENT} | data))
+        await self.herald.handle_messages()
         return notification, (await self.received_cards())[-1]
 
     async def received_cards(self) -> Sequence[dict[str, Any]]:

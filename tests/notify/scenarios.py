@@ -44,7 +44,7 @@ ScenarioFactory = Callable[[Host], Awaitable[Scenario]]
 async def add_people(host: Host, count: int) -> list[PersonView]:
     """Add people to the fake Teams, and store their conversation references."""
     people = (await host.grow(people=count)).people
-    await asyncio.gather(*map(host.know, people))
+    await asyncio.gather(*map(host.store_reference, people))
     return people
 
 
@@ -103,7 +103,7 @@ async def recipient_blocked_bot(host: Host) -> Scenario:
 
 
 async def recipient_without_chat(host: Host) -> Scenario:
-    await host.know_tenant()
+    await host.store_tenant()
     [ada] = (await host.grow(people=1)).people
     body = notification_body(user(ada))
     return Scenario(key=key_of(host, body), recipients=[ada], body=body)
@@ -126,7 +126,7 @@ async def card_update(host: Host) -> Scenario:
     scenario = await single_recipient(host)
     recipient, thread = user(scenario.recipients[0]), {"key": scenario.key, "onRepeat": "update"}
     await host.put(notification_body(recipient, content={"title": "Before"}, thread=thread))
-    await host.send()
+    await host.handle_messages()
     body = notification_body(recipient, thread=thread)
     return replace(scenario, key=key_of(host, body), body=body)
 
@@ -148,7 +148,7 @@ async def cancelled_before_retry(host: Host) -> Scenario:
     )
     body = notification_body(user(ada), user(bob))
     await host.put(body)
-    await host.send()
+    await host.handle_messages()
     return Scenario(
         key=key_of(host, body),
         recipients=[ada, bob],
@@ -178,7 +178,7 @@ async def edited_after_first_page(host: Host) -> Scenario:
 async def _first_page_sent(host: Host) -> Scenario:
     scenario = await two_pages(host)
     await host.put(scenario.body)
-    await host.send()
+    await host.handle_messages()
     return scenario
 
 
@@ -189,7 +189,7 @@ async def redriven(host: Host) -> Scenario:
     )
     body = notification_body(user(ada), user(bob))
     await host.put(body)
-    await host.send()
+    await host.handle_messages()
     return Scenario(key=key_of(host, body), recipients=[ada, bob], body=command_body("redrive", body))
 
 
@@ -197,7 +197,7 @@ async def lost_delivery_message(host: Host) -> Scenario:
     """Only the watchdog finds the delivery."""
     scenario = await single_recipient(host)
     await ingest(host.services, scenario.body, "m1")
-    await host.lose(DELIVERIES)
+    await host.clear_queue(DELIVERIES)
     host.watchdog_enabled = True
     return replace(scenario, body=b"")
 

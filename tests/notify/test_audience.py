@@ -15,7 +15,7 @@ from tests.support.herald import Herald, user
 async def add_team(herald: Herald, members: int, **observed: str) -> TeamView:
     """Add a team, and store the references of the team and its members."""
     await herald.grow(people=members)
-    await herald.people(members)
+    await herald.store_people(members)
     [team] = (await herald.grow(teams=1, members=members)).teams
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     known = {"service_url": herald.teams.service_url, "group": team.group_id} | observed
@@ -37,11 +37,11 @@ async def received_by(herald: Herald) -> list[str]:
 async def test_each_team_member_is_sent_the_notification_over_all_pages_of_the_roster(timed: Herald) -> None:
     object.__setattr__(timed.services.settings, "tenant_rate", 10)
     team = await add_team(timed, 120)
-    submitted = await timed.ask({"team": team.id})
-    await timed.run()
+    submitted = await timed.submit({"team": team.id})
+    await timed.run_until_idle()
     assert await received_by(timed) == sorted(team.members)
     assert (await timed.teams.stats()).count("pagedMembers") == 3
-    after = await timed.now(submitted)
+    after = await timed.reload(submitted)
     assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 120, '{"sent":120}')
 
 
@@ -51,7 +51,7 @@ async def test_group_id_names_the_team_and_overlapping_audiences_are_sent_once(t
     for member in team.members[:4]:
         await topic.subscribe(timed.tenant, "releases", f"u:{member}")
     first = (await timed.teams.world()).people[0]
-    submitted = await timed.ask(
+    submitted = await timed.submit(
         {"team": team.id},
         {"team": team.group_id},
         {"topic": "Releases"},
@@ -59,9 +59,9 @@ async def test_group_id_names_the_team_and_overlapping_audiences_are_sent_once(t
         {"user": first.object_id.upper()},
         {"conversation": first.conversation},
     )
-    await timed.run()
+    await timed.run_until_idle()
     assert await received_by(timed) == sorted(team.members)
-    assert (await timed.now(submitted)).total == 8
+    assert (await timed.reload(submitted)).total == 8
 
 
 async def test_roster_request_that_fails_is_retried(timed: Herald) -> None:
@@ -71,19 +71,19 @@ async def test_roster_request_that_fails_is_retried(timed: Herald) -> None:
         TeamsFault(operation="pagedMembers", status=412, code="PreconditionFailed", count=1),
         TeamsFault(operation="pagedMembers", drop=True, count=1),
     )
-    submitted = await timed.ask({"team": team.id})
-    assert (await timed.now(submitted)).state is NotificationState.ACCEPTED
-    await timed.run()
+    submitted = await timed.submit({"team": team.id})
+    assert (await timed.reload(submitted)).state is NotificationState.ACCEPTED
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 5}
 
 
 async def test_throttled_roster_request_is_retried_after_retry_after(timed: Herald) -> None:
     team = await add_team(timed, 60)
     await timed.teams.inject(TeamsFault(operation="pagedMembers", status=429, retry_after=1, count=1))
-    submitted = await timed.ask({"team": team.id})
-    [(at, _, _)] = [each for each in timed.kept if "expansions" in each]
+    submitted = await timed.submit({"team": team.id})
+    [(at, _, _)] = [each for each in timed.delayed if "expansions" in each]
     assert 0 < (at - timed.clock()).total_seconds() <= 1
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 60}
 
 
@@ -105,15 +105,15 @@ async def test_refused_roster_has_one_row_with_the_reason_and_no_channel_post(
 ) -> None:
     team = await add_team(timed, 3)
     await timed.teams.inject(fault)
-    submitted = await timed.ask({"team": team.id})
-    await timed.run()
+    submitted = await timed.submit({"team": team.id})
+    await timed.run_until_idle()
     row = await timed.row(submitted, f"t:{team.id}")
     assert (row["state"], row["reason"]) == ("suppressed", reason)
     known = await timed.services.conversations.get(timed.tenant, ReferenceKind.TEAM, team.id)
     assert known
     assert known.status == status
     assert await timed.received() == []
-    assert (await timed.now(submitted)).counts == '{"suppressed":1}'
+    assert (await timed.reload(submitted)).counts == '{"suppressed":1}'
 
 
 async def test_team_without_the_bot_causes_no_request(timed: Herald) -> None:
@@ -121,8 +121,8 @@ async def test_team_without_the_bot_causes_no_request(timed: Herald) -> None:
     save = timed.services.conversations.save
     await save(timed.tenant, ReferenceKind.TEAM, team.id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED)
     for identifier in (team.id, team.group_id, "19:nobody@thread.tacv2"):
-        submitted = await timed.ask({"team": identifier})
-        await timed.run()
+        submitted = await timed.submit({"team": identifier})
+        await timed.run_until_idle()
         assert await timed.counts(submitted) == {"suppressed": 1}
     assert (await timed.teams.stats()).requests == {}
 
@@ -130,7 +130,7 @@ async def test_team_without_the_bot_causes_no_request(timed: Herald) -> None:
 async def test_topic_is_sent_page_by_page_to_its_subscribers_only(timed: Herald) -> None:
     await timed.grow(people=13, chats=1)
     object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
-    people = await timed.people(13)
+    people = await timed.store_people(13)
     chat = (await timed.teams.world()).chats[0].id
     observed = {"service_url": timed.teams.service_url}
     save = timed.services.conversations.save
@@ -142,22 +142,22 @@ async def test_topic_is_sent_page_by_page_to_its_subscribers_only(timed: Herald)
         await topics.subscribe(timed.tenant, "releases", each)
     await topics.unsubscribe(timed.tenant, "releases", f"u:{people[0].object_id}")
     await topics.subscribe(timed.tenant, "other", f"u:{people[12].object_id}")
-    submitted = await timed.ask({"topic": "releases"})
+    submitted = await timed.submit({"topic": "releases"})
     object.__setattr__(timed.services.settings, "tenant_rate", 45)
     submitted = await timed.expand(submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert {m.person or m.conversation for m in await timed.received()} == {
         *(each.object_id for each in people[1:11]),
         chat,
     }
-    assert (await timed.now(submitted)).total == 11
+    assert (await timed.reload(submitted)).total == 11
 
 
 @pytest.mark.parametrize("recipient", [{"topic": "nobody's"}, {"all": True}])
 async def test_empty_audience_is_finished_with_total_zero(timed: Herald, recipient: dict[str, Any]) -> None:
-    submitted = await timed.ask(recipient)
-    await timed.run()
-    after = await timed.now(submitted)
+    submitted = await timed.submit(recipient)
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
     assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 0, "{}")
 
 
@@ -167,9 +167,9 @@ async def test_existing_rows_far_apart_in_a_large_partition_are_found(
     monkeypatch.setattr(deliveries, "MAX_RANGE_ROWS", 10)
     monkeypatch.setattr(deliveries, "RANGE_FACTOR", 1)
     await timed.grow(people=30)
-    people = await timed.people(30)
+    people = await timed.store_people(30)
     await timed.teams.set_behaviour(Behaviour(enforce_limits=False))
-    submitted = await timed.ask(*map(user, people))
+    submitted = await timed.submit(*map(user, people))
     recipients = sorted(f"u:{person.object_id}" for person in people)
     some = [recipients[0], "u:00000000-0000-4000-8000-000000000000", recipients[-1]]
     messages = await timed.services.deliveries.add(submitted.key, "0", dict.fromkeys(some, 0), timed.clock())

@@ -26,7 +26,7 @@ NEW_CONTENT = {"title": "Build 42 succeeded"}
 async def add_people(herald: Herald, count: int) -> list[PersonView]:
     await herald.grow(people=count)
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
-    return await herald.people(count)
+    return await herald.store_people(count)
 
 
 async def titles_by_person(herald: Herald) -> dict[str, str]:
@@ -42,9 +42,9 @@ async def send_first_page(herald: Herald) -> StoredNotification:
     ids = [each.object_id for each in (await herald.teams.world()).people]
     for each in ids:
         await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{each}")
-    submitted = await herald.ask({"topic": "releases"})
+    submitted = await herald.submit({"topic": "releases"})
     object.__setattr__(herald.services.settings, "tenant_rate", 45)
-    await herald.send()
+    await herald.handle_messages()
     assert (submitted.state, submitted.page) == (NotificationState.EXPANDING, 1)
     return submitted
 
@@ -53,8 +53,8 @@ async def test_cancel_during_a_broadcast_sends_no_further_page_and_stores_final_
     submitted = await send_first_page(timed)
     assert len(await timed.received()) == 5
     await timed.command("cancel", submitted)
-    await timed.run()
-    after = await timed.now(submitted)
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
     assert (after.state, after.counts, after.total) == (NotificationState.CANCELLED, '{"sent":5}', 5)
     assert len(await timed.received()) == 5
 
@@ -62,21 +62,21 @@ async def test_cancel_during_a_broadcast_sends_no_further_page_and_stores_final_
 async def test_cancel_ends_a_delivery_that_is_queued_for_a_retry(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     await timed.teams.inject(TeamsFault(operation="send", status=429, retry_after=30, count=1))
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     await timed.command("cancel", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"cancelled": 1}
-    assert (await timed.now(submitted)).counts == '{"cancelled":1}'
+    assert (await timed.reload(submitted)).counts == '{"cancelled":1}'
 
 
 async def test_cancelled_delivery_that_may_have_arrived_is_unknown(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     await timed.teams.inject(TeamsFault(operation="send", status=502, retry_after=30, accept=True, count=1))
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     await timed.command("cancel", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"unknown": 1}
     assert len(await timed.received()) == 1
 
@@ -84,51 +84,51 @@ async def test_cancelled_delivery_that_may_have_arrived_is_unknown(timed: Herald
 async def test_cancelled_scheduled_notification_is_not_sent(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     at = "2099-01-01T09:00"
-    submitted = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    submitted = await timed.submit(user(ada), schedule={"at": at, "timeZone": "UTC"})
     await timed.command("cancel", submitted)
-    await timed.run()
-    after = await timed.now(submitted)
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
     assert (after.state, after.total, after.counts) == (NotificationState.CANCELLED, 0, "{}")
     assert await timed.received() == []
 
 
 async def test_cancel_leaves_a_finished_notification_finished(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     await timed.command("cancel", submitted)
-    await timed.run()
-    assert (await timed.now(submitted)).state is NotificationState.FINISHED
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
 
 
 async def test_notification_that_finishes_during_a_cancel_stays_finished(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
+    submitted = await timed.submit(user(ada))
     advance = timed.services.notifications.advance
 
     async def late(of: StoredNotification, **changes: object) -> StoredNotification:
         monkeypatch.setattr(timed.services.notifications, "advance", advance)
-        await timed.send()
+        await timed.handle_messages()
         return await advance(of, **changes)
 
     monkeypatch.setattr(timed.services.notifications, "advance", late)
     await timed.command("cancel", submitted)
-    await timed.run()
-    assert (await timed.now(submitted)).state is NotificationState.FINISHED
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
     assert await timed.counts(submitted) == {"sent": 1}
 
 
 async def test_cancellation_key_selects_all_notifications_that_have_it(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     at = {"at": "2099-01-01T09:00", "timeZone": "UTC"}
-    both = [await timed.ask(user(ada), schedule=at, cancellationKey="build/42") for _ in range(2)]
-    other = await timed.ask(user(ada), schedule=at, cancellationKey="build/43")
+    both = [await timed.submit(user(ada), schedule=at, cancellationKey="build/42") for _ in range(2)]
+    other = await timed.submit(user(ada), schedule=at, cancellationKey="build/43")
     body = {"command": "cancel", "target": {"cancellationKey": "build/42"}}
     await ingest(timed.services, json.dumps(body).encode(), "m1")
-    assert {(await timed.now(each)).state for each in both} == {NotificationState.CANCELLED}
-    assert (await timed.now(other)).state is NotificationState.SCHEDULED
+    assert {(await timed.reload(each)).state for each in both} == {NotificationState.CANCELLED}
+    assert (await timed.reload(other)).state is NotificationState.SCHEDULED
 
 
 @pytest.mark.parametrize(
@@ -149,38 +149,38 @@ async def test_command_with_an_unknown_target_is_a_dead_letter(
 
 async def test_recall_deletes_each_message_once_and_updates_the_final_counts(timed: Herald) -> None:
     people = await add_people(timed, 3)
-    submitted = await timed.ask(*map(user, people))
-    await timed.send()
+    submitted = await timed.submit(*map(user, people))
+    await timed.handle_messages()
     await timed.command("recall", submitted)
     await timed.command("recall", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert all(message.deleted_at for message in await timed.received())
     assert (await timed.teams.stats()).requests["delete"]["200"] == 3
     assert await timed.counts(submitted) == {"recalled": 3}
-    after = await timed.now(submitted)
+    after = await timed.reload(submitted)
     assert (after.state, after.counts) == (NotificationState.FINISHED, '{"recalled":3}')
 
 
 async def test_recall_during_a_broadcast_sends_no_further_page(timed: Herald) -> None:
     submitted = await send_first_page(timed)
     await timed.command("recall", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"recalled": 5}
-    assert (await timed.now(submitted)).counts == '{"recalled":5}'
+    assert (await timed.reload(submitted)).counts == '{"recalled":5}'
     assert await titles_by_person(timed) == {}
 
 
 async def test_message_being_sent_during_a_recall_is_recalled(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
+    submitted = await timed.submit(user(ada))
     await timed.teams.set_behaviour(Behaviour(latency=0.3))
-    sending = asyncio.create_task(timed.send())
-    while (await timed.state(await timed.message(submitted, f"u:{ada.object_id}"))).state != "sending":
+    sending = asyncio.create_task(timed.handle_messages())
+    while (await timed.delivery_record(await timed.message(submitted, f"u:{ada.object_id}"))).state != "sending":
         await asyncio.sleep(0.01)
     await timed.command("recall", submitted)
-    await timed.wait(5)  # the sweep finds the claim, or the sent message
+    await timed.advance_clock(5)  # the sweep finds the claim, or the sent message
     await sending
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"recalled": 1}
     assert await titles_by_person(timed) == {}
 
@@ -201,12 +201,12 @@ async def stall_before_claim(
     monkeypatch.setattr(herald.services.deliveries, "claim", late)
     sending = asyncio.create_task(deliver(herald.services, message))
     await has_read.wait()
-    await herald.lose(DELIVERIES)
+    await herald.clear_queue(DELIVERIES)
 
     async def resume() -> None:
         resumed.set()
         await sending
-        await herald.run()
+        await herald.run_until_idle()
 
     return resume
 
@@ -215,10 +215,10 @@ async def test_worker_that_stalled_during_a_recall_recalls_its_message(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
+    submitted = await timed.submit(user(ada))
     resume = await stall_before_claim(timed, monkeypatch, submitted, ada)
     await timed.command("recall", submitted)
-    await timed.wait(60)
+    await timed.advance_clock(60)
     await resume()
     assert await timed.counts(submitted) == {"recalled": 1}
     assert await titles_by_person(timed) == {}
@@ -228,10 +228,10 @@ async def test_worker_that_stalled_during_an_edit_edits_its_message(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
+    submitted = await timed.submit(user(ada))
     resume = await stall_before_claim(timed, monkeypatch, submitted, ada)
     await timed.command("edit", submitted, content=NEW_CONTENT)
-    await timed.wait(60)
+    await timed.advance_clock(60)
     await resume()
     assert await titles_by_person(timed) == {ada.object_id: NEW_CONTENT["title"]}
 
@@ -239,56 +239,56 @@ async def test_worker_that_stalled_during_an_edit_edits_its_message(
 async def test_edit_changes_sent_messages_and_deliveries_still_to_be_sent(timed: Herald) -> None:
     submitted = await send_first_page(timed)
     await timed.command("edit", submitted, content=NEW_CONTENT)
-    await timed.run()
+    await timed.run_until_idle()
     assert set((await titles_by_person(timed)).values()) == {NEW_CONTENT["title"]}
     assert len(await timed.received()) == 12
     stats = await timed.teams.stats()
     assert stats.count("send") == 12
-    assert (await timed.now(submitted)).counts == '{"sent":12}'
+    assert (await timed.reload(submitted)).counts == '{"sent":12}'
 
 
 async def test_repeated_edit_changes_nothing(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     for _ in range(3):
         await timed.command("edit", submitted, content=NEW_CONTENT)
-        await timed.run()
+        await timed.run_until_idle()
     assert (await timed.teams.stats()).count("update") == 1
-    assert (await timed.now(submitted)).revision == 1
+    assert (await timed.reload(submitted)).revision == 1
 
 
 async def test_two_edits_at_once_leave_all_messages_with_the_last_content(timed: Herald) -> None:
     people = await add_people(timed, 3)
-    submitted = await timed.ask(*map(user, people))
-    await timed.send()
+    submitted = await timed.submit(*map(user, people))
+    await timed.handle_messages()
     await asyncio.gather(*(timed.command("edit", submitted, content={"title": name}) for name in ("One", "Two")))
-    await timed.run()
-    last = (await timed.now(submitted)).content.content
+    await timed.run_until_idle()
+    last = (await timed.reload(submitted)).content.content
     assert last
     assert set((await titles_by_person(timed)).values()) == {last.title}
-    assert (await timed.now(submitted)).revision == 2
+    assert (await timed.reload(submitted)).revision == 2
 
 
 async def test_edit_with_a_card_too_large_for_teams_is_refused(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     facts = [{"title": "x" * 230, "value": "y" * 230}] * 100
     await timed.command("edit", submitted, content={"title": "Large", "facts": facts})
-    await timed.run()
+    await timed.run_until_idle()
     [letter] = await timed.dead_letters()
     assert (letter["reason"], json.loads(letter["faults"])[0]["pointer"]) == ("invalid", "/content")
-    assert (await timed.now(submitted)).revision == 0
+    assert (await timed.reload(submitted)).revision == 0
 
 
 async def test_edit_too_long_to_be_stored_with_the_recipients_is_refused(timed: Herald) -> None:
     strangers = ({"user": f"00000000-0000-4000-8000-{number:012d}"} for number in range(900))
-    submitted = await timed.ask(*strangers)
+    submitted = await timed.submit(*strangers)
     await timed.command("edit", submitted, content={"title": "Long", "text": "x" * 30_000})
     [letter] = await timed.dead_letters()
     assert letter["reason"] == "invalid"
-    assert (await timed.now(submitted)).revision == 0
+    assert (await timed.reload(submitted)).revision == 0
 
 
 async def test_original_message_repeated_after_an_edit_is_a_duplicate(timed: Herald) -> None:
@@ -296,10 +296,10 @@ async def test_original_message_repeated_after_an_edit_is_a_duplicate(timed: Her
     body = notification(user(ada))
     await ingest(timed.services, body, "m1")
     submitted = await timed.stored(body)
-    await timed.send()
+    await timed.handle_messages()
     await timed.command("edit", submitted, content=NEW_CONTENT)
     await ingest(timed.services, body, "m2")
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.dead_letters() == []
     assert await titles_by_person(timed) == {ada.object_id: NEW_CONTENT["title"]}
 
@@ -307,15 +307,15 @@ async def test_original_message_repeated_after_an_edit_is_a_duplicate(timed: Her
 @pytest.mark.parametrize("command", ["recall", "edit"])
 async def test_edit_or_recall_is_retried_until_teams_accepts_it(timed: Herald, command: str) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     operation: Any = "delete" if command == "recall" else "update"
     await timed.teams.inject(
         TeamsFault(operation=operation, status=412, code="PreconditionFailed", count=2),
         TeamsFault(operation=operation, drop=True, accept=True, count=1),
     )
     await timed.command(command, submitted, **({"content": NEW_CONTENT} if command == "edit" else {}))
-    await timed.run()
+    await timed.run_until_idle()
     if command == "recall":
         assert await timed.counts(submitted) == {"recalled": 1}
     else:
@@ -324,23 +324,23 @@ async def test_edit_or_recall_is_retried_until_teams_accepts_it(timed: Herald, c
 
 async def test_recall_retried_after_the_watchdog_check_is_counted(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.run()
+    submitted = await timed.submit(user(ada))
+    await timed.run_until_idle()
     late = int(2 * FIRST_CHECK_DELAY.total_seconds())
     await timed.teams.inject(
         TeamsFault(operation="delete", status=412, code="PreconditionFailed", retry_after=late, count=1)
     )
     await timed.command("recall", submitted)
-    await timed.run()
-    assert (await timed.now(submitted)).counts == '{"recalled":1}'
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"recalled":1}'
 
 
 async def test_edit_and_recall_at_once_end_with_the_recall(timed: Herald) -> None:
     people = await add_people(timed, 3)
-    submitted = await timed.ask(*map(user, people))
-    await timed.send()
+    submitted = await timed.submit(*map(user, people))
+    await timed.handle_messages()
     await asyncio.gather(timed.command("edit", submitted, content=NEW_CONTENT), timed.command("recall", submitted))
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"recalled": 3}
     assert await titles_by_person(timed) == {}
 
@@ -351,8 +351,8 @@ async def submit_with_one_failure(herald: Herald) -> tuple[StoredNotification, l
     await herald.teams.inject(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
     )
-    submitted = await herald.ask(user(ada), user(bob))
-    await herald.run()
+    submitted = await herald.submit(user(ada), user(bob))
+    await herald.run_until_idle()
     assert await herald.counts(submitted) == {"failed": 1, "sent": 1}
     return submitted, [ada, bob]
 
@@ -360,41 +360,41 @@ async def submit_with_one_failure(herald: Herald) -> tuple[StoredNotification, l
 async def test_redrive_sends_failed_deliveries_and_finishes_again(timed: Herald) -> None:
     submitted, _ = await submit_with_one_failure(timed)
     await timed.command("redrive", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert len(await timed.received()) == 2
-    after = await timed.now(submitted)
+    after = await timed.reload(submitted)
     assert (after.state, after.counts, after.total) == (NotificationState.FINISHED, '{"sent":2}', 2)
 
 
 async def test_redrive_without_failed_deliveries_leaves_it_finished(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada))
-    await timed.run()
+    submitted = await timed.submit(user(ada))
+    await timed.run_until_idle()
     await timed.command("redrive", submitted)
-    assert (await timed.now(submitted)).state is NotificationState.FINISHED
-    await timed.run()
-    after = await timed.now(submitted)
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
     assert (after.state, after.counts) == (NotificationState.FINISHED, '{"sent":1}')
     assert len(await timed.received()) == 1
 
 
 async def test_redriven_delivery_is_retried_as_long_as_a_new_one(timed: Herald) -> None:
     submitted, _ = await submit_with_one_failure(timed)
-    await timed.wait(3 * 24 * 3600)
+    await timed.advance_clock(3 * 24 * 3600)
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=3))
     await timed.command("redrive", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 2}
 
 
 async def test_redriven_unknown_delivery_is_marked_maybe_twice(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     await timed.teams.inject(TeamsFault(operation="send", drop=True, accept=True, count=1))
-    submitted = await timed.ask(user(ada), onUnknown="stop")
-    await timed.run()
+    submitted = await timed.submit(user(ada), onUnknown="stop")
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"unknown": 1}
     await timed.command("redrive", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     row = await timed.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["maybe_twice"]) == ("sent", True)
     assert len(await timed.received()) == 2
@@ -403,9 +403,9 @@ async def test_redriven_unknown_delivery_is_marked_maybe_twice(timed: Herald) ->
 async def test_recalled_notification_is_not_redriven(timed: Herald) -> None:
     submitted, _ = await submit_with_one_failure(timed)
     await timed.command("recall", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     await timed.command("redrive", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"failed": 1, "recalled": 1}
 
 
@@ -414,7 +414,7 @@ async def test_worker_that_counted_before_a_redrive_does_not_finish_the_notifica
 ) -> None:
     submitted, _ = await submit_with_one_failure(timed)
     await timed.services.notifications.advance(
-        await timed.now(submitted), state=NotificationState.EXPANDED, counts=""
+        await timed.reload(submitted), state=NotificationState.EXPANDED, counts=""
     )  # the state after the last delivery and before the final counts
     counted = timed.services.deliveries.final_counts
 
@@ -427,30 +427,30 @@ async def test_worker_that_counted_before_a_redrive_does_not_finish_the_notifica
 
     monkeypatch.setattr(timed.services.deliveries, "final_counts", late)
     await finish(timed.services, submitted.key)
-    assert (await timed.now(submitted)).state is NotificationState.EXPANDED
+    assert (await timed.reload(submitted)).state is NotificationState.EXPANDED
     assert (await timed.counts(submitted))["open"] == 1
 
 
 async def test_redrive_resumes_a_failed_expansion(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
+    submitted = await timed.submit(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
     await timed.services.notifications.advance(submitted, state=NotificationState.FAILED)
     await expand(timed.services, Expansion(submitted.key, 0))  # a duplicate of the failed page's message
-    assert (await timed.now(submitted)).state is NotificationState.FAILED
+    assert (await timed.reload(submitted)).state is NotificationState.FAILED
     await timed.command("redrive", submitted)
-    await timed.run()
-    assert (await timed.now(submitted)).counts == '{"sent":1}'
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":1}'
 
 
 async def test_recall_skips_a_recipient_who_uninstalled_the_bot(timed: Herald) -> None:
     ada, bob = await add_people(timed, 2)
-    submitted = await timed.ask(user(ada), user(bob))
-    await timed.send()
+    submitted = await timed.submit(user(ada), user(bob))
+    await timed.handle_messages()
     await timed.services.conversations.save(
         timed.tenant, ReferenceKind.USER, ada.object_id, {}, at=timed.clock(), status=ReferenceStatus.UNINSTALLED
     )
     await timed.command("recall", submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1, "recalled": 1}
 
 
@@ -463,17 +463,17 @@ async def test_redriven_dead_letter_is_requeued_and_deleted(timed: Herald) -> No
         await timed.services.dead_letters.put(NOTIFICATIONS, "m1", body, "poison", [], timed.clock())
         await ingest(timed.services, json.dumps(command).encode(), "m2")
         assert await timed.dead_letters() == []
-    await timed.run()
+    await timed.run_until_idle()
     assert len(await timed.received()) == 1
 
 
 async def test_commands_at_once_are_all_applied_to_the_current_row(timed: Herald) -> None:
     """Eight edits and a cancel at once: none is lost, and none fails."""
     [ada] = await add_people(timed, 1)
-    submitted = await timed.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
+    submitted = await timed.submit(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
     edits = (timed.command("edit", submitted, content={"title": f"Edit {n}"}) for n in range(8))
     await asyncio.gather(*edits, timed.command("cancel", submitted))
-    after = await timed.now(submitted)
+    after = await timed.reload(submitted)
     assert (after.revision, after.state) == (8, NotificationState.CANCELLED)
     with pytest.raises(Conflict):
         await timed.services.notifications.advance(submitted, revision=1)

@@ -105,7 +105,7 @@ async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_
         scenario = await (scheduled if page else single_recipient)(host)
         [ada] = scenario.recipients
         await ingest(host.services, scenario.body, "m1")
-        await host.lose(DELIVERIES)
+        await host.clear_queue(DELIVERIES)
         submitted = await host.stored(scenario.body)
         delivery = Delivery(submitted.key, "0", f"u:{ada.object_id}", "", 0, poison_retries=poison_retries)
         message = Expansion(submitted.key, 0, poison_retries=poison_retries) if page else delivery
@@ -118,7 +118,7 @@ async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_
         if not has_finished:
             await handle_poison()
         assert await host.run_worker()
-        after, counts = await host.now(submitted), await host.counts(submitted)
+        after, counts = await host.reload(submitted), await host.counts(submitted)
         assert len(await host.teams.received(person=ada.object_id)) == (0 if poison_retries else 1)
         assert (counts, after.state) == (
             ({}, NotificationState.FAILED) if page and poison_retries

@@ -11,15 +11,15 @@ from shared.cards.footer import FOOTER_ID
 from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
-from tests.support.herald import Herald, give_token, notification, user
+from tests.support.herald import Herald, notification, set_token, user
 
 
 async def test_person_receives_the_card_with_a_summary_and_the_row_is_sent(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     content = {"title": "Build 42 failed", "text": "Stage test failed", "result": "Not deployed"}
-    submitted = await herald.ask(user(ada), content=content)
-    await herald.send()
+    submitted = await herald.submit(user(ada), content=content)
+    await herald.handle_messages()
     [message] = await herald.received()
     assert message.person == ada.object_id
     assert message.activity["summary"] == "Build 42 failed"
@@ -37,23 +37,23 @@ async def test_person_receives_the_card_with_a_summary_and_the_row_is_sent(heral
 
 async def test_raw_and_base64_queue_messages_are_both_delivered(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     raw = notification(user(ada)).decode()
     encoded = base64.b64encode(notification(user(ada))).decode()
     await herald.services.queues.put("notifications", raw)
     await herald.services.queues.put("notifications", encoded)
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 2
 
 
 async def test_all_recipients_receive_it_once_page_by_page_even_if_named_twice(herald: Herald) -> None:
     await herald.grow(people=60)
-    people = await herald.people(60)
+    people = await herald.store_people(60)
     object.__setattr__(herald.services.settings, "tenant_rate", 3)  # pages of 15
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
-    submitted = await herald.ask({"all": True}, *(user(each) for each in people[:20]))
+    submitted = await herald.submit({"all": True}, *(user(each) for each in people[:20]))
     submitted = await herald.expand(submitted)
-    await herald.send()
+    await herald.handle_messages()
     assert submitted.page > 4
     assert sorted(str(m.person) for m in await herald.received()) == sorted(p.object_id for p in people)
     assert submitted.total == 60
@@ -62,24 +62,24 @@ async def test_all_recipients_receive_it_once_page_by_page_even_if_named_twice(h
 
 async def test_audience_all_excludes_people_without_a_chat_and_uninstalled(herald: Herald) -> None:
     await herald.grow(people=3)
-    ada, bob, eve = await herald.people(3)
+    ada, bob, eve = await herald.store_people(3)
     conversations = herald.services.conversations
     await conversations.save(herald.tenant, ReferenceKind.USER, "3" * 8, {"name": "team member"}, at=herald.clock())
     await conversations.save(
         herald.tenant, ReferenceKind.USER, bob.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
     )
-    submitted = await herald.ask({"all": True})
+    submitted = await herald.submit({"all": True})
     await herald.expand(submitted)
-    await herald.send()
+    await herald.handle_messages()
     assert {m.person for m in await herald.received()} == {ada.object_id, eve.object_id}
 
 
 async def test_missing_chat_is_created_and_stored(herald: Herald) -> None:
     ada = (await herald.grow(people=1)).people[0]
-    await herald.know_tenant()
+    await herald.store_tenant()
     for _ in range(2):
-        await herald.ask(user(ada))
-        await herald.send()
+        await herald.submit(user(ada))
+        await herald.handle_messages()
     assert len(await herald.received()) == 2
     assert (await herald.teams.stats()).count("create") == 1
     known = await herald.services.conversations.get(herald.tenant, ReferenceKind.USER, ada.object_id)
@@ -91,8 +91,8 @@ async def test_missing_chat_is_created_and_stored(herald: Herald) -> None:
 
 async def test_unknown_service_url_causes_no_request(herald: Herald) -> None:
     ada = (await herald.grow(people=1)).people[0]
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
     stats = await herald.teams.stats()
@@ -102,21 +102,21 @@ async def test_unknown_service_url_causes_no_request(herald: Herald) -> None:
 
 async def test_person_who_uninstalled_causes_no_request(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     await herald.services.conversations.save(
         herald.tenant, ReferenceKind.USER, ada.object_id, {}, at=herald.clock(), status=ReferenceStatus.UNINSTALLED
     )
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"suppressed": 1}
     assert (await herald.teams.stats()).requests == {}
 
 
 async def test_personal_conversation_resolves_to_its_person(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    submitted = await herald.ask({"conversation": ada.conversation}, user(ada))
-    await herald.send()
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit({"conversation": ada.conversation}, user(ada))
+    await herald.handle_messages()
     assert len(await herald.received()) == 1
     assert await herald.counts(submitted) == {"sent": 1}
 
@@ -130,8 +130,8 @@ async def test_channel_without_reference_is_reached_through_its_team(herald: Her
     await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     await save(herald.tenant, ReferenceKind.TEAM, team.group_id, {"team": team.id}, at=herald.clock())
     for name in (team.id, team.group_id):
-        await herald.ask({"channel": {"teamId": name, "channelId": channel.id}})
-    await herald.send()
+        await herald.submit({"channel": {"teamId": name, "channelId": channel.id}})
+    await herald.handle_messages()
     assert [channel_of(message.conversation) for message in await herald.received()] == [channel.id, channel.id]
 
 
@@ -143,18 +143,18 @@ async def test_uninstalled_team_suppresses_all_its_channels_until_installed_agai
     await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     await herald.teams.set_installed([team.id], installed=False)
     channels = [{"channel": {"teamId": team.id, "channelId": each.id}} for each in team.channels]
-    first = await herald.ask(channels[0])
-    await herald.send()
+    first = await herald.submit(channels[0])
+    await herald.handle_messages()
     assert (await herald.row(first, f"c:{team.channels[0].id}"))["reason"] == "notInstalled"
     requests_before = (await herald.teams.stats()).count("send")
-    second = await herald.ask(channels[1])
-    await herald.send()
+    second = await herald.submit(channels[1])
+    await herald.handle_messages()
     assert await herald.counts(second) == {"suppressed": 1}
     assert (await herald.teams.stats()).count("send") == requests_before
     await herald.teams.set_installed([team.id])
     await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
-    third = await herald.ask(*channels)
-    await herald.send()
+    third = await herald.submit(*channels)
+    await herald.handle_messages()
     assert await herald.counts(third) == {"sent": len(channels)}
 
 
@@ -172,61 +172,61 @@ async def test_group_chat_and_thread_are_reached_by_conversation_id(herald: Hera
             at=herald.clock(),
             status=ReferenceStatus.ACTIVE,
         )
-    await herald.ask({"conversation": team.id})
-    await herald.send()
+    await herald.submit({"conversation": team.id})
+    await herald.handle_messages()
     [root] = await herald.received()
-    await herald.ask({"conversation": chat.id}, {"conversation": f"{team.id};messageid={root.id}"})
-    await herald.send()
+    await herald.submit({"conversation": chat.id}, {"conversation": f"{team.id};messageid={root.id}"})
+    await herald.handle_messages()
     thread = f"{team.id};messageid={root.id}"
     assert sorted(m.conversation for m in await herald.received()) == sorted([chat.id, thread, thread])
 
 
 async def test_simulated_notification_sends_no_request_to_teams(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    submitted = await herald.ask(user(ada), simulate=True)
-    await herald.send()
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit(user(ada), simulate=True)
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"simulated": 1}
     assert (await herald.teams.stats()).requests == {}
 
 
 async def test_simulated_category_sends_no_request_to_teams(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     trial = Categories([Category(name="trial", simulate=True)])
     object.__setattr__(herald.services, "categories", trial)
-    simulated, sent = await herald.ask(user(ada), category="trial"), await herald.ask(user(ada), category="other")
-    await herald.send()
+    simulated, sent = await herald.submit(user(ada), category="trial"), await herald.submit(user(ada), category="other")
+    await herald.handle_messages()
     assert (await herald.counts(simulated), await herald.counts(sent)) == ({"simulated": 1}, {"sent": 1})
 
 
 async def test_expired_notification_is_not_sent(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    submitted = await herald.ask(user(ada), expiresAt="2020-01-01T00:00:00Z")
-    await herald.send()
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit(user(ada), expiresAt="2020-01-01T00:00:00Z")
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"expired": 1}
     assert await herald.received() == []
 
 
 async def test_stored_service_url_of_a_foreign_host_gets_no_request_and_no_token(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    await herald.know(ada, service_url="https://127.0.0.1:1/teams/")
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    [ada] = await herald.store_people(1)
+    await herald.store_reference(ada, service_url="https://127.0.0.1:1/teams/")
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "hostNotAllowed")
     assert (await herald.teams.stats()).tokens_issued == 0
 
 
 async def test_fifty_deliveries_after_a_cold_start_fetch_one_token_and_share_connections(herald: Herald) -> None:
-    give_token(herald.services, "")
+    set_token(herald.services, "")
     await herald.grow(people=50)
-    people = await herald.people(50)
+    people = await herald.store_people(50)
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False, token_latency=0.2, latency=0.05))
-    submitted = await herald.ask(*(user(each) for each in people))
-    await herald.send()
+    submitted = await herald.submit(*(user(each) for each in people))
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"sent": 50}
     stats = await herald.teams.stats()
     assert stats.count("token") == 1
@@ -235,21 +235,21 @@ async def test_fifty_deliveries_after_a_cold_start_fetch_one_token_and_share_con
 
 async def test_deliveries_at_once_keep_their_own_content(herald: Herald) -> None:
     await herald.grow(people=2)
-    ada, bob = await herald.people(2)
+    ada, bob = await herald.store_people(2)
     await asyncio.gather(
-        herald.ask(user(ada), content={"title": "For Ada"}), herald.ask(user(bob), content={"title": "For Bob"})
+        herald.submit(user(ada), content={"title": "For Ada"}), herald.submit(user(bob), content={"title": "For Bob"})
     )
-    await herald.send()
+    await herald.handle_messages()
     titles = {message.person: message.activity["summary"] for message in await herald.received()}
     assert titles == {ada.object_id: "For Ada", bob.object_id: "For Bob"}
 
 
 async def test_senders_card_is_sent_unchanged_with_the_footer_below(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     card = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "Mine"}]}
-    await herald.ask(user(ada), content=None, card=card)
-    await herald.send()
+    await herald.submit(user(ada), content=None, card=card)
+    await herald.handle_messages()
     [message] = await herald.received()
     *above, footer = message.activity["attachments"][0]["content"].pop("body")
     assert message.activity["attachments"][0]["content"] | {"body": above} == card
@@ -259,11 +259,11 @@ async def test_senders_card_is_sent_unchanged_with_the_footer_below(herald: Hera
 
 async def test_chat_that_the_person_deleted_is_created_again(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     await herald.teams.inject(
         TeamsFault(operation="send", conversation=ada.conversation, status=404, code="ConversationNotFound", count=1)
     )
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"sent": 1}
     assert (await herald.teams.stats()).count("create") == 1

@@ -25,12 +25,12 @@ from tests.support.herald import Herald, notification, user
 
 async def test_duplicate_notification_is_sent_once(herald: Herald) -> None:
     await herald.grow(people=3)
-    people = await herald.people(3)
+    people = await herald.store_people(3)
     body = notification(*(user(each) for each in people))
     await asyncio.gather(*(ingest(herald.services, body, f"m{n}") for n in range(20)))
-    await herald.send()
+    await herald.handle_messages()
     await ingest(herald.services, body, "again")
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 3
     assert await herald.counts(await herald.stored(body)) == {"sent": 3}
     assert await herald.dead_letters() == []
@@ -38,29 +38,29 @@ async def test_duplicate_notification_is_sent_once(herald: Herald) -> None:
 
 async def test_queue_message_id_identifies_a_notification_without_id(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     body = json.dumps({"recipients": [user(ada)], "category": "c", "content": {"title": "t"}}).encode()
     for message_id in ("m1", "m1", "m2"):
         await ingest(herald.services, body, message_id)
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 2
 
 
 async def test_same_id_with_other_content_is_refused_as_reused(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     first = json.loads(notification(user(ada)))
     await ingest(herald.services, json.dumps(first).encode(), "m1")
     await ingest(herald.services, json.dumps(first | {"category": "other"}).encode(), "m2")
-    await herald.send()
+    await herald.handle_messages()
     [letter] = await herald.dead_letters()
     assert (letter["reason"], json.loads(letter["faults"])[0]["pointer"]) == ("reused", "/id")
     assert len(await herald.received()) == 1
 
 
 async def test_conversation_id_with_any_characters_passes_through_the_queues(herald: Herald) -> None:
-    submitted = await herald.ask({"conversation": '19:\uffff\ufffe\x01<&>"%25/\\#?@thread.v2'})
-    await herald.send()
+    submitted = await herald.submit({"conversation": '19:\uffff\ufffe\x01<&>"%25/\\#?@thread.v2'})
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"suppressed": 1}
 
 
@@ -74,21 +74,21 @@ async def test_card_nested_too_deep_is_a_dead_letter(herald: Herald) -> None:
 
 async def test_repeated_message_enqueues_the_next_page_again(herald: Herald) -> None:
     await herald.grow(people=1)
-    await herald.people(1)
+    await herald.store_people(1)
     body = notification({"all": True})
     await ingest(herald.services, body, "m1")
-    enqueued = await herald.waiting(EXPANSIONS)
+    enqueued = await herald.message_count(EXPANSIONS)
     await ingest(herald.services, body, "m1")
-    assert await herald.waiting(EXPANSIONS) == enqueued + 1
+    assert await herald.message_count(EXPANSIONS) == enqueued + 1
 
 
 async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     first = json.loads(notification(user(ada), source="/a"))
     await ingest(herald.services, json.dumps(first).encode(), "m1")
     await ingest(herald.services, json.dumps(first | {"source": "/b"}).encode(), "m2")
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 2
 
 
@@ -114,13 +114,13 @@ async def test_unreadable_body_is_a_dead_letter_and_does_not_raise(herald: Heral
 
 async def test_repeated_message_expands_a_notification_whose_worker_died_before_expansion(herald: Herald) -> None:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    submitted = await herald.ask(user(ada), schedule={"at": "2020-01-01T00:00", "timeZone": "UTC", "ifPast": "skip"})
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit(user(ada), schedule={"at": "2020-01-01T00:00", "timeZone": "UTC", "ifPast": "skip"})
     assert submitted.state is NotificationState.SKIPPED
     body = notification(user(ada))
     stored = await herald.services.notifications.insert(_new_notification(herald, body))
     await ingest(herald.services, body, "redelivered")
-    await herald.send()
+    await herald.handle_messages()
     assert await herald.counts(stored) == {"sent": 1}
 
 
@@ -145,15 +145,15 @@ def _new_notification(herald: Herald, body: bytes) -> StoredNotification:
 
 async def test_repeated_page_adds_only_missing_deliveries(herald: Herald) -> None:
     await herald.grow(people=6)
-    people = await herald.people(6)
+    people = await herald.store_people(6)
     body = notification(*(user(each) for each in people))
     stored = await herald.services.notifications.insert(_new_notification(herald, body))
     # As if a worker had died after some of the rows, before their messages and the next page.
     await herald.services.deliveries.add(stored.key, "0", {f"u:{p.object_id}": 0 for p in people[:3]}, herald.clock())
     await asyncio.gather(*(expand(herald.services, Expansion(stored.key, 0)) for _ in range(3)))
-    await herald.send()
+    await herald.handle_messages()
     await expand(herald.services, Expansion(stored.key, 0))
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 6
     done = await herald.services.notifications.get(stored.key)
     assert done
@@ -162,14 +162,14 @@ async def test_repeated_page_adds_only_missing_deliveries(herald: Herald) -> Non
 
 async def test_repeated_page_enqueues_the_next_page_again(herald: Herald) -> None:
     await herald.grow(people=1)
-    await herald.people(1)
-    submitted = await herald.ask({"all": True})
+    await herald.store_people(1)
+    submitted = await herald.submit({"all": True})
     assert submitted.state is NotificationState.EXPANDING
-    enqueued = await herald.waiting(EXPANSIONS)
+    enqueued = await herald.message_count(EXPANSIONS)
     await expand(herald.services, Expansion(submitted.key, submitted.page - 1))
-    assert await herald.waiting(EXPANSIONS) == enqueued + 1
+    assert await herald.message_count(EXPANSIONS) == enqueued + 1
     await expand(herald.services, Expansion(submitted.key, submitted.page + 1))  # a page that was not enqueued
-    assert await herald.waiting(EXPANSIONS) == enqueued + 1
+    assert await herald.message_count(EXPANSIONS) == enqueued + 1
 
 
 def utc(day: int, hour: int, minute: int = 0) -> datetime:
@@ -235,7 +235,7 @@ async def test_newer_internal_message_is_requeued_and_a_foreign_one_is_a_dead_le
     monkeypatch.setattr("shared.triggers.get_services", get_services)
     trigger = send_delivery.build().get_user_function()  # type: ignore[attr-defined]
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 2}'))
-    assert await herald.waiting(DELIVERIES) == 1
+    assert await herald.message_count(DELIVERIES) == 1
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"mine": false}'))
     [letter] = await herald.dead_letters()
     assert (letter["queue"], letter["reason"]) == (DELIVERIES, "unreadable")

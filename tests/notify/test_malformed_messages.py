@@ -283,8 +283,8 @@ async def test_malformed_message_is_a_dead_letter_with_a_reason_and_does_not_rai
     opened.set_result(herald.services)
     monkeypatch.setattr("shared.services._opening", opened)
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    known = await herald.ask(user(ada))
+    [ada] = await herald.store_people(1)
+    known = await herald.submit(user(ada))
     internal = await internal_messages(herald, known, f"u:{ada.object_id}")
     fuzzer = MessageFuzzer(random.Random(SEED), internal, herald.tenant)
     queues = [WORK_QUEUES[number % len(WORK_QUEUES)] for number in range(count)]

@@ -37,18 +37,18 @@ from tests.support.herald import Herald, notification, user
 async def submit_to_one_person(herald: Herald) -> tuple[PersonView, StoredNotification, Delivery]:
     """Submit a notification to a new person, and take the message of its delivery from the queue."""
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    submitted = await herald.ask(user(ada))
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit(user(ada))
     message = await herald.message(submitted, f"u:{ada.object_id}")
-    await herald.lose(DELIVERIES)
+    await herald.clear_queue(DELIVERIES)
     return ada, submitted, message
 
 
 async def submit_scheduled(herald: Herald) -> StoredNotification:
     """Submit a scheduled notification to a new person."""
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
-    return await herald.ask(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
+    [ada] = await herald.store_people(1)
+    return await herald.submit(user(ada), schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"})
 
 
 async def handle_poison(herald: Herald, queue: str, message: Delivery | Expansion | Sweep) -> None:
@@ -59,11 +59,11 @@ async def handle_poison(herald: Herald, queue: str, message: Delivery | Expansio
 async def test_poison_delivery_is_retried_and_sent(timed: Herald, queue: str) -> None:
     _, submitted, message = await submit_to_one_person(timed)
     await handle_poison(timed, queue, message)
-    [(at, on, text)] = timed.kept
+    [(at, on, text)] = timed.delayed
     assert on == queue
     assert RETRY_DELAY_SECONDS - 1 < (at - timed.clock()).total_seconds() <= RETRY_DELAY_SECONDS
     assert Delivery.decode(text.encode()) == replace(message, poison_retries=1)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
     assert await timed.dead_letters() == []
 
@@ -75,7 +75,7 @@ async def test_delivery_fails_with_a_dead_letter_after_its_last_retry(timed: Her
     assert (row["state"], row["reason"]) == ("failed", "poison")
     [letter] = await timed.dead_letters()
     assert (letter["queue"], letter["reason"]) == (DELIVERIES, "poison")
-    assert (await timed.now(submitted)).counts == '{"failed":1}'
+    assert (await timed.reload(submitted)).counts == '{"failed":1}'
     await handle_poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))  # a duplicate
     assert len(await timed.dead_letters()) == 1
     assert await timed.counts(submitted) == {"failed": 1}
@@ -86,14 +86,14 @@ async def test_dead_letter_of_a_delivery_can_be_redriven(timed: Herald) -> None:
     await handle_poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
-    await timed.run()
-    assert (await timed.now(submitted)).counts == '{"sent":1}'
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":1}'
     assert await timed.dead_letters() == []
 
 
 async def test_claimed_delivery_that_fails_is_marked_maybe_twice(timed: Herald) -> None:
     ada, submitted, message = await submit_to_one_person(timed)
-    known = await timed.state(message)
+    known = await timed.delivery_record(message)
     await timed.services.deliveries.claim(message, known, timed.clock())
     await handle_poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
     row = await timed.row(submitted, f"u:{ada.object_id}")
@@ -103,7 +103,7 @@ async def test_claimed_delivery_that_fails_is_marked_maybe_twice(timed: Herald) 
 async def publish_own_message(herald: Herald, purpose: Purpose) -> tuple[str, Delivery]:
     """Publish one of Herald's own messages to a new person; return the recipient, and the message of its delivery."""
     ada, _, _ = await submit_to_one_person(herald)
-    await herald.lose(DELIVERIES)
+    await herald.clear_queue(DELIVERIES)
     recipient = f"u:{ada.object_id}"
     data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
     key = await publishing.post(
@@ -115,7 +115,7 @@ async def publish_own_message(herald: Herald, purpose: Purpose) -> tuple[str, De
         data=data,
         purpose=purpose,
     )
-    await herald.lose(DELIVERIES)
+    await herald.clear_queue(DELIVERIES)
     return recipient, Delivery(key, SINGLE_SHARD, recipient, "", 0, poison_retries=MAX_POISON_RETRIES)
 
 
@@ -158,25 +158,25 @@ async def test_poison_edit_or_recall_does_not_fail_its_delivery(timed: Herald, t
 
 async def test_requeued_message_keeps_its_poison_retries(timed: Herald) -> None:
     _, _, message = await submit_to_one_person(timed)
-    known = await timed.state(message)
+    known = await timed.delivery_record(message)
     await timed.services.deliveries.claim(message, known, timed.clock())
     await deliver(timed.services, replace(message, poison_retries=1))
-    [(_, _, text)] = timed.kept
+    [(_, _, text)] = timed.delayed
     assert Delivery.decode(text.encode()).poison_retries == 1
 
 
 async def test_poison_page_fails_the_notification_until_it_is_redriven(timed: Herald) -> None:
     submitted = await submit_scheduled(timed)
     await handle_poison(timed, EXPANSIONS, Expansion(submitted.key, 0))
-    assert (await timed.now(submitted)).state is NotificationState.SCHEDULED
-    assert [Expansion.decode(text.encode()).poison_retries for _, _, text in timed.kept] == [1]
-    timed.kept.clear()
+    assert (await timed.reload(submitted)).state is NotificationState.SCHEDULED
+    assert [Expansion.decode(text.encode()).poison_retries for _, _, text in timed.delayed] == [1]
+    timed.delayed.clear()
     await handle_poison(timed, EXPANSIONS, Expansion(submitted.key, 0, poison_retries=MAX_POISON_RETRIES))
-    assert (await timed.now(submitted)).state is NotificationState.FAILED
+    assert (await timed.reload(submitted)).state is NotificationState.FAILED
     command = {"command": "redrive", "target": {"deadLetters": {"queue": EXPANSIONS, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
-    await timed.run()
-    assert (await timed.now(submitted)).counts == '{"sent":1}'
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":1}'
 
 
 @pytest.mark.parametrize("state", [NotificationState.CANCELLED, NotificationState.FINISHED])
@@ -186,13 +186,13 @@ async def test_poison_page_does_not_fail_a_cancelled_or_finished_notification(
     submitted = await submit_scheduled(timed)
     await timed.services.notifications.advance(submitted, state=state)
     await handle_poison(timed, EXPANSIONS, Expansion(submitted.key, 0, poison_retries=MAX_POISON_RETRIES))
-    assert (await timed.now(submitted)).state is state
+    assert (await timed.reload(submitted)).state is state
 
 
 async def test_poison_duplicate_of_an_earlier_page_does_not_fail_the_notification(timed: Herald) -> None:
     _, submitted, _ = await submit_to_one_person(timed)
     await handle_poison(timed, EXPANSIONS, Expansion(submitted.key, 0, poison_retries=MAX_POISON_RETRIES))
-    assert (await timed.now(submitted)).state is NotificationState.EXPANDED
+    assert (await timed.reload(submitted)).state is NotificationState.EXPANDED
 
 
 @pytest.mark.parametrize("queue", [queue for queue in WORK_QUEUES if queue != NOTIFICATIONS])
@@ -204,41 +204,41 @@ async def test_unreadable_poison_message_is_a_dead_letter_at_once(timed: Herald,
 
 async def test_upstream_message_is_retried_then_a_dead_letter_that_can_be_redriven(timed: Herald) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     original = body = notification(user(ada))
     for dead_letters_before in range(2):
         for _ in range(MAX_POISON_RETRIES):
             await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
-            [(_, on, text)] = timed.kept
+            [(_, on, text)] = timed.delayed
             assert (on, len(await timed.dead_letters())) == (NOTIFICATIONS, dead_letters_before)
             body = text.encode()
-            timed.kept.clear()
+            timed.delayed.clear()
         await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
         [letter] = await timed.dead_letters()
         assert (letter["reason"], letter["body"]) == ("poison", original)
     command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
-    await timed.run()
+    await timed.run_until_idle()
     assert len(await timed.received()) == 1
 
 
 async def test_poison_sweep_is_retried_and_completes(timed: Herald) -> None:
     _, submitted, _ = await submit_to_one_person(timed)
     await handle_poison(timed, SWEEPS, Sweep(submitted.key, Task.REDRIVE, "0"))
-    assert [Sweep.decode(text.encode()).poison_retries for _, _, text in timed.kept] == [1]
-    await timed.run()
+    assert [Sweep.decode(text.encode()).poison_retries for _, _, text in timed.delayed] == [1]
+    await timed.run_until_idle()
     assert await timed.dead_letters() == []
     assert await timed.counts(submitted) == {DeliveryState.SENT: 1}
 
 
 async def test_recipient_task_that_became_a_dead_letter_runs_again_the_next_day(timed: Herald) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=FOREVER)
     )
-    submitted = await timed.ask(user(ada))
-    await timed.send()
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
     await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, ada.object_id, lambda old: replace(old, paused_until=None)
     )
@@ -246,5 +246,5 @@ async def test_recipient_task_that_became_a_dead_letter_runs_again_the_next_day(
     await retry_poison(timed.services, RECIPIENTS, task.encode().encode(), "m1")
     assert len(await timed.dead_letters()) == 1
     assert await timed.counts(submitted) == {"open": 1}
-    await timed.wait(24 * 3600 + 1)
+    await timed.advance_clock(24 * 3600 + 1)
     assert await timed.counts(submitted) == {"sent": 1}

@@ -22,25 +22,25 @@ async def test_each_priority_has_its_own_queue_for_first_and_later_tries(
     timed: Herald, priority: str, queue: str
 ) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1))
-    submitted = await timed.ask(user(ada), priority=priority)
+    submitted = await timed.submit(user(ada), priority=priority)
     other = DELIVERIES if queue == DELIVERIES_URGENT else DELIVERIES_URGENT
-    assert (await timed.waiting(queue), await timed.waiting(other)) == (1, 0)
-    await timed.send()
-    assert [name for _, name, _ in timed.kept] == [queue]
-    await timed.run()
+    assert (await timed.message_count(queue), await timed.message_count(other)) == (1, 0)
+    await timed.handle_messages()
+    assert [name for _, name, _ in timed.delayed] == [queue]
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
 
 
 @pytest.mark.parametrize("command", ["recall", "redrive"])
 async def test_commands_about_an_urgent_notification_use_the_urgent_queue(timed: Herald, command: str) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     if command == "redrive":
         await timed.teams.inject(TeamsFault(operation="send", status=400, code="Bad Argument", count=1))
-    submitted = await timed.ask(user(ada), priority="urgent")
-    await timed.send()
+    submitted = await timed.submit(user(ada), priority="urgent")
+    await timed.handle_messages()
     queue_names: list[str] = []
     queues = timed.services.queues
     enqueue = queues.put
@@ -51,7 +51,7 @@ async def test_commands_about_an_urgent_notification_use_the_urgent_queue(timed:
 
     queues.put = record  # type: ignore[method-assign]
     await timed.command(command, submitted)
-    await timed.run()
+    await timed.run_until_idle()
     assert DELIVERIES_URGENT in queue_names
     assert DELIVERIES not in queue_names
     assert await timed.counts(submitted) == {"recalled" if command == "recall" else "sent": 1}
@@ -59,24 +59,24 @@ async def test_commands_about_an_urgent_notification_use_the_urgent_queue(timed:
 
 async def test_pages_of_an_urgent_broadcast_are_not_delayed(timed: Herald) -> None:
     await timed.grow(people=12)
-    for each in await timed.people(12):
+    for each in await timed.store_people(12):
         await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
     object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
-    submitted = await timed.ask({"topic": "t"}, priority="urgent")
+    submitted = await timed.submit({"topic": "t"}, priority="urgent")
     assert submitted.state is NotificationState.EXPANDING
-    assert (await timed.waiting(EXPANSIONS), timed.kept) == (1, [])
+    assert (await timed.message_count(EXPANSIONS), timed.delayed) == (1, [])
 
 
 async def test_urgent_delivery_passes_deliveries_that_wait_for_a_slot(herald: Herald) -> None:
     await herald.grow(people=61)
-    *others, ada = await herald.people(61)
+    *others, ada = await herald.store_people(61)
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
     herald.services.rate_limiter._rate = 10
-    bulk = await herald.ask(*map(user, others))
+    bulk = await herald.submit(*map(user, others))
     messages = [await herald.message(bulk, f"u:{each.object_id}") for each in others]
     waiting = [asyncio.create_task(deliver(herald.services, each)) for each in messages]
     await herald.teams.wait(3, timeout=MAX_WAIT_SECONDS)
-    urgent = await herald.ask(user(ada), priority="urgent")
+    urgent = await herald.submit(user(ada), priority="urgent")
     async with asyncio.timeout(MAX_WAIT_SECONDS):
         await deliver(herald.services, await herald.message(urgent, f"u:{ada.object_id}"))
     assert await herald.counts(urgent) == {"sent": 1}

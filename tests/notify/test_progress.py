@@ -49,7 +49,7 @@ async def test_delivery_reopened_while_it_is_settled_is_not_finished(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = (await timed.grow(people=1)).people
-    await timed.know(ada)
+    await timed.store_reference(ada)
     data = json.dumps({"recipients": [user(ada)], "category": "x", "content": {"title": "Own"}}).encode()
     await timed.teams.inject(
         TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
@@ -74,7 +74,7 @@ async def test_delivery_reopened_while_it_is_settled_is_not_finished(
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(deliveries, "settle", settle_slowly)
-        await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
+        await timed.handle_batch(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
     now = await timed.services.notifications.get(key)
     assert now
     assert (now.state, now.counts, +await deliveries.counts(key, 0)) == ("expanded", "", {"open": 1})
@@ -98,13 +98,13 @@ async def run_during(first: Awaitable[None], second: Awaitable[None], operations
 
 async def submit_accepted(herald: Herald, *recipients: dict[str, str]) -> StoredNotification:
     """Submit a notification that is accepted and not expanded."""
-    submitted = await herald.ask(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
+    submitted = await herald.submit(*recipients, schedule={"at": "2099-01-01T09:00", "timeZone": "UTC"}, simulate=True)
     return await herald.services.notifications.advance(submitted, state=NotificationState.ACCEPTED, due=None)
 
 
 async def test_notification_finishes_at_every_interleaving_of_last_delivery_and_last_page(tapped: Herald) -> None:
     await tapped.grow(people=1)
-    [ada] = await tapped.people(1)
+    [ada] = await tapped.store_people(1)
     for expansion_first in (True, False):
         for operations in range(1, MAX_OPERATIONS):
             submitted = await submit_accepted(tapped, user(ada))
@@ -112,9 +112,9 @@ async def test_notification_finishes_at_every_interleaving_of_last_delivery_and_
             message = await add_row(tapped, submitted, ada)
             page, delivery = expand(tapped.services, Expansion(submitted.key, 0)), deliver(tapped.services, message)
             was_paused = await run_during(*((page, delivery) if expansion_first else (delivery, page)), operations)
-            after = await tapped.now(submitted)
+            after = await tapped.reload(submitted)
             assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":1}')
-            await tapped.lose(DELIVERIES)
+            await tapped.clear_queue(DELIVERIES)
             if not was_paused:
                 break
         else:
@@ -131,7 +131,7 @@ async def add_row(herald: Herald, of: StoredNotification, person: PersonView) ->
 
 async def test_notification_finishes_if_the_last_deliveries_of_two_shards_end_at_once(tapped: Herald) -> None:
     await tapped.grow(people=8)
-    people = await tapped.people(8)
+    people = await tapped.store_people(8)
     by_shard = {shard_of(f"u:{each.object_id}", 16): each for each in people}
     two = list(by_shard.values())[:2]
     assert len(two) == 2
@@ -142,7 +142,7 @@ async def test_notification_finishes_if_the_last_deliveries_of_two_shards_end_at
         submitted = await tapped.services.notifications.advance(submitted, state=NotificationState.EXPANDED)
         first, second = [await add_row(tapped, submitted, each) for each in two]
         was_paused = await run_during(deliver(tapped.services, first), deliver(another, second), operations)
-        after = await tapped.now(submitted)
+        after = await tapped.reload(submitted)
         assert (after.state, after.counts) == (NotificationState.FINISHED, '{"simulated":2}')
         if not was_paused:
             break
@@ -172,41 +172,41 @@ async def test_end_of_a_broadcast_reads_few_counts(timed: Herald, monkeypatch: p
         finished.append(await finish(timed.services, submitted.key))
     assert finished == [False] * 15 + [True]
     assert reads == 15 + 16  # all partitions only when the last one ends
-    assert (await timed.now(submitted)).counts == '{"sent":16}'
+    assert (await timed.reload(submitted)).counts == '{"sent":16}'
 
 
 async def submit_to_people(herald: Herald, count: int = 1) -> tuple[list[PersonView], StoredNotification]:
     await herald.grow(people=count)
-    people = await herald.people(count)
-    return people, await herald.ask(*map(user, people))
+    people = await herald.store_people(count)
+    return people, await herald.submit(*map(user, people))
 
 
 async def run_watchdog(herald: Herald) -> None:
     """Move the clock to the watchdog's first check, and do all work that follows."""
-    await herald.wait(FIRST_CHECK_DELAY.total_seconds() + 61)
+    await herald.advance_clock(FIRST_CHECK_DELAY.total_seconds() + 61)
 
 
 async def test_delivery_with_a_lost_message_is_resumed_and_sent_once(timed: Herald) -> None:
     _, submitted = await submit_to_people(timed, 3)
-    assert await timed.lose(DELIVERIES) == 3
+    assert await timed.clear_queue(DELIVERIES) == 3
     await run_watchdog(timed)
     assert len(await timed.received()) == 3
-    assert (await timed.now(submitted)).counts == '{"sent":3}'
+    assert (await timed.reload(submitted)).counts == '{"sent":3}'
 
 
 async def test_page_with_a_lost_message_is_resumed(timed: Herald, caplog: pytest.LogCaptureFixture) -> None:
     await timed.grow(people=9)
-    for each in await timed.people(9):
+    for each in await timed.store_people(9):
         await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
     object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
-    submitted = await timed.ask({"topic": "t"})
+    submitted = await timed.submit({"topic": "t"})
     object.__setattr__(timed.services.settings, "tenant_rate", 45)
-    await timed.send()
-    assert await timed.lose(EXPANSIONS) == 1
+    await timed.handle_messages()
+    assert await timed.clear_queue(EXPANSIONS) == 1
     await run_watchdog(timed)
     assert "is still being expanded: its page 1" in caplog.text
-    await timed.run()
-    assert (await timed.now(submitted)).counts == '{"sent":9}'
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":9}'
 
 
 async def test_watchdog_finishes_what_a_dead_worker_did_not(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,28 +216,28 @@ async def test_watchdog_finishes_what_a_dead_worker_did_not(timed: Herald, monke
     _, submitted = await submit_to_people(timed)
     monkeypatch.setattr("notify.delivery.record.finish", crash)
     with pytest.raises(ConnectionError):
-        await timed.send()
-    assert (await timed.now(submitted)).state is NotificationState.EXPANDED
+        await timed.handle_messages()
+    assert (await timed.reload(submitted)).state is NotificationState.EXPANDED
     await run_watchdog(timed)
-    assert (await timed.now(submitted)).state is NotificationState.FINISHED
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
 
 
 async def test_claim_of_a_dead_worker_is_resolved_without_its_message(timed: Herald) -> None:
     [ada], submitted = await submit_to_people(timed)
     message = await timed.message(submitted, f"u:{ada.object_id}")
-    await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
-    await timed.lose(DELIVERIES)
-    await timed.run()
+    await timed.services.deliveries.claim(message, await timed.delivery_record(message), timed.clock())
+    await timed.clear_queue(DELIVERIES)
+    await timed.run_until_idle()
     row = await timed.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["maybe_twice"]) == ("sent", True)
 
 
 async def test_watchdog_checks_a_cancelled_notification_until_no_delivery_is_open(timed: Herald) -> None:
     _, submitted = await submit_to_people(timed, 2)
-    await timed.lose(DELIVERIES)
+    await timed.clear_queue(DELIVERIES)
     await timed.command("cancel", submitted)
-    await timed.run()
-    after = await timed.now(submitted)
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
     assert (after.state, after.counts) == (NotificationState.CANCELLED, '{"cancelled":2}')
 
 
@@ -247,10 +247,10 @@ async def test_watchdog_logs_states_of_open_deliveries(timed: Herald, caplog: py
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
     )
     _, submitted = await submit_to_people(timed)
-    await timed.send()
+    await timed.handle_messages()
     await run_watchdog(timed)
     assert "{'queued precondition': 1}" in caplog.text
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
 
 
@@ -259,9 +259,9 @@ async def test_watchdog_adds_no_message_for_a_delivery_whose_next_try_is_not_due
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=3600, count=1)
     )
     await submit_to_people(timed)
-    await timed.send()
+    await timed.handle_messages()
     await run_watchdog(timed)
-    assert [name for _, name, _ in timed.kept] == [DELIVERIES]
+    assert [name for _, name, _ in timed.delayed] == [DELIVERIES]
 
 
 async def test_watchdog_checks_become_rare(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,32 +270,32 @@ async def test_watchdog_checks_become_rare(timed: Herald, monkeypatch: pytest.Mo
     monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 60.0)
     checks, end = 0, timed.clock() + timedelta(days=1)
     while timed.clock() < end:
-        await timed.lose(DELIVERIES)  # only the watchdog matters here
-        due = [at async for at in timed._due()]
-        await timed.wait((min(due) - timed.clock()).total_seconds() + 1)
+        await timed.clear_queue(DELIVERIES)  # only the watchdog matters here
+        due = [at async for at in timed.due_times()]
+        await timed.advance_clock((min(due) - timed.clock()).total_seconds() + 1)
         checks += 1
     assert 5 < checks < 20
     monkeypatch.setattr(timed.services.rate_limiter, "paused_seconds", lambda _: 0.0)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
 
 
 async def test_watchdog_stops_for_finished_and_unknown_notifications(timed: Herald) -> None:
     _, submitted = await submit_to_people(timed)
-    await timed.send()
+    await timed.handle_messages()
     await timed.services.timers.put(timed.clock(), timers.WATCHDOG, "0" * 64)
-    await timed.run()
-    assert [each async for each in timed._due()] == []
-    assert await timed.waiting(SWEEPS) == 0
-    assert (await timed.now(submitted)).state is NotificationState.FINISHED
+    await timed.run_until_idle()
+    assert [each async for each in timed.due_times()] == []
+    assert await timed.message_count(SWEEPS) == 0
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
 
 
 async def test_duplicate_message_never_takes_a_valid_claim(timed: Herald) -> None:
     """Wherever a duplicate message comes from, no worker takes its delivery for an untried one."""
     [ada], submitted = await submit_to_people(timed)
     message = await timed.message(submitted, f"u:{ada.object_id}")
-    await timed.lose(DELIVERIES)
-    await timed.services.deliveries.claim(message, await timed.state(message), timed.clock())
+    await timed.clear_queue(DELIVERIES)
+    await timed.services.deliveries.claim(message, await timed.delivery_record(message), timed.clock())
 
     async def from_page() -> list[Delivery]:
         return await timed.services.deliveries.add(submitted.key, "0", {message.recipient: 0}, timed.clock())
@@ -305,14 +305,14 @@ async def test_duplicate_message_never_takes_a_valid_claim(timed: Herald) -> Non
 
     async def from_requeue() -> list[Delivery]:
         await deliver(timed.services, message)
-        return [Delivery.decode(text.encode()) for _, name, text in timed.kept if name == DELIVERIES]
+        return [Delivery.decode(text.encode()) for _, name, text in timed.delayed if name == DELIVERIES]
 
     sources: list[Callable[[], Awaitable[list[Delivery]]]] = [from_page, from_sweep, from_requeue]
     for create_messages in sources:
         for duplicate in await create_messages():
             await deliver(timed.services, duplicate)
             assert await timed.received() == []
-    timed.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
+    timed.clock.offset += timedelta(seconds=CLAIM_SECONDS + 1)
     for create_messages in sources[:2]:
         for duplicate in await create_messages():
             await deliver(timed.services, duplicate)
@@ -326,7 +326,7 @@ async def test_duplicate_message_is_not_sent_before_the_next_try_is_due(timed: H
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=60, count=1)
     )
     [ada], submitted = await submit_to_people(timed)
-    await timed.send()
+    await timed.handle_messages()
     for duplicate in await timed.services.deliveries.add(submitted.key, "0", {f"u:{ada.object_id}": 0}, timed.clock()):
         await deliver(timed.services, duplicate)
     assert (await timed.teams.stats()).count("send") == 1
@@ -347,36 +347,36 @@ async def test_duplicate_messages_at_once_count_a_delivery_once(timed: Herald, s
 
 async def test_notification_that_expires_before_the_next_try_is_not_sent(timed: Herald) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     await timed.teams.inject(
         TeamsFault(operation="send", status=412, code="PreconditionFailed", retry_after=120, count=1)
     )
     ends = timed.clock() + FIRST_CHECK_DELAY / 10
-    submitted = await timed.ask(user(ada), expiresAt=ends.isoformat())
-    await timed.run()
+    submitted = await timed.submit(user(ada), expiresAt=ends.isoformat())
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"expired": 1}
     assert await timed.received() == []
 
 
 async def test_notification_scheduled_long_ago_is_retried_as_long_as_any_other(timed: Herald) -> None:
     await timed.grow(people=1)
-    [ada] = await timed.people(1)
+    [ada] = await timed.store_people(1)
     at = (timed.clock() + 3 * 24 * 6 * FIRST_CHECK_DELAY).replace(tzinfo=None).isoformat(timespec="minutes")
-    submitted = await timed.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    submitted = await timed.submit(user(ada), schedule={"at": at, "timeZone": "UTC"})
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=2))
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
 
 
 async def test_wrong_secret_for_days_fails_no_delivery(timed: Herald) -> None:
     await timed.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed", count=1))
     [ada], submitted = await submit_to_people(timed)
-    await timed.send()
+    await timed.handle_messages()
     message = await timed.message(submitted, f"u:{ada.object_id}")
-    await timed.lose(DELIVERIES)
+    await timed.clear_queue(DELIVERIES)
     await timed.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client"))
     await timed.teams.revoke_tokens()
-    timed.clock.moved += 3 * 24 * 6 * FIRST_CHECK_DELAY
+    timed.clock.offset += 3 * 24 * 6 * FIRST_CHECK_DELAY
     await deliver(timed.services, message)
     assert await timed.counts(submitted) == {"open": 1}
 

@@ -15,12 +15,12 @@ from shared.preferences.categories import Categories, Category
 from shared.queue_messages import DELIVERIES
 from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import CLAIM_SECONDS
-from tests.support.herald import Herald, give_token, user
+from tests.support.herald import Herald, set_token, user
 
 
 async def add_person(herald: Herald) -> Any:
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     return ada
 
 
@@ -50,23 +50,23 @@ async def add_person(herald: Herald) -> Any:
 async def test_refusal_is_recorded_with_state_and_reason(
     herald: Herald, fault: TeamsFault, state: str, reason: str
 ) -> None:
-    give_token(herald.services, "")
+    set_token(herald.services, "")
     ada = await add_person(herald)
     await herald.teams.inject(fault)
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == (state, reason)
     assert await herald.counts(submitted) == {"open" if state == "queued" else state: 1}
-    assert await herald.waiting(DELIVERIES) == (1 if state == "queued" else 0)
+    assert await herald.message_count(DELIVERIES) == (1 if state == "queued" else 0)
 
 
 async def run_next_try(herald: Herald, submitted: Any, recipient: str) -> dict[str, Any]:
     """Move the clock to the next try, run it, and return the delivery's row."""
     message = await herald.message(submitted, recipient)
-    state = await herald.state(message)
+    state = await herald.delivery_record(message)
     assert state.not_before
-    herald.clock.moved += max(timedelta(), state.not_before - herald.clock()) + timedelta(seconds=1)
+    herald.clock.offset += max(timedelta(), state.not_before - herald.clock()) + timedelta(seconds=1)
     await asyncio.sleep(herald.services.rate_limiter.paused_seconds(herald.tenant))  # rate lanes follow the real time
     await deliver(herald.services, message)
     return await herald.row(submitted, recipient)
@@ -86,11 +86,11 @@ async def run_next_try(herald: Herald, submitted: Any, recipient: str) -> dict[s
 async def test_temporary_failure_is_retried_and_a_lost_response_is_marked_maybe_twice(
     herald: Herald, fault: TeamsFault, attempts: int, maybe_twice: bool, received: int
 ) -> None:
-    give_token(herald.services, "")
+    set_token(herald.services, "")
     ada = await add_person(herald)
     await herald.teams.inject(fault)
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     row = await run_next_try(herald, submitted, f"u:{ada.object_id}")
     assert (row["state"], row["attempts"], row.get("maybe_twice", False)) == ("sent", attempts, maybe_twice)
     assert len(await herald.received()) == received
@@ -99,9 +99,9 @@ async def test_temporary_failure_is_retried_and_a_lost_response_is_marked_maybe_
 async def test_retry_after_of_teams_is_respected(herald: Herald) -> None:
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
-    submitted = await herald.ask(user(ada))
-    await herald.send()
-    state = await herald.state(await herald.message(submitted, f"u:{ada.object_id}"))
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
+    state = await herald.delivery_record(await herald.message(submitted, f"u:{ada.object_id}"))
     assert state.not_before
     assert timedelta(seconds=110) < state.not_before - herald.clock() <= timedelta(seconds=120)
 
@@ -109,19 +109,19 @@ async def test_retry_after_of_teams_is_respected(herald: Herald) -> None:
 async def test_duplicate_message_before_the_next_try_is_due_is_requeued(herald: Herald) -> None:
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=429, retry_after=120, count=1))
-    submitted = await herald.ask(user(ada))
+    submitted = await herald.submit(user(ada))
     stale = await herald.message(submitted, f"u:{ada.object_id}")
-    await herald.send()
+    await herald.handle_messages()
     await deliver(herald.services, stale)
     assert (await herald.teams.stats()).count("send") == 1
-    assert await herald.waiting(DELIVERIES) == 2
+    assert await herald.message_count(DELIVERIES) == 2
 
 
 async def test_unknown_outcome_is_not_resent_if_on_unknown_is_stop(herald: Herald) -> None:
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
-    submitted = await herald.ask(user(ada), onUnknown="stop")
-    await herald.send()
+    submitted = await herald.submit(user(ada), onUnknown="stop")
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"unknown": 1}
     assert len(await herald.received()) == 1
 
@@ -131,17 +131,17 @@ async def test_on_unknown_of_the_category_applies(herald: Herald) -> None:
     careful = Categories([Category.model_validate({"name": "payments", "onUnknown": "stop"})])
     object.__setattr__(herald.services, "categories", careful)
     await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
-    submitted = await herald.ask(user(ada), category="payments")
-    await herald.send()
+    submitted = await herald.submit(user(ada), category="payments")
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"unknown": 1}
 
 
 async def test_delivery_is_exhausted_after_a_day_of_retries(herald: Herald) -> None:
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=412, code="PreconditionFailed"))
-    submitted = await herald.ask(user(ada))
-    await herald.send()
-    herald.clock.moved += RETRY_PERIOD
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
+    herald.clock.offset += RETRY_PERIOD
     row = await run_next_try(herald, submitted, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("failed", "exhausted")
 
@@ -149,28 +149,28 @@ async def test_delivery_is_exhausted_after_a_day_of_retries(herald: Herald) -> N
 async def test_recipient_who_blocked_the_bot_gets_no_request_until_they_are_active_again(herald: Herald) -> None:
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="send", status=403, code="ConversationBlockedByUser", count=1))
-    await herald.ask(user(ada))
-    await herald.send()
-    second = await herald.ask(user(ada))
-    await herald.send()
+    await herald.submit(user(ada))
+    await herald.handle_messages()
+    second = await herald.submit(user(ada))
+    await herald.handle_messages()
     assert await herald.counts(second) == {"suppressed": 1}
     assert (await herald.teams.stats()).count("send") == 1
     await herald.services.conversations.save(
         herald.tenant, ReferenceKind.USER, ada.object_id, {}, at=herald.clock(), status=ReferenceStatus.ACTIVE
     )
-    third = await herald.ask(user(ada))
-    await herald.send()
+    third = await herald.submit(user(ada))
+    await herald.handle_messages()
     assert await herald.counts(third) == {"sent": 1}
 
 
 async def test_wrong_secret_fails_no_delivery_and_counts_no_attempt(
     herald: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:
-    give_token(herald.services, "")
+    set_token(herald.services, "")
     ada = await add_person(herald)
     await herald.teams.inject(TeamsFault(operation="token", status=400, code="invalid_client", count=1))
-    submitted = await herald.ask(user(ada))
-    await herald.send()
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["attempts"]) == ("queued", 0)
     assert "check MicrosoftAppId and its secret" in caplog.text
@@ -179,25 +179,25 @@ async def test_wrong_secret_fails_no_delivery_and_counts_no_attempt(
 
 async def test_refused_token_is_replaced_by_one_request_for_all_deliveries(herald: Herald) -> None:
     await herald.grow(people=10)
-    people = await herald.people(10)
-    await herald.ask(user(people[0]))
-    await herald.send()
+    people = await herald.store_people(10)
+    await herald.submit(user(people[0]))
+    await herald.handle_messages()
     await herald.teams.revoke_tokens()
-    submitted = await herald.ask(*(user(each) for each in people))
-    await herald.send()
+    submitted = await herald.submit(*(user(each) for each in people))
+    await herald.handle_messages()
     assert await herald.counts(submitted) == {"sent": 10}
     assert (await herald.teams.stats()).count("token") == 1  # besides the token that the worker had from its start
 
 
 async def test_duplicate_message_waits_for_the_end_of_a_valid_claim(herald: Herald) -> None:
     ada = await add_person(herald)
-    submitted = await herald.ask(user(ada))
+    submitted = await herald.submit(user(ada))
     message = await herald.message(submitted, f"u:{ada.object_id}")
-    known = await herald.state(message)
+    known = await herald.delivery_record(message)
     await herald.services.deliveries.claim(message, known, herald.clock())
-    await herald.send()
+    await herald.handle_messages()
     assert (await herald.teams.stats()).requests == {}
-    assert await herald.waiting(DELIVERIES) == 1
+    assert await herald.message_count(DELIVERIES) == 1
 
 
 @pytest.mark.parametrize(("on_unknown", "state", "received"), [("resend", "sent", 1), ("stop", "unknown", 0)])
@@ -205,11 +205,11 @@ async def test_claim_of_a_dead_worker_is_an_unknown_outcome(
     herald: Herald, on_unknown: str, state: str, received: int
 ) -> None:
     ada = await add_person(herald)
-    submitted = await herald.ask(user(ada), onUnknown=on_unknown)
+    submitted = await herald.submit(user(ada), onUnknown=on_unknown)
     message = await herald.message(submitted, f"u:{ada.object_id}")
-    await herald.services.deliveries.claim(message, await herald.state(message), herald.clock())
-    herald.clock.moved += timedelta(seconds=CLAIM_SECONDS + 1)
-    await herald.send()
+    await herald.services.deliveries.claim(message, await herald.delivery_record(message), herald.clock())
+    herald.clock.offset += timedelta(seconds=CLAIM_SECONDS + 1)
+    await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert row["state"] == state
     assert row.get("maybe_twice", False) is (state == "sent")
@@ -218,7 +218,7 @@ async def test_claim_of_a_dead_worker_is_an_unknown_outcome(
 
 async def test_duplicate_delivery_messages_send_one_message(herald: Herald) -> None:
     ada = await add_person(herald)
-    submitted = await herald.ask(user(ada))
+    submitted = await herald.submit(user(ada))
     message = await herald.message(submitted, f"u:{ada.object_id}")
     await asyncio.gather(*(deliver(herald.services, message) for _ in range(10)))
     await deliver(herald.services, message)

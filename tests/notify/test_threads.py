@@ -23,7 +23,7 @@ from tests.support.herald import Herald, user
 async def add_person(herald: Herald) -> PersonView:
     await herald.grow(people=1)
     await herald.teams.set_behaviour(Behaviour(enforce_limits=False))
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     return ada
 
 
@@ -69,7 +69,7 @@ async def test_later_notification_of_a_thread_updates_its_card(timed: Herald) ->
     ada = await add_person(timed)
     for title in ("Started", "Running", "Done"):
         submitted = await submit(timed, user(ada), title)
-        await timed.run()
+        await timed.run_until_idle()
         assert await timed.counts(submitted) == {"sent": 1}
     [message] = await timed.received()
     assert message.activity["summary"] == "Done"
@@ -79,11 +79,11 @@ async def test_later_notification_of_a_thread_updates_its_card(timed: Herald) ->
 
 async def test_each_thread_and_recipient_has_its_own_card(timed: Herald) -> None:
     await timed.grow(people=2)
-    ada, bob = await timed.people(2)
+    ada, bob = await timed.store_people(2)
     await submit(timed, user(ada), "Ada's")
     await submit(timed, user(bob), "Bob's")
     await submit(timed, user(ada), "Another", thread={"key": "build/43", "onRepeat": "update"})
-    await timed.run()
+    await timed.run_until_idle()
     assert sorted(shown_titles(await timed.received())) == ["Ada's", "Another", "Bob's"]
 
 
@@ -91,16 +91,16 @@ async def test_on_repeat_new_sends_a_new_card_that_the_next_update_changes(timed
     ada = await add_person(timed)
     for title, on_repeat in (("One", "new"), ("Two", "new"), ("Three", "update")):
         await submit(timed, user(ada), title, on_repeat)
-        await timed.run()
+        await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["One", "Three"]
 
 
 async def test_older_notification_than_the_shown_one_is_superseded(timed: Herald) -> None:
     ada = await add_person(timed)
     await submit(timed, user(ada), "Done")
-    await timed.run()
+    await timed.run_until_idle()
     late = await submit(timed, user(ada), "Started", ago=60)
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(late) == {"superseded": 1}
     assert shown_titles(await timed.received()) == ["Done"]
 
@@ -108,10 +108,10 @@ async def test_older_notification_than_the_shown_one_is_superseded(timed: Herald
 async def test_updates_at_once_and_out_of_order_end_with_the_newest(timed: Herald) -> None:
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
-    await timed.run()
+    await timed.run_until_idle()
     for round_ in range(3):
         await asyncio.gather(*(submit(timed, user(ada), f"{round_}.{n}", ago=50 - 10 * round_ - n) for n in range(6)))
-        await timed.run()
+        await timed.run_until_idle()
         assert shown_titles(await timed.received()) == [f"{round_}.5"]
 
 
@@ -121,14 +121,14 @@ async def deliver_older_after_newer(
     """Deliver an older update whose request reaches Teams after that of a newer one; return the older one."""
     older = await submit(herald, user(ada), "Older", ago=50)
     message = await herald.message(older, f"u:{ada.object_id}")
-    await herald.lose(DELIVERIES)
+    await herald.clear_queue(DELIVERIES)
     save = herald.services.threads.save
 
     async def late(*args: Any) -> Any:
         monkeypatch.setattr(herald.services.threads, "save", save)
         written = await save(*args)
         await submit(herald, user(ada), "NewerVersion", ago=10)
-        await herald.send()
+        await herald.handle_messages()
         return written
 
     monkeypatch.setattr(herald.services.threads, "save", late)
@@ -141,7 +141,7 @@ async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
 ) -> None:
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
-    await timed.run()
+    await timed.run_until_idle()
     older = await deliver_older_after_newer(timed, monkeypatch, ada)
     assert shown_titles(await timed.received()) == ["NewerVersion"]
     assert await timed.counts(older) == {"superseded": 1}
@@ -159,7 +159,7 @@ async def test_newer_notification_is_shown_again_after_retries(
 ) -> None:
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
-    await timed.run()
+    await timed.run_until_idle()
     find_newer = threads.find_newer
 
     async def find_newer_and_fail(*args: Any) -> Any:
@@ -171,7 +171,7 @@ async def test_newer_notification_is_shown_again_after_retries(
     older = await deliver_older_after_newer(timed, monkeypatch, ada)
     assert shown_titles(await timed.received()) == ["Older"]
     monkeypatch.setattr(threads, "find_newer", find_newer)
-    await timed.run()
+    await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["NewerVersion"]
     assert await timed.counts(older) == {"superseded": 1}
 
@@ -179,10 +179,10 @@ async def test_newer_notification_is_shown_again_after_retries(
 async def test_update_with_a_lost_response_is_repeated_on_the_same_card(timed: Herald) -> None:
     ada = await add_person(timed)
     await submit(timed, user(ada), "First")
-    await timed.run()
+    await timed.run_until_idle()
     await timed.teams.inject(TeamsFault(operation="update", drop=True, accept=True, count=1))
     second = await submit(timed, user(ada), "Second")
-    await timed.run()
+    await timed.run_until_idle()
     row = await timed.row(second, f"u:{ada.object_id}")
     assert (row["state"], row.get("maybe_twice", False)) == ("sent", False)
     assert shown_titles(await timed.received()) == ["Second"]
@@ -191,13 +191,13 @@ async def test_update_with_a_lost_response_is_repeated_on_the_same_card(timed: H
 async def test_deleted_card_is_replaced_by_a_new_one(timed: Herald) -> None:
     ada = await add_person(timed)
     first = await submit(timed, user(ada), "First")
-    await timed.run()
+    await timed.run_until_idle()
     await timed.command("recall", first)
-    await timed.run()
+    await timed.run_until_idle()
     await submit(timed, user(ada), "Second")
-    await timed.run()
+    await timed.run_until_idle()
     await submit(timed, user(ada), "Third")
-    await timed.run()
+    await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["Third"]
 
 
@@ -205,7 +205,7 @@ async def test_update_in_a_channel_changes_the_post(timed: Herald) -> None:
     channel = await add_channel(timed)
     for title in ("Started", "Done"):
         await submit(timed, {"conversation": channel.id}, title)
-        await timed.run()
+        await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["Done"]
 
 
@@ -213,20 +213,20 @@ async def test_replies_in_a_channel_go_below_the_first_post(timed: Herald) -> No
     channel = await add_channel(timed)
     for title in ("Started", "Running", "Done"):
         await submit(timed, {"conversation": channel.id}, title, "reply")
-        await timed.run()
+        await timed.run_until_idle()
     root, *replies = await timed.received()
     assert [reply.conversation for reply in replies] == [f"{channel.id};messageid={root.id}"] * 2
 
 
 async def test_replies_to_a_channel_thread_stay_in_that_thread(timed: Herald) -> None:
     channel = await add_channel(timed)
-    await timed.ask({"conversation": channel.id})
-    await timed.run()
+    await timed.submit({"conversation": channel.id})
+    await timed.run_until_idle()
     [root] = await timed.received()
     thread = f"{channel.id};messageid={root.id}"
     for title in ("Started", "Done"):
         await submit(timed, {"conversation": thread}, title, "reply")
-        await timed.run()
+        await timed.run_until_idle()
     assert [message.conversation for message in await timed.received()] == [thread] * 3
 
 
@@ -234,7 +234,7 @@ async def test_reply_in_a_chat_is_a_new_message(timed: Herald) -> None:
     ada = await add_person(timed)
     for title in ("Started", "Done"):
         await submit(timed, user(ada), title, "reply")
-        await timed.run()
+        await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["Started", "Done"]
 
 
@@ -244,10 +244,10 @@ async def test_edit_or_recall_of_an_older_notification_keeps_the_card_of_a_newer
 ) -> None:
     ada = await add_person(timed)
     older = await submit(timed, user(ada), "Older")
-    await timed.run()
+    await timed.run_until_idle()
     await submit(timed, user(ada), "NewerVersion")
-    await timed.run()
+    await timed.run_until_idle()
     await timed.command(command, older, **({"content": {"title": "Edited"}} if command == "edit" else {}))
-    await timed.run()
+    await timed.run_until_idle()
     assert await timed.counts(older) == {state: 1}
     assert shown_titles(await timed.received()) == ["NewerVersion"]

@@ -19,7 +19,7 @@ from shared.settings import load_settings
 from shared.states import DeliveryState
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.timers import WATCHDOG
-from tests.support.herald import Herald, attune, give_token
+from tests.support.herald import Herald, follow_clock, set_token
 from tests.support.tapped import TAP, Tap
 
 S = TypeVar("S")
@@ -126,7 +126,7 @@ class Host(Herald):
     async def run_worker(self, point: int = 0, work: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Let a worker that crashes at `point` do this work, or all there is; return whether it finished."""
         worker = Worker(self.count_error, point)
-        has_finished = await self._run(worker, work or self.run)
+        has_finished = await self._run(worker, work or self.run_until_idle)
         if not has_finished:
             await worker.kill()
             await self.services.close()
@@ -137,7 +137,7 @@ class Host(Herald):
     async def pause_worker(self, point: int) -> bool:
         """Pause a worker at `point` until another has done all work; return whether it got that far."""
         worker = Worker(self.count_error, point)
-        is_paused, services = not await self._run(worker, self.run), self.services
+        is_paused, services = not await self._run(worker, self.run_until_idle), self.services
         if is_paused:
             await self.replace_worker(point)
             assert await self.run_worker()
@@ -156,17 +156,17 @@ class Host(Herald):
     async def _requests(self) -> int:
         return sum(sum(found.values()) for found in (await self.teams.stats()).requests.values())
 
-    async def wait(self, seconds: float) -> None:
-        self.clock.moved += timedelta(seconds=seconds)
+    async def advance_clock(self, seconds: float) -> None:
+        self.clock.offset += timedelta(seconds=seconds)
         now = self.clock()
-        for each in [each for each in self.kept if each[0] <= now]:
+        for each in [each for each in self.delayed if each[0] <= now]:
             # By the client of the test: a write of the worker would be one more point.
             await self.outside_queues.get_queue_client(each[1]).send_message(each[2])
-            self.kept.remove(each)
+            self.delayed.remove(each)
         await self.tick()
-        await self.send()
+        await self.handle_messages()
 
-    async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
+    async def handle_batch(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
         queue = self.outside_queues.get_queue_client(name)
 
         async def handle(message: Any) -> None:
@@ -179,7 +179,7 @@ class Host(Herald):
         await asyncio.gather(*map(handle, found))
         return bool(found)
 
-    async def _due(self) -> AsyncIterator[datetime]:
+    async def due_times(self) -> AsyncIterator[datetime]:
         """Yield the minutes of all timers; those of the watchdog only if it is enabled."""
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             if self.watchdog_enabled or not row["RowKey"].startswith(WATCHDOG):
@@ -192,7 +192,7 @@ class Host(Herald):
         for name, message in self._leased.values():
             await self.outside_queues.get_queue_client(name).delete_message(message)
             lease = timedelta(seconds=LEASE_SECONDS[point // 2 % len(LEASE_SECONDS)])
-            self.kept.append((self.clock() + lease, name, message.content))
+            self.delayed.append((self.clock() + lease, name, message.content))
         self._leased.clear()
         await self.start()
 
@@ -201,9 +201,9 @@ class Host(Herald):
         token = TAP.set(Tap())
         self.services = await open_services(load_settings(self.environ | HIGH_RATE), self.storage.open(), self.clock)
         TAP.reset(token)
-        give_token(self.services, self.token)
+        set_token(self.services, self.token)
         object.__setattr__(self.services.settings, "tenant_rate", 1)  # pages of two
-        attune(self)
+        follow_clock(self)
 
     async def rows(self, partition: str) -> list[dict[str, Any]]:
         """Return the rows of the partitions of Deliveries with this prefix, also the rows of their counts."""

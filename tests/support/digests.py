@@ -25,25 +25,25 @@ DIGEST_PREFERENCES: dict[str, Any] = {
 async def advance_to(herald: Herald, when: str) -> None:
     """Move the clock to this time (UTC), and do all work that is due."""
     at = datetime.fromisoformat(when).replace(tzinfo=UTC)
-    await herald.wait((at - herald.clock()).total_seconds())
+    await herald.advance_clock((at - herald.clock()).total_seconds())
 
 
 async def run_task(herald: Herald, recipient: str, task: Task) -> None:
     """Enqueue a task for a recipient, and do all work that follows at once."""
     await herald.services.queues.enqueue_recipient(RecipientTask(herald.tenant, recipient, task))
-    await herald.send()
+    await herald.handle_messages()
 
 
 async def run_recipient_tasks(herald: Herald) -> None:
     """Do the tasks on the queue of recipients, and not what follows from them."""
-    await herald._drain(RECIPIENTS, lambda body: release(herald.services, RecipientTask.decode(body)))
+    await herald.handle_batch(RECIPIENTS, lambda body: release(herald.services, RecipientTask.decode(body)))
 
 
 async def add_person(herald: Herald, when: str, **preferences: Any) -> PersonView:
     """Move the clock to this time (UTC), and return a new person with `DIGEST_PREFERENCES` and these."""
-    herald.clock.moved += datetime.fromisoformat(when).replace(tzinfo=UTC) - herald.clock()
+    herald.clock.offset += datetime.fromisoformat(when).replace(tzinfo=UTC) - herald.clock()
     [person] = (await herald.grow(people=1)).people
-    await herald.know(person)
+    await herald.store_reference(person)
     await set_preferences(herald, person, **(DIGEST_PREFERENCES | preferences))
     return person
 
@@ -57,8 +57,8 @@ async def set_preferences(herald: Herald, person: PersonView, **preferences: Any
 async def send_to(herald: Herald, person: PersonView, title: str = "Build 1", **data: Any) -> StoredNotification:
     """Send a notification with this title to a person, and do all work that follows at once."""
     content = {"title": title} | data.pop("content", {})
-    notification = await herald.ask(user(person), content=content, **data)
-    await herald.send()
+    notification = await herald.submit(user(person), content=content, **data)
+    await herald.handle_messages()
     return notification
 
 

@@ -52,23 +52,23 @@ from timer_digest.tick import tick
 
 @dataclass
 class Clock:
-    """The time in UTC, `moved` ahead of the real time."""
+    """The time in UTC, `offset` ahead of the real time."""
 
-    moved: timedelta = timedelta()
+    offset: timedelta = timedelta()
 
     def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.moved
+        return datetime.now(UTC) + self.offset
 
 
 class TimedQueues(Queues):
     """Queues whose delays follow the test's clock: delayed messages are kept in a list until they are due."""
 
     clock: Clock
-    kept: list[tuple[datetime, str, str]]
+    delayed: list[tuple[datetime, str, str]]
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
         if delay > 0:
-            self.kept.append((self.clock() + timedelta(seconds=delay), name, text))
+            self.delayed.append((self.clock() + timedelta(seconds=delay), name, text))
         else:
             await super().put(name, text)
 
@@ -88,13 +88,13 @@ class Herald:
     #: The access token that a worker has from its start, "" if it fetches one, which takes longer than most tests.
     token: str = ""
     #: Delayed messages, if delays follow the test's clock (fixture `timed`): due time, queue, text.
-    kept: list[tuple[datetime, str, str]] = field(default_factory=list)
+    delayed: list[tuple[datetime, str, str]] = field(default_factory=list)
 
     @property
     def tenant(self) -> str:
         return self.teams.tenant
 
-    async def know(self, person: PersonView, **observed: str) -> None:
+    async def store_reference(self, person: PersonView, **observed: str) -> None:
         """Store the conversation reference of a person, as the install event does."""
         known = {
             "conversation_id": person.conversation,
@@ -125,19 +125,19 @@ class Herald:
             of = found
         return of
 
-    async def people(self, count: int) -> list[PersonView]:
+    async def store_people(self, count: int) -> list[PersonView]:
         """Store the references of the first `count` people of the fake Teams, and return these people."""
         people = (await self.teams.world()).people[:count]
-        await asyncio.gather(*(self.know(person) for person in people))
+        await asyncio.gather(*(self.store_reference(person) for person in people))
         return people
 
-    async def know_tenant(self) -> None:
+    async def store_tenant(self) -> None:
         """Store the serviceUrl of the tenant, as every activity does."""
         observed = {"service_url": self.teams.service_url}
         now = self.clock()
         await self.services.conversations.save(self.tenant, ReferenceKind.TENANT, self.tenant, observed, at=now)
 
-    async def ask(self, *recipients: dict[str, Any], **data: Any) -> StoredNotification:
+    async def submit(self, *recipients: dict[str, Any], **data: Any) -> StoredNotification:
         """Ingest a notification, and return it as stored."""
         body = notification(*recipients, **data)
         await ingest(self.services, body, uuid.uuid4().hex)
@@ -160,11 +160,11 @@ class Herald:
     async def message(self, of: StoredNotification, recipient: str) -> Delivery:
         """Return the queue message for a delivery in its current state."""
         shard = shard_of(recipient, of.shards)
-        known = await self.state(Delivery(of.key, shard, recipient, "", 0))
+        known = await self.delivery_record(Delivery(of.key, shard, recipient, "", 0))
         untried = known.state is DeliveryState.QUEUED and not known.attempts and not known.not_before
         return Delivery(of.key, shard, recipient, known.etag if untried else "", known.attempts)
 
-    async def state(self, message: Delivery) -> DeliveryRecord:
+    async def delivery_record(self, message: Delivery) -> DeliveryRecord:
         found = await self.services.deliveries.get(message)
         assert found
         return found
@@ -172,7 +172,7 @@ class Herald:
     async def counts(self, of: StoredNotification) -> Counter[str]:
         return +await self.services.deliveries.counts(of.key, of.shards)
 
-    async def send(self) -> None:
+    async def handle_messages(self) -> None:
         """Handle all visible messages on the queues, as the triggers do, until there are none."""
         work: dict[str, Callable[[bytes], Awaitable[None]]] = {
             NOTIFICATIONS: lambda b: ingest(self.services, b, uuid.uuid4().hex),
@@ -182,7 +182,7 @@ class Herald:
             SWEEPS: lambda b: sweep_page(self.services, Sweep.decode(b)),
             RECIPIENTS: lambda b: release(self.services, RecipientTask.decode(b)),
         }
-        while any([await self._drain(name, work[name]) for name in WORK_QUEUES]):
+        while any([await self.handle_batch(name, work[name]) for name in WORK_QUEUES]):
             continue
 
     async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
@@ -190,49 +190,49 @@ class Herald:
         target = {"source": of.source, "id": of.id}
         body = json.dumps({"command": command, "target": target, **more}).encode()
         await ingest(self.services, body, uuid.uuid4().hex)
-        await self.send()
+        await self.handle_messages()
 
-    async def wait(self, seconds: float) -> None:
+    async def advance_clock(self, seconds: float) -> None:
         """Move the clock forward, fire the timers that are due, and handle all visible messages."""
-        self.clock.moved += timedelta(seconds=seconds)
+        self.clock.offset += timedelta(seconds=seconds)
         now = self.clock()
-        due = [message for message in self.kept if message[0] <= now]
-        self.kept[:] = [message for message in self.kept if message[0] > now]
+        due = [message for message in self.delayed if message[0] <= now]
+        self.delayed[:] = [message for message in self.delayed if message[0] > now]
         for _, name, text in due:
             await self.services.queues.put(name, text)
         await self.tick()
-        await self.send()
+        await self.handle_messages()
 
-    async def run(self, max_steps: int = 200) -> None:
+    async def run_until_idle(self, max_steps: int = 200) -> None:
         """Move the clock from one due time to the next until no delayed message and no timer is left."""
-        await self.send()
+        await self.handle_messages()
         for _ in range(max_steps):
-            due_times = [at for at, _, _ in self.kept] + [at async for at in self._due()]
+            due_times = [at for at, _, _ in self.delayed] + [at async for at in self.due_times()]
             if not due_times:
                 return
-            await self.wait(max(0.0, (min(due_times) - self.clock()).total_seconds()) + 0.01)
+            await self.advance_clock(max(0.0, (min(due_times) - self.clock()).total_seconds()) + 0.01)
         raise AssertionError(f"work is left after {max_steps} steps")
 
-    async def _due(self) -> AsyncIterator[datetime]:
+    async def due_times(self) -> AsyncIterator[datetime]:
         """Yield the due times of all timers."""
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
-    async def now(self, of: StoredNotification) -> StoredNotification:
+    async def reload(self, of: StoredNotification) -> StoredNotification:
         """Return the notification as it is stored now."""
         found = await self.services.notifications.get(of.key)
         assert found
         return found
 
-    async def lose(self, name: str) -> int:
+    async def clear_queue(self, name: str) -> int:
         """Delete all messages on a queue, also delayed ones, and return their number."""
-        visible = await self.waiting(name)
+        visible = await self.message_count(name)
         await self.outside_queues.get_queue_client(name).clear_messages()
-        before = len(self.kept)
-        self.kept[:] = [message for message in self.kept if message[1] != name]
-        return visible + before - len(self.kept)
+        before = len(self.delayed)
+        self.delayed[:] = [message for message in self.delayed if message[1] != name]
+        return visible + before - len(self.delayed)
 
-    async def _drain(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
+    async def handle_batch(self, name: str, work: Callable[[bytes], Awaitable[None]]) -> bool:
         """Handle one batch of visible messages on a queue at once; return whether there were any."""
         queue = self.outside_queues.get_queue_client(name)
 
@@ -244,7 +244,7 @@ class Herald:
         await asyncio.gather(*map(handle, found))
         return bool(found)
 
-    async def waiting(self, name: str) -> int:
+    async def message_count(self, name: str) -> int:
         """Return the number of messages on a queue, also invisible ones."""
         properties = await self.outside_queues.get_queue_client(name).get_queue_properties()
         return properties.approximate_message_count or 0
@@ -271,7 +271,7 @@ def user(person: PersonView) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(
+async def open_herald(
     storage: Storage, teams: FakeTeams, monkeypatch: pytest.MonkeyPatch, token: str = ""
 ) -> AsyncIterator[Herald]:
     """Open the app on this storage and fake Teams, as one worker does."""
@@ -284,22 +284,22 @@ async def opened(
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()
     services = await open_services(load_settings(environ), storage.open(), clock)
-    give_token(services, token)
+    set_token(services, token)
     queues, tables = storage.open()
     async with queues, tables:
         yield Herald(services, teams, clock, environ, storage, queues, tables, token)
     await services.close()
 
 
-def give_token(services: Services, token: str) -> None:
+def set_token(services: Services, token: str) -> None:
     """Give a worker this access token; with "" it fetches one."""
     tokens = services.connector._tokens
     tokens._token, tokens._refresh_at = token, math.inf if token else 0.0
 
 
-def attune(herald: Herald) -> None:
+def follow_clock(herald: Herald) -> None:
     """Let queue delays and caches of the app follow the test's clock."""
     queues, clock = herald.services.queues, herald.clock
     assert isinstance(queues, TimedQueues)
-    queues.clock, queues.kept = clock, herald.kept
-    herald.services.notifications._monotonic = lambda: time.monotonic() + clock.moved.total_seconds()
+    queues.clock, queues.delayed = clock, herald.delayed
+    herald.services.notifications._monotonic = lambda: time.monotonic() + clock.offset.total_seconds()

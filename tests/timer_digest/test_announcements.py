@@ -82,7 +82,7 @@ async def timed(tapped: Herald) -> Herald:
 @pytest.fixture
 async def ada(timed: Herald) -> PersonView:
     [ada] = (await timed.grow(people=1)).people
-    await timed.know(ada, time_zone="Europe/Berlin")
+    await timed.store_reference(ada, time_zone="Europe/Berlin")
     return ada
 
 
@@ -113,7 +113,7 @@ async def test_recipient_time_announcement_is_sent_in_each_zone_at_its_time(time
     zones = ("Asia/Tokyo", "Europe/Berlin", "America/New_York")
     people = (await timed.grow(people=3)).people
     for person, zone in zip(people, zones, strict=True):
-        await timed.know(person, time_zone=zone)
+        await timed.store_reference(person, time_zone=zone)
     await set_schedule(timed, *people, timeZone="recipient")
     received: list[str] = []
     for day in (24, 25):
@@ -149,7 +149,7 @@ async def test_outage_misses_old_occurrences_and_sends_one_within_the_grace(
         assert await state_of(timed, "2026-11-24T11:00") is NotificationState.FINISHED
         assert len(await timed.received()) == 2
         await timed.tick()
-        await timed.send()
+        await timed.handle_messages()
     assert caplog.text.count("is missed") == 4
 
 
@@ -202,7 +202,7 @@ async def test_occurrence_due_before_a_change_has_the_old_content(timed: Herald,
     await set_schedule(timed, ada)
     set_clock(timed, NINE + timedelta(seconds=20))
     await set_schedule(timed, ada, rule="0 18 * * *", title="Good evening")
-    await timed.send()
+    await timed.handle_messages()
     assert await titles(timed) == ["Good morning"]
     assert (await stored_schedule(timed)).occurrence == "2026-11-23T18:00"
 
@@ -216,7 +216,7 @@ async def test_paused_schedule_sends_nothing_and_does_not_catch_up(timed: Herald
     assert await titles(timed) == []
     await command_schedule(timed, "resumeSchedule")
     await command_schedule(timed, "resumeSchedule")
-    await timed.send()
+    await timed.handle_messages()
     assert await titles(timed) == []
     await advance_to(timed, NINE + 2 * DAY)
     assert await titles(timed) == ["Changed"]
@@ -327,18 +327,18 @@ async def add_timers(herald: Herald, name: str) -> Counter[str]:
     """Create a timer of each kind, due at `NINE`; return the titles that a new person is to receive, once each."""
     set_clock(herald, MONDAY)
     [ada] = (await herald.grow(people=1)).people
-    await herald.know(ada, time_zone="Europe/Berlin")
+    await herald.store_reference(ada, time_zone="Europe/Berlin")
     due = {"at": "2026-11-23T09:00", "timeZone": "Europe/Berlin"}
-    await herald.ask(user(ada), content={"title": f"Scheduled {name}"}, schedule=due)
+    await herald.submit(user(ada), content={"title": f"Scheduled {name}"}, schedule=due)
     own_time = {"at": "2026-11-23T09:00", "timeZone": "recipient"}
-    await herald.ask(user(ada), content={"title": f"Recipient time {name}"}, schedule=own_time)
-    await herald.send()
+    await herald.submit(user(ada), content={"title": f"Recipient time {name}"}, schedule=own_time)
+    await herald.handle_messages()
     await set_schedule(herald, ada, name=name, title=f"Recurring {name}")
     await set_schedule(herald, ada, name=f"{name} own", title=f"Recurring recipient time {name}", timeZone="recipient")
-    watched = await herald.ask(user(ada), content={"title": f"Watched {name}"})
+    watched = await herald.submit(user(ada), content={"title": f"Watched {name}"})
     await herald.services.timers.put(NINE, "watch", watched.key)
     await herald.services.timers.put(NINE, "digest", f"{herald.tenant};u:{ada.object_id}")
-    await herald.send()
+    await herald.handle_messages()
     return Counter(f"{title} {name}" for title in ("Scheduled", "Recipient time", "Recurring", "Watched"))
 
 
@@ -353,7 +353,7 @@ async def tick_with(herald: Herald, worker: Tap) -> None:
 async def check_next_tick(herald: Herald, name: str, expected: Counter[str]) -> None:
     """Check that after one more tick each message was sent once, and the next occurrence has a timer."""
     await tick(herald.services)
-    await herald.send()
+    await herald.handle_messages()
     assert Counter(title for title in await titles(herald) if title.endswith(name)) == expected
     assert (await stored_schedule(herald, name)).occurrence == "2026-11-24T09:00"
     named = [list(each.subject) async for page in herald.services.timers.read_due(NINE + DAY, 100) for each in page]
@@ -392,7 +392,7 @@ async def test_tick_that_pauses_at_any_operation_repeats_nothing(timed: Herald) 
         stop.cancel()
         has_paused = worker.paused.is_set()
         await tick(timed.services)
-        await timed.send()
+        await timed.handle_messages()
         worker.resumed.set()
         await slow
         await check_next_tick(timed, name, expected)
@@ -435,7 +435,7 @@ async def test_occurrences_due_before_pause_or_delete_are_sent_or_missed(
     await set_schedule(timed, ada)
     set_clock(timed, NINE + 2 * DAY + timedelta(minutes=30))  # nothing ran for three occurrences
     await command_schedule(timed, command)
-    await timed.send()
+    await timed.handle_messages()
     found = [await state_of(timed, f"2026-11-{day}T09:00") for day in (23, 24, 25, 26)]
     assert found == [NotificationState.MISSED, NotificationState.MISSED, NotificationState.FINISHED, None]
     assert len(await timed.received()) == 1

@@ -35,7 +35,7 @@ class HeldNotifications:
 async def add_digest_person(host: Host, **preferences: Any) -> PersonView:
     """Return a new person whose digest is due in less than three minutes."""
     [person] = (await host.grow(people=1)).people
-    await host.know(person)
+    await host.store_reference(person)
     due = host.clock() + timedelta(minutes=2)
     await set_preferences(host, person, digest=f"daily {due:%H:%M}", time_zone="UTC", **preferences)
     return person
@@ -133,7 +133,7 @@ async def check(host: Host, held: HeldNotifications) -> None:
         assert state in held.final_states, title
         if held.final_states == ("digested",):
             assert row.get("maybe_twice", False) == bool(host.claims_lost[recipient]), title
-        assert (await host.now(notification)).counts == f'{{"{state}":1}}'
+        assert (await host.reload(notification)).counts == f'{{"{state}":1}}'
         is_sent = state in ("digested", "sent")
         # The older state of the thread is shown only in a digest without the newer one.
         may_be_hidden = state == "digested" and title == "State 0"
@@ -162,7 +162,7 @@ async def change_preferences_at(host: Host, point: int) -> bool:
     held = replace(await digest(host), final_states=("digested", "sent", "superseded"))
     host.claims_lost.clear()
     worker, services = Worker(host.count_error, point), host.services
-    is_paused = not await worker.run(host.run)
+    is_paused = not await worker.run(host.run_until_idle)
     if is_paused:
         await host.replace_worker(point)
         await set_preferences(host, held.person, categories={})

@@ -42,7 +42,7 @@ from timer_digest.thread_groups import DigestEntry
 
 async def make_digest(timed: Herald) -> Delivery:
     """Move the clock to 09:00:30 in Berlin on the 24th, make the digest that is due, and return its card's message."""
-    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
+    timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
     await run_recipient_tasks(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
@@ -55,13 +55,13 @@ async def test_delivery_due_while_a_digest_is_sent_is_released_after_it(timed: H
     await set_preferences(timed, ada, quiet="")
     await make_digest(timed)
     await set_preferences(timed, ada, quiet="07:00-09:01")
-    news = await timed.ask(user(ada), category="news")
+    news = await timed.submit(user(ada), category="news")
     await deliver(timed.services, await timed.message(news, f"u:{ada.object_id}"))
-    timed.clock.moved += timedelta(minutes=1)
+    timed.clock.offset += timedelta(minutes=1)
     await timed.tick()
     await run_recipient_tasks(timed)
     assert await timed.counts(news) == {"open": 1}
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(news) == {"sent": 1}
 
 
@@ -69,13 +69,13 @@ async def test_repeated_message_of_a_card_does_not_end_the_next_digest(timed: He
     ada = await add_person(timed, "2026-11-23T10:00")
     first = await send_to(timed, ada, "First")
     card = await make_digest(timed)
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(first) == {"digested": 1}
     second = await send_to(timed, ada, "Second")
     await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await deliver(timed.services, card)
     assert await timed.counts(second) == {"open": 1}
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(second) == {"digested": 1}
 
 
@@ -98,7 +98,7 @@ async def redrive_before_settlement(
         with pytest.raises(RuntimeError):
             await release(timed.services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
     assert await timed.counts(notification) == {"failed": 1}
-    await timed.lose(RECIPIENTS)
+    await timed.clear_queue(RECIPIENTS)
     await timed.outside_queues.get_queue_client(DELIVERIES).clear_messages()
     await timed.command("redrive", notification)
     return notification, card
@@ -109,7 +109,7 @@ async def test_delivery_redriven_before_its_digest_is_settled_is_in_the_next_one
 ) -> None:
     notification, card = await redrive_before_settlement(timed, monkeypatch)
     await deliver(timed.services, card)
-    await timed.send()
+    await timed.handle_messages()
     await advance_to(timed, "2026-11-25T08:01")
     assert await timed.counts(notification) == {"digested": 1}
 
@@ -127,23 +127,23 @@ async def test_late_settlement_does_not_end_deliveries_reserved_for_the_next_dig
     with pytest.raises(Conflict):
         await settle_digest(services, task, digests, [], DeliveryResult(DeliveryState.FAILED))
     assert await timed.counts(notification) == {"open": 1}
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(notification) == {"digested": 1}
 
 
 async def test_delivery_held_while_a_digest_is_sent_is_in_the_next_one(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     await send_to(timed, ada, "Before")
-    timed.clock.moved += timedelta(hours=22, seconds=30)
+    timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
     await run_recipient_tasks(timed)
-    meanwhile = await timed.ask(user(ada), content={"title": "Meanwhile"})
+    meanwhile = await timed.submit(user(ada), content={"title": "Meanwhile"})
     await deliver(timed.services, await timed.message(meanwhile, f"u:{ada.object_id}"))
-    await timed.send()
+    await timed.handle_messages()
     [first] = await received_by(timed, ada)
     assert "Before" in card_texts(first)
     assert "Meanwhile" not in card_texts(first)
-    await timed.run()
+    await timed.run_until_idle()
     [_, second] = await received_by(timed, ada)
     assert "Meanwhile" in card_texts(second)
     assert "Before" not in card_texts(second)
@@ -153,11 +153,11 @@ async def test_delivery_held_while_a_digest_is_sent_is_in_the_next_one(timed: He
 async def test_concurrent_workers_send_one_digest(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
-    timed.clock.moved += timedelta(hours=22, seconds=30)
+    timed.clock.offset += timedelta(hours=22, seconds=30)
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     await asyncio.gather(*(release(timed.services, task) for _ in range(4)))
-    await timed.send()
-    await timed.run()
+    await timed.handle_messages()
+    await timed.run_until_idle()
     assert len(await received_by(timed, ada)) == 1
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
@@ -165,13 +165,13 @@ async def test_concurrent_workers_send_one_digest(timed: Herald) -> None:
 async def test_message_of_a_reserved_delivery_sends_nothing(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    timed.clock.moved += timedelta(hours=22, seconds=30)
+    timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
     await run_recipient_tasks(timed)
     await set_preferences(timed, ada, categories={})  # it would be sent alone now
     await deliver(timed.services, Delivery(notification.key, "0", f"u:{ada.object_id}", "", 0))
     await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
-    await timed.run()
+    await timed.run_until_idle()
     assert len(await received_by(timed, ada)) == 1
     assert await timed.counts(notification) == {"digested": 1}
 
@@ -194,24 +194,24 @@ async def test_digest_is_sent_with_fewer_items_if_one_was_released(
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(digest_sender, "_reserve", lose_one)
-        timed.clock.moved += timedelta(hours=22, seconds=30)
+        timed.clock.offset += timedelta(hours=22, seconds=30)
         await timed.tick()
         await run_recipient_tasks(timed)
-    await timed.send()
+    await timed.handle_messages()
     [digest] = await received_by(timed, ada)
     assert card_texts(digest)[0] == "Digest: 2 notifications"
-    await timed.run()
+    await timed.run_until_idle()
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
 
 async def test_digest_is_settled_at_the_next_digest_time_if_its_message_is_lost(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     first = await send_to(timed, ada)
-    timed.clock.moved += timedelta(hours=22, seconds=30)
+    timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
     await run_recipient_tasks(timed)
-    await timed._drain(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
-    await timed.lose(RECIPIENTS)
+    await timed.handle_batch(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
+    await timed.clear_queue(RECIPIENTS)
     assert await timed.counts(first) == {"open": 1}
     await advance_to(timed, "2026-11-25T08:01")
     assert await timed.counts(first) == {"digested": 1}
@@ -229,20 +229,20 @@ async def test_task_of_a_tick_whose_clock_is_ahead_is_not_lost(
     ada = await add_person(timed, "2026-11-23T09:50", time_zone="UTC", **digest_preferences)
     await send_to(timed, ada)
     await advance_to(timed, "2026-11-23T09:59:30")
-    timed.clock.moved += timedelta(seconds=30)
+    timed.clock.offset += timedelta(seconds=30)
     delayed = asyncio.Event()
     # A timer of the same minute keeps the tick from deleting the recipient's timer.
     monkeypatch.setattr(timed.services.queues, "enqueue_sweep", lambda *_: delayed.wait())
     await timed.services.timers.put(timed.clock(), timers.WATCHDOG, "f" * 64)
     ticking = asyncio.create_task(timed.tick())
     behind = replace(timed.services, clock=lambda: timed.clock() - timedelta(seconds=1))
-    while not await timed._drain(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
+    while not await timed.handle_batch(RECIPIENTS, lambda body: release(behind, RecipientTask.decode(body))):
         await asyncio.sleep(0.01)
-    await timed._drain(DELIVERIES, lambda body: deliver(behind, Delivery.decode(body)))
+    await timed.handle_batch(DELIVERIES, lambda body: deliver(behind, Delivery.decode(body)))
     assert await received_by(timed, ada) == []
     delayed.set()
     await ticking
-    await timed.wait(61)
+    await timed.advance_clock(61)
     assert len(await received_by(timed, ada)) == 1
 
 
@@ -263,7 +263,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     await send_to(timed, ada, "Build 2")
     outdated = await plan()
     await first()
-    await timed.send()
+    await timed.handle_messages()
     second, move = await plan(), services.held_deliveries.save_digest_state
     reserved, resumed = asyncio.Event(), asyncio.Event()
 
@@ -280,10 +280,10 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
         await outdated()
     await set_preferences(timed, ada, categories={})
     await release(services, replace(task, task=Task.RECONSIDER))
-    await timed.send()
+    await timed.handle_messages()
     resumed.set()
     await asyncio.gather(making, return_exceptions=True)
-    await timed.send()
+    await timed.handle_messages()
     included = [text for each in await received_by(timed, ada) for text in card_texts(each)]
     assert [included.count("Build 1"), included.count("Build 2")] == [1, 1]
 
@@ -302,12 +302,12 @@ async def test_digest_of_a_crashed_worker_is_sent_as_it_was_stored(
     object.__setattr__(timed.services.settings, "max_activity_kb", 16)
     ada = await add_person(timed, "2026-11-23T10:00")
     notifications = [await send_to(timed, ada, f"Build {number}") for number in range(20)]
-    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
+    timed.clock.offset += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
     await crash_before_enqueue(timed, ada, monkeypatch)
     long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
     for number, each in enumerate(notifications):
         await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
-    timed.clock.moved += timedelta(seconds=10)
+    timed.clock.offset += timedelta(seconds=10)
     await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await received_by(timed, ada)
     assert sorted(text for text in card_texts(digest) if text.startswith("Build ")) == sorted(
@@ -324,7 +324,7 @@ async def test_deliveries_of_an_ended_pause_follow_a_digest_that_is_being_sent(t
     await release(timed.services, task)
     await set_preferences(timed, ada, paused_until=None)
     await release(timed.services, replace(task, task=Task.RECONSIDER))
-    await timed.send()
+    await timed.handle_messages()
     assert len(await received_by(timed, ada)) == 2
     assert [await timed.counts(each) for each in (build, *news)] == [{"digested": 1}] * (MAX_SEPARATE_MESSAGES + 2)
 
@@ -335,7 +335,7 @@ async def test_digest_now_includes_deliveries_that_were_just_reconsidered(timed:
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RECONSIDER)
     await release(timed.services, task)
     await release(timed.services, replace(task, task=Task.DIGEST_NOW))
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(notification) == {"digested": 1}
 
 
@@ -347,7 +347,7 @@ async def test_card_sent_by_another_worker_is_the_stored_one(timed: Herald, monk
     await advance_to(timed, "2026-11-27T09:01")
     for number in range(3):
         await send_to(timed, ada, f"Build {number}")
-    timed.clock.moved += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
+    timed.clock.offset += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
     await crash_before_enqueue(timed, ada, monkeypatch)
     await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await received_by(timed, ada)
@@ -361,10 +361,10 @@ async def test_next_tick_makes_the_digest_if_no_planned_delivery_can_be_reserved
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 1)
     ada = await add_person(timed, "2026-11-23T10:00")
     older = await send_to(timed, ada, "Older")
-    timed.clock.moved += timedelta(minutes=1)
+    timed.clock.offset += timedelta(minutes=1)
     newer = await send_to(timed, ada, "Newer")
     message = replace(await timed.message(newer, f"u:{ada.object_id}"), etag="")
-    known = await timed.state(message)  # a worker ended it and crashed before it deleted the held row
+    known = await timed.delivery_record(message)  # a worker ended it and crashed before it deleted the held row
     await timed.services.deliveries.settle(
         message, known.etag, DeliveryState.EXPIRED, now=timed.clock(), previous=DeliveryState.QUEUED
     )
@@ -386,10 +386,10 @@ async def test_delivery_redriven_before_its_held_row_is_deleted_is_released(
         crash.setattr(timed.services.held_deliveries, "delete", AsyncMock(side_effect=[None, RuntimeError]))
         with pytest.raises(RuntimeError):
             await release(timed.services, task)
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(notification) == {"failed": 1}
     message = replace(await timed.message(notification, task.recipient), etag="")
-    await reopen(timed.services, notification.key, [(message, await timed.state(message))])
+    await reopen(timed.services, notification.key, [(message, await timed.delivery_record(message))])
     await release(timed.services, task)
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(notification) == {"sent": 1}

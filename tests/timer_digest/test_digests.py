@@ -31,7 +31,7 @@ async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Her
     for each in notifications:
         row = await timed.row(each, f"u:{ada.object_id}")
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
-        assert (await timed.now(each)).state == "finished"
+        assert (await timed.reload(each)).state == "finished"
     assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
@@ -53,7 +53,7 @@ async def test_empty_digest_is_not_sent(timed: Herald) -> None:
     await advance_to(timed, "2026-11-24T08:01")
     assert await received_by(timed, ada) == []
     assert (await timed.counts(notification), await timed.counts(off)) == ({"expired": 1}, {"cancelled": 1})
-    await timed.run()
+    await timed.run_until_idle()
     assert await received_by(timed, ada) == []
 
 
@@ -121,12 +121,12 @@ async def test_digest_shows_only_the_newest_state_of_a_thread(timed: Herald) -> 
 async def test_delivery_older_than_its_thread_shows_is_superseded(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00", categories={"builds": Mode.DIGEST, "pager": Mode.IMMEDIATE})
     old = await send_to(timed, ada, "Old", thread={"key": "t"})
-    timed.clock.moved += timedelta(minutes=1)
+    timed.clock.offset += timedelta(minutes=1)
     await send_to(timed, ada, "New", thread={"key": "t"}, category="pager")
     await advance_to(timed, "2026-11-24T08:01")
     assert [each.activity["summary"] for each in await received_by(timed, ada)] == ["New"]
     assert await timed.counts(old) == {"superseded": 1}
-    assert (await timed.now(old)).state == "finished"
+    assert (await timed.reload(old)).state == "finished"
 
 
 async def test_digest_leaves_out_simulated_notifications(timed: Herald) -> None:
@@ -209,7 +209,7 @@ async def test_digest_now_includes_only_held_deliveries_meant_for_a_digest(
 async def test_digest_now_finds_its_items_behind_many_others(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-24T06:00", paused_until=FOREVER)
     news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(5)]
-    timed.clock.moved += timedelta(seconds=5)
+    timed.clock.offset += timedelta(seconds=5)
     builds = [await send_to(timed, ada, f"Build {number}") for number in range(5)]
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
     assert [await timed.counts(each) for each in builds] == [{"digested": 1}] * 5
@@ -285,9 +285,9 @@ async def test_night_of_a_clock_change_has_one_digest(timed: Herald, before: str
 async def test_one_digest_after_an_outage_of_several_days(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     await send_to(timed, ada)
-    timed.clock.moved += timedelta(days=3)
+    timed.clock.offset += timedelta(days=3)
     await timed.tick()
-    await timed.send()
+    await timed.handle_messages()
     assert len(await received_by(timed, ada)) == 1
     await send_to(timed, ada)
     await advance_to(timed, "2026-11-27T08:01")
@@ -297,9 +297,9 @@ async def test_one_digest_after_an_outage_of_several_days(timed: Herald) -> None
 async def test_late_digest_counts_for_its_scheduled_date(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00", digest="daily 23:59")
     await send_to(timed, ada, "First")
-    timed.clock.moved += datetime(2026, 11, 23, 23, 3, tzinfo=UTC) - timed.clock()  # 00:03 in Berlin
+    timed.clock.offset += datetime(2026, 11, 23, 23, 3, tzinfo=UTC) - timed.clock()  # 00:03 in Berlin
     await timed.tick()
-    await timed.send()
+    await timed.handle_messages()
     assert len(await received_by(timed, ada)) == 1
     await send_to(timed, ada, "Second")
     await advance_to(timed, "2026-11-24T22:59:30")
@@ -312,8 +312,8 @@ async def test_digest_now_sends_what_one_digest_leaves(
 ) -> None:
     monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", limit)
     ada = await add_person(timed, "2026-11-23T10:00")
-    notifications = [await timed.ask(user(ada), content={"title": f"Build {n}"}) for n in range(limit + 3)]
-    await timed.send()
+    notifications = [await timed.submit(user(ada), content={"title": f"Build {n}"}) for n in range(limit + 3)]
+    await timed.handle_messages()
     await advance_to(timed, "2026-11-24T08:01")
     [digest] = await received_by(timed, ada)
     assert card_texts(digest)[0] == f"Digest: {limit} notifications"
@@ -340,7 +340,7 @@ async def test_deliveries_that_do_not_fit_are_in_the_next_digest(timed: Herald) 
     long = {"link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
     notifications = [await send_to(timed, ada, f"Build {number}", content=long) for number in range(12)]
     notifications.append(await send_to(timed, ada, "Build 12", content=long, priority="urgent"))
-    await timed.run()
+    await timed.run_until_idle()
     found = await received_by(timed, ada)
     assert len(found) == 2
     assert next(text for text in card_texts(found[0]) if text.startswith("Build ")) == "Build 12"
@@ -358,7 +358,7 @@ async def test_delivery_that_did_not_fit_can_be_cancelled(timed: Herald) -> None
     await advance_to(timed, "2026-11-24T08:01")
     [left, *_] = [each for each in notifications if await timed.counts(each) == {"open": 1}]
     await timed.command("cancel", left)
-    await timed.wait(SWEEP_DELAY_SECONDS + 1)
+    await timed.advance_clock(SWEEP_DELAY_SECONDS + 1)
     assert await timed.counts(left) == {"cancelled": 1}
 
 
@@ -371,7 +371,7 @@ async def test_digest_of_an_uninstalled_app_is_suppressed_with_its_items(timed: 
     await advance_to(timed, "2026-11-24T08:01")
     row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["reason"]) == ("suppressed", "notInstalled")
-    assert (await timed.now(notification)).state == "finished"
+    assert (await timed.reload(notification)).state == "finished"
     assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
 
 
@@ -397,7 +397,7 @@ async def test_other_held_deliveries_are_not_blocked_by_many_for_a_digest(
     ada = await add_person(timed, "2026-11-23T10:00", digest="weekly sun 09:00", quiet="20:00-06:00")
     for number in range(4):
         await send_to(timed, ada, f"Build {number}")
-    timed.clock.moved += timedelta(hours=11)
+    timed.clock.offset += timedelta(hours=11)
     alerts = [await send_to(timed, ada, f"Alert {number}", category="alerts") for number in range(4)]
     own = {"at": "2026-11-24T08:00", "timeZone": "recipient"}
     alerts.append(await send_to(timed, ada, "At eight", category="alerts", schedule=own))
@@ -505,7 +505,7 @@ async def test_full_digest_includes_urgent_deliveries_and_newest_threads_first(
         thread = {"thread": {"key": "t"}} if title.startswith("State") else {}
         urgent = {"priority": "urgent"} if title == "Fire" else {}
         await send_to(timed, ada, title, **thread, **urgent)
-        timed.clock.moved += timedelta(minutes=number)
+        timed.clock.offset += timedelta(minutes=number)
     await advance_to(timed, "2026-11-24T08:01")
     [digest] = await received_by(timed, ada)
     assert [text for text in card_texts(digest) if text in titles] == ["Fire", "State 2"]
@@ -521,8 +521,8 @@ async def test_oldest_states_of_a_thread_larger_than_a_digest_are_superseded(
     notifications = []
     for number in range(5):
         notifications.append(await send_to(timed, ada, f"State {number}", thread={"key": "t"}))
-        timed.clock.moved += timedelta(minutes=1)
-    await timed.run()
+        timed.clock.offset += timedelta(minutes=1)
+    await timed.run_until_idle()
     [digest] = await received_by(timed, ada)
     assert "State 4" in card_texts(digest)
     assert [await timed.counts(each) for each in notifications] == [{"superseded": 1}] * 2 + [{"digested": 1}] * 3

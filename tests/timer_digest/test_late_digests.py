@@ -60,7 +60,7 @@ async def test_stop_pause_and_quiet_hours_apply_to_a_late_digest(
     await advance_to(timed, DELAYED_AT)
     await set_preferences(timed, ada, **digest_preferences)
     await advance_to(timed, SENT_AT)
-    await timed.wait(11)
+    await timed.advance_clock(11)
     assert await timed.counts(notification) == counts
     assert len(await received_by(timed, ada)) == counts.get("digested", 0)
 
@@ -72,7 +72,7 @@ async def test_late_digest_is_held_until_quiet_hours_end_and_counts_for_its_date
     await advance_to(timed, DELAYED_AT)
     await advance_to(timed, SENT_AT)
     assert await received_by(timed, ada) == []
-    await timed.wait(11)
+    await timed.advance_clock(11)
     await advance_to(timed, "2026-11-24T10:01")
     assert await timed.counts(first) == {"digested": 1}
     second = await send_to(timed, ada, "Second")
@@ -90,7 +90,7 @@ async def test_items_of_a_cancelled_digest_can_be_cancelled_at_once(timed: Heral
     await advance_to(timed, DELAYED_AT)
     await advance_to(timed, SENT_AT)
     await timed.command("cancel", notification)
-    await timed.wait(4)
+    await timed.advance_clock(4)
     assert await timed.counts(notification) == {"cancelled": 1}
 
 
@@ -99,7 +99,7 @@ async def test_late_digest_now_is_sent_in_a_pause(timed: Herald) -> None:
     notification = await send_to(timed, ada)
     await delay_next_message(timed, ada)
     await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    await timed.wait(61)
+    await timed.advance_clock(61)
     assert await timed.counts(notification) == {"digested": 1}
 
 
@@ -121,7 +121,7 @@ async def test_stop_applies_to_the_second_try_of_a_digest(timed: Herald) -> None
     await advance_to(timed, DELAYED_AT)
     await set_preferences(timed, ada, stopped=True)
     await advance_to(timed, SENT_AT)
-    await timed.wait(11)
+    await timed.advance_clock(11)
     assert await received_by(timed, ada) == []
     row = await timed.row(notification, f"u:{ada.object_id}")
     assert (row["state"], row["maybe_twice"]) == ("unknown", True)
@@ -130,34 +130,34 @@ async def test_stop_applies_to_the_second_try_of_a_digest(timed: Herald) -> None
 async def test_redrive_does_not_send_a_settled_digest(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification = await send_to(timed, ada)
-    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
+    timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
     await run_recipient_tasks(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
-    await timed.lose(DELIVERIES)
+    await timed.clear_queue(DELIVERIES)
     poisoned = replace(Delivery.decode(message.content.encode()), poison_retries=MAX_POISON_RETRIES)
     await retry_poison(timed.services, DELIVERIES, poisoned.encode().encode(), "m1")
-    await timed.send()
+    await timed.handle_messages()
     assert await timed.counts(notification) == {"failed": 1}
     command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
     await ingest(timed.services, json.dumps(command).encode(), "m2")
-    await timed.send()
+    await timed.handle_messages()
     assert await received_by(timed, ada) == []
 
 
 async def test_stop_applies_to_the_digest_of_a_crashed_worker(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
-    timed.clock.moved += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
+    timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     with monkeypatch.context() as crash:
         crash.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, task)
     await set_preferences(timed, ada, stopped=True)
-    await timed.wait(30)
+    await timed.advance_clock(30)
     await release(timed.services, task)
-    await timed.send()
-    await timed.wait(11)
+    await timed.handle_messages()
+    await timed.advance_clock(11)
     assert await received_by(timed, ada) == []
     assert await timed.counts(notification) == {"suppressed": 1}
 
@@ -167,10 +167,10 @@ async def test_repeated_tasks_add_no_messages_while_a_digest_is_sent(timed: Hera
     await send_to(timed, ada)
     await delay_next_message(timed, ada)
     await advance_to(timed, DELAYED_AT)
-    delayed = len(timed.kept)
+    delayed = len(timed.delayed)
     for _ in range(5):
         await run_task(timed, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    assert len(timed.kept) == delayed
+    assert len(timed.delayed) == delayed
 
 
 async def test_urgent_delivery_is_released_while_a_digest_is_sent(timed: Herald) -> None:
@@ -179,8 +179,8 @@ async def test_urgent_delivery_is_released_while_a_digest_is_sent(timed: Herald)
     await send_to(timed, ada, "Build")
     await timed.services.queues.enqueue_recipient(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await run_recipient_tasks(timed)
-    assert (await timed.waiting(DELIVERIES), await timed.waiting(DELIVERIES_URGENT)) == (1, 0)
-    timed.clock.moved += timedelta(minutes=59, seconds=30)
+    assert (await timed.message_count(DELIVERIES), await timed.message_count(DELIVERIES_URGENT)) == (1, 0)
+    timed.clock.offset += timedelta(minutes=59, seconds=30)
     await timed.tick()
     await run_recipient_tasks(timed)
-    assert await timed.waiting(DELIVERIES_URGENT) == 1
+    assert await timed.message_count(DELIVERIES_URGENT) == 1

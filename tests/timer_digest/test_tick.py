@@ -24,37 +24,37 @@ from tests.support.tapped import TAP, Tap
 async def schedule(herald: Herald, ahead: timedelta) -> tuple[PersonView, StoredNotification]:
     """Schedule a notification in this time; return its recipient and the notification."""
     await herald.grow(people=1)
-    [ada] = await herald.people(1)
+    [ada] = await herald.store_people(1)
     at = (herald.clock() + ahead).replace(tzinfo=None).isoformat(timespec="minutes")
-    notification = await herald.ask(user(ada), schedule={"at": at, "timeZone": "UTC"})
+    notification = await herald.submit(user(ada), schedule={"at": at, "timeZone": "UTC"})
     return ada, notification
 
 
 async def test_scheduled_notification_is_sent_at_its_time_and_once(herald: Herald) -> None:
     await schedule(herald, timedelta(hours=2))
     assert await herald.tick() == 0
-    await herald.send()
+    await herald.handle_messages()
     assert await herald.received() == []
-    herald.clock.moved += timedelta(hours=2, seconds=1)
+    herald.clock.offset += timedelta(hours=2, seconds=1)
     assert await herald.tick() == 1
-    await herald.send()
+    await herald.handle_messages()
     assert await herald.tick() == 0
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 1
 
 
 async def test_scheduled_notification_is_sent_after_the_app_was_down(herald: Herald) -> None:
     await schedule(herald, timedelta(minutes=5))
-    herald.clock.moved += timedelta(minutes=50)
+    herald.clock.offset += timedelta(minutes=50)
     assert await herald.tick() == 1
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 1
 
 
 async def test_tick_that_fires_early_waits_for_its_minute(herald: Herald) -> None:
     minute = (herald.clock() + timedelta(minutes=5)).replace(second=0, microsecond=0)
     await herald.services.timers.put(minute, "notification", "a" * 64)
-    herald.clock.moved += minute - timedelta(seconds=0.3) - herald.clock()
+    herald.clock.offset += minute - timedelta(seconds=0.3) - herald.clock()
     assert await herald.tick() == 1
 
 
@@ -65,22 +65,22 @@ async def test_tick_leaves_the_rest_to_the_next_one_after_its_time_limit(
     await asyncio.gather(*(herald.services.timers.put(minute, "notification", f"{key:064x}") for key in range(130)))
     monkeypatch.setattr("timer_digest.tick.MAX_TICK_SECONDS", 0.0)
     assert [await herald.tick() for _ in range(3)] == [100, 30, 0]
-    assert await herald.waiting(EXPANSIONS) == 130
+    assert await herald.message_count(EXPANSIONS) == 130
 
 
 async def test_concurrent_ticks_send_a_notification_once(herald: Herald) -> None:
     await schedule(herald, timedelta(minutes=5))
-    herald.clock.moved += timedelta(minutes=7)
+    herald.clock.offset += timedelta(minutes=7)
     await asyncio.gather(herald.tick(), herald.tick(), herald.tick())
-    await herald.send()
+    await herald.handle_messages()
     await herald.tick()
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 1
 
 
 async def test_timer_written_into_a_past_minute_is_found(herald: Herald) -> None:
     _, notification = await schedule(herald, timedelta(minutes=5))
-    herald.clock.moved += timedelta(hours=1)
+    herald.clock.offset += timedelta(hours=1)
     await herald.tick()
     long_ago = herald.clock() - timedelta(days=30)
     await herald.services.timers.put(long_ago, "notification", notification.key)
@@ -115,7 +115,7 @@ async def test_timer_of_unknown_kind_stays_for_a_newer_version(herald: Herald) -
     now = herald.clock()
     await herald.services.timers.put(now - timedelta(minutes=2), "somethingNew", "x")
     await schedule(herald, timedelta(minutes=1))
-    herald.clock.moved += timedelta(minutes=3)
+    herald.clock.offset += timedelta(minutes=3)
     assert await herald.tick() == 1
     remaining = [timer.kind async for page in herald.services.timers.read_due(herald.clock(), 10) for timer in page]
     assert remaining == ["somethingNew"]
@@ -132,9 +132,9 @@ async def test_recipients_are_looked_up_when_a_scheduled_notification_is_sent(he
         moved,
         at=herald.clock(),
     )
-    herald.clock.moved += timedelta(minutes=7)
+    herald.clock.offset += timedelta(minutes=7)
     await herald.tick()
-    await herald.send()
+    await herald.handle_messages()
     assert await herald.counts(notification) == {"failed": 1}
 
 
@@ -145,11 +145,11 @@ async def test_failed_timer_stays_for_the_next_tick_and_does_not_block_others(
     broken = [f"{number:064x}" for number in range(150)]
     await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watch", key) for key in broken))
     await schedule(herald, timedelta(minutes=1))
-    herald.clock.moved += timedelta(minutes=3)
+    herald.clock.offset += timedelta(minutes=3)
     sweep = herald.services.queues.enqueue_sweep
     monkeypatch.setattr(herald.services.queues, "enqueue_sweep", _fail)
     assert await herald.tick() == 1
-    await herald.send()
+    await herald.handle_messages()
     assert len(await herald.received()) == 1
     assert "failed and stays due" in caplog.text
     monkeypatch.setattr(herald.services.queues, "enqueue_sweep", sweep)
