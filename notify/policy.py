@@ -14,8 +14,8 @@ from shared.records import ConversationReference, DeliveryRecord
 from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.teams.outcome import Outcome, Verdict
 
-#: Longest wait before the second try, doubled for each later try, and its limit. A wait is between 1 s and the
-#: longest: Teams asks for exponential backoff with jitter ("Rate limiting for bots").
+#: Upper bound of the wait before the second try; it doubles for each later try, up to the second value. A wait is
+#: between 1 s and that bound: Teams asks for exponential backoff with jitter ("Rate limiting for bots").
 FIRST_BACKOFF_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 900.0
 #: A delivery is tried for this long after its first try.
@@ -25,7 +25,7 @@ RETRY_PERIOD = timedelta(days=1)
 UNCOUNTED_REASONS = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 #: Reasons to hold a delivery (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both
-#: follow the clock of people (`shared.time.clock`), and are evaluated again when the delivery's message arrives.
+#: follow the movable clock (`Services.clock`), and are evaluated again when the delivery's message arrives.
 HOLD_REASONS = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
 
 _REASON_BY_STATUS = {
@@ -36,10 +36,10 @@ _REASON_BY_STATUS = {
 
 
 class Step(Enum):
-    """The step that a worker takes with a delivery's message, by the delivery's row."""
+    """The step that a worker takes with a delivery's message, depending on the delivery's row."""
 
-    END = "end"  #: do nothing: it has its final state
-    WAIT = "wait"  #: come back later: another worker has the claim, or the next try is not due
+    END = "end"  #: it has its final state: only repeat what follows from that
+    WAIT = "wait"  #: requeue, unless it is held: another worker has the claim, or the next try is not due
     SEND = "send"
     RESOLVE = "resolve"  #: the claim ended without a result: its request may have reached Teams
 

@@ -91,7 +91,7 @@ class Rule(StrEnum):
     EXPIRED = "expired"
     LOCAL_TIME = "localTime"  #: it is too early or too late in the recipient's zone
     UNREACHABLE = "unreachable"  #: the bot is not installed, or blocked
-    ASKED = "asked"  #: the recipient asked for this message: a reply, a digest, a snoozed message
+    ASKED = "asked"  #: the recipient chose to receive this message now: a reply, a digest, a snoozed message
     WELCOMED = "welcomed"  #: nobody is welcomed twice
     OWN_ACTION = "ownAction"
     OPTED_OUT = "optedOut"

@@ -29,8 +29,8 @@ def compose(
     """Return how many of the first groups fit on a card of `limit` bytes, how many deliveries are left for the next
     digest, and the digest as the `data` of a notification.
 
-    Times are shown in `zone`. `more` deliveries are left anyway; with None the card does not say how many are. `held`
-    is as in `shared.cards.digest.draw_digest_card`.
+    Times are shown in `zone`. `more` deliveries are left besides these groups; with None the card does not say how many
+    are. `held` is as in `shared.cards.digest.draw_digest_card`.
     """
     lines = [_line(group) for group in groups]
 

@@ -1,6 +1,6 @@
 """Plan what to do with a recipient's held deliveries: include in a digest, send one by one, or keep holding.
 
-All functions are pure; `timer_digest.held_items` reads what they decide on.
+All functions are pure; `timer_digest.held_items` reads what they need.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from timer_digest.thread_groups import DigestEntry, group_by_priority, limit_gro
 MAX_SEPARATE_MESSAGES = 5
 #: Most deliveries in one digest.
 MAX_DIGEST_ITEMS = 200
-#: How far back a scheduled time that had no digest is looked for. Every schedule has one at least once a week.
+#: Age of the oldest scheduled time that still gets its digest. Every schedule has one at least once a week.
 MAX_DIGEST_AGE = timedelta(days=15)
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedItem:
-    """A held delivery to release. `state` is its final state, or None if policy is to evaluate it again."""
+    """A held delivery to send or end now. `state` is its final state, or None if policy is to evaluate it again."""
 
     item: HeldDelivery
     state: DeliveryState | None = None
@@ -40,7 +40,7 @@ class DigestPlan:
     """`release`: send now. `hold`: keep until `next_at`. `digest`: include in the next digest.
 
     `more` is the number of deliveries left for the digest after this one, None if the rest follows at once.
-    `digest_time` is the scheduled time of this digest, None for one out of schedule. `next_at` is the time of the next
+    `digest_time` is the scheduled time of this digest, None for an unscheduled one. `next_at` is the time of the next
     scheduled digest, None if there is none.
     """
 
@@ -81,7 +81,7 @@ def first_eligible(
 ) -> datetime | None:
     """Return when the oldest delivery that a digest may include became eligible, None if there is none.
 
-    `for_digest` are held for a digest; one of them counts once its own time has come.
+    `for_digest` are held for a digest; one of them counts once its `until` has passed.
     """
     times = [item.eligible_since for item in for_digest if item.until <= now]
     times += [each.item.eligible_since for each in evaluated if each.rule is Rule.DIGEST]

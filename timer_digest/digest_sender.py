@@ -1,4 +1,4 @@
-"""Send one card for many held deliveries; each delivery that it includes ends as the card's own delivery does.
+"""Send one card for many held deliveries.
 
 Nothing is lost or sent twice, wherever a worker dies and however many workers serve the same recipient:
 
@@ -43,9 +43,9 @@ from timer_digest.settlement import (
 )
 from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priority
 
-#: Fallback if the message that settles a digest is lost and no next digest is scheduled.
+#: Delay of the next check if no next digest is scheduled: a fallback for the message that settles the digest.
 FALLBACK_DELAY = timedelta(days=1)
-#: The digest's message is taken for lost when its next try, or the end of its claim, is overdue by this much.
+#: The digest's message is considered lost when its next try, or the end of its claim, is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
 
@@ -73,7 +73,7 @@ async def send_digest(
     included = group_by_priority(reserved)
     if len(reserved) < len(planned):
         _, _, data = _compose(services, task, digest_preferences, included, more)
-    made = replace(
+    new_state = replace(
         state,
         number=number,
         last_date=plan.digest_time.date if plan.digest_time else state.last_date,
@@ -87,11 +87,11 @@ async def send_digest(
         services,
         tenant=tenant,
         source=SOURCE,
-        identifier=digest_identity(recipient, made),
+        identifier=digest_identity(recipient, new_state),
         data=data,
         purpose=purpose,
     )
-    await services.held_deliveries.save_digest_state(tenant, recipient, made)
+    await services.held_deliveries.save_digest_state(tenant, recipient, new_state)
     await publishing.enqueue(services, digest, recipient, is_new=is_new)
 
 
@@ -116,7 +116,7 @@ async def settle_last_digest(
 
 
 def _has_message(known: DeliveryRecord, now: datetime) -> bool:
-    """Return whether a worker sends the delivery or its message is on the queue, by the times in its row."""
+    """Return whether the times in the row say that a worker sends the delivery, or will receive its message."""
     until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
     return until is not None and until > now - LOST_MESSAGE_AFTER
 
@@ -145,7 +145,7 @@ async def _reserve(
     while True:
         with suppress(Conflict):
             if etag:
-                # Without a reason, a worker that receives a message of the delivery only requeues it.
+                # The empty reason makes a worker requeue a message of the delivery instead of sending it.
                 etag = await _defer(services, delivery, etag, None, FOREVER, f"{RESERVED}{number}")
                 break
         known = await services.deliveries.get(delivery)

@@ -17,7 +17,7 @@ from timer_digest.tick import tick
 TICK_SCHEDULE = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * *"
 
 #: Recipients that one process handles at a time. Making a digest costs as much as sending it, and the host takes as
-#: many messages from one queue as from the other. Without a limit, digests would be made faster than they can be sent.
+#: many recipient tasks as deliveries. Without a limit, digests would be made faster than they can be sent.
 MAX_CONCURRENT_RELEASES = 8
 
 _release_limit = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
@@ -33,7 +33,7 @@ async def tick_each_minute(timer: func.TimerRequest) -> None:
 
 
 @queue_trigger(blueprint, queue_messages.RECIPIENTS)
-async def release_recipient(message: func.QueueMessage) -> None:
+async def release_held_deliveries(message: func.QueueMessage) -> None:
     await handle_internal(message, queue_messages.RECIPIENTS, queue_messages.RecipientTask, _release)
 
 

@@ -1,4 +1,4 @@
-"""Read what a digest is planned on: preferences, the notifications of held deliveries, and their threads."""
+"""Plan a digest with what it needs: preferences, the notifications of held deliveries, and their threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from timer_digest.digest_plan import (
 from timer_digest.thread_groups import DigestEntry
 
 
-async def read_plan(
+async def make_plan(
     services: Services,
     task: RecipientTask,
     digest_preferences: DigestPreferences,

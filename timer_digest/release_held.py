@@ -1,4 +1,4 @@
-"""Release a recipient's held deliveries when they are due: to be evaluated and sent again, or in a digest."""
+"""Release a recipient's held deliveries when they are due: to be evaluated again and sent, or in a digest."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from shared.storage import timers
 from shared.storage.table import Conflict
 from timer_digest.digest_plan import DigestPlan, DigestPreferences, ReleasedItem
 from timer_digest.digest_sender import clear_rule, send_digest, settle_last_digest
-from timer_digest.held_items import digest_preferences_of, read_plan
+from timer_digest.held_items import digest_preferences_of, make_plan
 from timer_digest.settlement import MAX_ITEMS, DeliveryResult, end_delivery, reserved_for
 
-#: Tolerance for the clock of the instance that ran the tick. An item that is not due by our clock is held until the
-#: next tick.
+#: Items due within this time count as due, since the clock of the instance that ran the tick may be ahead of ours.
 CLOCK_SKEW = timedelta(seconds=5)
 #: Tries per message while other workers change the recipient's digest state.
 MAX_CONFLICTS = 8
@@ -40,8 +39,8 @@ async def _reconsider(services: Services, task: RecipientTask) -> None:
     """Re-evaluate held deliveries against current preferences."""
     state = await services.held_deliveries.digest_state(task.tenant, task.recipient)
     items = await services.held_deliveries.list(task.tenant, task.recipient, MAX_ITEMS, task.after)
-    timed = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
-    state = await release_items(services, task, state, timed)
+    at_local_time = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
+    state = await release_items(services, task, state, at_local_time)
     included = {delivery.identity for delivery in state.included}
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in included]
     if held:
@@ -66,13 +65,13 @@ async def _release_due(services: Services, task: RecipientTask) -> None:
     """Settle the last digest if it has ended, release the deliveries whose hold has ended, and send a due digest."""
     now, is_asked = services.clock() + CLOCK_SKEW, task.task is Task.DIGEST_NOW
     items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, now, MAX_ITEMS)
-    timed = [item for item in items if item.reason is Reason.LOCAL_TIME]  # digests do not apply to them
+    at_local_time = [item for item in items if item.reason is Reason.LOCAL_TIME]  # digests do not apply to them
     due_called_at = task.due_called_at or services.clock().timestamp()
-    messages = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in timed]
+    messages = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in at_local_time]
     await gather_limited(messages, lambda each: services.queues.enqueue_delivery(each[0], urgent=each[1]))
-    await services.held_deliveries.delete(task.tenant, task.recipient, timed)
+    await services.held_deliveries.delete(task.tenant, task.recipient, at_local_time)
     held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
-    released = len(timed)
+    released = len(at_local_time)
     is_sending = False
     if state.included:
         included = {delivery.identity for delivery in state.included}
@@ -103,7 +102,7 @@ async def _plan(
     items: Sequence[HeldDelivery],
 ) -> DigestPlan:
     """Plan what to do with these items, and set a timer for those held until the next digest."""
-    plan = await read_plan(services, task, digest_preferences, state, items)
+    plan = await make_plan(services, task, digest_preferences, state, items)
     if plan.hold and plan.next_at:
         await services.timers.put(plan.next_at, timers.DIGEST, task.tenant, task.recipient)
     return plan

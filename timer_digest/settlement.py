@@ -1,7 +1,7 @@
 """Apply a digest's final state to every delivery that it includes.
 
-A digest is one of Herald's own notifications; `digest_identity` is its id. How its recipient's digests stand is one row
-of the table HeldDeliveries (`DigestState`).
+A digest is one of Herald's own notifications; `digest_identity` is its id. The state of its recipient's digests is one
+row of the table HeldDeliveries (`DigestState`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.storage.table import Conflict
 
 #: The `source` of digests.
 SOURCE = "/herald/digests"
-#: Held deliveries of one recipient that are read at a time.
+#: Most held deliveries of one recipient that are read at a time.
 MAX_ITEMS = 1000
 #: Delay before the deliveries of a cancelled digest are evaluated again; its settlement is stored by then.
 REEVALUATION_DELAY_SECONDS = 5
@@ -61,9 +61,9 @@ def reserved_for(known: DeliveryRecord) -> int:
 async def settle_digest(
     services: Services, task: RecipientTask, state: DigestState, items: Sequence[HeldDelivery], result: DeliveryResult
 ) -> DigestState:
-    """End each delivery in the last digest as `result` says, delete those of `items`, and return the new digest state.
+    """End each delivery in the last digest as `result` says, and return the new digest state.
 
-    The deliveries of a digest that was `CANCELLED` are held again instead. Raises `Conflict` if another worker changed
+    Their held rows are deleted; `items` are those that were read. The deliveries of a digest that was `CANCELLED` are held again instead. Raises `Conflict` if another worker changed
     the digest state since it was read.
     """
     if result.state is DeliveryState.CANCELLED:

@@ -47,7 +47,7 @@ def group_by_priority(entries: Iterable[DigestEntry]) -> list[ThreadGroup]:
 
 
 def limit_groups(groups: Iterable[ThreadGroup], limit: int) -> tuple[list[ThreadGroup], int]:
-    """Return each group with its `limit` newest entries, and how many of the first groups hold that many together."""
+    """Return each group with its `limit` newest entries, and how many of the first groups fit within it together."""
     limited = [group[:limit] for group in groups]
     return limited, sum(total <= limit for total in accumulate(map(len, limited)))
 

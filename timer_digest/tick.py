@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 async def tick(services: Services) -> int:
-    """Enqueue the work of all due timers, one minute after the other, and return how many timers that were.
+    """Enqueue the work of all due timers, in the order of their minutes, and return their number.
 
     A timer that fails stays for the next tick and does not block others.
     """

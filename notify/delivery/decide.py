@@ -14,17 +14,17 @@ from shared.storage.markers import welcomed
 
 
 async def build_policy_input(sending: Sending, recipient: ResolvedRecipient) -> PolicyInput:
-    """Return the values on which policy decides; claims the marker that a person is welcomed only once."""
+    """Return the values on which policy decides; for a welcome, also claim the marker that prevents a second one."""
     services, notification, content = sending.services, sending.notification, sending.notification.content
     identifier, card = sending.message.recipient, content.content
     category, is_welcome = services.categories.of(content.category), notification.purpose is Purpose.WELCOME
     now, is_missed = services.clock(), False
     due_time = compute_local_due(content.schedule, recipient.zone, notification.schedule_set_at)
-    if due_time.due and sending.is_first_try:
-        # A recipient whose zone has changed was held until the time in the former one.
+    if due_time.due and sending.only_schedule_held_it:
+        # If the zone has changed since, the delivery was held until the due time in the old one.
         held_until = sending.known.reason == Reason.LOCAL_TIME and sending.known.not_before
         due, due_called_at = (held_until or due_time.due).timestamp(), sending.message.due_called_at
-        # Lateness is measured from the tick that made the delivery due, not from when its message was received.
+        # Lateness is the time from due to the tick that called the delivery, not to the receipt of its message.
         late = (due_called_at if due_called_at >= due else now.timestamp()) - due
         is_missed = late > category.late_grace(services.settings.late_grace).total_seconds()
     is_new = not is_welcome or await services.markers.claim(welcomed(notification.tenant), identifier, notification.key)
@@ -62,7 +62,7 @@ async def hold_or_end(
         await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)
         current = await resolve(services, notification.tenant, identifier)
         if (current.preferences, current.zone) != (recipient.preferences, recipient.zone):
-            # Their change re-evaluated what was held then, which may not have included this delivery yet.
+            # The change re-evaluated the deliveries that were held then, maybe without this one.
             task = RecipientTask(notification.tenant, channel_of(identifier), Task.RECONSIDER)
             await services.queues.enqueue_recipient(task)
     elif decision.rule is Rule.UNREACHABLE:

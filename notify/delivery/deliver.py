@@ -28,7 +28,7 @@ from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Verdict
 
-#: Jitter for requeued deliveries while a rate lane is paused.
+#: Longest random addition to the delay of a delivery that is requeued because a rate lane is paused.
 JITTER_SECONDS = 5.0
 #: Tries per message while other workers change the delivery's row.
 MAX_CONFLICTS = 8
@@ -147,7 +147,7 @@ async def _try(sending: Sending) -> None:
 
 
 async def _yield_to_newer(sending: Sending, route: Route) -> None:
-    """Show the newest notification of the thread on the card that our update covers, or may cover, and end ours."""
+    """Show the newest notification of the thread on the card that our update may have overwritten, and end ours."""
     outcome = await threads.show_newest(sending.services, sending.notification, sending.message.recipient, route)
     if outcome.verdict is Verdict.RETRY:
         await record_outcome(sending, outcome, "")

@@ -19,7 +19,7 @@ from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
 from shared.teams.outcome import Outcome, Verdict
 
-#: States of a delivery that its recipient has seen, or may have seen.
+#: Final states after which a person is not welcomed again.
 _ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
 
 
@@ -38,7 +38,7 @@ class Sending:
     rule: Rule | None = None
 
     @property
-    def is_first_try(self) -> bool:
+    def only_schedule_held_it(self) -> bool:
         """Whether only its schedule has kept it from being sent so far."""
         return self.known.since is None and self.known.reason in ("", Reason.LOCAL_TIME)
 
@@ -98,7 +98,7 @@ class Sending:
             await self.end(state, reason)
 
     async def hold(self, reason: Reason, until: datetime, eligible_since: datetime, *, for_digest: bool) -> None:
-        """Hold it until then. If the worker dies before all is stored, its queue message comes again.
+        """Hold it until `until`. If the worker dies before all is stored, its queue message comes again.
 
         `eligible_since` and `for_digest` are as in `HeldDelivery`.
         """

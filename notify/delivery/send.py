@@ -1,4 +1,4 @@
-"""Send an activity to a recipient's conversation, which is created if it does not exist."""
+"""Send an activity to a recipient's conversation. A person's chat is created if it is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.storage.deliveries import CLAIM_SECONDS
 from shared.teams.connector import TIMEOUT_SECONDS, Route
 from shared.teams.outcome import Outcome, Verdict
 
-#: Where a bot of the GCC cloud sends if Teams answers that its API host is another ("Send proactive messages").
+#: API host of the GCC cloud, used after Teams answers `InvalidBotApiHost` ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 
 

@@ -20,7 +20,7 @@ VERSION = 1
 NOTIFICATION = "notification"  #: expand the audience of a notification: its key
 WATCHDOG = "watchdog"  #: resume a notification if it makes no progress: its key
 RELEASE = "release"  #: release the deliveries held for a recipient until now: tenant, recipient
-DIGEST = "digest"  #: the same, and send the recipient's digest: tenant, recipient
+DIGEST = "digest"  #: the same for a digest: enqueued at the tenant's rate: tenant, recipient
 OCCURRENCE = "occurrence"  #: announce the due occurrences of a schedule: tenant, name
 
 

@@ -41,14 +41,14 @@ class Outcome:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-_BY_CODE = {
+_REASON_BY_403_CODE = {
     "BotDisabledByAdmin": Reason.DISABLED_BY_ADMIN,
     "BotNotInConversationRoster": Reason.NOT_INSTALLED,
     "ConversationBlockedByUser": Reason.BLOCKED,
     "MessageWritesBlocked": Reason.BLOCKED,
     "ForbiddenOperationException": Reason.NOT_PERSONAL_SCOPE,
 }
-_BY_STATUS = {
+_OUTCOME_BY_STATUS = {
     400: (Verdict.FAILED, Reason.BAD_REQUEST),
     401: (Verdict.RETRY, Reason.UNAUTHORIZED),
     404: (Verdict.FAILED, Reason.CONVERSATION_GONE),
@@ -76,8 +76,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
         if code == "NotEnoughPermissions":
             return Outcome(Verdict.FAILED, Reason.NOT_PERMITTED)
         # An unknown code is final, too: Teams also sends bodies that are not documented.
-        return Outcome(Verdict.SUPPRESSED, _BY_CODE.get(code, Reason.NOT_PERMITTED))
-    verdict, reason = _BY_STATUS.get(
+        return Outcome(Verdict.SUPPRESSED, _REASON_BY_403_CODE.get(code, Reason.NOT_PERMITTED))
+    verdict, reason = _OUTCOME_BY_STATUS.get(
         status, (Verdict.UNKNOWN, Reason.NO_ANSWER) if status > 500 else (Verdict.FAILED, Reason.BAD_REQUEST)
     )
     return Outcome(verdict, reason, retry_after(headers.get("Retry-After"), now))

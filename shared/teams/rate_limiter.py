@@ -21,8 +21,8 @@ MAX_WAIT_SECONDS = 5.0
 #: Requests wait in the process only while a lane is paused for at most this long. Otherwise they would fill the process
 #: and delay other tenants.
 MAX_PAUSE_MICROSECONDS = SECOND
-#: How far ahead slots are taken, so that the claim is stored before the slot even if storage is slow: a slot that is
-#: missed is lost.
+#: How far ahead slots are taken, so that the request history of the conversation is stored before the slot even if
+#: storage is slow: a slot that is missed is lost.
 LEAD_MICROSECONDS = SECOND // 5
 #: Conversations whose request history is kept in memory, which saves a read if no other process wrote to it.
 MAX_CACHED_CONVERSATIONS = 4096

@@ -34,7 +34,7 @@ from tests.support.digests import (
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
 from timer_digest.digest_plan import MAX_SEPARATE_MESSAGES
-from timer_digest.held_items import digest_preferences_of, read_plan
+from timer_digest.held_items import digest_preferences_of, make_plan
 from timer_digest.release_held import release
 from timer_digest.settlement import DeliveryResult, settle_digest
 from timer_digest.thread_groups import DigestEntry
@@ -255,7 +255,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     async def plan() -> Callable[[], Coroutine[None, None, None]]:
         items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, task)
-        planned = await read_plan(services, task, digest_preferences, state, items)
+        planned = await make_plan(services, task, digest_preferences, state, items)
         return lambda: digest_sender.send_digest(services, task, state, planned, digest_preferences)
 
     await send_to(timed, ada, "Build 1")
