@@ -63,8 +63,8 @@ async def settle_digest(
 ) -> DigestState:
     """End each delivery in the last digest as `result` says, and return the new digest state.
 
-    Their held rows are deleted; `items` are those that were read. The deliveries of a digest that was `CANCELLED` are held again instead. Raises `Conflict` if another worker changed
-    the digest state since it was read.
+    Their held rows are deleted; `items` are those that were read. The deliveries of a digest that was `CANCELLED` are
+    held again instead. Raises `Conflict` if another worker changed the digest state since it was read.
     """
     if result.state is DeliveryState.CANCELLED:
         return await _hold_again(services, task, state, result)
