@@ -143,7 +143,7 @@ async def test_failed_timer_stays_for_the_next_tick_and_does_not_block_others(
 ) -> None:
     now = herald.clock()
     broken = [f"{number:064x}" for number in range(150)]
-    await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watch", key) for key in broken))
+    await asyncio.gather(*(herald.services.timers.put(now - timedelta(minutes=9), "watchdog", key) for key in broken))
     await schedule(herald, timedelta(minutes=1))
     herald.clock.offset += timedelta(minutes=3)
     sweep = herald.services.queues.enqueue_sweep
