@@ -336,7 +336,7 @@ async def add_timers(herald: Herald, name: str) -> Counter[str]:
     await set_schedule(herald, ada, name=name, title=f"Recurring {name}")
     await set_schedule(herald, ada, name=f"{name} own", title=f"Recurring recipient time {name}", timeZone="recipient")
     watched = await herald.submit(user(ada), content={"title": f"Watched {name}"})
-    await herald.services.timers.put(NINE, "watch", watched.key)
+    await herald.services.timers.put(NINE, "watchdog", watched.key)
     await herald.services.timers.put(NINE, "digest", f"{herald.tenant};u:{ada.object_id}")
     await herald.handle_messages()
     return Counter(f"{title} {name}" for title in ("Scheduled", "Recipient time", "Recurring", "Watched"))
