@@ -43,9 +43,9 @@ async def post(
     notification, is_new = await store(
         services, tenant=tenant, source=source, identifier=identifier, data=data, purpose=purpose, at=at
     )
-    if at:
+    if at and notification.state is NotificationState.SCHEDULED:
         await services.timers.put(at, timers.NOTIFICATION, notification.key)
-    else:
+    elif not at:
         await enqueue(services, notification, recipient, is_new=is_new)
     return notification.key
 

@@ -17,8 +17,14 @@ MAX_EVENT_DAYS = 366
 MAX_RECURRING_EVENTS = 50
 #: Largest COUNT of an event. Such an event is followed from its start each time a calendar is read.
 MAX_COUNT = 500
+#: Characters of a line that an error quotes.
+MAX_QUOTE_CHARS = 80
 
 _DAY = timedelta(days=1)
+#: The properties of an event that are read, or refused.
+_EVENT_PROPERTIES = (
+    "DTSTART", "DTEND", "DURATION", "RRULE", "EXDATE", "STATUS", "RDATE", "EXRULE", "RECURRENCE-ID"
+)  # fmt: skip
 
 
 class Holidays:
@@ -80,17 +86,22 @@ def _read_events(calendar: str) -> list[dict[str, list[str]]]:
     from icalendar.parser import Contentlines
 
     events: list[dict[str, list[str]]] = []
-    component: dict[str, list[str]] = {}
+    open_components: list[dict[str, list[str]]] = [{}]  # the innermost one last
     for line in filter(None, Contentlines.from_ical(re.sub(r"\r\n?", "\n", calendar))):  # type: ignore[no-untyped-call]
+        component = open_components[-1]
         try:
             name, parameters, value = line.raw_parts()
         except ValueError:
+            if events and component is events[-1] and re.split("[:;]", line)[0].upper() in _EVENT_PROPERTIES:
+                raise ValueError(f"an event has a line that cannot be read: {line[:MAX_QUOTE_CHARS]!r}") from None
             continue
         name, value = name.upper(), value.strip()
-        if name in ("BEGIN", "END"):  # an event's properties precede its alarms
-            component = {}
-            if name == "BEGIN" and value.upper() == "VEVENT":
-                events.append(component)
+        if name == "BEGIN":
+            open_components.append({})
+            if value.upper() == "VEVENT":
+                events.append(open_components[-1])
+        elif name == "END":
+            open_components[1:] = open_components[1:-1]
         else:
             component.setdefault(name, []).append(value)
             if name == "DTSTART":
@@ -103,8 +114,10 @@ def _all_day_event(properties: Mapping[str, Sequence[str]]) -> _Event | None:
     from icalendar import vDuration
 
     found = {name: values[-1] for name, values in properties.items()}
+    if found.get("STATUS", "").upper() == "CANCELLED":
+        return None
     day = _day(found["DTSTART"]) if "DTSTART" in found else None
-    if day is None or found.get("STATUS", "").upper() == "CANCELLED":
+    if day is None:
         return None
     length = timedelta() if "T" in found["DTSTART"] else _DAY
     if "DURATION" in found:

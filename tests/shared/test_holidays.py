@@ -69,6 +69,17 @@ def test_all_day_events_are_read_with_yearly_rules_and_exceptions() -> None:
         assert sorted(map(str, found)) == expected
 
 
+def test_properties_after_an_alarm_belong_to_the_event() -> None:
+    alarm = "BEGIN:VALARM\nTRIGGER:-PT15M\nEND:VALARM\n"
+    text = calendar(f"DTSTART;VALUE=DATE:20261225\n{alarm}RRULE:FREQ=YEARLY")
+    assert holidays(text, date(2027, 1, 1), date(2028, 1, 1)) == {date(2027, 12, 25)}
+
+
+def test_unreadable_line_of_an_event_is_refused() -> None:
+    with pytest.raises(ValueError, match="an event has a line that cannot be read: 'DTSTART;VALUE=DATE;:20261225'"):
+        holidays(calendar("DTSTART;VALUE=DATE;:20261225"), date(2026, 1, 1), date(2027, 1, 1))
+
+
 def test_event_that_started_earlier_counts_from_the_first_date() -> None:
     assert holidays(CALENDAR, date(2027, 12, 26), date(2027, 12, 31)) == {date(2027, 12, 26)}
 
