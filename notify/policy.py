@@ -24,6 +24,9 @@ RETRY_PERIOD = timedelta(days=1)
 #: the bot must not make a broadcast fail.
 UNCOUNTED_REASONS = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
+#: A digest is made when a pause or quiet hours end, by an instance whose clock may be ahead by this much.
+CLOCK_SKEW = timedelta(seconds=5)
+
 #: Reasons to hold a delivery (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both
 #: follow the movable clock (`Services.clock`), and are evaluated again when the delivery's message arrives.
 HOLD_REASONS = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
@@ -128,7 +131,7 @@ def decide(policy_input: PolicyInput) -> Decision:
     if policy_input.purpose in (Purpose.DIGEST, Purpose.DIGEST_NOW):
         is_asked = policy_input.purpose is Purpose.DIGEST_NOW
         checked = without_holds(preferences) if is_asked else preferences
-        return _decision(*evaluate_digest(checked, now, policy_input.zone))
+        return _decision(*evaluate_digest(checked, now + CLOCK_SKEW, policy_input.zone))
     if policy_input.is_welcomed:
         return Decision(Rule.WELCOMED, DeliveryState.SUPPRESSED, Reason.WELCOMED)
     if policy_input.is_own_action and not preferences.own_actions:

@@ -70,18 +70,20 @@ async def send_digest(
     if not reserved:  # other workers took all of them: the next tick looks at what they left
         await services.timers.put(services.clock(), timers.DIGEST, tenant, recipient)
         return
-    included = group_by_priority(reserved)
-    if len(reserved) < len(planned):
-        _, _, data = _compose(services, task, digest_preferences, included, more)
+    groups = group_by_priority(reserved)
+    if len(reserved) < len(planned):  # another entry of a thread may take more space: fewer groups may fit
+        count, _, data = _compose(services, task, digest_preferences, groups, more)
+        groups = groups[:count]
+    included = [entry for group in groups for entry in group]
     new_state = replace(
         state,
         number=number,
         last_date=plan.digest_time.date if plan.digest_time else state.last_date,
         previous_date=state.last_date,
-        included=[entry.delivery for group in included for entry in group],
+        included=[entry.delivery for entry in included],
     )
     purpose = Purpose.DIGEST_NOW if task.task is Task.DIGEST_NOW else Purpose.DIGEST
-    if any(entry.category.mandatory or entry.category.bypasses_quiet_hours for entry in reserved):
+    if any(entry.category.mandatory or entry.category.bypasses_quiet_hours for entry in included):
         purpose = Purpose.EXEMPT_DIGEST
     digest, is_new = await publishing.store(
         services,
@@ -91,6 +93,9 @@ async def send_digest(
         data=data,
         purpose=purpose,
     )
+    if digest.purpose is not purpose:  # the card of a worker that crashed, made under other conditions: leave it
+        await services.held_deliveries.save_digest_state(tenant, recipient, replace(state, number=number))
+        raise Conflict
     await services.held_deliveries.save_digest_state(tenant, recipient, new_state)
     await publishing.enqueue(services, digest, recipient, is_new=is_new)
 

@@ -204,6 +204,42 @@ async def test_digest_is_sent_with_fewer_items_if_one_was_released(
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
 
 
+async def test_released_item_that_makes_the_card_larger_leaves_others_for_the_next_digest(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object.__setattr__(timed.services.settings, "max_activity_kb", 16)
+    ada = await add_person(timed, "2026-11-23T10:00")
+    long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
+    thread: dict[str, Any] = {"thread": {"key": "t"}, "priority": "urgent"}
+    older = await send_to(timed, ada, "Older " + "Ä" * 100, content=long, **thread)
+    timed.clock.offset += timedelta(seconds=1)
+    newest = await send_to(timed, ada, "Newest", **thread)
+    others = [await send_to(timed, ada, f"Build {number:02} " + "Ä" * 90) for number in range(40)]
+    reserve = digest_sender._reserve
+
+    async def lose_newest(
+        services: Services, task: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
+    ) -> DigestEntry | None:
+        if item.delivery.notification == newest.key:  # another worker releases it now
+            known = await services.deliveries.get(item.delivery)
+            assert known
+            await digest_sender.clear_rule(services, item.delivery, known)
+        return await reserve(services, task, number, item, entry)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(digest_sender, "_reserve", lose_newest)
+        timed.clock.offset += timedelta(hours=22, seconds=30)
+        await timed.tick()
+        await run_recipient_tasks(timed)
+    await timed.handle_messages()
+    [digest] = await received_by(timed, ada)
+    shown = {text[:8] for text in card_texts(digest)}
+    digested = [each for each in others if await timed.counts(each) == {"digested": 1}]
+    assert await timed.counts(older) == {"digested": 1}
+    assert 0 < len(digested) < len(others)
+    assert {f"Build {others.index(each):02}" for each in digested} <= shown
+
+
 async def test_digest_is_settled_at_the_next_digest_time_if_its_message_is_lost(timed: Herald) -> None:
     ada = await add_person(timed, "2026-11-23T10:00")
     first = await send_to(timed, ada)
