@@ -8,7 +8,8 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from shared.time.localtime import to_utc, to_wall_time
-from shared.time.times_of_day import DAYS, EVERY_DAY, WORKDAYS, parse_time_of_day, parse_weekday
+from shared.time.spellings import normalize
+from shared.time.times_of_day import DAYS, EVERY_DAY, MORNING, WORKDAYS, parse_time_of_day, parse_weekday
 
 #: How a digest schedule is written, for error messages.
 FORMATS = "daily 09:00, weekdays 17:00, weekly mon 09:00, or off"
@@ -35,17 +36,23 @@ class DigestSchedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the schedule of `daily 09:00`, `weekdays 17:00`, `weekly mon 09:00` or `off`; raises `ValueError`."""
-        match text.casefold().split():
-            case ["off"]:
-                return cls()
-            case ["daily", at]:
-                return cls(EVERY_DAY, parse_time_of_day(at))
-            case ["weekdays", at]:
-                return cls(WORKDAYS, parse_time_of_day(at))
-            case ["weekly", day, at]:
-                return cls(frozenset({parse_weekday(day)}), parse_time_of_day(at))
-        raise ValueError(f"write a digest schedule as {FORMATS}")
+        """Return the schedule of `daily 09:00`, `weekdays 17:00`, `weekly mon 09:00` or `off`; raises `ValueError`.
+
+        Without a time of day it is 09:00. Other spellings are those of `shared.time.spellings`.
+        """
+        words = normalize(text).split()
+        if words == ["off"]:
+            return cls()
+        if words and words[0] == "weekly":
+            del words[0]
+        if not 1 <= len(words) <= 2:
+            raise ValueError(f"write a digest schedule as {FORMATS}")
+        days, *at = words
+        try:
+            chosen = {"daily": EVERY_DAY, "weekdays": WORKDAYS}.get(days) or frozenset({parse_weekday(days)})
+        except ValueError:
+            raise ValueError(f"write a digest schedule as {FORMATS}") from None
+        return cls(chosen, parse_time_of_day(at[0]) if at else MORNING)
 
     def __str__(self) -> str:
         if not self.days:

@@ -7,10 +7,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from shared.time.localtime import second_utc, to_utc, to_wall_time
-from shared.time.times_of_day import parse_time_of_day, parse_weekday
+from shared.time.spellings import normalize
+from shared.time.times_of_day import MORNING, parse_time_of_day, parse_weekday
 
-#: When a pause until a day ends: nobody wants the held messages at midnight.
-MORNING = time(9)
 #: Longest pause.
 MAX_PAUSE = timedelta(days=366)
 #: How a pause is written, for error messages.
@@ -25,15 +24,16 @@ def parse_pause(text: str, now: datetime, zone: ZoneInfo) -> datetime:
     """Return the instant (UTC) at which the pause ends that a person in `zone` asks for at `now`.
 
     Minutes and hours are elapsed time; days and weeks end at the same time of day, also across a clock change. A
-    weekday is the next one after today. Raises `ValueError` with one line.
+    weekday is the next one after today. Other spellings are those of `shared.time.spellings`. Raises `ValueError` with
+    one line.
     """
-    words, local_now = " ".join(text.casefold().split()), to_wall_time(now, zone)
+    words, local_now = normalize(text), to_wall_time(now, zone)
     if length := _LENGTH.fullmatch(words):
         unit = length[2][0]
         duration = int(length[1]) * _UNITS[unit]
         _check_length(duration)
         return now.astimezone(UTC) + duration if unit in "mh" else to_utc(local_now + duration, zone)
-    day, at = _day_and_time(words.removeprefix("until "), local_now)
+    day, at = _day_and_time(words, local_now)
     wall = datetime.combine(day, at)
     _check_length(wall - local_now)
     # During the second of two repeated hours, a later time of that hour means its second occurrence.
@@ -49,9 +49,9 @@ def _check_length(length: timedelta) -> None:
 
 
 def _day_and_time(words: str, local_now: datetime) -> tuple[date, time]:
-    match words.split():
+    match words.removeprefix("until ").split():
         case [at] if at[0].isdigit() and "-" not in at:
-            if not {":", "."} & set(at):
+            if not {":", "."} & set(at) and not words.startswith("until "):  # a number of hours, or a time of day?
                 raise ValueError(f"write a pause as {FORMATS}")
             later = parse_time_of_day(at) > local_now.time()
             return local_now.date() if later else local_now.date() + _DAY, parse_time_of_day(at)
@@ -63,8 +63,8 @@ def _day_and_time(words: str, local_now: datetime) -> tuple[date, time]:
 
 
 def _day(text: str, today: date) -> date:
-    if text == "tomorrow":
-        return today + _DAY
+    if text in ("today", "tomorrow"):
+        return today + (text == "tomorrow") * _DAY
     if text[0].isdigit():
         try:
             return date.fromisoformat(text)

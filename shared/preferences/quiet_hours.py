@@ -10,6 +10,7 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from shared.time.localtime import to_utc, to_wall_time
+from shared.time.spellings import normalize
 from shared.time.times_of_day import EVERY_DAY, format_weekdays, parse_time_of_day, parse_weekdays
 
 #: Most spans of one person's quiet hours.
@@ -55,8 +56,12 @@ class QuietHours:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun` or `off`; raises `ValueError`."""
-        if text.casefold().strip() == "off":
+        """Return the quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun` or `off`; raises `ValueError`.
+
+        Other spellings are those of `shared.time.spellings`.
+        """
+        text = normalize(text)
+        if text == "off":
             return cls()
         parts = text.split(";")
         if len(parts) > MAX_SPANS:

@@ -10,18 +10,21 @@ from datetime import time
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FULL = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
+#: The time of day of what is asked for a day without a time: a digest, the end of a pause.
+MORNING = time(9)
+
 EVERY_DAY = frozenset(range(7))
 WORKDAYS = frozenset(range(5))
 WEEKEND = EVERY_DAY - WORKDAYS
 
-_CLOCK = re.compile(r"([01]?\d|2[0-3])[:.]([0-5]\d)", re.ASCII)
+_CLOCK = re.compile(r"([01]?\d|2[0-3])(?:[:.]([0-5]\d))?", re.ASCII)
 
 
 def parse_time_of_day(text: str) -> time:
-    """Return the time of `9:00` or `17:30`; raises `ValueError` with one line."""
+    """Return the time of `9:00`, `17.30` or `9`; raises `ValueError` with one line."""
     if not (found := _CLOCK.fullmatch(text)):
         raise ValueError(f"{text!r} is not a time of day, such as 09:00 or 17:30")
-    return time(int(found[1]), int(found[2]))
+    return time(int(found[1]), int(found[2] or 0))
 
 
 def parse_weekday(text: str) -> int:

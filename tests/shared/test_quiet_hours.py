@@ -44,7 +44,7 @@ def test_quiet_hours_are_parsed_and_formatted(text: str, written: str) -> None:
         ("18:00", "write quiet hours as"),
         ("mon tue 18:00-08:00", "write quiet hours as"),
         ("18:00-25:00", "not a time of day"),
-        ("nights", "not a day of the week"),
+        ("sometimes", "not a day of the week"),
         ("18:00-18:00", "has the same start and end"),
         ("mon-sun", "cannot cover the whole week"),
         ("00:00-24:00", "cannot cover the whole week"),
