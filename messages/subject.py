@@ -12,6 +12,7 @@ from shared.preferences.preferences import Preferences
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.states import ReferenceKind
+from shared.texts import language_of, text_of
 from shared.time.localtime import load_zone
 
 
@@ -37,8 +38,12 @@ class PreferenceSubject:
     def zone_of(self, preferences: Preferences) -> ZoneInfo:
         return load_zone(preferences.time_zone or self.teams_zone or self.services.settings.default_time_zone)
 
+    def language_of(self, preferences: Preferences) -> str:
+        return language_of(preferences.locale, self.locale)
+
     def describe_zone_source(self, preferences: Preferences) -> str:
-        return "chosen here" if preferences.time_zone else "from Teams" if self.teams_zone else "default"
+        source = "zone.chosen" if preferences.time_zone else "zone.teams" if self.teams_zone else "zone.default"
+        return text_of(self.language_of(preferences), source)
 
     async def preferences(self) -> Preferences:
         reference = await self.services.conversations.get(self.tenant, self.kind, self.id)

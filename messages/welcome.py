@@ -14,7 +14,6 @@ import orjson
 from messages.activity.references import is_install, person_of, scope_of
 from messages.activity.verified import VerifiedActivity
 from shared import publishing
-from shared.cards.texts import language_of, text_of
 from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shard_count
@@ -22,6 +21,7 @@ from shared.queue_messages import Expansion
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import Mode, NotificationState, Purpose, ReferenceKind
+from shared.texts import language_of, text_of
 
 WELCOME_SOURCE = "/herald/welcomes"
 #: If this category is declared with the default `off`, nobody is welcomed. The members of teams and group chats are

@@ -10,9 +10,9 @@ from shared.cards.footer import Footer
 from shared.cards.notification import render_activity
 from shared.cards.schema import json_pointer
 from shared.cards.size import TooLarge
-from shared.cards.texts import language_of
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Notification
+from shared.texts import language_of
 
 #: Longest name of a category, in UTF-16 units. The name, and with it the size of the footer, may change until the
 #: message is sent.

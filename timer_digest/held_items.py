@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from shared.cards.texts import language_of
 from shared.concurrency import gather_limited
 from shared.preferences.delivery_rules import evaluate, parse_digest_schedule, without_holds
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DigestState, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Reason, Rule
+from shared.texts import language_of
 from timer_digest.digest_plan import (
     DigestPlan,
     DigestPreferences,

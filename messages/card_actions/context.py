@@ -15,12 +15,12 @@ from messages.subject import PreferenceSubject
 from shared.cards import refreshed
 from shared.cards.action_verbs import ACKNOWLEDGE, verb_of
 from shared.cards.actions import find_execute_actions
-from shared.cards.texts import format_time, language_of, text_of
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import ReferenceKind
 from shared.storage.responses import Response
+from shared.texts import format_time, language_of, text_of
 
 Card = Mapping[str, Any]
 #: A card, or one line of text.

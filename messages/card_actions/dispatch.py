@@ -19,10 +19,10 @@ from messages.card_actions.handlers import BUTTON_HANDLERS, record_response
 from messages.card_actions.save_preferences import save_preferences, show_preferences
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
-from shared.cards.texts import text_of
 from shared.preferences.preferences import TooManyPreferences
 from shared.services import Services
 from shared.storage.markers import clicks
+from shared.texts import text_of
 
 #: The types of an answer to an Action.Execute.
 CARD_TYPE = "application/vnd.microsoft.card.adaptive"
@@ -90,6 +90,6 @@ async def _run(context: ActionContext, *, is_repeat: bool) -> ActionAnswer:
             return await context.answer_privately(bound, context.text("done.repeated"))
         return await BUTTON_HANDLERS.get(action.verb, record_response)(context, bound)
     except TooManyPreferences as too_many:
-        raise ActionRefused("refused.tooMany", reason=too_many) from None
+        raise ActionRefused("refused.tooMany", reason=too_many.explain(context.language)) from None
     except TooLarge:  # the size limit was lowered after the card was sent
         raise ActionRefused("refused") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from messages.card_actions.binding import BoundAction
-from shared.cards.texts import text_of
 from shared.contract.models import (
     AllRecipient,
     ChannelRecipient,
@@ -18,6 +17,7 @@ from shared.preferences.categories import Category
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose, ReferenceKind
+from shared.texts import text_of
 
 #: The text for each type of recipient that needs no further values; "because.here" for all others.
 _RECIPIENT_TEXTS: dict[type[Recipient], str] = {

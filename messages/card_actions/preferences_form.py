@@ -19,23 +19,23 @@ from shared.cards.preferences import (
     USE_DEFAULT,
     field_values,
 )
-from shared.cards.texts import LANGUAGES
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import Preferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
+from shared.texts import LANGUAGES, InputError
 from shared.time.localtime import load_zone
 
-#: Returns preferences with the text of one field applied; raises `ValueError` with one line for the person.
+#: Returns preferences with the text of one field applied; raises `InputError`.
 ApplyField = Callable[[Preferences, str], Preferences]
 
 
 class InvalidFields(Exception):
     """Fields that cannot be saved: `errors` maps each to its error."""
 
-    def __init__(self, errors: Mapping[str, str]) -> None:
+    def __init__(self, errors: Mapping[str, InputError]) -> None:
         super().__init__(errors)
         self.errors = errors
 
@@ -85,8 +85,8 @@ def apply_fields(
             continue
         try:
             result = apply_field(result, _check_length(changed[name]))
-        except ValueError as error:
-            errors[name] = str(error)
+        except InputError as error:
+            errors[name] = error
     if errors:
         raise InvalidFields(errors)
     for topic in find_removed_topics(changed):
@@ -96,7 +96,7 @@ def apply_fields(
 
 def _check_length(value: str) -> str:
     if len(value) > MAX_FIELD_CHARS:
-        raise ValueError(f"at most {MAX_FIELD_CHARS} characters")
+        raise InputError("length", count=MAX_FIELD_CHARS)
     return value
 
 
@@ -111,7 +111,7 @@ def _parse_mode(value: str) -> Mode:
     try:
         return Mode(value)
     except ValueError:
-        raise ValueError(f"one of {', '.join(Mode)}") from None
+        raise InputError("mode") from None
 
 
 def _apply_quiet_hours(preferences: Preferences, value: str) -> Preferences:

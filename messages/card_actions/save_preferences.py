@@ -13,10 +13,10 @@ from messages.card_actions.preferences_form import (
     find_removed_topics,
 )
 from messages.subject import PreferenceSubject
-from shared.cards.texts import language_of, text_of
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
 from shared.states import ReferenceKind
+from shared.texts import text_of
 
 
 async def save_preferences(context: ActionContext) -> ActionAnswer:
@@ -46,12 +46,14 @@ async def save_preferences(context: ActionContext) -> ActionAnswer:
         preferences = await subject.update(apply_changes)
     except InvalidFields as invalid:
         typed = {name: value for name, value in action.data.items() if isinstance(value, str)}
+        preferences = await subject.preferences()
+        language = subject.language_of(preferences)
         return subject.draw_card(
-            await subject.preferences(),
+            preferences,
             key=action.notification_key,
             initial_values=shown,
             typed_values=typed,
-            errors=invalid.errors,
+            errors={name: error.explain(language) for name, error in invalid.errors.items()},
         )
     return _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
 
@@ -65,7 +67,7 @@ async def show_preferences(context: ActionContext) -> ActionAnswer:
 def _draw_card(
     context: ActionContext, subject: PreferenceSubject, preferences: Preferences, note_key: str
 ) -> ActionAnswer:
-    note = text_of(language_of(preferences.locale, subject.locale), note_key)
+    note = text_of(subject.language_of(preferences), note_key)
     return subject.draw_card(preferences, key=context.action.notification_key, note=note)
 
 

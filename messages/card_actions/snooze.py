@@ -10,11 +10,11 @@ import orjson
 from messages.activity.verified import VerifiedActivity
 from messages.card_actions.binding import BoundAction
 from shared import publishing
-from shared.cards.texts import text_of
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import Purpose
 from shared.storage.markers import snoozes
+from shared.texts import text_of
 
 #: The source of snoozed copies. Their id begins with the key of the original notification.
 SNOOZE_SOURCE = "/herald/snoozes"

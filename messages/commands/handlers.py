@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,15 +15,17 @@ from messages.commands.parser import COMMANDS, ChatCommand, UnknownCommand, Verb
 from messages.subject import PreferenceSubject
 from shared.cards import replies
 from shared.cards.replies import CommandReply, ReplyLine, quote
-from shared.cards.texts import format_time
+from shared.preferences.categories import Category
 from shared.preferences.delivery_rules import next_digest
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
-from shared.states import ReferenceKind
+from shared.states import Mode, ReferenceKind
+from shared.texts import InputError, format_long_time, text_of, translate_words
 from shared.time.localtime import load_zone
+from shared.time.spellings import normalize
 
 #: Longest topic, in characters: all topics of a subject are stored in one row.
 MAX_TOPIC_CHARS = 100
@@ -32,49 +34,92 @@ MAX_COUNTED_MESSAGES = 100
 
 T = TypeVar("T")
 
+#: Arguments of `stop` and `start` that mean everything, like no argument.
+_EVERYTHING = ("all", "everything", "alles", "alle")
+#: Zones whose names people write for a zone with daylight saving time: each is the same offset all year.
+_FIXED_ZONES = {
+    "est": ("America/New_York", "Etc/GMT+5"),
+    "mst": ("America/Denver", "Etc/GMT+7"),
+    "hst": ("Pacific/Honolulu", "Etc/GMT+10"),
+}
+
 
 class CommandRefused(Exception):
     """The command changes nothing. The text says why, in one line for the person."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command of a subject, with its argument. `preferences` are those before it; `text` translates."""
+
+    subject: PreferenceSubject
+    preferences: Preferences
+    argument: str
+
+    @property
+    def language(self) -> str:
+        return self.subject.language_of(self.preferences)
+
+    def text(self, key: str, **values: object) -> str:
+        return text_of(self.language, key, **values)
+
+    def parse(self, parse: Callable[[str], T]) -> T:
+        """Return what `parse` returns for the argument; its `InputError` becomes the refusal of the command."""
+        try:
+            return parse(self.argument)
+        except InputError as error:
+            raise CommandRefused(error.explain(self.language)) from None
+
+    def format_time(self, at: datetime, preferences: Preferences) -> str:
+        return format_long_time(self.language, at, self.subject.zone_of(preferences))
+
+
 async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any]:
     """Run the command in the text of a message, and return the card that answers it."""
+    preferences = await subject.preferences()
     parsed = parse_command(text)
     if isinstance(parsed, UnknownCommand):
-        return replies.draw_reply_card(_suggest_command(subject, parsed))
-    command = parsed.command
+        request = Request(subject, preferences, parsed.line)
+        return replies.draw_reply_card(_suggest_command(request, parsed.suggestion))
+    command, request = parsed.command, Request(subject, preferences, parsed.argument)
     if command.verb is Verb.PREFERENCES:
-        return subject.draw_card(await subject.preferences())
+        return subject.draw_card(preferences)
     try:
-        reply = await _HANDLERS[command.verb](subject, parsed.argument)
-    except (CommandRefused, TooManyPreferences) as refused:
-        reply = CommandReply("Nothing was changed", [("", str(refused)), _help_line(command)])
+        reply = await _HANDLERS[command.verb](request)
+    except CommandRefused as refused:
+        lines = [("", str(refused)), _help_line(request, command)]
+        reply = CommandReply(request.text("reply.refused"), lines)
+    except TooManyPreferences as too_many:
+        reply = CommandReply(request.text("reply.refused"), [("", too_many.explain(request.language))])
     return replies.draw_reply_card(reply)
 
 
-def _suggest_command(subject: PreferenceSubject, unknown: UnknownCommand) -> CommandReply:
-    suggestion = f" Did you mean {quote(unknown.suggestion)}?" if unknown.suggestion else ""
-    lines = [("", f"You wrote {quote(unknown.line)}.{suggestion}"), *_help_lines(subject)]
-    return CommandReply("There is no such command", lines)
+def _suggest_command(request: Request, suggestion: str) -> CommandReply:
+    line = quote(request.language, request.argument)
+    said = request.text("reply.unknown.line", line=line)
+    if suggestion:
+        said = request.text("reply.unknown.suggestion", line=line, suggestion=quote(request.language, suggestion))
+    return CommandReply(request.text("reply.unknown"), [("", said), *_help_lines(request)])
 
 
-def _help_lines(subject: PreferenceSubject) -> Sequence[ReplyLine]:
-    lines = [_help_line(command) for command in COMMANDS]
-    if subject.kind is ReferenceKind.CONVERSATION:
-        lines.append(("", "Mention me in the message. Commands here are about this conversation, for everyone in it."))
+def _help_lines(request: Request) -> Sequence[ReplyLine]:
+    lines = [_help_line(request, command) for command in COMMANDS]
+    if request.subject.kind is ReferenceKind.CONVERSATION:
+        lines.append(("", request.text("reply.help.here")))
     return lines
 
 
-def _help_line(command: ChatCommand) -> ReplyLine:
-    return command.usage, command.description
+def _help_line(request: Request, command: ChatCommand) -> ReplyLine:
+    return command.usage(request.language), command.description(request.language)
 
 
-async def _help(subject: PreferenceSubject, _: str) -> CommandReply:
-    return CommandReply("What you can write", _help_lines(subject))
+async def _help(request: Request) -> CommandReply:
+    return CommandReply(request.text("reply.help"), _help_lines(request))
 
 
-async def _status(subject: PreferenceSubject, _: str) -> CommandReply:
-    services, preferences = subject.services, await subject.preferences()
+async def _status(request: Request) -> CommandReply:
+    subject, preferences = request.subject, request.preferences
+    services = subject.services
     held = await services.held_deliveries.list(subject.tenant, subject.recipient, MAX_COUNTED_MESSAGES)
     status = replies.RecipientStatus(
         now=services.clock(),
@@ -86,23 +131,23 @@ async def _status(subject: PreferenceSubject, _: str) -> CommandReply:
         held_count=len(held),
         has_more=len(held) == MAX_COUNTED_MESSAGES,
     )
-    return replies.describe_status(status, services.categories)
+    return replies.describe_status(request.language, status, services.categories)
 
 
-async def _subscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
-    topic = _parse_topic(argument)
+async def _subscribe(request: Request) -> CommandReply:
+    subject, topic = request.subject, _parse_topic(request)
     # The subscription first: if the worker stops in between, the recipient gets the topic and can unsubscribe.
     await subject.services.topics.subscribe(subject.tenant, topic, subject.recipient)
     try:
         await subject.update(lambda old: old if _same_topics(old, topic) else old.with_topic(topic), reevaluate=False)
-    except TooManyPreferences as too_many:
+    except TooManyPreferences:
         await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
-        raise CommandRefused(str(too_many)) from None
-    return CommandReply("Subscribed", [("Topic", topic)])
+        raise
+    return CommandReply(request.text("reply.subscribed"), [(request.text("reply.topic"), topic)])
 
 
-async def _unsubscribe(subject: PreferenceSubject, argument: str) -> CommandReply:
-    topic, was_subscribed = _parse_topic(argument), False
+async def _unsubscribe(request: Request) -> CommandReply:
+    subject, topic, was_subscribed = request.subject, _parse_topic(request), False
 
     def remove_topic(old: Preferences) -> Preferences:
         nonlocal was_subscribed
@@ -112,17 +157,18 @@ async def _unsubscribe(subject: PreferenceSubject, argument: str) -> CommandRepl
 
     await subject.services.topics.unsubscribe(subject.tenant, topic, subject.recipient)
     await subject.update(remove_topic, reevaluate=False)
+    lines = [(request.text("reply.topic"), topic)]
     if not was_subscribed:
-        return CommandReply("You were not subscribed", [("Topic", topic), ("", "“topics” lists your subscriptions.")])
-    return CommandReply("Unsubscribed", [("Topic", topic)])
+        lines.append(("", request.text("reply.notSubscribed.topics")))
+    return CommandReply(request.text("reply.unsubscribed" if was_subscribed else "reply.notSubscribed"), lines)
 
 
-def _parse_topic(argument: str) -> str:
-    if not argument:
-        raise CommandRefused("Which topic?")
-    if len(argument) > MAX_TOPIC_CHARS:
-        raise CommandRefused(f"A topic has at most {MAX_TOPIC_CHARS} characters.")
-    return argument
+def _parse_topic(request: Request) -> str:
+    if not request.argument:
+        raise CommandRefused(request.text("reply.topic.missing"))
+    if len(request.argument) > MAX_TOPIC_CHARS:
+        raise CommandRefused(request.text("reply.topic.long", count=MAX_TOPIC_CHARS))
+    return request.argument
 
 
 def _same_topics(preferences: Preferences, topic: str) -> list[str]:
@@ -130,78 +176,78 @@ def _same_topics(preferences: Preferences, topic: str) -> list[str]:
     return [each for each in preferences.topics if each.casefold() == topic.casefold()]
 
 
-async def _topics(subject: PreferenceSubject, _: str) -> CommandReply:
-    preferences = await subject.preferences()
-    if not preferences.topics:
-        return CommandReply("No topics", [("", "“subscribe TOPIC” adds one.")])
-    return CommandReply(f"Topics: {len(preferences.topics)}", [("", topic) for topic in preferences.topics])
+async def _topics(request: Request) -> CommandReply:
+    topics = request.preferences.topics
+    if not topics:
+        return CommandReply(request.text("reply.topics.none"), [("", request.text("reply.topics.add"))])
+    return CommandReply(request.text("reply.topics", count=len(topics)), [("", topic) for topic in topics])
 
 
-async def _pause(subject: PreferenceSubject, argument: str) -> CommandReply:
-    now, until = subject.services.clock(), FOREVER
+async def _pause(request: Request) -> CommandReply:
+    subject, until = request.subject, FOREVER
+    now = subject.services.clock()
 
     def pause(old: Preferences) -> Preferences:
         nonlocal until
-        if argument:
-            until = _parse_argument(lambda text: parse_pause(text, now, subject.zone_of(old)), argument)
+        if request.argument:
+            until = request.parse(lambda text: parse_pause(text, now, subject.zone_of(old)))
         return replace(old, paused_until=until)
 
     preferences = await subject.update(pause)
-    return replies.describe_pause(until, subject.zone_of(preferences))
+    return replies.describe_pause(request.language, until, subject.zone_of(preferences))
 
 
-async def _resume(subject: PreferenceSubject, _: str) -> CommandReply:
-    preferences = await subject.update(lambda old: replace(old, paused_until=None))
-    note = [("", "Notifications are still off; “start” turns them on.")]
-    return CommandReply("Resumed", note if preferences.stopped else ())
+async def _resume(request: Request) -> CommandReply:
+    preferences = await request.subject.update(lambda old: replace(old, paused_until=None))
+    note = [("", request.text("reply.resumed.stopped"))]
+    return CommandReply(request.text("reply.resumed"), note if preferences.stopped else ())
 
 
-async def _quiet(subject: PreferenceSubject, argument: str) -> CommandReply:
-    if argument:
-        hours = _parse_argument(QuietHours.parse, argument)
-        preferences = await subject.update(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
-    else:
-        preferences = await subject.preferences()
-    return CommandReply(f"Quiet hours: {preferences.quiet or 'none'}", [_zone_line(subject, preferences)])
+async def _quiet(request: Request) -> CommandReply:
+    preferences = request.preferences
+    if request.argument:
+        hours = request.parse(QuietHours.parse)
+        preferences = await request.subject.update(lambda old: replace(old, quiet=str(hours) if hours.spans else ""))
+    shown = translate_words(request.language, preferences.quiet) or request.text("reply.none")
+    return CommandReply(request.text("reply.quiet", hours=shown), [_zone_line(request, preferences)])
 
 
-async def _timezone(subject: PreferenceSubject, argument: str) -> CommandReply:
+async def _timezone(request: Request) -> CommandReply:
+    preferences, argument = request.preferences, request.argument.casefold()
+    if argument in _FIXED_ZONES:
+        zone_name, fixed = _FIXED_ZONES[argument]
+        raise CommandRefused(request.text("error.zone.fixed", text=request.argument, zone=zone_name, fixed=fixed))
     if argument:
         name = ""
-        if argument.casefold() != "auto":
+        if argument != "auto":
             # In a thread: the first unknown name loads the tables with which it is explained.
-            name = (await asyncio.to_thread(_parse_argument, load_zone, argument)).key
-        preferences = await subject.update(lambda old: replace(old, time_zone=name))
-    else:
-        preferences = await subject.preferences()
-    zone = subject.zone_of(preferences)
-    local_time = format_time(subject.services.clock(), zone, long=True)
-    source = subject.describe_zone_source(preferences)
-    return CommandReply(f"Time zone: {zone.key}", [("", f"It is {local_time}; this zone is {source}.")])
+            name = (await asyncio.to_thread(request.parse, load_zone)).key
+        preferences = await request.subject.update(lambda old: replace(old, time_zone=name))
+    source = request.subject.describe_zone_source(preferences)
+    local_time = request.format_time(request.subject.services.clock(), preferences)
+    title = request.text("reply.zone", zone=request.subject.zone_of(preferences).key)
+    return CommandReply(title, [("", request.text("reply.zone.now", time=local_time, source=source))])
 
 
-async def _digest(subject: PreferenceSubject, argument: str) -> CommandReply:
-    if argument.casefold() == "now":
-        return await _digest_now(subject)
-    if argument:
+async def _digest(request: Request) -> CommandReply:
+    preferences = request.preferences
+    if normalize(request.argument) == "now":
+        return await _digest_now(request)
+    if request.argument:
         try:
-            schedule = str(DigestSchedule.parse(argument))
-        except ValueError as error:
-            raise CommandRefused(
-                f"{error}; “digest now” sends it now. “preferences” chooses which categories are in it."
-            ) from None
-        preferences = await subject.update(lambda old: replace(old, digest=schedule))
-    else:
-        preferences = await subject.preferences()
-    schedule = preferences.digest or subject.services.settings.default_digest
+            schedule = str(request.parse(DigestSchedule.parse))
+        except CommandRefused as refused:
+            raise CommandRefused(request.text("reply.digest.hint", error=refused)) from None
+        preferences = await request.subject.update(lambda old: replace(old, digest=schedule))
+    schedule = preferences.digest or request.subject.services.settings.default_digest
+    title = request.text("reply.digest", schedule=translate_words(request.language, schedule))
     if schedule == "off":
-        return CommandReply("Digest: off", [("", "Notifications for the digest are delivered immediately.")])
-    next_time = await _find_next_digest(subject, preferences)
-    lines = [_zone_line(subject, preferences)]
-    if next_time:
-        time = format_time(next_time, subject.zone_of(preferences), long=True)
-        lines.insert(0, ("Next", f"{time}, unless it is empty"))
-    return CommandReply(f"Digest: {schedule}", lines)
+        return CommandReply(title, [("", request.text("reply.digest.off"))])
+    lines = [_zone_line(request, preferences)]
+    if next_time := await _find_next_digest(request.subject, preferences):
+        time = request.text("reply.digest.nextTime", time=request.format_time(next_time, preferences))
+        lines.insert(0, (request.text("reply.digest.next"), time))
+    return CommandReply(title, lines)
 
 
 async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences) -> datetime | None:
@@ -210,42 +256,67 @@ async def _find_next_digest(subject: PreferenceSubject, preferences: Preferences
     return next_digest(preferences, services.settings.default_digest, services.clock(), zone, last)
 
 
-async def _digest_now(subject: PreferenceSubject) -> CommandReply:
+async def _digest_now(request: Request) -> CommandReply:
+    subject = request.subject
     services, recipient = subject.services, (subject.tenant, subject.recipient)
     state = await services.held_deliveries.digest_state(*recipient)
     if not state.included and not await services.held_deliveries.list_for_digest(*recipient, limit=1):
-        return CommandReply("Nothing is waiting for a digest")
+        return CommandReply(request.text("reply.digestNow.empty"))
     await services.queues.enqueue_recipient(RecipientTask(*recipient, Task.DIGEST_NOW))
-    newer = [("", "Newer notifications will be in your next digest.")]
-    return CommandReply("Your digest is on its way", newer if state.included else ())
+    newer = [("", request.text("reply.digestNow.newer"))]
+    return CommandReply(request.text("reply.digestNow"), newer if state.included else ())
 
 
-async def _stop(subject: PreferenceSubject, _: str) -> CommandReply:
-    await subject.update(lambda old: replace(old, stopped=True))
-    return replies.describe_stop(subject.services.categories)
+async def _stop(request: Request) -> CommandReply:
+    if request.argument and request.argument.casefold() not in _EVERYTHING:
+        category = _find_category(request)
+        if category.mandatory:
+            raise CommandRefused(request.text("reply.category.mandatory", category=category.label))
+        await request.subject.update(lambda old: old.with_mode(category.name, Mode.OFF))
+        return CommandReply(request.text("reply.category.off", category=category.label))
+    await request.subject.update(lambda old: replace(old, stopped=True))
+    return replies.describe_stop(request.language, request.subject.services.categories)
 
 
-async def _start(subject: PreferenceSubject, _: str) -> CommandReply:
-    preferences = await subject.update(lambda old: replace(old, stopped=False))
-    is_paused = preferences.paused_until and preferences.paused_until > subject.services.clock()
-    return CommandReply(
-        "Started", [("", "Notifications are still paused; “resume” ends the pause.")] if is_paused else ()
-    )
+async def _start(request: Request) -> CommandReply:
+    if request.argument and request.argument.casefold() not in _EVERYTHING:
+        category = _find_category(request)
+        mode = Mode.IMMEDIATE if category.default is Mode.OFF else category.default
+        preferences = await request.subject.update(lambda old: old.with_mode(category.name, mode))
+        title = request.text("reply.category.on", category=category.label)
+    else:
+        preferences = await request.subject.update(lambda old: replace(old, stopped=False))
+        title = request.text("reply.started")
+    lines = []
+    if preferences.stopped:
+        lines.append(("", request.text("reply.resumed.stopped")))
+    if preferences.paused_until and preferences.paused_until > request.subject.services.clock():
+        lines.append(("", request.text("reply.started.paused")))
+    return CommandReply(title, lines)
 
 
-def _zone_line(subject: PreferenceSubject, preferences: Preferences) -> ReplyLine:
-    return "Time zone", f"{subject.zone_of(preferences).key} ({subject.describe_zone_source(preferences)})"
+def _find_category(request: Request) -> Category:
+    """Return the category that the argument names, by its name or title; raises `CommandRefused`."""
+    categories = request.subject.services.categories
+    names = dict.fromkeys([*(each.name for each in categories.declared), *request.preferences.categories])
+    known = [categories.of(name) for name in names]
+    wanted = request.argument.casefold()
+    for category in known:
+        if wanted in (category.name.casefold(), category.label.casefold()):
+            return category
+    refusal = request.text("reply.category.unknown", text=request.argument)
+    if known:
+        listed = replies.list_values(request.language, [category.label for category in known])
+        refusal += f" {request.text('reply.category.list')}: {listed}"
+    raise CommandRefused(refusal)
 
 
-def _parse_argument(parse: Callable[[str], T], argument: str) -> T:
-    """Return what `parse` returns; its `ValueError` becomes the refusal of the command."""
-    try:
-        return parse(argument)
-    except ValueError as error:
-        raise CommandRefused(str(error)) from None
+def _zone_line(request: Request, preferences: Preferences) -> ReplyLine:
+    zone = request.subject.zone_of(preferences).key
+    return request.text("reply.zone.label"), f"{zone} ({request.subject.describe_zone_source(preferences)})"
 
 
-_HANDLERS: Mapping[Verb, Callable[[PreferenceSubject, str], Awaitable[CommandReply]]] = {
+_HANDLERS: Mapping[Verb, Callable[[Request], Awaitable[CommandReply]]] = {
     Verb.HELP: _help,
     Verb.STATUS: _status,
     Verb.SUBSCRIBE: _subscribe,

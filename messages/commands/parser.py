@@ -1,4 +1,4 @@
-"""Parse what a person writes to the bot into a command. One table lists all commands; `help` shows it.
+"""Parse what a person writes to the bot into a command. One table has the names of all commands in each language.
 
 Teams delivers a message in several forms: with the mention of the bot, with HTML and its entities, on several lines.
 The first line with text is the command.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+
+from shared.texts import text_of
 
 #: Length of the part of a message that is read, in characters.
 MAX_COMMAND_CHARS = 4000
@@ -43,46 +45,46 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatCommand:
-    """People may write any of `names`; `help` shows the first of them, `arguments` and `description`."""
+    """A command with its names in each language. People may write any of them; `help` shows the first of theirs.
+
+    Its arguments and its description are texts (`command.{verb}.arguments`, `command.{verb}`).
+    """
 
     verb: Verb
-    names: Sequence[str]
-    arguments: str
-    description: str
+    names: Mapping[str, Sequence[str]]
+    has_arguments: bool = False
 
-    @property
-    def usage(self) -> str:
-        return f"{self.names[0]} {self.arguments}".rstrip()
+    def usage(self, language: str) -> str:
+        name = self.names[language][0]
+        return f"{name} {text_of(language, f'command.{self.verb}.arguments')}" if self.has_arguments else name
+
+    def description(self, language: str) -> str:
+        return text_of(language, f"command.{self.verb}")
 
 
 #: All commands, in the order of `help`.
 COMMANDS: Sequence[ChatCommand] = (
-    ChatCommand(Verb.HELP, ("help", "?"), "", "Show all commands"),
-    ChatCommand(Verb.PREFERENCES, ("preferences", "settings"), "", "Open a card with all your settings"),
-    ChatCommand(Verb.STATUS, ("status",), "", "Show your settings and how many notifications are held for you"),
-    ChatCommand(Verb.SUBSCRIBE, ("subscribe",), "TOPIC", "Get notifications about a topic"),
-    ChatCommand(Verb.UNSUBSCRIBE, ("unsubscribe",), "TOPIC", "Stop notifications about a topic"),
-    ChatCommand(Verb.TOPICS, ("topics",), "", "List your subscriptions"),
+    ChatCommand(Verb.HELP, {"en": ("help", "?"), "de": ("hilfe",)}),
+    ChatCommand(Verb.PREFERENCES, {"en": ("preferences", "settings"), "de": ("einstellungen",)}),
+    ChatCommand(Verb.STATUS, {"en": ("status",), "de": ("status",)}),
+    ChatCommand(Verb.SUBSCRIBE, {"en": ("subscribe", "follow"), "de": ("abonnieren", "abonniere")}, has_arguments=True),
+    ChatCommand(Verb.UNSUBSCRIBE, {"en": ("unsubscribe", "unfollow"), "de": ("abbestellen",)}, has_arguments=True),
+    ChatCommand(Verb.TOPICS, {"en": ("topics", "subscriptions"), "de": ("themen",)}),
+    ChatCommand(Verb.PAUSE, {"en": ("pause",), "de": ("pause", "pausieren", "pausiere")}, has_arguments=True),
+    ChatCommand(Verb.RESUME, {"en": ("resume", "unpause", "continue"), "de": ("weiter", "fortsetzen")}),
     ChatCommand(
-        Verb.PAUSE,
-        ("pause",),
-        "2h | until 14:00 | until monday",
-        "Pause all notifications. “pause” alone lasts until “resume”",
+        Verb.QUIET,
+        {"en": ("quiet", "quiet hours", "quiet time", "do not disturb"), "de": ("ruhe", "ruhezeiten", "ruhezeit")},
+        has_arguments=True,
     ),
-    ChatCommand(Verb.RESUME, ("resume",), "", "End the pause and get the notifications that were held"),
-    ChatCommand(Verb.QUIET, ("quiet",), "18:00-08:00 | sat,sun | off", "Hold notifications at these hours and days"),
-    ChatCommand(Verb.TIMEZONE, ("timezone", "tz"), "Europe/Berlin | auto", "Your time zone. “auto” follows Teams"),
-    ChatCommand(
-        Verb.DIGEST,
-        ("digest",),
-        "daily 09:00 | weekdays 17:00 | weekly mon 09:00 | off | now",
-        "When to get your digest: one message with all its notifications, urgent or not",
-    ),
-    ChatCommand(Verb.STOP, ("stop",), "", "Turn off everything that is not mandatory"),
-    ChatCommand(Verb.START, ("start",), "", "Turn notifications on again"),
+    ChatCommand(Verb.TIMEZONE, {"en": ("timezone", "time zone", "tz"), "de": ("zeitzone",)}, has_arguments=True),
+    ChatCommand(Verb.DIGEST, {"en": ("digest",), "de": ("übersicht", "zusammenfassung")}, has_arguments=True),
+    ChatCommand(Verb.STOP, {"en": ("stop", "turn off"), "de": ("stop", "stopp", "ausschalten")}, has_arguments=True),
+    ChatCommand(Verb.START, {"en": ("start", "turn on"), "de": ("start", "einschalten")}, has_arguments=True),
 )
 
-_COMMAND_BY_NAME = {name: command for command in COMMANDS for name in command.names}
+_COMMAND_BY_NAME = {name: command for command in COMMANDS for names in command.names.values() for name in names}
+_MAX_NAME_WORDS = max(len(name.split()) for name in _COMMAND_BY_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +107,28 @@ def parse_command(text: str) -> ParsedCommand | UnknownCommand:
     """Return the command in the text of a message; a message without text is `help`.
 
     Case matters only after the name. A full stop at the end is ignored. A command without arguments must be the whole
-    line: "stop the builds" must not turn off everything.
+    line, so that a sentence that begins with its name does nothing.
 
     >>> parse_command("<at>Herald</at> Pause&nbsp;2h.").argument
     '2h'
     """
     line = first_line(text).rstrip(". ")
-    word, _, argument = line.partition(" ")
-    name = word.casefold().removeprefix("/")
-    if len(name) > 1:
-        name = name.rstrip(".,:;!?")
-    if not name:
+    words = line.split(" ")
+    if not _plain_name(line):
         return ParsedCommand(_COMMAND_BY_NAME[Verb.HELP])
-    if command := _COMMAND_BY_NAME.get(name):
-        accepts_argument = command.arguments or command.verb is Verb.HELP
-        if accepts_argument or not argument:
-            return ParsedCommand(command, argument)
-        return UnknownCommand(line, command.names[0])
-    similar = get_close_matches(name, _COMMAND_BY_NAME, n=1, cutoff=MIN_SUGGESTION_RATIO)
-    return UnknownCommand(line, f"{similar[0]} {argument}".rstrip() if similar else "")
+    for count in range(min(_MAX_NAME_WORDS, len(words)), 0, -1):
+        if command := _COMMAND_BY_NAME.get(_plain_name(" ".join(words[:count]))):
+            argument = " ".join(words[count:])
+            if not argument or command.has_arguments or command.verb is Verb.HELP:
+                return ParsedCommand(command, argument)
+            return UnknownCommand(line, _plain_name(" ".join(words[:count])))
+    similar = get_close_matches(_plain_name(words[0]), _COMMAND_BY_NAME, n=1, cutoff=MIN_SUGGESTION_RATIO)
+    return UnknownCommand(line, " ".join([similar[0], *words[1:]]) if similar else "")
+
+
+def _plain_name(text: str) -> str:
+    name = text.casefold().removeprefix("/")
+    return name.rstrip(".,:;!?") if len(name) > 1 else name
 
 
 def first_line(text: str) -> str:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cards.elements import adaptive_card, heading, markdown_text
 from shared.cards.replies import to_one_line
-from shared.cards.texts import escape_markdown, format_time, strip_markdown, text_of
+from shared.texts import escape_markdown, format_time, strip_markdown, text_of
 
 #: Most lines of a category that are visible without a click.
 MAX_VISIBLE_LINES = 5

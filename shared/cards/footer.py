@@ -23,10 +23,10 @@ from shared.cards.action_verbs import (
 )
 from shared.cards.actions import bind_actions
 from shared.cards.elements import CARD_VERSION, action_sets, plain_text
-from shared.cards.texts import language_of, text_of
 from shared.contract.models import Notification
 from shared.preferences.categories import Category
 from shared.states import Purpose
+from shared.texts import language_of, text_of
 
 #: Purposes of the messages that have a footer; replies have none.
 PURPOSES_WITH_FOOTER = (Purpose.NOTIFICATION, Purpose.SNOOZE)
@@ -39,7 +39,7 @@ class Footer:
     """The footer of the notification with this key.
 
     `category` is the category's label, `has_thread` adds the action to mute the thread, and `language` is one of
-    `shared.cards.texts.LANGUAGES`.
+    `shared.texts.LANGUAGES`.
     """
 
     key: str

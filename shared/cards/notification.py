@@ -14,8 +14,8 @@ import orjson
 from shared.cards.elements import action_sets, adaptive_card, heading, markdown_text
 from shared.cards.footer import Footer
 from shared.cards.size import fit_activity, require_size
-from shared.cards.texts import FALLBACK_LANGUAGE, text_of
 from shared.contract.models import Content, Notification
+from shared.texts import FALLBACK_LANGUAGE, text_of
 
 CARD_CONTENT_TYPE = "application/vnd.microsoft.card.adaptive"
 #: Longest text of a toast, in characters; Teams cuts it anyway.

@@ -13,10 +13,10 @@ from typing import Any
 
 from shared.cards.action_verbs import SAVE, SHOW, action_button
 from shared.cards.elements import adaptive_card, confirmation, heading, plain_text
-from shared.cards.texts import LANGUAGES, format_time, language_of, text_of
 from shared.preferences.categories import Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
+from shared.texts import LANGUAGES, format_time, language_of, text_of
 from shared.time.localtime import load_zone
 
 #: Most categories, and most topics, on the card, which has to fit into a message. Commands reach all of them.

@@ -9,7 +9,7 @@ from shared.cards.action_verbs import SHOW, action_button
 from shared.cards.actions import remove_actions
 from shared.cards.elements import adaptive_card, confirmation, heading, plain_text
 from shared.cards.footer import FOOTER_ID
-from shared.cards.texts import text_of
+from shared.texts import text_of
 
 
 def refresh_card(card: Mapping[str, Any], done: Sequence[str], removed_verbs: frozenset[str]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from shared.cards.texts import format_time
 from shared.preferences.categories import DEFAULT, Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
+from shared.texts import format_long_time, text_of, translate_words
 
 #: Longest line, and longest part of a line that a person wrote, in characters.
 MAX_LINE_CHARS = 1000
@@ -69,40 +69,42 @@ def to_one_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 
-def quote(text: str) -> str:
+def quote(language: str, text: str) -> str:
     """Return a text that a person wrote in quotation marks, as part of a line."""
-    return f"“{to_one_line(text, MAX_QUOTE_CHARS)}”"
+    return text_of(language, "quote", text=to_one_line(text, MAX_QUOTE_CHARS))
 
 
-def list_values(values: Iterable[str]) -> str:
+def list_values(language: str, values: Iterable[str]) -> str:
     """Return values in one line: the first `MAX_LISTED_VALUES`, and the number of the others."""
     lines = [to_one_line(each, MAX_QUOTE_CHARS) for each in values]
-    more = f" and {len(lines) - MAX_LISTED_VALUES} more" if len(lines) > MAX_LISTED_VALUES else ""
-    return ", ".join(lines[:MAX_LISTED_VALUES]) + more
+    first = ", ".join(lines[:MAX_LISTED_VALUES])
+    if len(lines) <= MAX_LISTED_VALUES:
+        return first
+    return text_of(language, "list.more", values=first, count=len(lines) - MAX_LISTED_VALUES)
 
 
-def describe_pause(until: datetime, zone: ZoneInfo) -> CommandReply:
+def describe_pause(language: str, until: datetime, zone: ZoneInfo) -> CommandReply:
     if until >= FOREVER:
-        return CommandReply("Paused", [("", "Your notifications are held until you write “resume”.")])
-    return CommandReply(
-        f"Paused until {format_time(until, zone, long=True)}",
-        [("", "Your notifications are held until then. Write “resume” to get them earlier.")],
-    )
+        return CommandReply(
+            text_of(language, "reply.pausedForever"), [("", text_of(language, "reply.pausedForever.hint"))]
+        )
+    title = text_of(language, "reply.paused", until=format_long_time(language, until, zone))
+    return CommandReply(title, [("", text_of(language, "reply.paused.hint"))])
 
 
-def describe_stop(categories: Categories) -> CommandReply:
+def describe_stop(language: str, categories: Categories) -> CommandReply:
     """Return the reply to `stop`, which also lists the mandatory categories: `stop` does not end those."""
-    held = "Notifications held for you will not be sent."
-    lines = [("", f"You will only get answers to your commands. {held} Write “start” to turn notifications on again.")]
-    if labels := mandatory_labels(categories):
-        lines.append(("Mandatory, cannot be turned off:", list_values(labels)))
-    return CommandReply("Stopped", lines)
+    lines = [("", text_of(language, "reply.stopped.hint"))]
+    if labels := mandatory_labels(language, categories):
+        lines.append((text_of(language, "reply.mandatory"), list_values(language, labels)))
+    return CommandReply(text_of(language, "reply.stopped"), lines)
 
 
-def mandatory_labels(categories: Categories) -> Sequence[str]:
+def mandatory_labels(language: str, categories: Categories) -> Sequence[str]:
     """Return the labels of the categories that people cannot turn off."""
     labels = [category.label for category in categories.declared if category.mandatory]
-    return [*labels, "all other categories"] if categories.of(DEFAULT).mandatory else labels
+    others = text_of(language, "reply.mandatory.others")
+    return [*labels, others] if categories.of(DEFAULT).mandatory else labels
 
 
 def chosen_modes(preferences: Preferences, categories: Categories) -> Mapping[str, Mode]:
@@ -131,35 +133,43 @@ class RecipientStatus:
     has_more: bool
 
 
-def describe_status(status: RecipientStatus, categories: Categories) -> CommandReply:
+def describe_status(language: str, status: RecipientStatus, categories: Categories) -> CommandReply:
     """Return the reply to `status`: the settings, and the number of held notifications."""
     preferences, zone = status.preferences, status.zone
-    chosen = [f"{label}: {mode}" for label, mode in chosen_modes(preferences, categories).items()]
+    none = text_of(language, "reply.none")
+
+    def mode_text(mode: Mode) -> str:
+        return text_of(language, f"preferences.mode.{mode}")
+
+    modes = [f"{label}: {mode_text(mode)}" for label, mode in chosen_modes(preferences, categories).items()]
     if preferences.default:
-        chosen.append(f"all others: {preferences.default}")
-    held = f"{status.held_count}{' or more' if status.has_more else ''}"
-    next_digest = format_time(status.next_digest, zone, long=True) if status.next_digest else ""
-    return CommandReply(
-        "Status",
-        [
-            ("Notifications", _describe_delivery(status)),
-            ("Quiet hours", preferences.quiet or "none"),
-            ("Time zone", f"{zone.key} ({status.zone_source})"),
-            ("Digest", preferences.digest or f"{status.default_digest} (default)"),
-            *([("Next digest", next_digest)] if next_digest else ()),
-            ("Categories", list_values(chosen) or "defaults"),
-            ("Topics", list_values(preferences.topics) or "none"),
-            ("Held notifications", held if status.held_count else "none"),
-        ],
-    )
+        modes.append(f"{text_of(language, 'status.others')}: {mode_text(preferences.default)}")
+    held = str(status.held_count)
+    schedule = translate_words(language, preferences.digest or status.default_digest)
+    if not preferences.digest:
+        schedule = text_of(language, "status.digest.default", schedule=schedule)
+    values = {
+        "status.delivery": _describe_delivery(language, status),
+        "status.quiet": translate_words(language, preferences.quiet) or none,
+        "reply.zone.label": f"{zone.key} ({status.zone_source})",
+        "status.digest": schedule,
+        "status.nextDigest": format_long_time(language, status.next_digest, zone) if status.next_digest else "",
+        "status.categories": list_values(language, modes) or text_of(language, "status.categories.defaults"),
+        "status.topics": list_values(language, preferences.topics) or none,
+        "status.held": text_of(language, "status.held.more", count=held) if status.has_more else held,
+    }
+    if not status.held_count:
+        values["status.held"] = none
+    lines = [(text_of(language, label), value) for label, value in values.items() if value]
+    return CommandReply(text_of(language, "status.title"), lines)
 
 
-def _describe_delivery(status: RecipientStatus) -> str:
-    preferences = status.preferences
-    if preferences.stopped:
-        return "stopped, except mandatory ones; write “start” to turn them on"
-    if preferences.paused_until is None or preferences.paused_until <= status.now:
-        return "on"
-    if preferences.paused_until >= FOREVER:
-        return "paused until you write “resume”"
-    return f"paused until {format_time(preferences.paused_until, status.zone, long=True)}"
+def _describe_delivery(language: str, status: RecipientStatus) -> str:
+    paused_until = status.preferences.paused_until
+    if status.preferences.stopped:
+        return text_of(language, "status.off")
+    if paused_until is None or paused_until <= status.now:
+        return text_of(language, "status.on")
+    if paused_until >= FOREVER:
+        return text_of(language, "status.pausedForever")
+    return text_of(language, "status.paused", until=format_long_time(language, paused_until, status.zone))

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.cards.action_verbs import PAUSE, PREFERENCES, SAMPLE, action_button
 from shared.cards.elements import adaptive_card, heading, markdown_text, plain_text
-from shared.cards.texts import text_of
+from shared.texts import text_of
 
 
 def draw_welcome_card(language: str, key: str, *, added_to: str = "", adder: str = "") -> dict[str, Any]:

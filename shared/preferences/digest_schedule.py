@@ -7,12 +7,10 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
+from shared.texts import InputError
 from shared.time.localtime import to_utc, to_wall_time
 from shared.time.spellings import normalize
 from shared.time.times_of_day import DAYS, EVERY_DAY, MORNING, WORKDAYS, parse_time_of_day, parse_weekday
-
-#: How a digest schedule is written, for error messages.
-FORMATS = "daily 09:00, weekdays 17:00, weekly mon 09:00, or off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class DigestSchedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the schedule of `daily 09:00`, `weekdays 17:00`, `weekly mon 09:00` or `off`; raises `ValueError`.
+        """Return the schedule of `daily 09:00`, `weekdays 17:00`, `weekly mon 09:00` or `off`; raises `InputError`.
 
         Without a time of day it is 09:00. Other spellings are those of `shared.time.spellings`.
         """
@@ -46,12 +44,12 @@ class DigestSchedule:
         if words and words[0] == "weekly":
             del words[0]
         if not 1 <= len(words) <= 2:
-            raise ValueError(f"write a digest schedule as {FORMATS}")
+            raise InputError("digest")
         days, *at = words
         try:
             chosen = {"daily": EVERY_DAY, "weekdays": WORKDAYS}.get(days) or frozenset({parse_weekday(days)})
         except ValueError:
-            raise ValueError(f"write a digest schedule as {FORMATS}") from None
+            raise InputError("digest") from None
         return cls(chosen, parse_time_of_day(at[0]) if at else MORNING)
 
     def __str__(self) -> str:

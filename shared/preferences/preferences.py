@@ -18,6 +18,7 @@ from shared.keys import hash_of
 if TYPE_CHECKING:
     from shared.preferences.categories import Category
 from shared.states import Mode
+from shared.texts import InputError
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ MAX_COLUMN_BYTES = 64 * 1024
 FOREVER = datetime(9000, 1, 1, tzinfo=UTC)
 
 
-class TooManyPreferences(ValueError):
+class TooManyPreferences(InputError):
     """There are more categories, mutes or topics than can be stored; the text says which."""
 
 
@@ -73,7 +74,7 @@ class Preferences:
     def mute(self, thread: str, until: datetime, now: datetime) -> Preferences:
         """Return a copy with this thread muted, and without mutes that have ended."""
         current = {key: end for key, end in self.mutes.items() if end > now}
-        return replace(self, mutes=_limited({**current, mute_key(thread): until}, "muted threads"))
+        return replace(self, mutes=_limited({**current, mute_key(thread): until}, "mutes"))
 
     def with_topic(self, topic: str) -> Preferences:
         topics = dict.fromkeys((*self.topics, topic))
@@ -87,7 +88,7 @@ class Preferences:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         text = orjson.dumps({name: value for name, value in values.items() if value != _DEFAULTS[name]}).decode()
         if len(text.encode("utf-16-le")) > MAX_COLUMN_BYTES:
-            raise TooManyPreferences("there are too many preferences with long names")
+            raise TooManyPreferences("tooManyPreferences")
         return text
 
 
@@ -116,7 +117,7 @@ def decode_preferences(text: str) -> Preferences:
 _DEFAULTS = {each.name: getattr(Preferences(), each.name) for each in fields(Preferences)}
 
 
-def _limited(values: Mapping[str, T], what: str) -> Mapping[str, T]:
+def _limited(values: Mapping[str, T], kind: str) -> Mapping[str, T]:
     if len(values) > MAX_ENTRIES:
-        raise TooManyPreferences(f"there are too many {what}: at most {MAX_ENTRIES}")
+        raise TooManyPreferences(f"tooMany.{kind}", count=MAX_ENTRIES)
     return values

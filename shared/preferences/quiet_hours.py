@@ -9,14 +9,13 @@ from datetime import date, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
+from shared.texts import InputError
 from shared.time.localtime import to_utc, to_wall_time
 from shared.time.spellings import normalize
 from shared.time.times_of_day import EVERY_DAY, format_weekdays, parse_time_of_day, parse_weekdays
 
 #: Most spans of one person's quiet hours.
 MAX_SPANS = 14
-#: How quiet hours are written, for error messages.
-FORMATS = "18:00-08:00, mon-fri 18:00-08:00, sat,sun, several of these separated by ;, or off"
 
 _DAY_MINUTES = 24 * 60
 
@@ -56,7 +55,7 @@ class QuietHours:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun` or `off`; raises `ValueError`.
+        """Return the quiet hours of `18:00-08:00`, `mon-fri 18:00-08:00`, `sat,sun` or `off`; raises `InputError`.
 
         Other spellings are those of `shared.time.spellings`.
         """
@@ -65,10 +64,10 @@ class QuietHours:
             return cls()
         parts = text.split(";")
         if len(parts) > MAX_SPANS:
-            raise ValueError(f"quiet hours have at most {MAX_SPANS} parts")
+            raise InputError("quiet.parts", count=MAX_SPANS)
         spans = tuple(map(_span, parts))
         if _covers_week(spans):
-            raise ValueError("quiet hours cannot cover the whole week; use stop to switch notifications off, or pause")
+            raise InputError("quiet.week")
         return cls(spans)
 
     def __str__(self) -> str:
@@ -103,16 +102,16 @@ def _span(text: str) -> Span:
             return Span(parse_weekdays(days))
         case [days, hours]:
             return _hours(parse_weekdays(days), hours)
-    raise ValueError(f"write quiet hours as {FORMATS}")
+    raise InputError("quiet")
 
 
 def _hours(days: frozenset[int], text: str) -> Span:
     start, dash, end = text.partition("-")
     if not dash:
-        raise ValueError(f"write quiet hours as {FORMATS}")
+        raise InputError("quiet")
     span = Span(days, parse_time_of_day(start), time() if end == "24:00" else parse_time_of_day(end))
     if span.start == span.end != time():
-        raise ValueError(f"{text!r} has the same start and end; write a whole day as its name, such as sat")
+        raise InputError("quiet.same", text=text)
     return span
 
 

@@ -13,14 +13,14 @@ FIRST_ZONE_OFFSET = timedelta(hours=14)
 
 @lru_cache(maxsize=1024)
 def load_zone(name: str) -> ZoneInfo:
-    """Return the zone of an IANA name (Europe/Berlin) or a Windows name (W. Europe Standard Time), in any case.
+    """Return the zone of an IANA name (Europe/Berlin), a Windows name (W. Europe Standard Time) or a city, in any case.
 
-    Raises `ValueError` with one line that suggests names.
+    Raises `InputError`, which suggests names.
     """
     from shared.time.zone_names import explain_unknown_zone, find_zone, load_iana_zone
 
     if (found := find_zone(name)) is None:
-        raise ValueError(explain_unknown_zone(name))
+        raise explain_unknown_zone(name)
     return load_iana_zone(found)
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from datetime import time
 
+from shared.texts import InputError
+
 #: Short names of the days, in the order of `datetime.weekday()`.
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FULL = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -21,23 +23,23 @@ _CLOCK = re.compile(r"([01]?\d|2[0-3])(?:[:.]([0-5]\d))?", re.ASCII)
 
 
 def parse_time_of_day(text: str) -> time:
-    """Return the time of `9:00`, `17.30` or `9`; raises `ValueError` with one line."""
+    """Return the time of `9:00`, `17.30` or `9`; raises `InputError`."""
     if not (found := _CLOCK.fullmatch(text)):
-        raise ValueError(f"{text!r} is not a time of day, such as 09:00 or 17:30")
+        raise InputError("timeOfDay", text=text)
     return time(int(found[1]), int(found[2] or 0))
 
 
 def parse_weekday(text: str) -> int:
-    """Return the weekday (Monday is 0) of `mon`, `Mon.` or `Monday`; raises `ValueError` with one line."""
+    """Return the weekday (Monday is 0) of `mon`, `Mon.` or `Monday`; raises `InputError`."""
     name = text.casefold().rstrip(".")
     for number, full in enumerate(_FULL):
         if len(name) >= 3 and full.startswith(name):
             return number
-    raise ValueError(f"{text!r} is not a day of the week, such as mon or friday")
+    raise InputError("weekday", text=text)
 
 
 def parse_weekdays(text: str) -> frozenset[int]:
-    """Return the weekdays of `mon-fri`, `fri-mon`, `sat,sun`, `daily`, `weekdays` or `weekend`; raises `ValueError`."""
+    """Return the weekdays of `mon-fri`, `fri-mon`, `sat,sun`, `daily`, `weekdays` or `weekend`; raises `InputError`."""
     named = {"daily": EVERY_DAY, "weekdays": WORKDAYS, "weekend": WEEKEND, "weekends": WEEKEND}
     if (known := named.get(text.casefold())) is not None:
         return known

@@ -14,6 +14,8 @@ from functools import cache
 from importlib.resources import files
 from zoneinfo import ZoneInfo
 
+from shared.texts import InputError
+
 #: Most zones that an error suggests.
 MAX_SUGGESTIONS = 10
 #: How similar a misspelt name must be to a suggestion (0 to 1; the ratio of `difflib`).
@@ -55,9 +57,12 @@ _WINDOWS_SUFFIX = re.compile(r"(_(standard|daylight|summer))?_time$")
 
 
 def find_zone(text: str) -> str | None:
-    """Return the IANA name for an IANA or Windows name in any case, with blanks or underscores; None for others."""
+    """Return the IANA name for an IANA or Windows name or a city, in any case, with blanks or underscores.
+
+    None for other texts, and for a city that stands for several zones.
+    """
     folded = _fold(text)
-    return _iana_names().get(folded) or _windows_names().get(folded)
+    return _iana_names().get(folded) or _windows_names().get(folded) or _cities().get(folded)
 
 
 @cache
@@ -71,17 +76,18 @@ def load_iana_zone(name: str) -> ZoneInfo:
         return ZoneInfo.from_file(data, key=name)
 
 
-def explain_unknown_zone(text: str) -> str:
-    """Return one line that says what to write instead of a text that `find_zone` does not know."""
-    name = repr(text[:MAX_NAME_CHARS])
+def explain_unknown_zone(text: str) -> InputError:
+    """Return the error that says what to write instead of a text that `find_zone` does not know."""
+    name = text[:MAX_NAME_CHARS]
     if offset := _OFFSET.fullmatch(text.strip().replace("−", "-")):
         fixed = _fixed_zone(*offset.groups())
-        return f"{name} is an offset, not a time zone; use a zone such as Europe/Berlin{fixed and f', or {fixed}'}"
+        return InputError("zone.offset.fixed", text=name, zone=fixed) if fixed else InputError("zone.offset", text=name)
     if suggestions := suggest_zones(text):
         *others, last = suggestions
-        choice = f"{', '.join(others)} or {last}" if others else last
-        return f"{name} is not an IANA or Windows time zone; did you mean {choice}?"
-    return f"{name} is not an IANA or Windows time zone, such as Europe/Berlin or W. Europe Standard Time"
+        if others:
+            return InputError("zone.suggestions", text=name, zones=", ".join(others), last=last)
+        return InputError("zone.suggestion", text=name, zone=last)
+    return InputError("zone", text=name)
 
 
 def suggest_zones(text: str) -> list[str]:
@@ -97,9 +103,9 @@ def suggest_zones(text: str) -> list[str]:
 
 
 def _fixed_zone(sign: str, hours: str, minutes: str | None) -> str:
-    """Return how to write a fixed offset, "" where no zone has it. The signs of these IANA names are reversed."""
+    """Return the zone of a fixed offset, "" if there is none. The signs of these IANA names are reversed."""
     name = f"Etc/GMT{'-' if sign == '+' else '+'}{int(hours)}"
-    return f"{name} for a fixed offset" if not int(minutes or 0) and _fold(name) in _iana_names() else ""
+    return name if not int(minutes or 0) and _fold(name) in _iana_names() else ""
 
 
 def _fold(text: str) -> str:
@@ -136,6 +142,17 @@ def _windows_names() -> dict[str, str]:
 
     # CLDR keeps the oldest name of a zone (Europe/Kiev); people know the present one.
     return {_fold(name): _renamed_zones().get(zone, zone) for name, zone in (LEGACY_WINDOWS_NAMES | win_tz).items()}
+
+
+@cache
+def _cities() -> dict[str, str]:
+    """Map the last part of IANA names to the zone, if it is one zone by its present name."""
+    zones = defaultdict(set)
+    for name in _iana_names().values():
+        area, slash, city = name.rpartition("/")
+        if slash and not area.startswith(("Etc", "US", "Canada", "Brazil", "Chile", "Mexico")):
+            zones[_fold(city)].add(_renamed_zones().get(name, name))
+    return {city: names.pop() for city, names in zones.items() if len(names) == 1}
 
 
 @cache

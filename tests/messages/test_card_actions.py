@@ -707,14 +707,14 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     card = await open_preferences(ada)
     forged = {"default": "loud"}
     after = await save_preferences(
-        ada, card, time_zone="Berlin", quiet="whenever", digest="daily 9:00", category__builds="off", **forged
+        ada, card, time_zone="Berlni", quiet="whenever", digest="daily 9:00", category__builds="off", **forged
     )
     assert await ada.load_preferences() == Preferences()
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
-    assert "did you mean Europe/Berlin?" in card_lines({"body": [at["time_zone"]]})[0]
+    assert "Did you mean Europe/Berlin?" in card_lines({"body": [at["time_zone"]]})[0]
     assert "is not a day of the week" in card_lines({"body": [at["quiet"]]})[0]
-    assert card_lines({"body": [at["default"]]}) == ["one of immediate, digest, off"]
+    assert card_lines({"body": [at["default"]]}) == ["choose one of the modes of the list"]
     assert fields["digest"]["value"] == "daily 9:00"
     assert fields["category.builds"]["value"] == "off"
     await save_preferences(ada, after, time_zone="Europe/Berlin", quiet="", default="declared")

@@ -106,7 +106,7 @@ async def store_teams_zone(chat: ChatUser) -> None:
 async def test_command_changes_the_row_and_reevaluates_held_deliveries(chat: ChatUser) -> None:
     await store_teams_zone(chat)
     for command, (before, after, title) in CHANGES.items():
-        preferences = replace(Preferences(locale="de"), **before)
+        preferences = replace(Preferences(locale="en-GB"), **before)
         await chat.store_preferences(preferences)
         assert (await chat.run_command(f"<p>{command}</p>"))[0] == title
         assert replace(await chat.load_preferences(), version=0) == replace(preferences, **after), command
@@ -149,18 +149,21 @@ REFUSED_COMMANDS = {
     "pause 2000d": "at most 366 days",
     "pause until 2020-01-01": "is in the past",
     "quiet sometimes": "such as mon or friday",
-    "quiet 18:00-25:00": "'25:00' is not a time of day",
+    "quiet 18:00-25:00": "“25:00” is not a time of day",
     "quiet mon-sun": "cannot cover the whole week",
-    "timezone Berlin": "did you mean Europe/Berlin?",
+    "timezone Berlni": "Did you mean Europe/Berlin?",
+    "timezone EST": "Write America/New_York for the zone with daylight saving time, or Etc/GMT+5",
     "timezone +02:00": "is an offset, not a time zone",
-    "timezone Nowhere/Atall": "is not an IANA or Windows time zone",
+    "timezone Nowhere/Atall": "is not a time zone",
     "digest sometimes": "write a digest schedule as daily 09:00",
-    "digest daily 9 o'clock": "write a digest schedule as daily 09:00",
+    "digest daily 9 times": "write a digest schedule as daily 09:00",
     "subscribe": "Which topic?",
     f"subscribe {'x' * (MAX_TOPIC_CHARS + 1)}": f"at most {MAX_TOPIC_CHARS} characters",
     "puase 2h": "“pause 2h”",
     "<at>Herald</at> STPO": "“stop”",
     "resume what I did": "“resume”",
+    "stop the builds": "There is no category “the builds”. Categories: ",
+    "stop Security": "Security is mandatory and cannot be turned off",
 }
 
 
@@ -168,7 +171,7 @@ async def test_refused_command_changes_nothing_and_says_why(chat: ChatUser) -> N
     await store_teams_zone(chat)
     for text, expected in REFUSED_COMMANDS.items():
         answer = await chat.run_command(text)
-        assert answer[0] in ("Nothing was changed", "There is no such command"), text
+        assert answer[0] in ("Nothing was changed", "I do not know this command"), text
         assert expected in answer[1], text
     assert (await chat.load_preferences()) == Preferences()
     assert await count_recipient_tasks(chat.herald) == {}
@@ -197,7 +200,7 @@ async def test_topic_is_stored_as_written_and_found_in_any_case(chat: ChatUser) 
 async def test_topic_above_the_limit_is_refused(chat: ChatUser) -> None:
     await chat.store_preferences(Preferences(topics=tuple(map(str, range(MAX_ENTRIES)))))
     answer = await chat.run_command("subscribe one more")
-    assert answer[:2] == ["Nothing was changed", f"there are too many topics: at most {MAX_ENTRIES}"]
+    assert answer[:2] == ["Nothing was changed", f"you can subscribe to at most {MAX_ENTRIES} topics"]
     assert (await chat.herald.services.topics.subscribers(chat.herald.tenant, "one more", "", 10))[0] == []
     assert len(await chat.run_command("topics")) == 1 + MAX_ENTRIES
 
@@ -280,14 +283,14 @@ async def test_status_shows_all_settings_and_their_source(chat: ChatUser) -> Non
         "Time zone  Asia/Tokyo (chosen here)",
         "Digest  weekly mon 09:00",
         "Next digest  Fri 01 Jan 2100, 09:00 (Asia/Tokyo)",
-        "Categories  Builds: off, all others: digest",
+        "Categories  Builds: Off, all others: In the digest",
         "Topics  a, b",
         "Held notifications  none",
     ]
     await chat.store_preferences(replace(preferences, stopped=True))
     stopped = await chat.run_command("status")
-    assert stopped[1].startswith("Notifications  stopped")
-    assert stopped[5] == "Categories  Builds: off, all others: digest"
+    assert stopped[1].startswith("Notifications  off")
+    assert stopped[5] == "Categories  Builds: Off, all others: In the digest"
 
 
 async def test_status_counts_held_messages_up_to_a_limit(chat: ChatUser) -> None:
@@ -523,3 +526,43 @@ async def test_command_needs_few_storage_operations(tapped: Herald) -> None:
             TAP.reset(token)
             costs[text] = counting.operations
     assert max(costs.values()) <= MAX_OPERATIONS, costs
+
+
+async def test_category_is_turned_off_and_on_by_its_title(chat: ChatUser) -> None:
+    assert (await chat.run_command("stop builds"))[0] == "Builds is off"
+    assert (await chat.load_preferences()).categories == {"builds": Mode.OFF}
+    assert (await chat.run_command("stop everything"))[0] == "Stopped"
+    assert (await chat.run_command("start Builds"))[:2] == [
+        "Builds is on", "Notifications are still off; “start” turns them on."
+    ]  # fmt: skip
+    preferences = await chat.load_preferences()
+    assert (preferences.categories, preferences.stopped) == ({"builds": Mode.IMMEDIATE}, True)
+    assert (await chat.run_command("start all"))[0] == "Started"
+
+
+GERMAN_ANSWERS = {
+    "hilfe": ["Was Sie schreiben können", "hilfe  Alle Befehle anzeigen"],
+    "pause bis morgen": ["Pausiert bis Di 24.11.2026, 09:00 (Europe/Berlin)"],
+    "weiter": ["Pause beendet"],
+    "ruhe mo-fr 18-8 uhr; wochenende": ["Ruhezeiten: mo-fr 18:00-08:00; sa,so"],
+    "zeitzone tokyo": [
+        "Zeitzone: Asia/Tokyo",
+        "Es ist Mo 23.11.2026, 21:00 (Asia/Tokyo); diese Zeitzone ist hier gewählt.",
+    ],
+    "zeitzone auto": ["Zeitzone: Europe/Berlin"],
+    "übersicht montags um 9": ["Übersicht: wöchentlich mo 09:00"],
+    "übersicht jetzt": ["Es gibt nichts für eine Übersicht"],
+    "ruhe irgendwann": ["Nichts wurde geändert", "„irgendwann“ ist kein Wochentag, wie mo oder freitag"],
+    "zeitzone Berlni": ["Nichts wurde geändert", "„Berlni“ ist keine Zeitzone. Meinten Sie Europe/Berlin?"],
+    "einstelungen": ["Diesen Befehl kenne ich nicht", "Sie schrieben „einstelungen“. Meinten Sie „einstellungen“?"],
+    "stop builds": ["Builds ist aus"],
+    "stopp": ["Ausgeschaltet"],
+    "status": ["Status", "Benachrichtigungen  aus, außer verpflichtenden; schreiben Sie „start“, um sie einzuschalten"],
+}
+
+
+async def test_answers_are_in_the_language_of_the_person(chat: ChatUser) -> None:
+    chat.herald.clock.offset = datetime(2026, 11, 23, 12, tzinfo=UTC) - datetime.now(UTC)
+    await chat.store_preferences(Preferences(locale="de"))
+    for text, expected in GERMAN_ANSWERS.items():
+        assert (await chat.run_command(text))[: len(expected)] == expected

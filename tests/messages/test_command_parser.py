@@ -22,7 +22,9 @@ from messages.commands.parser import (
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.pause import parse_pause
 from shared.preferences.quiet_hours import QuietHours
+from shared.texts import LANGUAGES
 from shared.time.localtime import load_zone
+from shared.time.spellings import normalize
 
 ARGUMENTS = {
     Verb.SUBSCRIBE: "Release notes",
@@ -63,7 +65,7 @@ def parse_known(text: str) -> ParsedCommand:
 @pytest.mark.parametrize("form", MESSAGE_FORMS)
 def test_command_is_parsed_in_every_form_of_message(form: str, command: ChatCommand) -> None:
     argument = ARGUMENTS.get(command.verb, "")
-    for name in command.names:
+    for name in (name for names in command.names.values() for name in names):
         for written in (name, name.upper(), name.title()):
             line = f"{written} {argument}".strip()
             assert parse_known(MESSAGE_FORMS[form].format(line)) == ParsedCommand(command, argument), line
@@ -89,7 +91,7 @@ def test_html_entities_and_repeated_spaces_are_normalized(form: str) -> None:
         ("quite 18:00-08:00", "quiet 18:00-08:00"), ("<at>Herald</at> queit off", "quiet off"),
         ("timezon Europe/Berlin", "timezone Europe/Berlin"), ("time-zone", "timezone"),
         ("digets now", "digest now"), ("<p>diggest&nbsp;off</p>", "digest off"),
-        ("stpo", "stop"), ("stopp", "stop"),
+        ("stpo", "stop"), ("sotp", "stop"),
         ("strat", "start"), ("sart", "start"),
         ("xyzzy", ""), ("👍", ""), ("Thanks a lot", ""),
     ],
@@ -100,13 +102,17 @@ def test_misspelt_command_is_unknown_and_the_most_similar_is_suggested(written: 
     assert parsed.suggestion == suggestion
 
 
-@pytest.mark.parametrize("command", [each for each in COMMANDS if not each.arguments], ids=lambda each: str(each.verb))
+WITHOUT_ARGUMENTS = [command for command in COMMANDS if not command.has_arguments]
+
+
+@pytest.mark.parametrize("command", WITHOUT_ARGUMENTS, ids=lambda each: str(each.verb))
 def test_sentence_that_starts_like_a_command_is_unknown(command: ChatCommand) -> None:
     if command.verb is Verb.HELP:
         assert parse_known("help me, please").command is command
     else:
-        line = f"{command.names[0]} sending me the builds"
-        assert parse_command(line) == UnknownCommand(line, command.names[0])
+        for name in (name for names in command.names.values() for name in names):
+            line = f"{name} sending me the builds"
+            assert parse_command(line) == UnknownCommand(line, name)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\u00a0", "<at>Herald</at>", "<p>&nbsp;</p>", ".", "...", "/", "\u200b"])
@@ -115,8 +121,9 @@ def test_message_without_text_is_help(text: str) -> None:
 
 
 def test_each_name_and_each_verb_belongs_to_one_command() -> None:
-    names = [name for command in COMMANDS for name in command.names]
+    names = [name for command in COMMANDS for name in {name for names in command.names.values() for name in names}]
     assert len(set(names)) == len(names)
+    assert all(command.names.keys() == LANGUAGES.keys() for command in COMMANDS)
     assert names == [name.casefold() for name in names]
     assert [command.verb for command in COMMANDS] == list(dict.fromkeys(command.verb for command in COMMANDS))
     assert {command.verb for command in COMMANDS} == set(Verb)
@@ -126,20 +133,25 @@ PARSERS: dict[Verb, Callable[[str], object]] = {
     Verb.PAUSE: lambda text: parse_pause(text, datetime(2026, 11, 23, tzinfo=UTC), load_zone("UTC")),
     Verb.QUIET: QuietHours.parse,
     Verb.TIMEZONE: lambda text: text == "auto" or load_zone(text),
-    Verb.DIGEST: lambda text: text == "now" or DigestSchedule.parse(text),
+    Verb.DIGEST: lambda text: normalize(text) == "now" or DigestSchedule.parse(text),
 }
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("verb", PARSERS)
-def test_arguments_in_the_help_are_valid(verb: Verb) -> None:
+def test_arguments_in_the_help_are_valid(verb: Verb, language: str) -> None:
     [command] = [each for each in COMMANDS if each.verb is verb]
-    for example in command.arguments.split(" | "):
-        assert PARSERS[verb](parse_known(f"{verb} {example}").argument)
+    name, _, arguments = command.usage(language).partition(" ")
+    for example in arguments.split(" | "):
+        parsed = parse_known(f"{name} {example}")
+        assert parsed.command is command
+        assert PARSERS[verb](parsed.argument)
 
 
 def test_help_says_that_the_digest_includes_urgent_notifications() -> None:
-    [description] = [each.description for each in COMMANDS if each.verb is Verb.DIGEST]
-    assert "urgent or not" in description
+    [command] = [each for each in COMMANDS if each.verb is Verb.DIGEST]
+    assert "urgent or not" in command.description("en")
+    assert "auch dringenden" in command.description("de")
 
 
 def test_markup_is_removed_and_text_that_looks_like_markup_is_not() -> None:
@@ -158,4 +170,5 @@ def test_only_the_start_of_a_long_message_is_read(piece: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.verb))
 def test_document_about_commands_lists_each_command(command: ChatCommand) -> None:
     page = Path(__file__).parents[2].joinpath("docs", "commands.md").read_text()
-    assert f"| `{command.names[0]}" in page
+    for language in LANGUAGES:
+        assert f"`{command.names[language][0]}" in page

@@ -12,13 +12,13 @@ import pytest
 
 from messages.card_actions.preferences_form import InvalidFields, apply_fields, find_changed_fields
 from notify.validation import check_content
-from shared.cards import action_verbs, refreshed, texts
+from shared import texts
+from shared.cards import action_verbs, refreshed
 from shared.cards.actions import find_execute_actions, remove_actions
 from shared.cards.footer import FOOTER_ID, Footer
 from shared.cards.notification import render_activity
 from shared.cards.preferences import KEEP_PAUSE, draw_preferences_card, field_values
 from shared.cards.size import count_utf16_bytes
-from shared.cards.texts import LANGUAGES, escape_markdown, language_of, text_of
 from shared.cards.validation import find_faults
 from shared.cards.welcome import draw_welcome_card
 from shared.contract.faults import MessageRefused
@@ -26,6 +26,7 @@ from shared.contract.models import Content, Notification
 from shared.preferences.categories import Categories, Category
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
+from shared.texts import LANGUAGES, escape_markdown, language_of, text_of
 
 KEY = "ab" * 32
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -43,7 +44,7 @@ EVERYTHING = Preferences(
     topics=("releases", "*bold* <at>x</at>"),
     own_actions=True,
 )
-FOLDER = Path(texts.__file__).with_name("texts")
+FOLDER = Path(texts.__file__).parent
 TEXTS = {language: orjson.loads((FOLDER / f"{language}.json").read_bytes()) for language in LANGUAGES}
 
 
@@ -75,7 +76,7 @@ def test_first_known_language_is_used(locales: tuple[str, ...], language: str) -
 
 def test_missing_text_is_shown_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TEXTS, "de", {})
-    monkeypatch.setattr("shared.cards.texts._load_texts", TEXTS.__getitem__)
+    monkeypatch.setattr("shared.texts._load_texts", TEXTS.__getitem__)
     assert text_of("de", "why") == "Why did I get this?"
 
 
@@ -244,7 +245,7 @@ def test_pause_changed_after_the_card_was_drawn_is_kept() -> None:
 
 def test_all_invalid_fields_are_reported_together() -> None:
     with pytest.raises(InvalidFields) as wrong:
-        save(Preferences(), time_zone="Berlin", quiet="x", digest="hourly", category__builds="loud", pause="until x")
+        save(Preferences(), time_zone="Berlni", quiet="x", digest="hourly", category__builds="loud", pause="until x")
     assert set(wrong.value.errors) == {"time_zone", "quiet", "digest", "category.builds", "pause"}
 
 

@@ -34,7 +34,7 @@ def test_digest_schedule_is_parsed_and_formatted(text: str, written: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", "daily", "09:00", "weekly 09:00", "monthly 09:00", "daily 25:00", "weekly xyz 09:00", "daily 9:00 10:00"],
+    ["", "09:00", "weekly 09:00", "monthly 09:00", "daily 25:00", "weekly xyz 09:00", "daily 9:00 10:00"],
 )
 def test_invalid_digest_schedule_is_refused_with_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"write a digest schedule|is not a (time of day|day of the week)") as refused:

@@ -1,4 +1,4 @@
-"""The texts of Herald's cards, in the languages that have a file in `texts/`.
+"""The texts that people read, in the languages that have a file in this folder.
 
 A file maps keys to texts with `{names}`. English is complete; a key that another language lacks is shown in English.
 """
@@ -14,17 +14,16 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from shared.time.localtime import to_wall_time
-
 #: Language of people whose language is unknown or has no file.
 FALLBACK_LANGUAGE = "en"
 #: The languages by their own names, in the order in which the preferences card lists them.
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch"}
 
-_FOLDER = Path(__file__).with_name("texts")
+_FOLDER = Path(__file__).parent
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)")
 _BLOCK_MARKS = re.compile(r"^ *(?:#{1,6}|[-*+]|\d{1,3}[.)]|>) +", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
+_WORD = re.compile(r"[a-z]+")
 _MARKDOWN_CHARS = re.compile(r"[\\`*_{}\[\]()#+!|~-]")
 
 
@@ -40,6 +39,17 @@ def text_of(language: str, key: str, **values: object) -> str:
     return text.format(**values)
 
 
+class InputError(ValueError):
+    """A text of a person that cannot be read: the English text `error.{name}`, which `explain` translates."""
+
+    def __init__(self, name: str, **values: object) -> None:
+        self._key, self._values = f"error.{name}", values
+        super().__init__(self.explain(FALLBACK_LANGUAGE))
+
+    def explain(self, language: str) -> str:
+        return text_of(language, self._key, **self._values)
+
+
 def escape_markdown(text: str) -> str:
     """Return `text` so that a text block shows it as it is, without Markdown and mentions."""
     return _MARKDOWN_CHARS.sub(lambda found: "\\" + found[0], text).replace("<", "&lt;")
@@ -50,13 +60,30 @@ def strip_markdown(text: str) -> str:
     return _EMPHASIS.sub("", _LINK.sub(r"\1", _BLOCK_MARKS.sub("", text)))
 
 
-def format_time(at: datetime, zone: ZoneInfo, *, long: bool = False) -> str:
-    """Return an instant as local time in `zone`, to the minute, in a form for every language: `2026-11-30 09:00`.
+def format_time(at: datetime, zone: ZoneInfo) -> str:
+    """Return an instant as local time in `zone`, to the minute, in a form for every language: `2026-11-30 09:00`."""
+    return f"{at.astimezone(zone):%Y-%m-%d %H:%M}"
 
-    `long` is the form of replies to commands, which are in English: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`.
-    """
-    local = to_wall_time(at, zone)
-    return f"{local:%a %d %b %Y, %H:%M} ({zone.key})" if long else f"{local:%Y-%m-%d %H:%M}"
+
+def format_long_time(language: str, at: datetime, zone: ZoneInfo) -> str:
+    """Return an instant as local time with its weekday and zone: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
+    local = at.astimezone(zone)
+    return text_of(
+        language,
+        "time.long",
+        weekday=text_of(language, "time.weekdays").split(",")[local.weekday()],
+        day=f"{local.day:02d}",
+        month=text_of(language, "time.months").split(",")[local.month - 1],
+        year=local.year,
+        time=f"{local:%H:%M}",
+        zone=zone.key,
+    )
+
+
+def translate_words(language: str, text: str) -> str:
+    """Return quiet hours or a digest schedule, as they are stored, with their words in a language."""
+    texts = _load_texts(language)
+    return _WORD.sub(lambda found: texts.get(f"word.{found[0]}", found[0]), text)
 
 
 @cache
