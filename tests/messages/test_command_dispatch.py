@@ -163,7 +163,7 @@ REFUSED_COMMANDS = {
     "<at>Herald</at> STPO": "“stop”",
     "resume what I did": "“resume”",
     "stop the builds": "There is no category “the builds”. Categories: ",
-    "stop Security": "Security is mandatory and cannot be turned off",
+    "stop Security *alerts*": "Security *alerts* is mandatory and cannot be turned off",
 }
 
 
