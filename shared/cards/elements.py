@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from typing import Any
 CARD_VERSION = "1.5"
 #: Most buttons in one action set; Teams does not show more (`actions.maxActions` of its host configuration).
 MAX_BUTTONS_PER_SET = 6
+
+#: A line break that Markdown would join with a space: not beside an empty line, and not before an item of a list.
+_SINGLE_BREAK = re.compile(r"(?<!\n)\r?\n(?!\r?\n| *(?:[-*+]|\d{1,3}[.)]) )")
 
 
 def adaptive_card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -22,8 +26,8 @@ def adaptive_card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[s
 
 
 def markdown_text(text: str, **style: object) -> dict[str, Any]:
-    """Return a text block, which clients render as Markdown."""
-    return {"type": "TextBlock", "text": text, "wrap": True, **style}
+    """Return a text block, which clients render as Markdown, with each of its line breaks."""
+    return {"type": "TextBlock", "text": _SINGLE_BREAK.sub("\n\n", text), "wrap": True, **style}
 
 
 def heading(text: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Category(BaseModel):
     @property
     def label(self) -> str:
         """Return the name that people see."""
-        return self.title or self.name
+        return self.title or self.name[:1].upper() + self.name[1:]
 
     def late_grace(self, default: timedelta) -> timedelta:
         """Return how late a scheduled notification may still be sent."""
