@@ -10,7 +10,7 @@ import orjson
 from shared import keys
 from shared.contract.faults import Fault
 from shared.storage.entity_writes import Row
-from shared.storage.table import COLUMN_BYTES, Table
+from shared.storage.table import COLUMN_BYTES, MAX_PAGE_ROWS, Table
 
 VERSION = 1
 #: Faults that are stored for one message; fewer if they do not fit into a column.
@@ -47,6 +47,13 @@ class DeadLetters:
         """Return up to `limit` dead letters of a queue: the one with this row key, or those with this reason."""
         where, values = ("RowKey eq @key", {"key": key}) if key else ("reason eq @reason", {"reason": reason})
         return await self._table.query(f"queue eq @queue and {where}", values | {"queue": queue}, limit=limit)
+
+    async def list_newest(self, limit: int) -> Sequence[Row]:
+        """Return the dead letters that were stored last, the newest first; reads the whole table."""
+        newest: list[Row] = []
+        async for page in self._table.pages("PartitionKey ge @first", {"first": "0"}, size=MAX_PAGE_ROWS):
+            newest = sorted([*newest, *page], key=lambda row: row["at"], reverse=True)[:limit]
+        return newest
 
     @staticmethod
     def body(letter: Row) -> bytes:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared.records import StoredNotification
 from shared.states import NotificationState, Purpose
 from shared.storage.entity_writes import Row
-from shared.storage.table import Table
+from shared.storage.table import MAX_PAGE_ROWS, Table, etag_of
 
 VERSION = 1
 #: Longest age of a cached notification that a delivery may use.
 MAX_CACHE_SECONDS = 2.0
 #: Notifications that are cached, with up to 64 KiB of content each.
 MAX_CACHED = 256
+#: Notifications of one id that are read.
+MAX_FOUND = 20
 
 
 class Notifications:
@@ -49,6 +51,19 @@ class Notifications:
         """Return the current notification, or None."""
         found = await self._table.get(key[:2], key)
         return _notification(*found) if found else None
+
+    async def list_newest(self, limit: int) -> Sequence[StoredNotification]:
+        """Return the notifications that were accepted last, the newest first; reads the whole table."""
+        newest: list[StoredNotification] = []
+        async for page in self._table.pages("PartitionKey ge @first", {"first": "0"}, size=MAX_PAGE_ROWS):
+            newest += [_notification(row, etag_of(row)) for row in page]
+            newest = sorted(newest, key=lambda each: each.created, reverse=True)[:limit]
+        return newest
+
+    async def find(self, identifier: str) -> Sequence[StoredNotification]:
+        """Return the notifications of this id, of all tenants and sources; reads the whole table."""
+        rows = await self._table.query("id eq @id", {"id": identifier}, limit=MAX_FOUND)
+        return [_notification(row, etag_of(row)) for row in rows]
 
     async def recent(self, key: str) -> StoredNotification | None:
         """Return the notification as it was at most `MAX_CACHE_SECONDS` ago, or None.

@@ -1,0 +1,157 @@
+"""Show what became of notifications: `python dev.py status [ID]`, from the tables of the storage account.
+
+Without an id, the newest notifications and dead letters are listed; with one, the deliveries of that notification with
+their state, reason, and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+import orjson
+from azure.core.exceptions import AzureError
+
+from local.send import bypass_proxy
+from shared.records import DeliveryRecord, StoredNotification
+from shared.states import OPEN, DeliveryState, Reason
+from shared.storage.clients import CONNECTION, open_storage
+from shared.storage.dead_letters import DeadLetters
+from shared.storage.deliveries import Deliveries, shard_names
+from shared.storage.notifications import Notifications
+from shared.storage.table import Table
+
+#: Notifications and dead letters that are listed, and deliveries that are shown of one notification.
+MAX_LISTED, MAX_DELIVERIES = 20, 200
+
+#: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
+ADVICE: Mapping[str, str] = {
+    Reason.NOT_INSTALLED: "install the app for this person, chat or team",
+    Reason.BLOCKED: "the person blocked the app: nothing to do",
+    Reason.DISABLED_BY_ADMIN: "ask the tenant's administrator to allow the app",
+    Reason.NOT_PERSONAL_SCOPE: "add the personal scope to the app's manifest",
+    Reason.NOT_PERMITTED: "see the log for the error code of Teams",
+    Reason.WRONG_CLOUD: "use a bot of the recipient's cloud",
+    Reason.BAD_REQUEST: "correct the card, then send it again",
+    Reason.TOO_BIG: "shorten the card, then send it again",
+    Reason.HOST_NOT_ALLOWED: "add the host to HERALD_SERVICE_HOSTS if it is one of Teams",
+    Reason.UNAUTHORIZED: "check MicrosoftAppId and its secret; it is sent then",
+    Reason.NO_TOKEN: "check MicrosoftAppId and its secret; it is sent then",
+    Reason.CRASHED: "it may have arrived; `redrive` sends it again",
+    Reason.NO_ANSWER: "it may have arrived; `redrive` sends it again",
+    Reason.POISON: "see the log, then `redrive`",
+    Reason.EXHAUSTED: "`redrive` tries again",
+    Reason.PAUSED: "held until the person's pause ends",
+    Reason.MUTED: "held until the person's mute of the thread ends",
+    Reason.QUIET_HOURS: "held until the person's quiet hours end",
+    Reason.DIGEST: "held for the person's next digest",
+    Reason.LOCAL_TIME: "held until its time in the person's zone",
+}
+
+
+def describe_list(notifications: Iterable[StoredNotification], letters: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return the lines of the list: the newest notifications, and the newest dead letters with their first fault."""
+    rows = [("accepted (UTC)", "state", "source", "id", "result")]
+    rows += [
+        (_minute(each.created), str(each.state), each.source, each.id, describe_counts(each)) for each in notifications
+    ]
+    lines = list(_columns(rows)) if len(rows) > 1 else ["No notifications yet."]
+    for letter in letters:
+        faults = orjson.loads(str(letter["faults"]))
+        first = " ".join(filter(None, faults[0].values())) if faults else ""
+        at = letter["at"]
+        when = _minute(at) if isinstance(at, datetime) else ""
+        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  {first}".rstrip())
+    return lines
+
+
+def describe_counts(notification: StoredNotification) -> str:
+    """Return the final counts as text, "" while deliveries are open."""
+    counts = orjson.loads(notification.counts) if notification.counts else {}
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def describe_notification(
+    notification: StoredNotification, counts: Mapping[str, int], deliveries: Sequence[tuple[str, DeliveryRecord]]
+) -> list[str]:
+    """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
+    summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    lines = [f"{notification.source} {notification.id}: {notification.state}", f"deliveries: {summary or 'none'}"]
+    rows = [("recipient", "state", "reason", "what to do")]
+    for recipient, record in deliveries:
+        advice = ADVICE.get(record.reason, "")
+        if record.state is DeliveryState.SENT and record.maybe_twice:
+            advice = "it may have arrived twice"
+        rows.append((recipient, str(record.state), record.reason, advice))
+    if deliveries:
+        lines += _columns(rows)
+    if sum(counts.values()) > len(deliveries):
+        lines.append(f"The first {len(deliveries)} of {sum(counts.values())} are shown.")
+    return lines
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"
+
+
+async def read_status(identifier: str | None, environ: Mapping[str, str]) -> list[str] | None:
+    """Return the lines to print, or None if there is no notification of this id; raises `AzureError`."""
+    queues, tables = open_storage(environ)
+    prefix = environ.get("HERALD_TABLE_PREFIX") or "Herald"
+    async with queues, tables:
+
+        def table(name: str) -> Table:
+            return Table(tables.get_table_client(prefix + name))
+
+        notifications = Notifications(table("Notifications"), lambda: 0.0)
+        if identifier is None:
+            letters = await DeadLetters(table("DeadLetters")).list_newest(MAX_LISTED)
+            return describe_list(await notifications.list_newest(MAX_LISTED), letters)
+        found = await notifications.find(identifier)
+        deliveries = Deliveries(table("Deliveries"))
+        lines: list[str] = []
+        for each in found:
+            counts: Counter[str] = await deliveries.counts(each.key, each.shards)
+            shown: list[tuple[str, DeliveryRecord]] = []
+            for shard in shard_names(each.shards):
+                page = await deliveries.page(each.key, shard, "", MAX_DELIVERIES - len(shown) or 1)
+                shown += [(message.recipient, record) for message, record in page]
+                if len(shown) >= MAX_DELIVERIES:
+                    break
+            lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown)
+        return lines or None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py status", description="Show what became of notifications.")
+    parser.add_argument("id", nargs="?", help="the id of a notification, as the upstream system set it")
+    options = parser.parse_args(arguments)
+    environ = {CONNECTION: "UseDevelopmentStorage=true", **os.environ}
+    if environ[CONNECTION] == "UseDevelopmentStorage=true":
+        bypass_proxy()
+    try:
+        lines = asyncio.run(read_status(options.id, environ))
+    except AzureError as error:
+        reason = str(error).splitlines()[0]
+        sys.stderr.write(f"The storage of {CONNECTION} cannot be read ({reason}): is `python dev.py up` running?\n")
+        return 1
+    if lines is None:
+        sys.stderr.write(f"No notification has the id {options.id}: `python dev.py status` lists the newest ones\n")
+        return 1
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

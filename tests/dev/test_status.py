@@ -1,0 +1,62 @@
+"""`python dev.py status` lists notifications and says what became of one."""
+
+from __future__ import annotations
+
+from local import status
+from shared.contract.faults import Fault
+from shared.records import DeliveryRecord
+from shared.states import DeliveryState, Reason
+from tests.support.herald import Herald, user
+
+
+async def test_list_shows_the_newest_notifications_and_dead_letters(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.store_people(1)
+    first = await herald.submit(user(ada))
+    second = await herald.submit(user(ada))
+    await herald.run_until_idle()
+    faults = [Fault("/recipients/0/user", "must be an Entra object id")]
+    await herald.services.dead_letters.put("notifications", "m1", b"{}", "invalid", faults, herald.clock())
+    newest = await herald.services.notifications.list_newest(10)
+    assert {each.key for each in newest} >= {first.key, second.key}
+    assert [each.created for each in newest] == sorted((each.created for each in newest), reverse=True)
+    assert len(await herald.services.notifications.list_newest(1)) == 1
+    lines = status.describe_list(newest, await herald.services.dead_letters.list_newest(10))
+    assert lines[0].split() == ["accepted", "(UTC)", "state", "source", "id", "result"]
+    assert any(first.id in line and "finished" in line and "1 sent" in line for line in lines)
+    assert lines[-1].endswith("notifications  invalid  /recipients/0/user must be an Entra object id")
+
+
+def test_empty_storage_is_said() -> None:
+    assert status.describe_list([], []) == ["No notifications yet."]
+
+
+async def test_deliveries_are_shown_with_what_to_do(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.store_people(1)
+    stranger = "00000000-0000-4000-8000-000000000001"
+    submitted = await herald.submit(user(ada), {"user": stranger})
+    await herald.run_until_idle()
+    [found] = await herald.services.notifications.find(submitted.id)
+    counts = await herald.services.deliveries.counts(found.key, found.shards)
+    page = await herald.services.deliveries.page(found.key, "0", "", 10)
+    lines = status.describe_notification(found, counts, [(message.recipient, record) for message, record in page])
+    assert lines[0] == f"{found.source} {found.id}: finished"
+    assert lines[1] in ("deliveries: 1 sent, 1 suppressed", "deliveries: 1 suppressed, 1 sent")
+    [suppressed] = [line for line in lines if "suppressed" in line and stranger in line]
+    assert suppressed.split("  ")[-1] == "install the app for this person, chat or team"
+
+
+async def test_long_list_says_how_many_deliveries_are_shown(herald: Herald) -> None:
+    await herald.grow(people=1)
+    [ada] = await herald.store_people(1)
+    submitted = await herald.submit(user(ada))
+    record = DeliveryRecord(state=DeliveryState.SENT, attempts=2, etag="", maybe_twice=True)
+    lines = status.describe_notification(submitted, {"open": 0, "sent": 3}, [("u:1", record)])
+    assert lines[1] == "deliveries: 3 sent"
+    assert lines[-2].endswith("it may have arrived twice")
+    assert lines[-1] == "The first 1 of 3 are shown."
+
+
+def test_advice_names_only_reasons_that_exist() -> None:
+    assert set(status.ADVICE) <= set(Reason)
