@@ -33,8 +33,7 @@ RUNTIME, DEVELOPMENT, CONTENDERS = "requirements.txt", "requirements-dev.txt", "
 
 
 def run_up(setup: Setup, arguments: list[str]) -> int:
-    setup.ensure_python(RUNTIME)
-    setup.ensure_node()
+    setup.ensure_all(RUNTIME)
     return replace_process([str(setup.python), "-m", "local.up", *arguments], setup.environ())
 
 
@@ -60,8 +59,7 @@ def run_tests(setup: Setup, arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="also run the long tests, with --cov")
     parser.add_argument("--cov", action="store_true", help="report the lines that no test runs; takes twice as long")
     options, for_pytest = parser.parse_known_args(arguments)
-    setup.ensure_python(RUNTIME, DEVELOPMENT)
-    setup.ensure_node()
+    setup.ensure_all(RUNTIME, DEVELOPMENT)
     selected = ["--hypothesis-profile", "full"] if options.full else ["-m", "not full"]
     workers = ["-n", str(TEST_WORKERS), "--dist", "loadgroup"]
     coverage = ["--cov", "--cov-report=term:skip-covered"] if options.full or options.cov else []
@@ -94,8 +92,7 @@ def run_tests(setup: Setup, arguments: list[str]) -> int:
 
 
 def run_benchmarks(setup: Setup, arguments: list[str]) -> int:
-    setup.ensure_python(RUNTIME, DEVELOPMENT)
-    setup.ensure_node()
+    setup.ensure_all(RUNTIME, DEVELOPMENT)
     contenders = Setup(ROOT)
     contenders.venv = setup.local / "peers"  # separate, so that their requirements do not change those of the app
     try:

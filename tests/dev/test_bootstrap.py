@@ -24,9 +24,10 @@ def write_script(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-#: A stub of Python with venv and pip, which take seconds; the requirement `nowhere` cannot be installed.
+#: A stub of Python with venv and pip, which take seconds; uv and the requirement `nowhere` cannot be installed.
 PYTHON = f"""case "$*" in
   *"-m venv"*) shift $(($# - 1)); rm -rf "$1"; mkdir -p "$1/bin"; cp "$0" "$1/bin/python";;
+  *uv*) exit 1;;
   *"-m pip install"*) shift $(($# - 1)); if grep nowhere "$1"; then echo "ERROR: ./nowhere is not there"; exit 1; fi;;
   "-c"*) echo {RUNNING};;
 esac"""
@@ -78,7 +79,7 @@ def test_failed_installation_is_one_line_and_is_repeated(setup: Setup, capsys: p
     assert "nowhere" in str(caught.value)
     assert str(setup.local / "log" / "pip.log") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert capsys.readouterr().out.count("\n") == 2  # two actions, one line each, without the output of pip
+    assert capsys.readouterr().out.count("\n") == 4  # two actions, two lines each, without the output of pip
 
     (setup.root / "requirements.txt").write_text("# nothing\n")
     assert reinstalls(setup)
@@ -98,7 +99,7 @@ def test_concurrent_calls_install_once(setup: Setup) -> None:
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [each.communicate(timeout=60)[0] for each in both]
     assert [each.returncode for each in both] == [0, 0]
-    assert "".join(outputs).count("Installing the Python packages") == 1
+    assert "".join(outputs).count("Installing the Python packages ...") == 1
 
 
 @with_stubs_and_real_programs
