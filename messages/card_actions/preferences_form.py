@@ -27,6 +27,7 @@ from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
 from shared.texts import LANGUAGES, InputError
 from shared.time.localtime import load_zone
+from shared.time.times_of_day import DAYS, parse_time_of_day
 
 #: Returns preferences with the text of one field applied; raises `InputError`.
 ApplyField = Callable[[Preferences, str], Preferences]
@@ -73,6 +74,11 @@ def apply_fields(
         until = None if value == END_PAUSE else parse_pause(PAUSE_CHOICES.get(value, value), now, zone)
         return replace(preferences, paused_until=until)
 
+    values = {name: value for name, value in {**shown, **changed}.items() if isinstance(value, str)}
+    group_fields: dict[str, ApplyField] = {
+        **dict.fromkeys(("quiet_from", "quiet_to", "quiet_days"), partial(_apply_quiet_hours, values)),
+        **dict.fromkeys(("digest_days", "digest_time"), partial(_apply_digest, values)),
+    }
     category_fields: dict[str, ApplyField] = {
         CATEGORY_PREFIX + category.name: partial(_apply_mode, category.name)
         for category in categories.declared
@@ -80,7 +86,7 @@ def apply_fields(
     }
     errors, result = {}, stored
     # The pause comes last, because it ends by the new time zone.
-    for name, apply_field in {**_FIELDS, **category_fields, "pause": apply_pause}.items():
+    for name, apply_field in {**_FIELDS, **group_fields, **category_fields, "pause": apply_pause}.items():
         if name not in changed:
             continue
         try:
@@ -114,17 +120,30 @@ def _parse_mode(value: str) -> Mode:
         raise InputError("mode") from None
 
 
-def _apply_quiet_hours(preferences: Preferences, value: str) -> Preferences:
-    hours = QuietHours.parse(value) if value else QuietHours()
+def _apply_quiet_hours(values: Mapping[str, str], preferences: Preferences, _: str) -> Preferences:
+    start, end = values.get("quiet_from", ""), values.get("quiet_to", "")
+    if bool(start) != bool(end):
+        raise InputError("quiet.both")
+    days = [DAYS.index(day) for day in values.get("quiet_days", "").split(",") if day in DAYS]
+    hours = QuietHours.daily(parse_time_of_day(start) if start else None, parse_time_of_day(end) if end else None, days)
     return replace(preferences, quiet=str(hours) if hours.spans else "")
+
+
+def _apply_digest(values: Mapping[str, str], preferences: Preferences, _: str) -> Preferences:
+    days, at = values.get("digest_days", USE_DEFAULT), values.get("digest_time", "")
+    if days == USE_DEFAULT:
+        return replace(preferences, digest="")
+    return replace(preferences, digest=str(DigestSchedule.parse("off" if days == "off" else f"{days} {at}")))
+
+
+def _apply_zone(preferences: Preferences, value: str) -> Preferences:
+    return replace(preferences, time_zone="" if value in ("", USE_DEFAULT) else load_zone(value).key)
 
 
 _FIELDS: Mapping[str, ApplyField] = {
     "default": lambda old, value: replace(old, default=None if value == USE_DEFAULT else _parse_mode(value)),
     "stopped": lambda old, value: replace(old, stopped=value == TOGGLE_ON),
-    "time_zone": lambda old, value: replace(old, time_zone=load_zone(value).key if value else ""),
-    "quiet": _apply_quiet_hours,
-    "digest": lambda old, value: replace(old, digest=str(DigestSchedule.parse(value)) if value else ""),
+    "time_zone": _apply_zone,
     "locale": lambda old, value: replace(old, locale=value if value in LANGUAGES else ""),
     "own_actions": lambda old, value: replace(old, own_actions=value == TOGGLE_ON),
     "unmute": lambda old, value: replace(old, mutes={} if value == TOGGLE_ON else old.mutes),

@@ -7,17 +7,21 @@ values of its fields, so that only changes are applied: an old card does not und
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from shared.cards.action_verbs import SAVE, SHOW, action_button
 from shared.cards.elements import adaptive_card, confirmation, heading, plain_text
 from shared.preferences.categories import Categories
+from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import FOREVER, Preferences
+from shared.preferences.quiet_hours import QuietHours
 from shared.states import Mode
-from shared.texts import LANGUAGES, format_time, language_of, text_of
+from shared.texts import LANGUAGES, format_time, language_of, text_of, translate_words
 from shared.time.localtime import load_zone
+from shared.time.times_of_day import DAYS
+from shared.time.zone_choices import list_zone_choices
 
 #: Most categories, and most topics, on the card, which has to fit into a message. Commands reach all of them.
 MAX_CHOICES = 40
@@ -72,18 +76,13 @@ def draw_preferences_card(
         error = [plain_text(errors[name], color="Attention", size="Small", spacing="None")] if name in errors else []
         return [element | {"id": name, "value": values[name]}, *error]
 
-    def choice(name: str, title: str, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    def choice(name: str, title: str, titles: Mapping[str, str], **options: object) -> list[dict[str, Any]]:
         choices = [{"title": text, "value": value} for value, text in titles.items()]
-        return field(name, {"type": "Input.ChoiceSet", "label": title, "style": "compact", "choices": choices})
-
-    def entry(name: str, placeholder: str) -> list[dict[str, Any]]:
-        element = {
-            "type": "Input.Text",
-            "label": label(name),
-            "placeholder": placeholder,
-            "maxLength": MAX_FIELD_CHARS,
-        }
+        element = {"type": "Input.ChoiceSet", "label": title, "style": "compact", "choices": choices, **options}
         return field(name, element)
+
+    def time_of_day(name: str) -> list[dict[str, Any]]:
+        return field(name, {"type": "Input.Time", "label": label(name)})
 
     def toggle(name: str, title: str) -> list[dict[str, Any]]:
         return field(name, {"type": "Input.Toggle", "title": title, "valueOn": TOGGLE_ON, "valueOff": TOGGLE_OFF})
@@ -111,10 +110,22 @@ def draw_preferences_card(
     else:
         pauses = {KEEP_PAUSE: label("pause.no")}
     body += choice("pause", label("pause"), pauses | {each: label(f"pause.{each}") for each in PAUSE_CHOICES})
-    body += entry("time_zone", zone)
+    body += choice("time_zone", label("time_zone"), _zone_titles(language, preferences, zone, now), style="filtered")
     body.append(plain_text(label("zone", zone=zone, source=zone_source), isSubtle=True, size="Small", spacing="None"))
-    body += entry("quiet", "mon-fri 18:00-08:00; sat,sun")
-    body += entry("digest", default_digest)
+    weekdays = dict(zip(DAYS, text_of(language, "weekdays").split(","), strict=True))
+    if preferences.quiet and QuietHours.parse(preferences.quiet).as_daily() is None:
+        hours = translate_words(language, preferences.quiet)
+        body.append(plain_text(label("quiet.custom", hours=hours), isSubtle=True, size="Small"))
+    body += time_of_day("quiet_from") + time_of_day("quiet_to")
+    body += choice("quiet_days", label("quiet_days"), weekdays, isMultiSelect=True)
+    schedules = {
+        USE_DEFAULT: label("digest.declared", schedule=translate_words(language, default_digest)),
+        "daily": label("digest.daily"),
+        "weekdays": label("digest.weekdays"),
+        **{day: label("digest.weekly", day=name) for day, name in weekdays.items()},
+        "off": label("digest.off"),
+    }
+    body += choice("digest_days", label("digest_days"), schedules) + time_of_day("digest_time")
     body += choice("locale", label("locale"), {USE_DEFAULT: label("locale.declared"), **LANGUAGES})
     body += toggle("own_actions", label("own_actions"))
     if preferences.mutes:
@@ -138,14 +149,38 @@ def field_values(preferences: Preferences, categories: Categories, now: datetime
         "stopped": TOGGLE_ON if preferences.stopped else TOGGLE_OFF,
         "pause": KEEP_PAUSE,
         PAUSED_UNTIL: paused_until.isoformat() if paused_until else "",
-        "time_zone": preferences.time_zone,
-        "quiet": preferences.quiet,
-        "digest": preferences.digest,
+        "time_zone": preferences.time_zone or USE_DEFAULT,
+        **_quiet_values(preferences.quiet),
+        **_digest_values(preferences.digest),
         "locale": language_of(preferences.locale) if preferences.locale else USE_DEFAULT,
         "own_actions": TOGGLE_ON if preferences.own_actions else TOGGLE_OFF,
         "unmute": TOGGLE_OFF,
         **{f"{TOPIC_PREFIX}{topic}": TOGGLE_ON for topic in preferences.topics[:MAX_CHOICES]},
     }
+
+
+def _zone_titles(language: str, preferences: Preferences, zone: str, now: datetime | None) -> Mapping[str, str]:
+    """Return the choices of the time zone: that of Teams, the person's own, and those of the list."""
+    listed = dict(list_zone_choices((now or datetime.now(UTC)).date()))
+    first = {USE_DEFAULT: text_of(language, "preferences.zone.teams")}
+    return first | {name: listed.pop(name, name) for name in [preferences.time_zone, zone] if name} | listed
+
+
+def _quiet_values(quiet: str) -> dict[str, str]:
+    start, end, days = (QuietHours.parse(quiet).as_daily() if quiet else None) or (None, None, frozenset[int]())
+    return {
+        "quiet_from": f"{start:%H:%M}" if start is not None else "",
+        "quiet_to": f"{end:%H:%M}" if end is not None else "",
+        "quiet_days": ",".join(DAYS[day] for day in sorted(days)),
+    }
+
+
+def _digest_values(digest: str) -> dict[str, str]:
+    schedule = DigestSchedule.parse(digest) if digest else None
+    if schedule is None or not schedule.days:
+        return {"digest_days": "off" if schedule else USE_DEFAULT, "digest_time": ""}
+    words = str(schedule).removeprefix("weekly ").split()
+    return {"digest_days": words[0], "digest_time": words[1]}
 
 
 def _paused_until(preferences: Preferences, now: datetime | None) -> datetime | None:

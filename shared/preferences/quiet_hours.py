@@ -70,6 +70,27 @@ class QuietHours:
             raise InputError("quiet.week")
         return cls(spans)
 
+    @classmethod
+    def daily(cls, start: time | None, end: time | None, days: Iterable[int]) -> Self:
+        """Return quiet hours from `start` to `end` on every day, if given, and on whole `days`; raises `InputError`."""
+        whole_days = frozenset(days)
+        spans = [Span(EVERY_DAY, start, end)] if start is not None and end is not None else []
+        if spans and start == end:
+            raise InputError("quiet.same", text=f"{start:%H:%M}-{end:%H:%M}")
+        if whole_days:
+            spans.append(Span(whole_days))
+        if _covers_week(spans):
+            raise InputError("quiet.week")
+        return cls(tuple(spans))
+
+    def as_daily(self) -> tuple[time | None, time | None, frozenset[int]] | None:
+        """Return start and end of the quiet hours of every day, and the whole days; None if there is more to them."""
+        hours = [span for span in self.spans if span.start != span.end]
+        whole_days = frozenset(day for span in self.spans if span.start == span.end for day in span.days)
+        if len(hours) > 1 or any(span.days != EVERY_DAY for span in hours):
+            return None
+        return (hours[0].start, hours[0].end, whole_days) if hours else (None, None, whole_days)
+
     def __str__(self) -> str:
         return "; ".join(map(str, self.spans)) or "off"
 

@@ -295,7 +295,7 @@ SETTING_LINES: Sequence[tuple[Callable[[Preferences], Preferences], str, str]] =
     (
         lambda old: replace(old, stopped=True),
         "x",
-        "Category x: Off (you turned off all notifications except mandatory ones).",
+        "Category X: Off (you turned off all notifications except mandatory ones).",
     ),
     (
         lambda old: replace(old, stopped=True),
@@ -629,8 +629,11 @@ async def test_all_fields_of_the_preferences_card_are_saved(ada: CardUser) -> No
         default="digest",
         category__builds="off",
         time_zone="W. Europe Standard Time",
-        quiet="Mon-Fri 18:00-8:00",
-        digest="weekly Monday 9:00",
+        quiet_from="18:00",
+        quiet_to="08:00",
+        quiet_days="sun",
+        digest_days="mon",
+        digest_time="09:00",
         locale="de",
         own_actions="true",
         unmute="true",
@@ -643,7 +646,7 @@ async def test_all_fields_of_the_preferences_card_are_saved(ada: CardUser) -> No
         default=Mode.DIGEST,
         categories={"builds": Mode.OFF},
         time_zone="Europe/Berlin",
-        quiet="mon-fri 18:00-08:00",
+        quiet="18:00-08:00; sun",
         digest="weekly mon 09:00",
         locale="de",
         own_actions=True,
@@ -684,7 +687,7 @@ async def test_repeated_click_does_not_undo_newer_changes(ada: CardUser) -> None
 async def test_repeated_save_does_not_undo_newer_changes(ada: CardUser) -> None:
     _, card = await ada.receive_notification()
     settings = await ada.click(card, action_verbs.PREFERENCES)
-    saved = {"typed": {"quiet": "18:00-08:00"}, "changes": {"id": "the-first"}}
+    saved = {"typed": {"quiet_from": "18:00", "quiet_to": "08:00"}, "changes": {"id": "the-first"}}
     await ada.click(settings, action_verbs.SAVE, **saved)
     assert (await ada.load_preferences()).quiet == "18:00-08:00"
     await ada.herald.services.conversations.change_preferences(
@@ -697,7 +700,7 @@ async def test_repeated_save_does_not_undo_newer_changes(ada: CardUser) -> None:
 
 async def test_old_preferences_card_does_not_undo_newer_changes(ada: CardUser) -> None:
     card = await open_preferences(ada)
-    await save_preferences(ada, card, category__builds="off", quiet="sat,sun")
+    await save_preferences(ada, card, category__builds="off", quiet_days="sat,sun")
     await save_preferences(ada, card, category__news="immediate")
     stored = await ada.load_preferences()
     assert (stored.categories, stored.quiet) == ({"builds": Mode.OFF, "news": Mode.IMMEDIATE}, "sat,sun")
@@ -707,17 +710,17 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     card = await open_preferences(ada)
     forged = {"default": "loud"}
     after = await save_preferences(
-        ada, card, time_zone="Berlni", quiet="whenever", digest="daily 9:00", category__builds="off", **forged
+        ada, card, time_zone="Berlni", quiet_from="18:00", digest_days="daily", category__builds="off", **forged
     )
     assert await ada.load_preferences() == Preferences()
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "Did you mean Europe/Berlin?" in card_lines({"body": [at["time_zone"]]})[0]
-    assert "is not a day of the week" in card_lines({"body": [at["quiet"]]})[0]
+    assert card_lines({"body": [at["quiet_from"]]}) == ["set both times, or none"]
     assert card_lines({"body": [at["default"]]}) == ["choose one of the modes of the list"]
-    assert fields["digest"]["value"] == "daily 9:00"
+    assert fields["digest_days"]["value"] == "daily"
     assert fields["category.builds"]["value"] == "off"
-    await save_preferences(ada, after, time_zone="Europe/Berlin", quiet="", default="declared")
+    await save_preferences(ada, after, time_zone="Europe/Berlin", quiet_from="", default="declared")
     stored = await ada.load_preferences()
     assert (stored.time_zone, stored.digest, stored.categories) == (
         "Europe/Berlin",
@@ -734,13 +737,19 @@ async def test_forged_field_cannot_turn_off_a_mandatory_category(ada: CardUser) 
 
 
 async def test_invalid_field_values_change_nothing(ada: CardUser) -> None:
-    for data in ({"default": "loud"}, {"stopped": 7}, {"pause": "x" * 400}, {"quiet": "x" * 400}, {"version": "9"}):
+    for data in (
+        {"default": "loud"},
+        {"stopped": 7},
+        {"pause": "x" * 400},
+        {"quiet_from": "x" * 400},
+        {"version": "9"},
+    ):
         await ada.invoke(action_verbs.SAVE, {"herald": {"was": "x"}, **data})
     assert await ada.load_preferences() == Preferences()
 
 
 async def test_preferences_card_in_a_channel_saves_the_preferences_of_the_channel(channel: CardUser) -> None:
-    data = {"herald": {"was": {"quiet": ""}}, "quiet": "sat,sun"}
+    data = {"herald": {"was": {"quiet_days": ""}}, "quiet_days": "sat,sun"}
     body = await channel.invoke(action_verbs.SAVE, data)
     assert body["type"] == CARD
     reference = await channel.herald.services.conversations.get(

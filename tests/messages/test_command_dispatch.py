@@ -352,7 +352,7 @@ async def test_preferences_shows_the_card(chat: ChatUser) -> None:
     assert answer.content.card
     assert find_faults(answer.content.card) == []
     inputs = {each["id"]: each.get("value") for each in answer.content.card["body"] if "id" in each}
-    assert inputs["quiet"] == "sat,sun"
+    assert inputs["quiet_days"] == "sat,sun"
 
 
 async def test_help_lists_every_command(chat: ChatUser) -> None:

@@ -212,7 +212,8 @@ def test_saving_an_unchanged_card_changes_nothing(preferences: Preferences) -> N
 
 def test_every_choice_can_be_reset() -> None:
     back = save(
-        EVERYTHING, default="declared", category__builds="declared", pause="none", time_zone="", quiet="off", digest="",
+        EVERYTHING, default="declared", category__builds="declared", pause="none", time_zone="declared", quiet_days="",
+        digest_days="declared",
         own_actions="false", unmute="true", **{"topic.releases": "false", "topic.*bold* <at>x</at>": "false"},
     )  # fmt: skip
     assert back == Preferences()
@@ -245,8 +246,93 @@ def test_pause_changed_after_the_card_was_drawn_is_kept() -> None:
 
 def test_all_invalid_fields_are_reported_together() -> None:
     with pytest.raises(InvalidFields) as wrong:
-        save(Preferences(), time_zone="Berlni", quiet="x", digest="hourly", category__builds="loud", pause="until x")
-    assert set(wrong.value.errors) == {"time_zone", "quiet", "digest", "category.builds", "pause"}
+        save(
+            Preferences(),
+            time_zone="Berlni",
+            quiet_from="18:00",
+            digest_days="hourly",
+            category__builds="loud",
+            pause="until x",
+        )
+    assert set(wrong.value.errors) == {"time_zone", "quiet_from", "digest_days", "category.builds", "pause"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "quiet"),
+    [
+        ({"quiet_from": "18:00", "quiet_to": "08:00"}, "18:00-08:00"),
+        ({"quiet_days": "sat,sun"}, "sat,sun"),
+        ({"quiet_from": "22:00", "quiet_to": "06:30", "quiet_days": "sun"}, "22:00-06:30; sun"),
+    ],
+)
+def test_quiet_hours_are_saved_and_shown_again(fields: dict[str, str], quiet: str) -> None:
+    saved = save(Preferences(), **fields)
+    assert saved.quiet == quiet
+    shown = field_values(saved, CATEGORIES, NOW)
+    assert {name: shown[name] for name in fields} == fields
+    assert save(saved, quiet_from="", quiet_to="", quiet_days="").quiet == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"quiet_from": "18:00"}, "set both times, or none"),
+        ({"quiet_from": "18:00", "quiet_to": "18:00"}, "the same start and end"),
+        ({"quiet_days": "mon,tue,wed,thu,fri,sat,sun"}, "cannot cover the whole week"),
+    ],
+)
+def test_invalid_quiet_hours_are_refused(fields: dict[str, str], error: str) -> None:
+    with pytest.raises(InvalidFields) as wrong:
+        save(Preferences(), **fields)
+    assert error in str(wrong.value.errors[next(iter(fields))])
+
+
+@pytest.mark.parametrize(
+    ("days", "at", "digest"),
+    [
+        ("daily", "17:30", "daily 17:30"),
+        ("weekdays", "", "weekdays 09:00"),
+        ("fri", "16:00", "weekly fri 16:00"),
+        ("off", "", "off"),
+    ],
+)
+def test_digest_schedule_is_saved_and_shown_again(days: str, at: str, digest: str) -> None:
+    saved = save(Preferences(), digest_days=days, digest_time=at)
+    assert saved.digest == digest
+    shown = field_values(saved, CATEGORIES, NOW)
+    assert (shown["digest_days"], shown["digest_time"]) == (days, at or ("" if days == "off" else "09:00"))
+    assert save(saved, digest_days="declared").digest == ""
+
+
+def test_quiet_hours_of_a_command_stay_and_are_said() -> None:
+    preferences = Preferences(quiet="mon-fri 18:00-08:00; sat,sun")
+    assert save(preferences) == preferences
+    card = draw_preferences_card(
+        preferences, CATEGORIES, zone="Europe/Berlin", zone_source="x", default_digest="daily 09:00", now=NOW
+    )
+    assert (
+        "Your quiet hours are mon-fri 18:00-08:00; sat,sun. New hours below replace them."
+        in orjson.dumps(card).decode()
+    )
+
+
+def test_time_zones_are_chosen_from_a_list_with_the_persons_own_first() -> None:
+    own = Preferences(time_zone="America/Argentina/Ushuaia")
+    card = draw_preferences_card(own, CATEGORIES, zone="Europe/Berlin", zone_source="x", default_digest="off", now=NOW)
+    [zones] = [each for each in card["body"] if each.get("id") == "time_zone"]
+    values = [choice["value"] for choice in zones["choices"]]
+    assert values[:3] == ["declared", "America/Argentina/Ushuaia", "Europe/Berlin"]
+    assert len(values) == len(set(values)) <= 150
+    assert zones["style"] == "filtered"
+    assert {"title": "New York, Detroit, Montreal (UTC-05:00)", "value": "America/New_York"} in zones["choices"]
+
+
+def test_card_of_forty_categories_is_below_forty_kilobytes() -> None:
+    many = Categories([Category(name=f"category-{number}", title=f"Category {number}") for number in range(40)])
+    card = draw_preferences_card(
+        EVERYTHING, many, zone="Europe/Berlin", zone_source="from Teams", default_digest="daily 09:00", now=NOW
+    )
+    assert len(orjson.dumps(card)) < 40 * 1024
 
 
 def test_mandatory_category_has_no_field() -> None:
