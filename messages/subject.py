@@ -8,10 +8,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.cards.preferences import draw_preferences_card
+from shared.preferences.categories import Categories
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import RecipientTask, Task
 from shared.services import Services
 from shared.states import ReferenceKind
+from shared.storage.markers import used_categories
 from shared.texts import language_of, text_of
 from shared.time.localtime import load_zone
 
@@ -60,11 +62,16 @@ class PreferenceSubject:
             await self.services.queues.enqueue_recipient(RecipientTask(self.tenant, self.recipient, Task.RECONSIDER))
         return preferences
 
-    def draw_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
+    async def categories(self) -> Categories:
+        """Return the declared categories, and those that notifications to the tenant have used."""
+        used = await self.services.markers.list(used_categories(self.tenant))
+        return self.services.categories.including(used)
+
+    async def draw_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
         """Return the preferences card; `options` are further arguments of `draw_preferences_card`."""
         return draw_preferences_card(
             preferences,
-            self.services.categories,
+            await self.categories(),
             zone=self.zone_of(preferences).key,
             zone_source=self.describe_zone_source(preferences),
             default_digest=self.services.settings.default_digest,

@@ -22,6 +22,7 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.states import NotificationState
 from shared.storage import timers
+from shared.storage.markers import used_categories
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
     stored = await accept(services, new)
     if stored.content_hash != new.content_hash:
         raise MessageRefused("reused", [_REUSED])
+    await services.markers.put_once(used_categories(tenant), request.notification.category)
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
     else:

@@ -114,12 +114,12 @@ async def _pause(context: ActionContext, bound: BoundAction) -> ActionAnswer:
 async def _show_preferences(context: ActionContext, bound: BoundAction) -> ActionAnswer:
     """Show the preferences card in place of the message or, outside of a personal chat, send it to the person."""
     if context.verified.is_personal:
-        return context.subject.draw_card(context.preferences, key=bound.notification.key)
+        return await context.subject.draw_card(context.preferences, key=bound.notification.key)
     activity, person = context.verified.activity, context.verified.person_id
     data = {
         "recipients": [{"user": person}],
         "category": publishing.CATEGORY,
-        "card": context.subject.draw_card(context.preferences),
+        "card": await context.subject.draw_card(context.preferences),
     }
     await publishing.post(
         context.services,

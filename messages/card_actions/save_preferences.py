@@ -28,12 +28,10 @@ async def save_preferences(context: ActionContext) -> ActionAnswer:
     was = action.herald_data.get("was")
     shown = was if isinstance(was, dict) else {}
     changed = find_changed_fields(action.data, shown)
-    default_zone = subject.zone_of(Preferences()).key
+    default_zone, categories = subject.zone_of(Preferences()).key, await subject.categories()
 
     def apply_changes(stored: Preferences) -> Preferences:
-        return apply_fields(
-            stored, changed, shown, services.categories, now=services.clock(), default_zone=default_zone
-        )
+        return apply_fields(stored, changed, shown, categories, now=services.clock(), default_zone=default_zone)
 
     try:
         removed_topics = find_removed_topics(changed)
@@ -48,27 +46,27 @@ async def save_preferences(context: ActionContext) -> ActionAnswer:
         typed = {name: value for name, value in action.data.items() if isinstance(value, str)}
         preferences = await subject.preferences()
         language = subject.language_of(preferences)
-        return subject.draw_card(
+        return await subject.draw_card(
             preferences,
             key=action.notification_key,
             initial_values=shown,
             typed_values=typed,
             errors={name: error.explain(language) for name, error in invalid.errors.items()},
         )
-    return _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
+    return await _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
 
 
 async def show_preferences(context: ActionContext) -> ActionAnswer:
     """Return the card as it is now, for an activity that was answered before."""
     subject = _card_subject(context)
-    return _draw_card(context, subject, await subject.preferences(), "done.repeated")
+    return await _draw_card(context, subject, await subject.preferences(), "done.repeated")
 
 
-def _draw_card(
+async def _draw_card(
     context: ActionContext, subject: PreferenceSubject, preferences: Preferences, note_key: str
 ) -> ActionAnswer:
     note = text_of(subject.language_of(preferences), note_key)
-    return subject.draw_card(preferences, key=context.action.notification_key, note=note)
+    return await subject.draw_card(preferences, key=context.action.notification_key, note=note)
 
 
 def _card_subject(context: ActionContext) -> PreferenceSubject:

@@ -83,7 +83,7 @@ async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any
         return replies.draw_reply_card(_suggest_command(request, parsed.suggestion))
     command, request = parsed.command, Request(subject, preferences, parsed.argument)
     if command.verb is Verb.PREFERENCES:
-        return subject.draw_card(preferences)
+        return await subject.draw_card(preferences)
     try:
         reply = await _HANDLERS[command.verb](request)
     except CommandRefused as refused:
@@ -269,7 +269,7 @@ async def _digest_now(request: Request) -> CommandReply:
 
 async def _stop(request: Request) -> CommandReply:
     if request.argument and request.argument.casefold() not in _EVERYTHING:
-        category = _find_category(request)
+        category = await _find_category(request)
         if category.mandatory:
             raise CommandRefused(request.text("reply.category.mandatory", category=category.label))
         await request.subject.update(lambda old: old.with_mode(category.name, Mode.OFF))
@@ -280,7 +280,7 @@ async def _stop(request: Request) -> CommandReply:
 
 async def _start(request: Request) -> CommandReply:
     if request.argument and request.argument.casefold() not in _EVERYTHING:
-        category = _find_category(request)
+        category = await _find_category(request)
         mode = Mode.IMMEDIATE if category.default is Mode.OFF else category.default
         preferences = await request.subject.update(lambda old: old.with_mode(category.name, mode))
         title = request.text("reply.category.on", category=category.label)
@@ -295,9 +295,9 @@ async def _start(request: Request) -> CommandReply:
     return CommandReply(title, lines)
 
 
-def _find_category(request: Request) -> Category:
+async def _find_category(request: Request) -> Category:
     """Return the category that the argument names, by its name or title; raises `CommandRefused`."""
-    categories = request.subject.services.categories
+    categories = await request.subject.categories()
     names = dict.fromkeys([*(each.name for each in categories.declared), *request.preferences.categories])
     known = [categories.of(name) for name in names]
     wanted = request.argument.casefold()

@@ -6,7 +6,7 @@ settings of the one named `default`, or else the defaults below.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +69,11 @@ class Categories:
     def of(self, name: str) -> Category:
         """Return a category, declared or not."""
         return self._by_name.get(name) or self._undeclared(name)
+
+    def including(self, names: Iterable[str]) -> Categories:
+        """Return these categories, and after the declared ones those of `names` that are not declared."""
+        more = [self.of(name) for name in sorted(names) if name not in self._by_name]
+        return Categories([*self._by_name.values(), *more])
 
     def _like_default(self, name: str) -> Category:
         return self._default.model_copy(update={"name": name, "title": "", "description": ""})

@@ -10,6 +10,8 @@ from shared.storage.table import Conflict, Table
 VERSION = 1
 #: Markers of one kind that are read.
 MAX_MARKERS = 100_000
+#: Markers that `put_once` remembers.
+MAX_KNOWN = 4096
 
 
 class Markers:
@@ -17,6 +19,16 @@ class Markers:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._known: set[tuple[str, str]] = set()
+
+    async def put_once(self, kind: str, name: str) -> None:
+        """Set a marker without an owner; this process writes it only once."""
+        if (kind, name) in self._known:
+            return
+        await self.put(kind, name)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known.add((kind, name))
 
     async def put(self, kind: str, name: str) -> None:
         """Set a marker without an owner; to repeat it has no effect."""
@@ -61,6 +73,11 @@ def clicks(tenant: str, person: str) -> str:
 def welcomed(tenant: str) -> str:
     """Return the kind of marker for the people of a tenant who were welcomed."""
     return f"welcomed;{tenant}"
+
+
+def used_categories(tenant: str) -> str:
+    """Return the kind of marker for the categories of a tenant's notifications."""
+    return f"categories;{tenant}"
 
 
 def cancellation(tenant: str, cancellation_key: str) -> str:

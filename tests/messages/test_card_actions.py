@@ -729,6 +729,16 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     )
 
 
+async def test_category_that_notifications_use_is_on_the_card_although_it_is_not_declared(ada: CardUser) -> None:
+    await ada.herald.submit(user(ada.person), category="deploys")
+    await ada.herald.submit(user(ada.person), category="deploys")
+    card = await open_preferences(ada)
+    [field] = [each for each in card["body"] if each.get("id") == "category.deploys"]
+    assert field["label"] == "Deploys"
+    await save_preferences(ada, card, category__deploys="off")
+    assert (await ada.load_preferences()).categories == {"deploys": Mode.OFF}
+
+
 async def test_forged_field_cannot_turn_off_a_mandatory_category(ada: CardUser) -> None:
     card = await open_preferences(ada)
     assert "Security: mandatory, always on" in card_text(card)
