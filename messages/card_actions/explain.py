@@ -17,7 +17,7 @@ from shared.preferences.categories import Category
 from shared.preferences.preferences import Preferences
 from shared.services import Services
 from shared.states import Purpose, ReferenceKind
-from shared.texts import text_of
+from shared.texts import language_of, text_of
 
 #: The text for each type of recipient that needs no further values; "because.here" for all others.
 _RECIPIENT_TEXTS: dict[type[Recipient], str] = {
@@ -40,7 +40,8 @@ async def explain(services: Services, bound: BoundAction, preferences: Preferenc
     if category.description:
         values = {"category": category.label, "description": category.description}
         lines.append(text_of(language, "because.description", **values))
-    return [*lines, text_of(language, "because.change")]
+    manage = text_of(language_of(bound.notification.content.locale or ""), "manage")  # as the button says
+    return [*lines, text_of(language, "because.change", manage=manage)]
 
 
 async def load_recipient_preferences(

@@ -26,7 +26,7 @@ async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Her
     assert [await timed.counts(each) for each in notifications] == [{"open": 1}] * 3
     await advance_to(timed, "2026-11-24T08:00:30")
     [digest] = await received_by(timed, ada)
-    assert [text for text in card_texts(digest) if text.startswith("Build")] == ["Build 2", "Build 1", "Build 0"]
+    assert [text for text in card_texts(digest) if text.startswith("Build ")] == ["Build 2", "Build 1", "Build 0"]
     assert [await timed.counts(each) for each in notifications] == [{"digested": 1}] * 3
     for each in notifications:
         row = await timed.row(each, f"u:{ada.object_id}")
