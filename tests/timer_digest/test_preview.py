@@ -160,7 +160,7 @@ def test_time_without_an_offset_is_in_utc(tmp_path: Path, capsys: pytest.Capture
 
 def test_unknown_zone_is_refused_with_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        main([write_file(tmp_path, ANNOUNCEMENT), "--zone", "Berlin"])
+        main([write_file(tmp_path, ANNOUNCEMENT), "--zone", "Berlni"])
     assert exit_info.value.code == 2
     assert "Europe/Berlin" in capsys.readouterr().err
 
