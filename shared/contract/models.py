@@ -64,7 +64,8 @@ def _zone_name(text: str) -> str:
         try:
             load_zone(text)
         except ValueError as unknown:
-            raise ValueError(f"{unknown} ({RECIPIENT}, in lower case, means each recipient's own zone)") from None
+            known = f"IANA and Windows names are known; {RECIPIENT}, in lower case, means each recipient's own zone"
+            raise ValueError(f"{unknown} ({known})") from None
     return text
 
 
