@@ -228,7 +228,7 @@ async def test_preferences_card_reports_invalid_input_and_saves_valid_input(scre
     await expect(card).to_contain_text("Preferences saved")
     preferences = await screen.read_preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "18:00-08:00")
-    await expect(card.get_by_label("Quiet hours: daily until")).to_have_value("08:00")
+    await expect(card.get_by_label("Quiet hours: daily until")).to_have_value("8:00 AM")
     await screen.save_picture("preferences", card)
 
 
@@ -286,7 +286,7 @@ async def test_opt_out_button_turns_off_only_its_category(screen: Screen) -> Non
 async def test_commands_written_in_chat_are_answered(screen: Screen) -> None:
     for text, title, answer in (
         ("help", "What you can write", "pause 2h | until 14:00 | until monday"),
-        ("puase 2h", "There is no such command", "Did you mean “pause 2h”?"),
+        ("puase 2h", "I do not know this command", "Did you mean “pause 2h”?"),
         ("pause 2h", "Paused until ", "Write “resume” to get them earlier"),
         ("subscribe releases", "Subscribed", "releases"),
         ("status", "Status", "paused until "),
