@@ -41,7 +41,7 @@ def evaluate(
 
 
 def evaluate_digest(preferences: Preferences, now: datetime, zone: ZoneInfo) -> tuple[Rule, datetime | None]:
-    """The same for a digest as a whole when it is sent: only its reader's stop, pause and quiet hours apply."""
+    """Return the rule for a digest as a whole when it is sent: only its reader's stop, pause and quiet hours apply."""
     if preferences.stopped:
         return Rule.OPTED_OUT, None
     if preferences.paused_until and preferences.paused_until > now:
