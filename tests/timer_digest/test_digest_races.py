@@ -176,24 +176,29 @@ async def test_message_of_a_reserved_delivery_sends_nothing(timed: Herald) -> No
     assert await timed.counts(notification) == {"digested": 1}
 
 
-async def test_digest_is_sent_with_fewer_items_if_one_was_released(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ada = await add_person(timed, "2026-11-23T10:00")
-    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
+def release_before_reserving(key: str) -> Callable[..., Coroutine[None, None, DigestEntry | None]]:
+    """Return `_reserve` with another worker that releases the delivery of this notification just before it."""
     reserve = digest_sender._reserve
 
-    async def lose_one(
+    async def reserve_too_late(
         services: Services, task: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
     ) -> DigestEntry | None:
-        if item.delivery.notification == notifications[1].key:  # another worker releases it now
+        if item.delivery.notification == key:
             known = await services.deliveries.get(item.delivery)
             assert known
             await digest_sender.clear_rule(services, item.delivery, known)
         return await reserve(services, task, number, item, entry)
 
+    return reserve_too_late
+
+
+async def test_digest_is_sent_with_fewer_items_if_one_was_released(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notifications = [await send_to(timed, ada, f"Build {number}") for number in range(3)]
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(digest_sender, "_reserve", lose_one)
+        meanwhile.setattr(digest_sender, "_reserve", release_before_reserving(notifications[1].key))
         timed.clock.offset += timedelta(hours=22, seconds=30)
         await timed.tick()
         await run_recipient_tasks(timed)
@@ -215,19 +220,8 @@ async def test_released_item_that_makes_the_card_larger_leaves_others_for_the_ne
     timed.clock.offset += timedelta(seconds=1)
     newest = await send_to(timed, ada, "Newest", **thread)
     others = [await send_to(timed, ada, f"Build {number:02} " + "Ä" * 90) for number in range(40)]
-    reserve = digest_sender._reserve
-
-    async def lose_newest(
-        services: Services, task: RecipientTask, number: int, item: HeldDelivery, entry: DigestEntry
-    ) -> DigestEntry | None:
-        if item.delivery.notification == newest.key:  # another worker releases it now
-            known = await services.deliveries.get(item.delivery)
-            assert known
-            await digest_sender.clear_rule(services, item.delivery, known)
-        return await reserve(services, task, number, item, entry)
-
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(digest_sender, "_reserve", lose_newest)
+        meanwhile.setattr(digest_sender, "_reserve", release_before_reserving(newest.key))
         timed.clock.offset += timedelta(hours=22, seconds=30)
         await timed.tick()
         await run_recipient_tasks(timed)
