@@ -14,8 +14,7 @@ from benchmarks.testbed import Testbed, open_testbed
 #: Maximum number of runs by number of people: the largest takes at least 37 minutes at the rate below.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 QUICK_SIZES = {1_000: 2, 10_000: 1}
-#: Less than one host can send. Expansion is paced by the clock: when sending falls behind, the time that Azurite needs
-#: for a receive or delete grows with the messages on all queues: 30 to 60 ms with 9,000, 250 to 330 ms with 43,000.
+#: Less than one host can send.
 RATE_PER_SECOND = 45
 MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
 

@@ -1,8 +1,10 @@
-"""Expand an audience: add the deliveries of one page of recipients, shortly before the page is due.
+"""Expand an audience: add the deliveries of one page of recipients when the page before it begins to be sent.
+
+The first delivery message of a page carries the number of the next page, and whoever handles it enqueues that page. So
+the queue holds about one page of a notification, however fast or slow sending is.
 
 The notification's row holds the number of the next page. The order of the writes is: the rows of the deliveries, their
-messages, the next page in the row, the message for that page. A page that arrives twice, or again after a crash, adds
-only what is missing, and only the page that the row names continues the expansion.
+messages, the next page in the row. A page that arrives twice, or again after a crash, adds only what is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 
-from notify.audience import AudiencePage, list_page
+from notify.audience import list_page
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
@@ -28,8 +30,8 @@ from shared.teams.rate_limiter import RetryLater
 #: A page has as many recipients as the tenant's rate allows in PAGE_SECONDS, and at most MAX_PAGE_RECIPIENTS.
 PAGE_SECONDS = 5
 MAX_PAGE_RECIPIENTS = 1000
-#: A page is listed this long before its start, so that the workers do not run out of deliveries.
-LEAD_SECONDS = 4.0
+#: Delay of a page that arrives while the page before it is still being added.
+EARLY_PAGE_DELAY_SECONDS = 2
 #: Largest difference between the clocks of two workers.
 CLOCK_SKEW_SECONDS = 60.0
 
@@ -49,30 +51,23 @@ async def expand(services: Services, message: Expansion) -> None:
         if (begun := await _begin_scheduled(services, notification, message)) is None:
             return
         notification = begun
-    next_page = Expansion(notification.key, message.page + 1, expected_start=message.expected_start)
-    delay = 0.0
-    if notification.page == message.page and notification.state in EXPANDABLE:
+    if notification.state in EXPANDABLE and message.page >= notification.page:
+        if message.page > notification.page:
+            await services.queues.enqueue_expansion(message, EARLY_PAGE_DELAY_SECONDS)
+            return
         if notification.page == 0:
             await schedule_check(services, notification.key)
         if paused := services.rate_limiter.paused_seconds(notification.tenant):
             await services.queues.enqueue_expansion(message, paused)
             return
         try:
-            page = await _add_page(services, notification)
+            cursor = await _add_page(services, notification)
         except RetryLater as later:
             await services.queues.enqueue_expansion(message, later.seconds)
             return
-        notification = await _advance_page(services, notification, page.cursor)
-        if not notification.urgent and not _is_local_time(notification):
-            # From the expected start of this page, not from now: otherwise the delays of all pages would add up.
-            now, duration = services.real_time().timestamp(), len(page.recipients) / services.settings.tenant_rate
-            next_page = replace(next_page, expected_start=max(message.expected_start, now) + duration)
-            delay = max(0.0, next_page.expected_start - LEAD_SECONDS - now)
+        notification = await _advance_page(services, notification, cursor)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the expansion did
-    # Also if another worker advanced the row: it may have died before it enqueued the next page.
-    if notification.page == next_page.page and notification.state is NotificationState.EXPANDING:
-        await services.queues.enqueue_expansion(next_page, delay)
 
 
 async def _begin_scheduled(
@@ -106,7 +101,7 @@ async def _begin_scheduled(
 
 
 def _is_local_time(notification: StoredNotification) -> bool:
-    """Return whether it is due at each recipient's own time. Its pages are not spread: most deliveries are held."""
+    """Return whether it is due at each recipient's own time."""
     schedule = notification.content.schedule
     return schedule is not None and schedule.time_zone == RECIPIENT
 
@@ -119,8 +114,8 @@ def _is_missed(services: Services, notification: StoredNotification, now: dateti
     return notification.due is not None and now - notification.due > grace
 
 
-async def _add_page(services: Services, notification: StoredNotification) -> AudiencePage:
-    """Add the rows of the next page of deliveries and enqueue their messages."""
+async def _add_page(services: Services, notification: StoredNotification) -> str:
+    """Add the rows of the next page of deliveries, enqueue their messages, and return the cursor after the page."""
     limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
     page = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
@@ -129,13 +124,19 @@ async def _add_page(services: Services, notification: StoredNotification) -> Aud
         by_shard[shard_of(recipient, notification.shards)][recipient] = index
     now, fresh = services.clock(), notification.page == 0
     due_called_at = now.timestamp() if _is_local_time(notification) else 0.0
+    next_page = notification.page + 1 if page.cursor else 0
     for shard, indexes in by_shard.items():
         added = await services.deliveries.add(notification.key, shard, indexes, now, fresh=fresh)
         messages = [replace(message, due_called_at=due_called_at) for message in added]
+        if messages and next_page:
+            messages[0] = replace(messages[0], next_page=next_page)
+            next_page = 0
         await gather_limited(
             messages, lambda message: services.queues.enqueue_delivery(message, urgent=notification.urgent)
         )
-    return page
+    if next_page:  # no message carries it
+        await services.queues.enqueue_expansion(Expansion(notification.key, next_page))
+    return page.cursor
 
 
 async def _advance_page(services: Services, notification: StoredNotification, cursor: str) -> StoredNotification:

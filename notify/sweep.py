@@ -77,10 +77,13 @@ async def _messages(
             if policy.next_step(known, held_due if known.reason in policy.HOLD_REASONS else other_due)[0]
             is not Step.WAIT
         ]
-    held = [
+    # Held, or never attempted: the worker that added it may have died before it enqueued its message.
+    waiting = [
         delivery
         for delivery, known in page
-        if message.task in (Task.CANCEL, Task.RECALL) and not known.state.final and known.reason in policy.HOLD_REASONS
+        if message.task in (Task.CANCEL, Task.RECALL)
+        and not known.state.final
+        and (known.reason in policy.HOLD_REASONS or delivery.etag)
     ]
     # A delivery that is being sent now may turn out to be sent.
     sent = [
@@ -88,4 +91,4 @@ async def _messages(
         for delivery, known in page
         if message.task is not Task.CANCEL and known.state in (DeliveryState.SENT, DeliveryState.SENDING)
     ]
-    return [*held, *sent]
+    return [*waiting, *sent]

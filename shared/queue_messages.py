@@ -43,7 +43,7 @@ class Task(StrEnum):
     """What to do with a delivery, with all deliveries of a notification, or with all held for a recipient."""
 
     SEND = "send"
-    CANCEL = "cancel"  #: end held deliveries
+    CANCEL = "cancel"  #: end deliveries that are held or were never attempted
     RECALL = "recall"  #: the same, and delete sent messages
     EDIT = "edit"  #: update sent messages to the notification's current content
     REDRIVE = "redrive"  #: retry failed deliveries
@@ -64,7 +64,7 @@ _TEXTS = {
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
 #: Fields that are a time, in seconds since 1970.
-_TIMES = ("expected_start", "due_called_at")
+_TIMES = ("due_called_at",)
 #: Range of the other numbers: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
@@ -102,14 +102,12 @@ def _fits(name: str, part: object) -> bool:
 class Expansion(_Message):
     """List page `page` (from 0) of the recipients of the notification with this key.
 
-    `poison_retries` counts how often the message was put back from its poison queue. `expected_start` is the estimated
-    time at which the pages before it will have been sent, in seconds since 1970; 0 if unknown.
+    `poison_retries` counts how often the message was put back from its poison queue.
     """
 
     notification: str
     page: int
     poison_retries: int = 0
-    expected_start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,8 @@ class Delivery(_Message):
     `shard` names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message
     was written: while the row has this ETag, it need not be read. `poison_retries` counts how often the message was put
     back from its poison queue. `due_called_at` is when the tick made the delivery due at its recipient's local time, in
-    seconds since 1970; 0 for other deliveries.
+    seconds since 1970; 0 for other deliveries. `next_page` is the page to expand as soon as this message is handled; 0
+    if none.
     """
 
     notification: str
@@ -131,6 +130,7 @@ class Delivery(_Message):
     task: Task = Task.SEND
     poison_retries: int = 0
     due_called_at: float = 0.0
+    next_page: int = 0
 
     @property
     def identity(self) -> tuple[str, str]:

@@ -120,7 +120,6 @@ async def tapped(
 async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     """A host for workers that die. Pages and digests are small, so that scenarios are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
-    monkeypatch.setattr("notify.expansion.LEAD_SECONDS", 1.0)
     monkeypatch.setattr("timer_digest.digest_plan.MAX_SEPARATE_MESSAGES", 2)
     host = Host(**vars(tapped))
     await host.services.close()

@@ -19,7 +19,7 @@ from notify.edit_recall import edit_or_recall
 from notify.policy import Step
 from notify.recipients import resolve
 from shared.cards.size import TooLarge
-from shared.queue_messages import Delivery, Task
+from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord
 from shared.rendering import render_notification
 from shared.services import Services
@@ -47,6 +47,9 @@ async def deliver(services: Services, message: Delivery) -> None:
 
     Raises `Conflict` if other workers changed the row on every try; the queue message then comes again.
     """
+    if message.next_page:
+        await services.queues.enqueue_expansion(Expansion(message.notification, message.next_page))
+        message = replace(message, next_page=0)
     if message.task is not Task.SEND:
         current = await services.notifications.get(message.notification)
         if current is not None:

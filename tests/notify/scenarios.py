@@ -12,7 +12,7 @@ from typing import Any
 
 from local.fake_teams.api import PersonView, TeamsFault
 from notify.ingest import ingest
-from shared.queue_messages import DELIVERIES
+from shared.queue_messages import DELIVERIES, NOTIFICATIONS
 from shared.records import notification_key
 from tests.support.crashes import Host
 from tests.support.herald import notification, user
@@ -178,7 +178,8 @@ async def edited_after_first_page(host: Host) -> Scenario:
 async def _first_page_sent(host: Host) -> Scenario:
     scenario = await two_pages(host)
     await host.put(scenario.body)
-    await host.handle_messages()
+    await host.handle_messages(NOTIFICATIONS)
+    await host.handle_messages(DELIVERIES)
     return scenario
 
 

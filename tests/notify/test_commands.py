@@ -44,7 +44,7 @@ async def send_first_page(herald: Herald) -> StoredNotification:
         await herald.services.topics.subscribe(herald.tenant, "releases", f"u:{each}")
     submitted = await herald.submit({"topic": "releases"})
     object.__setattr__(herald.services.settings, "tenant_rate", 45)
-    await herald.handle_messages()
+    await herald.handle_messages(DELIVERIES)
     assert (submitted.state, submitted.page) == (NotificationState.EXPANDING, 1)
     return submitted
 
@@ -211,7 +211,7 @@ async def stall_before_claim(
     return resume
 
 
-async def test_worker_that_stalled_during_a_recall_recalls_its_message(
+async def test_worker_that_stalled_before_a_recall_sends_nothing(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [ada] = await add_people(timed, 1)
@@ -220,8 +220,8 @@ async def test_worker_that_stalled_during_a_recall_recalls_its_message(
     await timed.command("recall", submitted)
     await timed.advance_clock(60)
     await resume()
-    assert await timed.counts(submitted) == {"recalled": 1}
-    assert await titles_by_person(timed) == {}
+    assert await timed.counts(submitted) == {"cancelled": 1}
+    assert await timed.received() == []
 
 
 async def test_worker_that_stalled_during_an_edit_edits_its_message(

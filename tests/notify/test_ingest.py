@@ -6,6 +6,7 @@ import asyncio
 import json
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,16 @@ from notify.ingest import allowed_tenant, ingest
 from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Schedule
-from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Unreadable
+from shared.queue_messages import (
+    DELIVERIES,
+    DELIVERIES_URGENT,
+    EXPANSIONS,
+    NOTIFICATIONS,
+    Delivery,
+    Expansion,
+    NewerVersion,
+    Unreadable,
+)
 from shared.records import StoredNotification, notification_key
 from shared.settings import load_settings
 from shared.states import NotificationState
@@ -70,16 +80,6 @@ async def test_card_nested_too_deep_is_a_dead_letter(herald: Herald) -> None:
         body = '{"recipients":[{"all":true}],"category":"c","card":' + card + "}"
         await ingest(herald.services, body.encode(), f"m{depth}")
     assert {letter["reason"] for letter in await herald.dead_letters()} == {"invalid"}
-
-
-async def test_repeated_message_enqueues_the_next_page_again(herald: Herald) -> None:
-    await herald.grow(people=1)
-    await herald.store_people(1)
-    body = notification({"all": True})
-    await ingest(herald.services, body, "m1")
-    enqueued = await herald.message_count(EXPANSIONS)
-    await ingest(herald.services, body, "m1")
-    assert await herald.message_count(EXPANSIONS) == enqueued + 1
 
 
 async def test_another_source_may_use_the_same_id(herald: Herald) -> None:
@@ -160,16 +160,36 @@ async def test_repeated_page_adds_only_missing_deliveries(herald: Herald) -> Non
     assert (done.state, done.total) == (NotificationState.FINISHED, 6)
 
 
-async def test_repeated_page_enqueues_the_next_page_again(herald: Herald) -> None:
-    await herald.grow(people=1)
-    await herald.store_people(1)
-    submitted = await herald.submit({"all": True})
-    assert submitted.state is NotificationState.EXPANDING
-    enqueued = await herald.message_count(EXPANSIONS)
-    await expand(herald.services, Expansion(submitted.key, submitted.page - 1))
-    assert await herald.message_count(EXPANSIONS) == enqueued + 1
-    await expand(herald.services, Expansion(submitted.key, submitted.page + 1))  # a page that was not enqueued
-    assert await herald.message_count(EXPANSIONS) == enqueued + 1
+async def submit_in_pages(timed: Herald, **data: Any) -> StoredNotification:
+    """Submit a notification to 12 people in pages of five."""
+    await timed.grow(people=12)
+    for each in await timed.store_people(12):
+        await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
+    object.__setattr__(timed.services.settings, "tenant_rate", 1)
+    return await timed.submit({"topic": "t"}, **data)
+
+
+@pytest.mark.parametrize(("priority", "queue"), [("normal", DELIVERIES), ("urgent", DELIVERIES_URGENT)])
+async def test_next_page_is_added_when_the_first_delivery_of_a_page_is_handled(
+    timed: Herald, priority: str, queue: str
+) -> None:
+    submitted = await submit_in_pages(timed, priority=priority)
+    for page, sizes in enumerate([(5, 0), (5, 0), (2, 0)], start=1):
+        assert (await timed.message_count(queue), await timed.message_count(EXPANSIONS)) == sizes
+        assert ((await timed.reload(submitted)).page, timed.delayed) == (page, [])
+        await expand(timed.services, Expansion(submitted.key, page - 1))  # a duplicate adds nothing
+        await timed.handle_messages(queue)
+        await timed.handle_messages(EXPANSIONS)
+    object.__setattr__(timed.services.settings, "tenant_rate", 45)
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":12}'
+
+
+async def test_page_that_arrives_before_the_page_before_it_was_added_comes_again(timed: Herald) -> None:
+    submitted = await submit_in_pages(timed)
+    await expand(timed.services, Expansion(submitted.key, submitted.page + 1))
+    [(_, queue, _)] = timed.delayed
+    assert (queue, (await timed.reload(submitted)).page) == (EXPANSIONS, submitted.page)
 
 
 def utc(day: int, hour: int, minute: int = 0) -> datetime:

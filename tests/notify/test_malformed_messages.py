@@ -7,6 +7,7 @@ import base64
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ class MessageFuzzer:
     def _replace_values(self, value: Any) -> bytes:
         for _ in range(self._rng.randint(1, 3)):
             container, key = self._pick_place(value)
-            container[key] = self._pick(REPLACEMENTS)
+            container[key] = deepcopy(self._pick(REPLACEMENTS))
         return _encode(value)
 
     def _remove(self, value: Any) -> bytes:

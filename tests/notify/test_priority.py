@@ -9,8 +9,7 @@ import pytest
 from local.fake_teams.api import Behaviour, TeamsFault
 from notify.delivery.deliver import deliver
 from notify.functions import send_delivery, send_urgent_delivery
-from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
-from shared.states import NotificationState
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
 from tests.support.herald import Herald, user
 
 #: Longest time in which an urgent delivery must pass bulk traffic.
@@ -55,16 +54,6 @@ async def test_commands_about_an_urgent_notification_use_the_urgent_queue(timed:
     assert DELIVERIES_URGENT in queue_names
     assert DELIVERIES not in queue_names
     assert await timed.counts(submitted) == {"recalled" if command == "recall" else "sent": 1}
-
-
-async def test_pages_of_an_urgent_broadcast_are_not_delayed(timed: Herald) -> None:
-    await timed.grow(people=12)
-    for each in await timed.store_people(12):
-        await timed.services.topics.subscribe(timed.tenant, "t", f"u:{each.object_id}")
-    object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
-    submitted = await timed.submit({"topic": "t"}, priority="urgent")
-    assert submitted.state is NotificationState.EXPANDING
-    assert (await timed.message_count(EXPANSIONS), timed.delayed) == (1, [])
 
 
 async def test_urgent_delivery_passes_deliveries_that_wait_for_a_slot(herald: Herald) -> None:

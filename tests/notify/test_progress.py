@@ -201,7 +201,7 @@ async def test_page_with_a_lost_message_is_resumed(timed: Herald, caplog: pytest
     object.__setattr__(timed.services.settings, "tenant_rate", 1)  # pages of five
     submitted = await timed.submit({"topic": "t"})
     object.__setattr__(timed.services.settings, "tenant_rate", 45)
-    await timed.handle_messages()
+    await timed.handle_messages(DELIVERIES)
     assert await timed.clear_queue(EXPANSIONS) == 1
     await run_watchdog(timed)
     assert "is still being expanded: its page 1" in caplog.text

@@ -172,8 +172,8 @@ class Herald:
     async def counts(self, of: StoredNotification) -> Counter[str]:
         return +await self.services.deliveries.counts(of.key, of.shards)
 
-    async def handle_messages(self) -> None:
-        """Handle all visible messages on the queues, as the triggers do, until there are none."""
+    async def handle_messages(self, *queues: str) -> None:
+        """Handle all visible messages on these queues or all, as the triggers do, until there are none."""
         work: dict[str, Callable[[bytes], Awaitable[None]]] = {
             NOTIFICATIONS: lambda b: ingest(self.services, b, uuid.uuid4().hex),
             EXPANSIONS: lambda b: expand(self.services, Expansion.decode(b)),
@@ -182,7 +182,7 @@ class Herald:
             SWEEPS: lambda b: sweep_page(self.services, Sweep.decode(b)),
             RECIPIENTS: lambda b: release(self.services, RecipientTask.decode(b)),
         }
-        while any([await self.handle_batch(name, work[name]) for name in WORK_QUEUES]):
+        while any([await self.handle_batch(name, work[name]) for name in queues or WORK_QUEUES]):
             continue
 
     async def command(self, command: str, of: StoredNotification, **more: Any) -> None:
@@ -203,7 +203,7 @@ class Herald:
         await self.tick()
         await self.handle_messages()
 
-    async def run_until_idle(self, max_steps: int = 200) -> None:
+    async def run_until_idle(self, max_steps: int = 400) -> None:
         """Move the clock from one due time to the next until no delayed message and no timer is left."""
         await self.handle_messages()
         for _ in range(max_steps):
