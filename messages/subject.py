@@ -37,6 +37,11 @@ class PreferenceSubject:
         """The recipient as in deliveries and subscriptions: `u:` or `c:`, and the id."""
         return f"{'u' if self.kind is ReferenceKind.USER else 'c'}:{self.id}"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several people share the preferences, and see the cards about them."""
+        return self.kind is not ReferenceKind.USER
+
     def zone_of(self, preferences: Preferences) -> ZoneInfo:
         return load_zone(preferences.time_zone or self.teams_zone or self.services.settings.default_time_zone)
 
@@ -77,5 +82,6 @@ class PreferenceSubject:
             default_digest=self.services.settings.default_digest,
             now=self.services.clock(),
             locale=self.locale,
+            is_shared=self.is_shared,
             **options,
         )

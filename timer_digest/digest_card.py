@@ -29,10 +29,11 @@ def compose(
     """Return how many of the first groups fit on a card of `limit` bytes, how many deliveries are left for the next
     digest, and the digest as the `data` of a notification.
 
-    Times are shown in `zone`. `more` deliveries are left besides these groups; with None the card does not say how many
-    are. `held` is as in `shared.cards.digest.draw_digest_card`.
+    A person sees times in `zone`, and each reader in a conversation sees their own. `more` deliveries are left besides
+    these groups; with None the card does not say how many are. `held` is as in `shared.cards.digest.draw_digest_card`.
     """
     lines = [_line(group) for group in groups]
+    own_zone = zone if recipient.startswith("u:") else None
 
     def left(count: int) -> int | None:
         return None if more is None else more + sum(map(len, groups[count:]))
@@ -42,7 +43,7 @@ def compose(
         whole = {
             "recipients": [target],
             "category": publishing.CATEGORY,
-            "card": draw_digest_card(lines[:count], zone, language, left(count) or 0, held=held),
+            "card": draw_digest_card(lines[:count], own_zone, language, left(count) or 0, held=held),
         }
         return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
 

@@ -22,7 +22,7 @@ from shared.preferences.pause import parse_pause
 from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferences
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
-from shared.states import Mode, ReferenceKind
+from shared.states import Mode
 from shared.texts import InputError, format_long_time, text_of, translate_words
 from shared.time.localtime import load_zone
 from shared.time.spellings import normalize
@@ -71,7 +71,8 @@ class Request:
             raise CommandRefused(error.explain(self.language)) from None
 
     def format_time(self, at: datetime, preferences: Preferences) -> str:
-        return format_long_time(self.language, at, self.subject.zone_of(preferences))
+        zone, is_shared = self.subject.zone_of(preferences), self.subject.is_shared
+        return replies.format_reply_time(self.language, at, zone, is_shared=is_shared)
 
 
 async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _suggest_command(request: Request, suggestion: str) -> CommandReply:
 
 def _help_lines(request: Request) -> Sequence[ReplyLine]:
     lines = [_help_line(request, command) for command in COMMANDS]
-    if request.subject.kind is ReferenceKind.CONVERSATION:
+    if request.subject.is_shared:
         lines.append(("", request.text("reply.help.here")))
     return lines
 
@@ -130,6 +131,7 @@ async def _status(request: Request) -> CommandReply:
         next_digest=await _find_next_digest(subject, preferences),
         held_count=len(held),
         has_more=len(held) == MAX_COUNTED_MESSAGES,
+        is_shared=subject.is_shared,
     )
     return replies.describe_status(request.language, status, services.categories)
 
@@ -194,7 +196,7 @@ async def _pause(request: Request) -> CommandReply:
         return replace(old, paused_until=until)
 
     preferences = await subject.update(pause)
-    return replies.describe_pause(request.language, until, subject.zone_of(preferences))
+    return replies.describe_pause(request.language, until, subject.zone_of(preferences), is_shared=subject.is_shared)
 
 
 async def _resume(request: Request) -> CommandReply:
@@ -224,8 +226,9 @@ async def _timezone(request: Request) -> CommandReply:
             name = (await asyncio.to_thread(request.parse, load_zone)).key
         preferences = await request.subject.update(lambda old: replace(old, time_zone=name))
     source = request.subject.describe_zone_source(preferences)
-    local_time = request.format_time(request.subject.services.clock(), preferences)
-    title = request.text("reply.zone", zone=request.subject.zone_of(preferences).key)
+    zone = request.subject.zone_of(preferences)
+    local_time = format_long_time(request.language, request.subject.services.clock(), zone)
+    title = request.text("reply.zone", zone=zone.key)
     return CommandReply(title, [("", request.text("reply.zone.now", time=local_time, source=source))])
 
 

@@ -1,19 +1,20 @@
 """Draw the card of a digest: its notifications by category, the most urgent first.
 
 The card holds the whole digest: the first lines of a category are visible, and a button shows the others without a
-request. Texts of upstream systems are cut to one line and shown in text runs, which clients do not render as Markdown
-("TextRun", Adaptive Cards schema).
+request. Texts of upstream systems are cut to one line, and shown without Markdown: in text runs, which clients do not
+render as Markdown ("TextRun", Adaptive Cards schema), or escaped, if several people see the card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.cards.elements import adaptive_card, heading, markdown_text
+from shared.cards.reader_times import escape_around_times, reader_time, with_local_times
 from shared.cards.replies import to_one_line
 from shared.texts import escape_markdown, format_time, strip_markdown, text_of
 
@@ -30,6 +31,8 @@ MAX_LINK_CHARS = 500
 
 #: Non-breaking space and hyphens, so that clients do not break a time over two lines.
 _NON_BREAKING = str.maketrans(" -", "\u00a0\u2011")
+#: A parenthesis would end the address of a Markdown link.
+_URL_PARENTHESES = str.maketrans({"(": "%28", ")": "%29"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +52,11 @@ class DigestLine:
 
 
 def draw_digest_card(
-    lines: Sequence[DigestLine], zone: ZoneInfo, language: str, more: int = 0, *, held: bool = False
+    lines: Sequence[DigestLine], zone: ZoneInfo | None, language: str, more: int = 0, *, held: bool = False
 ) -> dict[str, Any]:
     """Return the Adaptive Card of these lines in a language, with local times in `zone`.
 
+    Without a zone, several people see the card, and each sees the times as their own.
     `more` notifications did not fit and will be in the next digest. `held`: the reader has no digests, but several
     notifications were held for them.
     """
@@ -66,14 +70,16 @@ def draw_digest_card(
         body += _category_elements(f"more{number}", category, category_lines, zone, language)
     if more:
         body.append(markdown_text(text_of(language, "digest.more", count=more), separator=True))
-    note = text_of(language, "digest.held" if held else "digest.how", zone=zone.key)
+    note = text_of(language, "digest.held" if held else "digest.how")
+    if zone:
+        note = f"{text_of(language, 'digest.zone', zone=zone.key)} {note}"
     body.append(markdown_text(note, size="Small", isSubtle=True, separator=not more))
-    titles = ", ".join(strip_markdown(line.title) for line in lines)
+    titles = ", ".join(_visible_text(line.title, zone) for line in lines)
     return adaptive_card(body) | {"fallbackText": to_one_line(f"{title}: {titles}", MAX_TOAST_CHARS)}
 
 
 def _category_elements(
-    hidden_id: str, category: str, lines: Sequence[DigestLine], zone: ZoneInfo, language: str
+    hidden_id: str, category: str, lines: Sequence[DigestLine], zone: ZoneInfo | None, language: str
 ) -> list[dict[str, Any]]:
     count = sum(line.times for line in lines)
     label = escape_markdown(to_one_line(category, MAX_CATEGORY_CHARS))
@@ -92,15 +98,29 @@ def _category_elements(
     return [*visible, hidden, {"type": "ActionSet", "id": button_id, "actions": [toggle]}]
 
 
-def _line_element(line: DigestLine, zone: ZoneInfo, language: str) -> dict[str, Any]:
-    title: dict[str, Any] = {"type": "TextRun", "text": to_one_line(strip_markdown(line.title), MAX_TITLE_CHARS)}
-    if line.link and len(line.link) <= MAX_LINK_CHARS:
-        title["selectAction"] = {"type": "Action.OpenUrl", "url": line.link}
-    urgent = {"type": "TextRun", "text": text_of(language, "digest.urgent"), "color": "Attention", "weight": "Bolder"}
+def _line_element(line: DigestLine, zone: ZoneInfo | None, language: str) -> dict[str, Any]:
+    title = to_one_line(_visible_text(line.title, zone), MAX_TITLE_CHARS)
+    link = line.link if len(line.link) <= MAX_LINK_CHARS else ""
+    urgent = text_of(language, "digest.urgent") if line.urgent else ""
     details = (
-        to_one_line(strip_markdown(line.detail), MAX_DETAIL_CHARS),
+        to_one_line(_visible_text(line.detail, zone), MAX_DETAIL_CHARS),
         text_of(language, "digest.updates", count=line.times) if line.times > 1 else "",
-        format_time(line.at, zone).translate(_NON_BREAKING),
+        format_time(line.at, zone).translate(_NON_BREAKING) if zone else reader_time(line.at),
     )
-    subtle = {"type": "TextRun", "text": "".join(f" · {part}" for part in details if part), "isSubtle": True}
-    return {"type": "RichTextBlock", "inlines": [*([urgent] if line.urgent else []), title, subtle], "spacing": "Small"}
+    detail = "".join(f" · {part}" for part in details if part)
+    if zone is None:  # text runs have no times for each reader
+        shown = escape_markdown(title)
+        text = f"{urgent}{f'[{shown}]({link.translate(_URL_PARENTHESES)})' if link else shown}"
+        return markdown_text(text + escape_around_times(detail), spacing="Small")
+    run: dict[str, Any] = {"type": "TextRun", "text": title}
+    if link:
+        run["selectAction"] = {"type": "Action.OpenUrl", "url": link}
+    inlines = [run, {"type": "TextRun", "text": detail, "isSubtle": True}]
+    if urgent:
+        inlines.insert(0, {"type": "TextRun", "text": urgent, "color": "Attention", "weight": "Bolder"})
+    return {"type": "RichTextBlock", "inlines": inlines, "spacing": "Small"}
+
+
+def _visible_text(text: str, zone: ZoneInfo | None) -> str:
+    """Return what a client would show for the Markdown of an upstream system, with local times in `zone`, or UTC."""
+    return strip_markdown(with_local_times(text, zone or UTC))

@@ -13,6 +13,7 @@ import orjson
 
 from shared.cards.elements import action_sets, adaptive_card, heading, markdown_text
 from shared.cards.footer import Footer
+from shared.cards.reader_times import with_local_times
 from shared.cards.size import fit_activity, require_size
 from shared.contract.models import Content, Notification
 from shared.texts import FALLBACK_LANGUAGE, text_of
@@ -42,7 +43,7 @@ def _message_activity(card: dict[str, Any], summary: str) -> bytes:
     return orjson.dumps(
         {
             "type": "message",
-            "summary": summary[:MAX_SUMMARY_CHARS],
+            "summary": with_local_times(summary)[:MAX_SUMMARY_CHARS],
             "attachments": [{"contentType": CARD_CONTENT_TYPE, "content": card}],
             # Without this, Teams shows no toast for the message ("Channel data", Bot Framework for Teams).
             "channelData": {"notification": {"alert": True}},

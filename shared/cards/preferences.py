@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Any
 
 from shared.cards.action_verbs import SAVE, SHOW, action_button
-from shared.cards.elements import adaptive_card, confirmation, heading, plain_text
+from shared.cards.elements import adaptive_card, confirmation, heading, markdown_text, plain_text
+from shared.cards.reader_times import reader_time
 from shared.preferences.categories import Categories
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.preferences.preferences import FOREVER, Preferences
@@ -52,6 +53,7 @@ def draw_preferences_card(
     now: datetime | None = None,
     locale: str = "",
     key: str = "",
+    is_shared: bool = False,
     initial_values: Mapping[str, str] | None = None,
     typed_values: Mapping[str, str] | None = None,
     errors: Mapping[str, str] | None = None,
@@ -62,7 +64,7 @@ def draw_preferences_card(
     digest schedule of people who chose none, and `locale` the locale of a person who chose no language. A pause that
     is over at `now` is not shown. `note` is shown at the top, and `errors` at their fields, with the `typed_values`
     that could not be saved; the card then carries on the `initial_values` of the card before. With a `key`, a button
-    leads back to the card of that notification, which this card replaced.
+    leads back to the card of that notification, which this card replaced. `is_shared`: several people see the card.
     """
     language = language_of(preferences.locale, locale)
     saved_values = field_values(preferences, categories, now)
@@ -104,8 +106,9 @@ def draw_preferences_card(
             body.append(plain_text(category.description, isSubtle=True, size="Small", spacing="None"))
     body += toggle("stopped", label("stopped"))
     if paused_until := _paused_until(preferences, now):
-        end = label("forever") if paused_until >= FOREVER else format_time(paused_until, load_zone(zone))
-        body.append(plain_text(label("paused", until=end)))
+        local_time = reader_time(paused_until) if is_shared else format_time(paused_until, load_zone(zone))
+        end = label("forever") if paused_until >= FOREVER else local_time
+        body.append(markdown_text(label("paused", until=end)))
         pauses = {KEEP_PAUSE: label("pause.keep"), END_PAUSE: label("pause.none")}
     else:
         pauses = {KEEP_PAUSE: label("pause.no")}

@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from shared.cards.elements import markdown_text
+from shared.cards.reader_times import escape_around_times, has_reader_time, reader_time, with_local_times
 from shared.preferences.categories import DEFAULT, Categories
 from shared.preferences.preferences import FOREVER, Preferences
 from shared.states import Mode
-from shared.texts import format_long_time, text_of, translate_words
+from shared.texts import escape_markdown, format_long_time, text_of, translate_words
 
 #: Longest line, and longest part of a line that a person wrote, in characters.
 MAX_LINE_CHARS = 1000
@@ -46,13 +48,16 @@ def draw_reply_card(reply: CommandReply) -> dict[str, Any]:
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.5",
-        "fallbackText": reply.title,
+        "fallbackText": with_local_times(reply.title),
         "body": [heading, *map(_line_element, reply.lines)],
     }
 
 
 def _line_element(line: ReplyLine) -> dict[str, Any]:
     label, text = line
+    if has_reader_time(text):
+        bold = f"**{escape_markdown(to_one_line(label))}**  " if label else ""
+        return markdown_text(bold + escape_around_times(to_one_line(text)), spacing="Small")
     runs = [{"type": "TextRun", "text": f"{to_one_line(label)}  ", "weight": "Bolder"}] if label else []
     return {
         "type": "RichTextBlock",
@@ -83,12 +88,18 @@ def list_values(language: str, values: Iterable[str]) -> str:
     return text_of(language, "list.more", values=first, count=len(lines) - MAX_LISTED_VALUES)
 
 
-def describe_pause(language: str, until: datetime, zone: ZoneInfo) -> CommandReply:
+def format_reply_time(language: str, at: datetime, zone: ZoneInfo, *, is_shared: bool) -> str:
+    """Return an instant as local time in `zone`; on a card that several people see, as the local time of each."""
+    return reader_time(at) if is_shared else format_long_time(language, at, zone)
+
+
+def describe_pause(language: str, until: datetime, zone: ZoneInfo, *, is_shared: bool) -> CommandReply:
     if until >= FOREVER:
         return CommandReply(
             text_of(language, "reply.pausedForever"), [("", text_of(language, "reply.pausedForever.hint"))]
         )
-    title = text_of(language, "reply.paused", until=format_long_time(language, until, zone))
+    time = format_reply_time(language, until, zone, is_shared=is_shared)
+    title = text_of(language, "reply.paused", until=time)
     return CommandReply(title, [("", text_of(language, "reply.paused.hint"))])
 
 
@@ -120,7 +131,8 @@ class RecipientStatus:
     """The settings of a recipient at `now`, and the number of their held deliveries.
 
     `zone_source` says in words where `zone` comes from. `default_digest` is the digest schedule of people who chose
-    none. `next_digest` is None if no digest is due. If `has_more`, more than `held_count` may be held.
+    none. `next_digest` is None if no digest is due. If `has_more`, more than `held_count` may be held. `is_shared`:
+    several people see the reply.
     """
 
     now: datetime
@@ -131,6 +143,10 @@ class RecipientStatus:
     next_digest: datetime | None
     held_count: int
     has_more: bool
+    is_shared: bool
+
+    def format_time(self, language: str, at: datetime) -> str:
+        return format_reply_time(language, at, self.zone, is_shared=self.is_shared)
 
 
 def describe_status(language: str, status: RecipientStatus, categories: Categories) -> CommandReply:
@@ -153,7 +169,7 @@ def describe_status(language: str, status: RecipientStatus, categories: Categori
         "status.quiet": translate_words(language, preferences.quiet) or none,
         "reply.zone.label": f"{zone.key} ({status.zone_source})",
         "status.digest": schedule,
-        "status.nextDigest": format_long_time(language, status.next_digest, zone) if status.next_digest else "",
+        "status.nextDigest": status.format_time(language, status.next_digest) if status.next_digest else "",
         "status.categories": list_values(language, modes) or text_of(language, "status.categories.defaults"),
         "status.topics": list_values(language, preferences.topics) or none,
         "status.held": text_of(language, "status.held.more", count=held) if status.has_more else held,
@@ -172,4 +188,4 @@ def _describe_delivery(language: str, status: RecipientStatus) -> str:
         return text_of(language, "status.on")
     if paused_until >= FOREVER:
         return text_of(language, "status.pausedForever")
-    return text_of(language, "status.paused", until=format_long_time(language, paused_until, status.zone))
+    return text_of(language, "status.paused", until=status.format_time(language, paused_until))

@@ -390,6 +390,23 @@ async def test_command_in_a_group_chat_is_about_the_chat(group: ChatUser) -> Non
     assert len(received) == 3
 
 
+async def test_each_reader_of_an_answer_in_a_group_chat_sees_times_as_their_own(group: ChatUser) -> None:
+    [title, _] = await group.run_command("pause 2h")
+    until = (await conversation_preferences(group)).paused_until
+    assert until
+    functions = f"{{{{DATE({until:%Y-%m-%dT%H:%M:%SZ}, SHORT)}}}} {{{{TIME({until:%Y-%m-%dT%H:%M:%SZ})}}}}"
+    assert title == f"Paused until {functions}"
+    assert f"**Notifications**  paused until {functions}" in await group.run_command("status")
+    [activity] = await group.write("preferences")
+    answer = await group.find_answer(activity)
+    assert answer
+    assert answer.content.card
+    assert f"Paused until {functions}" in [each.get("text") for each in answer.content.card["body"]]
+    await group.herald.handle_messages()
+    summaries = {each.activity["summary"] for each in await group.herald.teams.received()}
+    assert f"Paused until {until:%Y-%m-%d %H:%M} UTC" in summaries
+
+
 async def test_repeated_activity_has_one_answer_and_does_not_undo_newer_changes(chat: ChatUser) -> None:
     activity, *_ = await chat.write("pause 2h", repeat=5)
     await chat.write("resume")

@@ -141,3 +141,27 @@ def test_longest_single_line_fits_into_8_kb() -> None:
 def test_too_long_link_is_left_out() -> None:
     [element] = visible_lines(draw_digest_card([line(link="https://ci/" + "x" * MAX_LINK_CHARS)], BERLIN, "en"))
     assert "selectAction" not in element["inlines"][0]
+
+
+def test_each_reader_in_a_conversation_sees_the_time_as_their_own() -> None:
+    lines = [line("**Build** [1]", detail="Stage (test)", link="https://ci/(1)", urgent=True)]
+    card = draw_digest_card(lines, None, "en")
+    [element] = [each for each in card["body"] if "ci" in each["text"]]
+    assert element["text"] == (
+        r"Urgent: [Build \[1\]](https://ci/%281%29) · Stage \(test\) · "
+        "{{DATE(2026-11-23T12:00:00Z, SHORT)}} {{TIME(2026-11-23T12:00:00Z)}}"
+    )
+    assert "Time zone" not in card["body"][-1]["text"]
+    assert "{{" not in card["fallbackText"]
+
+
+def test_time_in_the_text_of_an_upstream_system_is_local_where_clients_do_not_evaluate_it() -> None:
+    title = "Outage until {{TIME(2026-11-23T15:00:00Z)}}"
+    card = draw_digest_card([line(title)], BERLIN, "en")
+    assert text_of_runs(visible_lines(card)[0]).startswith("Outage until 16:00 · ")
+    request = Notification.model_validate(
+        {"recipients": [{"all": True}], "category": "ops", "content": {"title": title}}
+    )
+    activity = orjson.loads(render_activity(request, 80_000))
+    assert activity["summary"] == "Outage until 15:00 UTC"
+    assert activity["attachments"][0]["content"]["body"][0]["text"] == title
