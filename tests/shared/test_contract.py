@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from shared.contract import models, parsing
 from shared.contract.faults import MessageRefused
-from shared.contract.models import Command
+from shared.contract.models import Command, Content, Notification, Schedule
 from shared.contract.parsing import Request, parse_message
 from shared.states import DeliveryState, NotificationState, Reason, Rule
 
@@ -95,10 +97,19 @@ def test_earlier_expiry_counts() -> None:
     assert alone.expires_at.hour == 18
 
 
-def test_example_in_the_documentation_is_valid() -> None:
+def test_examples_in_the_documentation_are_valid_and_the_full_one_has_every_field_of_a_content() -> None:
     text = Path("docs/contract.md").read_text(encoding="utf-8")
-    example = text.split("```json")[1].split("```")[0]
-    assert parse_request(example.encode()).notification.content is not None
+    examples = [part.split("```")[0] for part in text.split("```json")[1:]]
+    requests = [parse_message(each.encode()) for each in examples]
+    contents = [each.notification.content for each in requests if isinstance(each, Request)]
+    assert len(requests) == 3
+    assert any(content and content.model_fields_set == Content.model_fields.keys() for content in contents)
+
+
+def test_every_field_of_a_notification_is_documented() -> None:
+    text = Path("docs/contract.md").read_text(encoding="utf-8")
+    names = [to_camel(name) for model in (Notification, Content, Schedule) for name in model.model_fields]
+    assert [name for name in names if not re.search(rf"^\| .*`(\w+\.)?{name}`.*\|", text, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("values", [NotificationState, DeliveryState, Reason, Rule])
