@@ -3,6 +3,7 @@
 
     python dev.py up [--once]                  start the app, a storage emulator and a chat, and send a first message
     python dev.py host [--port N] [--local]    run only the function host (Core Tools if installed, unless --local)
+    python dev.py send TITLE [TEXT] [...]      send a notification to the chat of `up`; see --help
     python dev.py status [ID]                  list notifications, or show what became of one
     python dev.py test [--full] [...]          run all checks and tests; further arguments are for pytest
     python dev.py bench [names] [--quick]      run the benchmarks; see --help
@@ -47,6 +48,11 @@ def run_host(setup: Setup, arguments: list[str]) -> int:
     if func:
         return run_child([func, "start", "--port", str(options.port)], setup.environ())
     return replace_process([str(setup.python), "-m", "local.host", "--port", str(options.port)], setup.environ())
+
+
+def run_send(setup: Setup, arguments: list[str]) -> int:
+    setup.ensure_python(RUNTIME)
+    return replace_process([str(setup.python), "-m", "local.send", *arguments], setup.environ())
 
 
 def run_status(setup: Setup, arguments: list[str]) -> int:
@@ -134,6 +140,7 @@ def run_child(command: Sequence[str], environ: dict[str, str]) -> int:
 COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {
     "up": run_up,
     "host": run_host,
+    "send": run_send,
     "status": run_status,
     "test": run_tests,
     "bench": run_benchmarks,

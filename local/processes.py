@@ -140,7 +140,7 @@ class Program:
         if not (found := self._listening.search(self.output())):
             return False
         self._check_listening(found)
-        return _is_responding(self._health)
+        return is_responding(self._health)
 
     def _check_listening(self, listening: re.Match[str]) -> None:
         """Check the log line with the port; raises `ProgramError`."""
@@ -317,7 +317,7 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def _is_responding(url: str) -> bool:
+def is_responding(url: str) -> bool:
     """Return whether a server responds to a GET of `url` with a status below 500."""
     try:
         with _OPENER.open(url, timeout=2):

@@ -1,6 +1,6 @@
-"""Send a notification to the person of the Playground, as any upstream system would.
+"""Send a notification to the Playground, as any upstream system would.
 
-    python local/send.py "Hello"
+    python dev.py send "Build 42 failed" "Stage test failed" --to channel --action "Try again"
 
 It uses no code of Herald, only azure-storage-queue and the JSON format of docs/contract.md.
 """
@@ -32,8 +32,16 @@ def bypass_proxy() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
-def build_event(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a CloudEvent with a new id that requests `content` for the person of the Playground."""
+#: Whom --to names. The person of the Playground is also in the group chat and in the channels.
+RECIPIENTS: dict[str, dict[str, Any]] = {
+    "person": {"user": PLAYGROUND["currentUser"]["aadObjectId"]},
+    "group": {"conversation": PLAYGROUND["groupChat"]["id"]},
+    "channel": {"channel": {"teamId": PLAYGROUND["team"]["id"], "channelId": PLAYGROUND["team"]["channels"][0]["id"]}},
+}
+
+
+def build_event(content: dict[str, Any], to: str = "person") -> dict[str, Any]:
+    """Return a CloudEvent with a new id that requests `content` for one of `RECIPIENTS`."""
     return {
         "specversion": "1.0",
         "type": "com.example.notification.requested.v1",
@@ -42,7 +50,7 @@ def build_event(content: dict[str, Any]) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(),
         "datacontenttype": "application/json",
         "data": {
-            "recipients": [{"user": PLAYGROUND["currentUser"]["aadObjectId"]}],
+            "recipients": [RECIPIENTS[to]],
             "category": "builds",
             "content": content,
         },
@@ -58,32 +66,35 @@ def put_event(event: dict[str, Any], connection_string: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="send.py", description="Send a notification to the person of the Playground.")
+    parser = argparse.ArgumentParser(prog="dev.py send", description="Send a notification to the Playground.")
     parser.add_argument("title", help="title of the card")
     parser.add_argument("text", nargs="?", default="", help="text of the card")
+    parser.add_argument("--to", choices=RECIPIENTS, default="person", help="default: person")
+    parser.add_argument("--action", metavar="TITLE", action="append", default=[], help="add a button; may be repeated")
     parser.add_argument("--at", metavar="TIME", help="deliver at this local time: 2027-03-28T02:30")
     parser.add_argument("--zone", metavar="NAME", help="time zone of --at: Europe/Berlin, or `recipient`")
     parser.add_argument(
-        "--queue-port", type=int, default=10001, metavar="N", help="port of Azurite's queue service (default: 10001)"
+        "--azurite-ports", type=int, nargs=3, default=[10000, 10001, 10002], metavar="N", help="ports of `dev.py up`"
     )
     options = parser.parse_args()
     if options.zone and not options.at:
         parser.error("--zone needs --at")
     bypass_proxy()
-    event = build_event({"title": options.title, "text": options.text})
+    actions = [{"id": title.lower(), "title": title} for title in options.action]
+    event = build_event({"title": options.title, "text": options.text, "actions": actions}, options.to)
     if options.at:
         event["data"]["schedule"] = {"at": options.at} | ({"timeZone": options.zone} if options.zone else {})
     # The documented account of Azurite.
     account = "devstoreaccount1"
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-    endpoint = f"http://127.0.0.1:{options.queue_port}/{account}"
+    endpoint = f"http://127.0.0.1:{options.azurite_ports[1]}/{account}"
     try:
         put_event(event, f"AccountName={account};AccountKey={key};QueueEndpoint={endpoint};")
     except AzureError as error:
         reason = str(error).splitlines()[0]
-        print(f"Nothing was sent ({reason}): start `python dev.py up`, or set --queue-port", file=sys.stderr)
+        print(f"Nothing was sent ({reason}): start `python dev.py up`, or set --azurite-ports", file=sys.stderr)
         return 1
-    print(f"Put on the queue {QUEUE}: id {event['id']} (if refused, see the table HeraldDeadLetters and the log)")
+    print(f"Put on the queue {QUEUE}: id {event['id']}. `python dev.py status {event['id']}` shows what became of it")
     return 0
 
 

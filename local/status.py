@@ -17,6 +17,7 @@ from datetime import datetime
 import orjson
 from azure.core.exceptions import AzureError
 
+from local.processes import connection_string
 from local.send import bypass_proxy
 from shared.records import DeliveryRecord, StoredNotification
 from shared.states import OPEN, DeliveryState, Reason
@@ -136,9 +137,14 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dev.py status", description="Show what became of notifications.")
     parser.add_argument("id", nargs="?", help="the id of a notification, as the upstream system set it")
+    parser.add_argument(
+        "--azurite-ports", type=int, nargs=3, metavar="N", help="ports of `dev.py up` (default: AzureWebJobsStorage)"
+    )
     options = parser.parse_args(arguments)
     environ = {CONNECTION: "UseDevelopmentStorage=true", **os.environ}
-    if environ[CONNECTION] == "UseDevelopmentStorage=true":
+    if options.azurite_ports:
+        environ[CONNECTION] = connection_string(tuple(options.azurite_ports))
+    if options.azurite_ports or environ[CONNECTION] == "UseDevelopmentStorage=true":
         bypass_proxy()
     try:
         lines = asyncio.run(read_status(options.id, environ))

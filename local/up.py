@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from local.first_message import TENANT, send_first_message
+from local.first_message import TENANT, check_programs, send_first_message
+from local.greeting import greet_visitors
 from local.processes import (
     AZURITE_PORTS,
     HOST_PORT,
@@ -25,14 +29,19 @@ from local.processes import (
     Playground,
     Program,
     ProgramError,
+    is_responding,
     is_taken,
 )
 from local.send import bypass_proxy
 from shared.storage.clients import CONNECTION
 from shared.time import clock
 
-#: How often the programs are checked.
-CHECK_SECONDS = 0.5
+#: Delay before greeting is tried again after a failure.
+CHECK_SECONDS = 1.0
+#: The name of a run's log folder, and how many are kept.
+RUN_PATTERN = "????-??-??_??-??-??"
+MAX_KEPT_RUNS = 10
+PLAYGROUND_NAME = "the Playground"
 #: How long --clock stands still from the start of the app: enough for the first message, and to send another.
 CLOCK_START_DELAY = timedelta(seconds=20)
 
@@ -51,12 +60,16 @@ def main() -> int:
     ready = False
     try:
         with ExitStack() as stack:
-            programs = _start(options, stack)
+            programs, app_settings = _start(options, stack)
             ready = True
             if not options.once:
-                _wait_for_signal(options, programs)
+                _print_next_steps(options)
+                asyncio.run(_serve(programs, app_settings))
     except ProgramError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(_explain(error), file=sys.stderr)
         return 1
     except StopSignal as stop:
         return 0 if ready else 128 + int(stop.args[0])
@@ -68,6 +81,7 @@ def _parse_options() -> argparse.Namespace:
         prog="dev.py up", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--once", action="store_true", help="exit with 0 after the delivery of the first message")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the chat in a browser")
     parser.add_argument("--host-port", type=int, default=HOST_PORT, metavar="N", help="port of the app")
     parser.add_argument("--playground-port", type=int, default=PLAYGROUND_PORT, metavar="N", help="port of the chat")
     parser.add_argument(
@@ -80,6 +94,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="speed factor of this clock")
     parser.add_argument("--logs", type=Path, default=ROOT / ".local" / "log", help="log folder")
     options = parser.parse_args()
+    options.logs = _new_log_folder(options.logs)
     if options.speed != 1 and not options.clock:
         options.clock = clock.real_time().isoformat(timespec="seconds")
     # Rows from another time are wrong at this one: digests would be years late, or too early.
@@ -92,12 +107,23 @@ def _parse_options() -> argparse.Namespace:
     return options
 
 
-def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
-    """Start all programs and send the first message; `stack` stops the host first, so that it can store its results."""
+def _new_log_folder(logs: Path) -> Path:
+    """Return the folder for the logs of this run, and delete those of all but the last runs."""
+    runs = sorted(each for each in logs.glob(RUN_PATTERN) if each.is_dir())
+    for old in runs[: len(runs) - MAX_KEPT_RUNS + 1]:
+        shutil.rmtree(old, ignore_errors=True)
+    return logs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # noqa: DTZ005 (a name for the developer)
+
+
+def _start(options: argparse.Namespace, stack: ExitStack) -> tuple[Sequence[Program], Mapping[str, str]]:
+    """Start all programs and send the first message; return the programs, and the settings of the app.
+
+    `stack` stops the host first, so that it can store its results.
+    """
     ports = tuple(options.azurite_ports)
     _check_ports(
-        dict.fromkeys(ports, ("Azurite", "--azurite-ports"))
-        | {options.playground_port: ("the Playground", "--playground-port")}
+        {options.playground_port: (PLAYGROUND_NAME, "--playground-port")}
+        | dict.fromkeys(ports, ("Azurite", "--azurite-ports"))
         | {options.host_port: ("the function host", "--host-port")}
     )
     started = time.monotonic()
@@ -134,30 +160,51 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> Sequence[Program]:
     if options.clock:
         speed = f"{clock_start.astimezone():%H:%M:%S}, then runs {options.speed:g} times as fast"
         progress(f"The clock for schedules and digests  stays at {options.clock} until {speed}")
-    return programs
+    return programs, app_settings
 
 
-def _wait_for_signal(options: argparse.Namespace, programs: Sequence[Program]) -> None:
-    """Print the next steps, and check the programs until a signal; raises `ProgramError` if one has ended."""
-    port = options.azurite_ports[1]
-    port_option = f" --queue-port {port}" if port != AZURITE_PORTS[1] else ""
-    arguments = f'"Build 42 failed" "Stage test failed"{port_option}'
+def _print_next_steps(options: argparse.Namespace) -> None:
+    """Print what to do next, and open the chat in a browser."""
+    python = "python" if shutil.which("python") else "python3"
+    ports = tuple(options.azurite_ports)
+    port_option = f" --azurite-ports {ports[0]} {ports[1]} {ports[2]}" if ports != AZURITE_PORTS else ""
+    chat = f"http://127.0.0.1:{options.playground_port}"
     _print(
-        f"\nThe chat:      http://127.0.0.1:{options.playground_port}\n"
-        f"Send another:  {_quote(sys.executable)} {_quote(str(ROOT / 'local' / 'send.py'))} {arguments}\n"
-        f"The logs:      {options.logs}\n"
+        f"\nThe chat:           {chat}\n"
+        f'Send another:       {python} dev.py send "Build 42 failed"{port_option}\n'
+        f"What became of it:  {python} dev.py status{port_option}\n"
+        f"The logs:           {options.logs}\n"
         "Ctrl-C stops all programs."
     )
-    while True:
-        time.sleep(CHECK_SECONDS)
-        for program in programs:
-            program.check()
+    has_display = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if has_display and sys.stdout.isatty() and not options.no_browser:
+        webbrowser.open(chat)
+
+
+async def _serve(programs: Sequence[Program], app_settings: Mapping[str, str]) -> None:
+    """Greet whoever opens the chat, and check the programs; raises `ProgramError` if one has ended."""
+    playground = next(each for each in programs if isinstance(each, Playground))
+    checking = asyncio.create_task(check_programs(programs))
+    while not checking.done():
+        greeting = asyncio.create_task(greet_visitors(playground.url, app_settings))
+        await asyncio.wait({checking, greeting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({checking}, timeout=CHECK_SECONDS)  # a program that has ended explains the failure
+        greeting.cancel()
+        [failure] = await asyncio.gather(greeting, return_exceptions=True)
+        if not checking.done():
+            _print(f"Nobody was greeted: {failure}")
+    checking.result()
 
 
 def _check_ports(ports: Mapping[int, tuple[str, str]]) -> None:
     """Raise `ProgramError` for the first taken port; `ports` holds the program and the option of each port."""
     for port, (program, option) in ports.items():
         if is_taken(port):
+            chat = f"http://127.0.0.1:{port}"
+            if program == PLAYGROUND_NAME and is_responding(f"{chat}/_debug/ping"):
+                raise ProgramError(
+                    f"`dev.py up` is already running, and its chat is {chat}: use it, or stop it with Ctrl-C there"
+                )
             raise ProgramError(
                 f"Port {port} for {program} is taken by {_find_listener(port)}: "
                 f"stop it (another `dev.py up`?), or choose another port with {option}"
@@ -175,8 +222,11 @@ def _find_listener(port: int) -> str:
     return "another program"
 
 
-def _quote(path: str) -> str:
-    return f'"{path}"' if " " in path else path
+def _explain(error: OSError) -> str:
+    """Return what is wrong and what to do, in one line."""
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full ({error.filename or ROOT}): free some space, and start again"
+    return f"`dev.py up` failed: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
 
 
 def _print(text: str) -> None:

@@ -58,7 +58,7 @@ async def _welcome_person(services: Services, verified: VerifiedActivity) -> Non
         recipient=f"u:{person}",
         source=WELCOME_SOURCE,
         identifier=identifier,
-        data=_encode_notification({"user": person}, card, language),
+        data=encode_welcome({"user": person}, card, language),
         purpose=Purpose.WELCOME,
     )
 
@@ -77,7 +77,7 @@ async def _welcome_members(services: Services, verified: VerifiedActivity) -> No
     card = draw_welcome_card(
         language, key, added_to=await _describe_place(services, verified, language), adder=adder_name
     )
-    data = _encode_notification({"team": team}, card, language)
+    data = encode_welcome({"team": team}, card, language)
     await accept(
         services,
         StoredNotification(
@@ -116,6 +116,7 @@ def _build_identifier(verified: VerifiedActivity, recipient_id: str) -> str:
     return f"{recipient_id};{verified.occurred_at:%Y-%m-%dT%H:%M}"
 
 
-def _encode_notification(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
+def encode_welcome(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
+    """Return the `data` of the notification that shows a welcome card."""
     data = {"recipients": [recipient], "category": WELCOME_CATEGORY, "card": card, "locale": language}
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,6 +17,7 @@ from local.fake_teams.client import FakeTeams
 from local.processes import Azurite
 from tests.support.crashes import Host
 from tests.support.herald import Herald, TimedQueues, follow_clock, open_herald
+from tests.support.local_stack import LocalStack, eventually
 from tests.support.storage import Storage
 from tests.support.tapped import tap
 from tests.support.teams import ServerThread
@@ -126,3 +128,11 @@ async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     await host.start()
     yield host
     await host.services.close()
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[LocalStack]:
+    """`dev.py up` on free ports; at the end, all of its programs have stopped."""
+    created = LocalStack(tmp_path)
+    yield created
+    assert eventually(created.is_stopped)

@@ -120,7 +120,9 @@ def draw_preferences_card(
         hours = translate_words(language, preferences.quiet)
         body.append(plain_text(label("quiet.custom", hours=hours), isSubtle=True, size="Small"))
     body += time_of_day("quiet_from") + time_of_day("quiet_to")
-    body += choice("quiet_days", label("quiet_days"), weekdays, isMultiSelect=True)
+    body += choice(
+        "quiet_days", label("quiet_days"), weekdays, isMultiSelect=True, placeholder=label("quiet_days.none")
+    )
     schedules = {
         USE_DEFAULT: label("digest.declared", schedule=translate_words(language, default_digest)),
         "daily": label("digest.daily"),

@@ -8,12 +8,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
@@ -22,7 +18,7 @@ import aiohttp
 import pytest
 
 from local.first_message import PERSON, TENANT, send_first_message
-from local.processes import ROOT, FunctionHost, Playground, ProgramError, free_port, is_taken
+from local.processes import ROOT, FunctionHost, Playground, ProgramError
 from local.send import build_event
 from shared.contract import parsing
 from shared.preferences.preferences import FOREVER, Preferences
@@ -31,6 +27,7 @@ from shared.settings import load_settings
 from shared.states import Mode, ReferenceKind
 from shared.storage.clients import open_storage
 from tests.e2e.playground import open_chat
+from tests.support.local_stack import LocalStack, eventually, wait_until_ready
 
 REFUSING_APP = """
 import azure.functions as func
@@ -41,58 +38,6 @@ app = func.FunctionApp()
 async def messages(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(status_code=403)
 """
-
-
-@dataclass
-class LocalStack:
-    """`python -m local.up` with its data and logs in `folder`."""
-
-    folder: Path
-    ports: list[int] = field(default_factory=lambda: [free_port() for _ in range(5)])
-
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-        host, playground, *azurite = map(str, self.ports)
-        command = [sys.executable, "-m", "local.up", "--host-port", host, "--playground-port", playground]
-        command += ["--azurite-ports", *azurite]
-        command += ["--data", str(self.folder / "data"), "--logs", str(self.folder / "log")]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True
-        )
-
-    def is_stopped(self) -> bool:
-        """Return whether none of its programs listens."""
-        return not any(map(is_taken, self.ports))
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[LocalStack]:
-    created = LocalStack(tmp_path)
-    yield created
-    assert eventually(created.is_stopped)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def wait_until_ready(process: subprocess.Popen[str]) -> str:
-    """Return the output until the stack is ready; kill the process after 60 s."""
-    assert process.stdout
-    timer = threading.Timer(60, process.kill)
-    timer.start()
-    output = ""
-    for line in process.stdout:
-        output += line
-        if line.startswith("Ctrl-C"):
-            break
-    timer.cancel()
-    return output
 
 
 def test_once_exits_with_0_after_the_first_message_in_any_environment(stack: LocalStack) -> None:
@@ -128,9 +73,9 @@ async def test_printed_command_sends_a_message_and_the_clock_runs_at_its_speed(
         found = re.search(r"stays at 2027-03-28T00:59Z until (\d\d:\d\d:\d\d), then runs 60 times as fast", output)
         assert found
         printed = next(line for line in output.splitlines() if line.startswith("Send another:")).split(":", 1)[1]
-        await send_and_wait(stack, printed, tmp_path, shown="Build 42 failed")
+        await send_and_wait(stack, printed, ROOT, shown="Build 42 failed")
         command = f'"{sys.executable}" "{ROOT / "local" / "send.py"}" "Night shift" --at 2027-03-28T02:30'
-        command += f" --zone Europe/Berlin --queue-port {stack.ports[3]}"
+        command += f" --zone Europe/Berlin --azurite-ports {' '.join(map(str, stack.ports[2:]))}"
         await send_and_wait(stack, command, tmp_path, shown="Night shift")
         now = datetime.now()  # noqa: DTZ005 (local time, as printed)
         begun = datetime.combine(now.date(), time_of_day.fromisoformat(found[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from local.processes import Azurite
 from shared.preferences.preferences import Preferences
@@ -24,13 +23,22 @@ from shared.settings import load_settings
 from shared.states import DeliveryState, Mode, Reason, ReferenceKind
 from shared.storage.clients import open_storage
 from tests.e2e.playground import PERSON, TENANT, PlaygroundChat, open_chat
+from tests.support.browser import (
+    TIMEOUT_SECONDS,
+    find_card,
+    needs_browser,
+    open_browser,
+    open_page,
+    press_button,
+    write_message,
+)
 
-CHROMIUM = shutil.which("chromium")
-#: The time for a message to arrive, or a click to be answered.
-TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.05
 #: Set it to `docs/images` to update the pictures of the README.
 IMAGE_FOLDER = os.environ.get("HERALD_IMAGES")
+
+#: The looks of looks.css; "" is the light theme.
+LOOKS = ("", "dark", "phone")
 
 CATEGORIES = [
     {"name": "builds", "title": "Builds", "description": "Failed builds of main, and when they pass again"},
@@ -49,7 +57,7 @@ FAILED: dict[str, Any] = {
 }
 
 pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed (apt-get install chromium)"),
+    needs_browser,
     pytest.mark.asyncio(loop_scope="module"),  # the loop of the browser, which all tests share
 ]
 
@@ -64,23 +72,19 @@ class Screen:
     folder: Path
 
     async def find_card(self, text: str) -> Locator:
-        """Return the newest card with this text, once it is visible."""
-        card = self.page.locator(".ac-adaptiveCard", has_text=text).last
-        await expect(card).to_be_visible()
-        return card
-
-    async def press_button(self, card: Locator, title: str) -> None:
-        await card.get_by_role("button", name=title, exact=True).click()
+        return await find_card(self.page, text)
 
     async def write_message(self, text: str) -> None:
-        await self.page.locator("[data-lexical-editor]").click()
-        await self.page.keyboard.type(text)
-        await self.page.keyboard.press("Enter")
+        await write_message(self.page, text)
 
     async def save_picture(self, name: str, card: Locator) -> None:
-        """Save a picture of a card with its frame."""
-        frame = self.page.locator(".fai-OutputCard", has=card)
-        await frame.screenshot(path=self.folder / f"{name}.png")
+        """Save pictures of a card with its frame in each look; on a phone, nothing may be wider than the card."""
+        frame = self.page.locator(".fai-OutputCard", has=card).last
+        for look in LOOKS:
+            await self.page.evaluate("look => { document.documentElement.className = look }", look)
+            assert await frame.evaluate("card => card.scrollWidth <= card.clientWidth"), f"{name} is too wide ({look})"
+            await frame.screenshot(path=self.folder / f"{name}{look and '-' + look}.png")
+        await self.page.evaluate("document.documentElement.className = ''")
 
     async def read_preferences(self) -> Preferences:
         reference = await self.services.conversations.get(TENANT, ReferenceKind.USER, PERSON)
@@ -125,13 +129,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    async with open_browser() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -139,17 +138,8 @@ async def shared_screen(
     chat: PlaygroundChat, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Screen]:
     """The page that all tests share, since it takes long to load; loading it installs the bot."""
-    # High enough to show each card whole. Animations and requests to other hosts are off, since they only take time.
-    page = await browser.new_page(
-        viewport={"width": 1180, "height": 1300},
-        device_scale_factor=1.5 if IMAGE_FOLDER else 1,
-        reduced_motion="reduce",
-    )
-    await page.route(lambda url: not url.startswith(chat.url), lambda route: route.abort())
-    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
-    expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
     services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
-    await page.goto(chat.url)
+    page = await open_page(browser, chat.url, device_scale_factor=1.5 if IMAGE_FOLDER else 1)
     screen = Screen(chat, page, services, Path(IMAGE_FOLDER) if IMAGE_FOLDER else tmp_path_factory.mktemp("pictures"))
     await screen.find_card(WELCOME)
     yield screen
@@ -168,14 +158,15 @@ async def screen(shared_screen: Screen) -> Screen:
 
 async def test_install_sends_welcome_card_whose_buttons_work(screen: Screen) -> None:
     welcome = await screen.find_card(WELCOME)
-    await screen.press_button(welcome, "Send me a sample")
+    await screen.save_picture("welcome", welcome)
+    await press_button(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample notification is on its way.")
     sample = await screen.find_card("Triggered by your request for a sample")
-    await screen.press_button(sample, "Acknowledge")
+    await press_button(sample, "Acknowledge")
     await expect(sample).to_contain_text("Acknowledged on ")
     assert await screen.take_responses() == []
 
-    await screen.press_button(welcome, "Pause until tomorrow at 9:00")
+    await press_button(welcome, "Pause until tomorrow at 9:00")
     await expect(welcome).to_contain_text("Paused until ")
     assert (await screen.read_preferences()).paused_until
 
@@ -187,9 +178,9 @@ async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> No
         await expect(card).to_contain_text(text)
     await screen.save_picture("chat", card)
 
-    await screen.press_button(card, "Retry")
+    await press_button(card, "Retry")
     await expect(card).to_contain_text("Retry: recorded on ")
-    await screen.press_button(card, "Acknowledge")
+    await press_button(card, "Acknowledge")
     await expect(card).to_contain_text("Acknowledged on ")
     for title in ("Retry", "Acknowledge"):
         await expect(card.get_by_role("button", name=title)).to_have_count(0)
@@ -197,15 +188,15 @@ async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> No
     assert sorted(responses) == [("herald.acknowledge", PERSON), ("retry", PERSON)]
 
     await expect(card.get_by_text("Mute this thread for 7 days")).to_be_hidden()
-    await screen.press_button(card, "Manage")
+    await press_button(card, "Manage")
     for title in ("Mute this thread for 7 days", "Turn off Builds", "Remind me in 1 hour", "Preferences"):
         await expect(card.get_by_role("button", name=title)).to_be_visible()
     await screen.save_picture("acted", card)
 
-    await screen.press_button(card, "Why did I get this?")
+    await press_button(card, "Why did I get this?")
     why = await screen.find_card("It was sent directly to you.")
     await expect(why).to_contain_text("Category Builds: Delivered immediately (the default of this category).")
-    await screen.press_button(why, "Back")
+    await press_button(why, "Back")
     await expect(await screen.find_card("Build 42 failed")).to_contain_text("Acknowledged on ")
 
 
@@ -217,14 +208,14 @@ async def test_preferences_card_reports_invalid_input_and_saves_valid_input(scre
     await card.get_by_role("combobox", name="Builds").click()
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
     await card.get_by_label("Quiet hours: daily from").fill("18:00")
-    await screen.press_button(card, "Save")
+    await press_button(card, "Save")
     await expect(card).to_contain_text("set both times, or none")
     await expect(card).to_contain_text("Not saved yet")
     assert await screen.read_preferences() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
     await card.get_by_label("Quiet hours: daily until").fill("08:00")
-    await screen.press_button(card, "Save")
+    await press_button(card, "Save")
     await expect(card).to_contain_text("Preferences saved")
     preferences = await screen.read_preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "18:00-08:00")
@@ -257,7 +248,7 @@ async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> N
     await expect(card).not_to_contain_text("Build 51 failed")
     await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
     await screen.save_picture("digest", card)
-    await screen.press_button(card, "Show 2 more")
+    await press_button(card, "Show 2 more")
     await expect(card.get_by_text("Release 1 is out")).to_be_visible()
     for key in (last, urgent, *releases):
         assert (await screen.wait_until_final(key)).state is DeliveryState.DIGESTED
@@ -266,8 +257,8 @@ async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> N
 async def test_opt_out_button_turns_off_only_its_category(screen: Screen) -> None:
     screen.chat.send(FAILED | {"title": "Build 43 failed"})
     card = await screen.find_card("Build 43 failed")
-    await screen.press_button(card, "Manage")
-    await screen.press_button(card, "Turn off Builds")
+    await press_button(card, "Manage")
+    await press_button(card, "Turn off Builds")
     await expect(card).to_contain_text("Builds is now off for you.")
 
     key = screen.chat.send({"title": "Build 44 failed"})
@@ -277,7 +268,7 @@ async def test_opt_out_button_turns_off_only_its_category(screen: Screen) -> Non
     await screen.find_card("Release 7 is out")
     screen.chat.send({"title": "Change your password"}, category="security")
     mandatory = await screen.find_card("Change your password")
-    await screen.press_button(mandatory, "Manage")
+    await press_button(mandatory, "Manage")
     await expect(mandatory.get_by_role("button", name="Move Security to my digest")).to_be_visible()
     await expect(mandatory.get_by_role("button", name="Turn off Security")).to_have_count(0)
     await expect(screen.page.get_by_text("Build 44 failed")).to_have_count(0)
@@ -289,11 +280,13 @@ async def test_commands_written_in_chat_are_answered(screen: Screen) -> None:
         ("puase 2h", "I do not know this command", "Did you mean “pause 2h”?"),
         ("pause 2h", "Paused until ", "Write “resume” to get them earlier"),
         ("subscribe releases", "Subscribed", "releases"),
-        ("status", "Status", "paused until "),
         ("timezone Springfield", "Nothing was changed", "is not a time zone"),
+        ("status", "Status", "paused until "),
     ):
         await screen.write_message(text)
-        await expect(await screen.find_card(title)).to_contain_text(answer)
+        card = await screen.find_card(title)
+        await expect(card).to_contain_text(answer)
+    await screen.save_picture("answer", card)
     preferences = await screen.read_preferences()
     assert preferences.paused_until
     assert preferences.topics == ("releases",)
