@@ -27,11 +27,39 @@ UV = "uv==0.13.9"
 #: How often a lock of another process is tried again.
 LOCK_RETRY_SECONDS = 0.2
 
+#: The version of the Python that runs this.
+_RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+_PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--retries", "2")
 #: Variables that would make a child use another Python or another environment.
 _OVERRIDES = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
 #: Lines of pip and npm that report an error, and those of them without a reason.
 _ERROR = re.compile(r"^\s*(ERROR:|npm (ERR!|error)|\w*Error:)", re.IGNORECASE)
 _NOISE = re.compile(r"complete log of this run|npm (ERR!|error)\s*(code|errno|path|stack|syscall|$)", re.IGNORECASE)
+#: Output of pip, uv and npm that shows what a person can do, which their own last line often does not.
+_EXPLANATIONS = (
+    (
+        re.compile(r"No space left on device|ENOSPC", re.IGNORECASE),
+        "the disk is full: free 1 GB, and run this again",
+    ),
+    (
+        re.compile(r"ProxyError|proxy CONNECT|tunneling socket|connect\w* to (the )?proxy|tunnel error", re.IGNORECASE),
+        "the proxy of HTTPS_PROXY cannot be used: correct or unset it, and run this again",
+    ),
+    (
+        re.compile(
+            r"NewConnectionError|NameResolutionError|Failed to establish a new connection|ConnectTimeout|dns error|"
+            r"client error \(Connect\)|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH",
+            re.IGNORECASE,
+        ),
+        "the package registry cannot be reached: check the network, a proxy (HTTPS_PROXY), or the registry that pip or "
+        "npm is configured to use, and run this again",
+    ),
+    (
+        re.compile(r"CERTIFICATE_VERIFY_FAILED|SELF_SIGNED_CERT|UnknownIssuer", re.IGNORECASE),
+        "the certificate of the package registry is not trusted: set SSL_CERT_FILE, PIP_CERT and NODE_EXTRA_CA_CERTS "
+        "to your organisation's certificate authority, and run this again",
+    ),
+)
 #: The advice of Debian's Python if it cannot create a .venv.
 _ADVICE = re.compile(r"^\s*(apt install \S+)", re.MULTILINE)
 
@@ -75,13 +103,18 @@ class Setup:
 
         def install() -> None:
             if unfinished.exists() or not self._is_venv_usable():
-                self._create_venv()
+                self._create_venv("--without-pip")  # installing pip takes as long as all other packages
             unfinished.touch()
             marker.unlink(missing_ok=True)
             requirements = [part for name in names for part in ("-r", str(self.root / name))]
             with print_progress("Installing the Python packages"):
                 if not self._install_with_uv(requirements):
-                    self._run("pip", [*self._pip_install, *requirements], self.root)
+                    if not _succeeds(str(self.python), "-m", "pip", "-V"):
+                        self._create_venv()
+                        unfinished.touch()
+                    self._run(
+                        "pip", [str(self.python), "-m", "pip", "install", *_PIP_OPTIONS, *requirements], self.root
+                    )
             marker.write_text("\n".join(sorted(digests)), "utf-8")
             unfinished.unlink()
 
@@ -122,18 +155,22 @@ class Setup:
 
         self._install_once("node", is_installed, install)
 
-    @property
-    def _pip_install(self) -> list[str]:
-        options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-        return [str(self.python), "-m", "pip", "install", *options]
-
     def _install_with_uv(self, requirements: Sequence[str]) -> bool:
-        """Install with uv, which takes a fraction of pip's time; return False if uv cannot be used here."""
-        try:
-            uv = shutil.which("uv")
-            if uv is None:
-                self._run("uv", [*self._pip_install, UV], self.root)
-                uv = str(self.python.with_name("uv"))
+        """Install with uv, which takes a fraction of pip's time; return False if uv cannot be used here.
+
+        Raises `SetupError` if pip would fail for the same reason.
+        """
+        own_uv = self.python.with_name("uv.exe" if os.name == "nt" else "uv")
+        uv = shutil.which("uv") or str(own_uv)
+        if not Path(uv).exists():
+            pip = [*find_python(_RUNNING), "-m", "pip", "--python", str(self.python)]
+            try:
+                self._run("uv", [*pip, "install", *_PIP_OPTIONS, UV], self.root)
+            except SetupError as error:
+                if any(explanation in str(error) for _, explanation in _EXPLANATIONS):
+                    raise
+                return False
+        try:  # uv does not know the registry that pip is configured to use
             self._run("uv", [uv, "pip", "install", "--python", str(self.python), *requirements], self.root)
         except (SetupError, OSError):
             return False
@@ -149,14 +186,12 @@ class Setup:
 
     def _is_venv_usable(self) -> bool:
         python = str(self.python)
-        if not self.python.exists() or python_version(python) not in PYTHON_VERSIONS:
-            return False
-        return _succeeds(python, "-m", "pip", "-V")
+        return self.python.exists() and python_version(python) in PYTHON_VERSIONS
 
-    def _create_venv(self) -> None:
-        python = find_python(f"{sys.version_info[0]}.{sys.version_info[1]}")
+    def _create_venv(self, *options: str) -> None:
+        python = find_python(_RUNNING)
         with print_progress(f"Creating {self.venv.name} with Python {python_version(*python)}"):
-            self._run("venv", [*python, "-m", "venv", "--clear", str(self.venv)], self.root)
+            self._run("venv", [*python, "-m", "venv", "--clear", *options, str(self.venv)], self.root)
 
     def _run(self, tool: str, command: Sequence[str], folder: Path) -> None:
         log = self.local / "log" / (tool + ".log")
@@ -243,6 +278,9 @@ def find_reason(output: str) -> str:
     """Return the line of the output of pip, npm or venv that best explains its failure."""
     if advice := _ADVICE.search(output):
         return f"run `{advice[1]}` first"
+    for pattern, explanation in _EXPLANATIONS:
+        if pattern.search(output):
+            return explanation
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.search(line) and not _NOISE.search(line)]
     if errors and errors[0].startswith("npm"):

@@ -169,13 +169,22 @@ def test_node_packages_are_installed_once(setup: Setup) -> None:
     ("output", "line"),
     [
         ("Collecting a\nERROR: No matching distribution found for a\n", "ERROR: No matching distribution found for a"),
-        ("ERROR: Exception:\nTraceback:\n  File\nOSError: No space left\n", "OSError: No space left"),
+        ("ERROR: Exception:\nTraceback:\n  File\nOSError: Read-only\n", "OSError: Read-only"),
         (
             "npm error code ENOENT\nnpm error path /x.tgz\nnpm error enoent no such file, open '/x.tgz'\n"
             "npm error enoent This is related to npm\nnpm error A complete log of this run is in: /x\n",
             "npm error enoent no such file, open '/x.tgz'",
         ),
         ("ensurepip is not\navailable.\n\n    apt install python3-venv\n", "run `apt install python3-venv` first"),
+        (
+            "WARNING: Retrying after connection broken by 'ProxyError('Cannot connect to proxy.')': /simple/uv/\n"
+            "ERROR: No matching distribution found for uv\n",
+            "the proxy of HTTPS_PROXY cannot be used: correct or unset it, and run this again",
+        ),
+        (
+            "npm error code ENOSPC\nnpm error errno -28\nnpm error nospc ENOSPC: no space left on device, write\n",
+            "the disk is full: free 1 GB, and run this again",
+        ),
         ("no line names an error\n\nthe last one does\n", "the last one does"),
         ("", "no output"),
     ],
