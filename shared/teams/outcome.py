@@ -56,6 +56,7 @@ _OUTCOME_BY_STATUS = {
     413: (Verdict.FAILED, Reason.TOO_BIG),
     429: (Verdict.RETRY, Reason.THROTTLED),
     500: (Verdict.FAILED, Reason.SERVICE_ERROR),
+    501: (Verdict.FAILED, Reason.SERVICE_ERROR),
     502: (Verdict.UNKNOWN, Reason.NO_ANSWER),
     503: (Verdict.UNKNOWN, Reason.NO_ANSWER),
     504: (Verdict.UNKNOWN, Reason.NO_ANSWER),

@@ -44,6 +44,7 @@ def sub_code_body(code: str) -> bytes:
         (413, error_body("MessageSizeTooBig"), Verdict.FAILED, Reason.TOO_BIG),
         (429, error_body("Throttled"), Verdict.RETRY, Reason.THROTTLED),
         (500, error_body("ServiceError"), Verdict.FAILED, Reason.SERVICE_ERROR),
+        (501, b"", Verdict.FAILED, Reason.SERVICE_ERROR),
         (502, b"<html>Bad gateway</html>", Verdict.UNKNOWN, Reason.NO_ANSWER),
         (503, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
         (504, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
