@@ -1,7 +1,7 @@
 """Show what became of notifications: `python dev.py status [ID]`, from the tables of the storage account.
 
 Without an id, the newest notifications and dead letters are listed; with one, the deliveries of that notification with
-their state, reason, and what to do.
+their state, reason, and what to do, and the dead letters that name it with their faults.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from azure.core.exceptions import AzureError
 
 from local.processes import connection_string
 from local.send import bypass_proxy
+from shared.contract.faults import MessageRefused
+from shared.contract.parsing import decode_json
 from shared.records import DeliveryRecord, StoredNotification
 from shared.states import OPEN, DeliveryState, Reason
 from shared.storage.clients import CONNECTION, open_storage
 from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries, shard_names
+from shared.storage.entity_writes import Row
 from shared.storage.notifications import Notifications
 from shared.storage.table import Table
 
 #: Notifications and dead letters that are listed, and deliveries that are shown of one notification.
 MAX_LISTED, MAX_DELIVERIES = 20, 200
+#: Faults that are shown of one dead letter, and dead letters that are searched for an id.
+MAX_SHOWN_FAULTS, MAX_SEARCHED_LETTERS = 10, 1000
 
 #: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
 ADVICE: Mapping[str, str] = {
@@ -56,18 +61,24 @@ ADVICE: Mapping[str, str] = {
 
 
 def describe_list(notifications: Iterable[StoredNotification], letters: Iterable[Mapping[str, object]]) -> list[str]:
-    """Return the lines of the list: the newest notifications, and the newest dead letters with their first fault."""
+    """Return the lines of the list: the newest notifications, and the newest dead letters with their faults."""
     rows = [("accepted (UTC)", "state", "source", "id", "result")]
     rows += [
         (_minute(each.created), str(each.state), each.source, each.id, describe_counts(each)) for each in notifications
     ]
     lines = list(_columns(rows)) if len(rows) > 1 else ["No notifications yet."]
+    return lines + describe_letters(letters)
+
+
+def describe_letters(letters: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return a line for each dead letter, and below it one for each of its first faults."""
+    lines = []
     for letter in letters:
-        faults = orjson.loads(str(letter["faults"]))
-        first = " ".join(filter(None, faults[0].values())) if faults else ""
         at = letter["at"]
         when = _minute(at) if isinstance(at, datetime) else ""
-        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  {first}".rstrip())
+        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  key {letter['RowKey']}")
+        faults = orjson.loads(str(letter["faults"]))
+        lines += ["  " + " ".join(filter(None, fault.values())) for fault in faults[:MAX_SHOWN_FAULTS]]
     return lines
 
 
@@ -116,8 +127,9 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
             return Table(tables.get_table_client(prefix + name))
 
         notifications = Notifications(table("Notifications"), lambda: 0.0)
+        dead_letters = DeadLetters(table("DeadLetters"))
         if identifier is None:
-            letters = await DeadLetters(table("DeadLetters")).list_newest(MAX_LISTED)
+            letters = await dead_letters.list_newest(MAX_LISTED)
             return describe_list(await notifications.list_newest(MAX_LISTED), letters)
         found = await notifications.find(identifier)
         deliveries = Deliveries(table("Deliveries"))
@@ -131,7 +143,22 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
                 if len(shown) >= MAX_DELIVERIES:
                     break
             lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown)
+        letters = await dead_letters.list_newest(MAX_SEARCHED_LETTERS)
+        lines += describe_letters(letter for letter in letters if _names(letter, identifier))
         return lines or None
+
+
+def _names(letter: Row, identifier: str) -> bool:
+    """Return whether the message of a dead letter has or targets this id."""
+    try:
+        value = decode_json(DeadLetters.body(letter))
+    except MessageRefused:
+        return False
+    data = value.get("data", value) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(data, dict):
+        return False
+    target = data.get("target")
+    return identifier in (value.get("id"), data.get("id"), target.get("id") if isinstance(target, dict) else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from local import status
 from shared.contract.faults import Fault
 from shared.records import DeliveryRecord
+from shared.services import open_services
+from shared.settings import load_settings
 from shared.states import DeliveryState, Reason
+from shared.storage.clients import CONNECTION, open_storage
+from tests.shared.test_settings import BOT
 from tests.support.herald import Herald, user
 
 
@@ -24,7 +28,8 @@ async def test_list_shows_the_newest_notifications_and_dead_letters(herald: Hera
     lines = status.describe_list(newest, await herald.services.dead_letters.list_newest(10))
     assert lines[0].split() == ["accepted", "(UTC)", "state", "source", "id", "result"]
     assert any(first.id in line and "finished" in line and "1 sent" in line for line in lines)
-    assert lines[-1].endswith("notifications  invalid  /recipients/0/user must be an Entra object id")
+    assert lines[-2].split("  ")[2:4] == ["notifications", "invalid"]
+    assert lines[-1] == "  /recipients/0/user must be an Entra object id"
 
 
 def test_empty_storage_is_said() -> None:
@@ -56,6 +61,19 @@ async def test_long_list_says_how_many_deliveries_are_shown(herald: Herald) -> N
     assert lines[1] == "deliveries: 3 sent"
     assert lines[-2].endswith("it may have arrived twice")
     assert lines[-1] == "The first 1 of 3 are shown."
+
+
+async def test_status_of_an_id_shows_the_dead_letters_that_name_it(connection: str) -> None:
+    environ = {CONNECTION: connection}
+    services = await open_services(load_settings(environ | BOT), open_storage(environ))
+    bodies = {"m1": b'{"id": "a", "data": {"category": ""}}', "m2": b'{"command": "cancel", "target": {"id": "a"}}'}
+    for number, body in (bodies | {"m3": b'{"id": "b"}', "m4": b"{"}).items():
+        await services.dead_letters.put("notifications", number, body, "invalid", [], services.clock())
+    await services.close()
+    lines = await status.read_status("a", environ)
+    assert lines
+    assert sorted(line.split("  ")[-1] for line in lines) == ["key notifications;m1", "key notifications;m2"]
+    assert await status.read_status("c", environ) is None
 
 
 def test_advice_names_only_reasons_that_exist() -> None:

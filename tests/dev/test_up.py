@@ -98,9 +98,13 @@ async def send_and_wait(stack: LocalStack, command: str, folder: Path, *, shown:
                 pass
 
 
-def test_failed_program_is_named_and_stops_the_others(stack: LocalStack) -> None:
+def test_failed_program_is_named_and_stops_the_others_but_a_second_start_does_not(stack: LocalStack) -> None:
+    chat = f"http://127.0.0.1:{stack.ports[1]}"
+    already_running = f"`dev.py up` is already running, and its chat is {chat}: use it, or stop it with Ctrl-C there\n"
     with stack.start() as process:
         wait_until_ready(process)
+        second = stack.start("--once")
+        assert second.communicate(timeout=60) == ("", already_running)
         os.kill(find_child(process.pid, "azurite.js"), signal.SIGKILL)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1
