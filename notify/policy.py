@@ -20,6 +20,8 @@ FIRST_BACKOFF_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 900.0
 #: A delivery is tried for this long after its first try.
 RETRY_PERIOD = timedelta(days=1)
+#: Requests of one delivery whose outcome is unknown: the message may then have arrived that often.
+MAX_UNKNOWN_OUTCOMES = 3
 #: Reasons that do not count as an attempt and never end a delivery: the delivery does not cause them. A wrong secret of
 #: the bot must not make a broadcast fail.
 UNCOUNTED_REASONS = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
@@ -194,16 +196,24 @@ def unlisted_reason(team: ConversationReference | None) -> Reason:
     return Reason.NOT_PERMITTED if team.status is ReferenceStatus.ACTIVE else _REASON_BY_STATUS[team.status]
 
 
-def final_state(outcome: Outcome, on_unknown: str, age: timedelta) -> DeliveryState | None:
-    """Return the final state after a request's outcome, or None for another try; `age` is since the first try."""
+def final_state(outcome: Outcome, on_unknown: str, age: timedelta, unknown_outcomes: int = 0) -> DeliveryState | None:
+    """Return the final state after a request's outcome, or None for another try.
+
+    `age` is the time since the first try, and `unknown_outcomes` counts the earlier requests whose outcome is unknown.
+    """
     if outcome.verdict is Verdict.DONE:
         return DeliveryState.SENT
     if outcome.verdict is Verdict.SUPPRESSED:
         return DeliveryState.SUPPRESSED
-    if outcome.verdict is Verdict.UNKNOWN and on_unknown == "stop":
+    if outcome.verdict is Verdict.UNKNOWN and not may_resend(on_unknown, unknown_outcomes + 1):
         return DeliveryState.UNKNOWN
     exhausted = age > RETRY_PERIOD and outcome.reason not in UNCOUNTED_REASONS
     return DeliveryState.FAILED if outcome.verdict is Verdict.FAILED or exhausted else None
+
+
+def may_resend(on_unknown: str, unknown_outcomes: int) -> bool:
+    """Return whether to send a message again after so many requests whose outcome is unknown."""
+    return on_unknown != "stop" and unknown_outcomes < MAX_UNKNOWN_OUTCOMES
 
 
 def backoff(attempt: int, jitter: float) -> float:

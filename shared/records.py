@@ -143,10 +143,10 @@ class DeliveryRecord:
     """The state of one delivery.
 
     `attempts` counts the requests that were sent or started, the first of them at `since`. `maybe_twice` means that an
-    earlier request may have arrived. `not_before` is when the next attempt is due, `claimed_until` when the claim of a
-    worker ends. The sent message is the activity `activity_id` of `conversation_id`, with the content of `revision`.
-    `recipient_index` is the index, in the notification's `recipients`, of the one that led to this delivery. `rule` is
-    the policy rule that decided.
+    earlier request may have arrived, and `unknown_outcomes` counts those of which nobody knows. `not_before` is when
+    the next attempt is due, `claimed_until` when the claim of a worker ends. The sent message is the activity
+    `activity_id` of `conversation_id`, with the content of `revision`. `recipient_index` is the index, in the
+    notification's `recipients`, of the one that led to this delivery. `rule` is the policy rule that decided.
     """
 
     state: DeliveryState
@@ -162,6 +162,7 @@ class DeliveryRecord:
     revision: int = 0
     recipient_index: int = 0
     rule: str = ""
+    unknown_outcomes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

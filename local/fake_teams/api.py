@@ -141,11 +141,11 @@ class TeamsFault(ApiModel):
     count: int | None = Field(default=None, ge=1)
     after: float = Field(default=0, ge=0)
     seconds: float | None = Field(default=None, gt=0)
-    status: int | None = Field(default=None, ge=400, le=599)
+    status: int | None = Field(default=None, ge=300, le=599)
     code: str | None = None
     message: str | None = None
     shape: Literal["error", "nested", "html", "empty"] = "error"
-    retry_after: int | str | None = None
+    retry_after: int | float | str | None = None
     drop: bool = False
     delay: float = Field(default=0, ge=0)
     accept: bool = False

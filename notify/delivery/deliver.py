@@ -79,10 +79,11 @@ async def deliver(services: Services, message: Delivery) -> None:
             return
         try:
             if step is Step.RESOLVE:
-                if sending.on_unknown == "stop":
+                count = known.unknown_outcomes + 1
+                if not policy.may_resend(sending.on_unknown, count):
                     await sending.end(DeliveryState.UNKNOWN, Reason.CRASHED)
                     return
-                sending = replace(sending, known=replace(known, maybe_twice=True))
+                sending = replace(sending, known=replace(known, maybe_twice=True, unknown_outcomes=count))
             await _try(sending)
             return
         except Conflict:

@@ -144,8 +144,10 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
     services, notification, claimed = sending.services, sending.notification, sending.known
     now = services.real_time()
     age = now - claimed.since if claimed.attempts and claimed.since else timedelta()
-    state = policy.final_state(outcome, sending.on_unknown, age)
+    state = policy.final_state(outcome, sending.on_unknown, age, claimed.unknown_outcomes)
     if state is not None:
+        if outcome.may_have_arrived:
+            sending = replace(sending, known=replace(claimed, maybe_twice=True))
         is_exhausted = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
         await sending.end(
             state,
@@ -167,6 +169,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
         outcome.reason,
         attempts=attempts,
         maybe_twice=claimed.maybe_twice or outcome.verdict is Verdict.UNKNOWN,
+        unknown_outcomes=claimed.unknown_outcomes + (outcome.verdict is Verdict.UNKNOWN),
         not_before=now + timedelta(seconds=wait),
         now=now,
     )

@@ -51,8 +51,8 @@ async def _create_chat(services: Services, route: Route, target: Target) -> Outc
         return replace(outcome, verdict=Verdict.RETRY)
     if outcome.verdict is Verdict.DONE:
         now, conversation = services.real_time(), outcome.conversation_id
-        if not conversation:
-            return Outcome(Verdict.FAILED, Reason.SERVICE_ERROR)
+        if not conversation:  # an answer that is not Teams'
+            return Outcome(Verdict.RETRY, Reason.NO_ANSWER)
         observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
         await services.conversations.save(route.tenant, ReferenceKind.USER, target.id, observed, at=now)
         alias = {"user": target.id, "conversation_type": "personal"}

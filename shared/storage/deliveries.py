@@ -88,6 +88,7 @@ class Deliveries:
         }
         row |= {} if known.attempts else {"since": now}
         row |= _MAYBE_TWICE if known.maybe_twice else {}
+        row |= {"unknown_outcomes": known.unknown_outcomes} if known.unknown_outcomes else {}
         try:
             etag, _ = await self._partitions.change(row, known.etag, known.state, DeliveryState.SENDING)
             return etag
@@ -108,11 +109,12 @@ class Deliveries:
         now: datetime,
         attempts: int | None = None,
         maybe_twice: bool = False,
+        unknown_outcomes: int = 0,
         rule: str = "",
     ) -> str:
         """Requeue a delivery that is not final until `not_before`; return the ETag, or raise `Conflict`.
 
-        Without `attempts`, the number of attempts does not change.
+        Without `attempts` or `unknown_outcomes`, their numbers do not change.
         """
         row = _key_columns(message) | {
             "state": str(DeliveryState.QUEUED),
@@ -123,6 +125,7 @@ class Deliveries:
         }
         row |= {} if attempts is None else {"attempts": attempts}
         row |= _MAYBE_TWICE if maybe_twice else {}
+        row |= {"unknown_outcomes": unknown_outcomes} if unknown_outcomes else {}
         written, _ = await self._partitions.change(row, etag, DeliveryState.SENDING, DeliveryState.QUEUED)
         return written
 
@@ -157,7 +160,7 @@ class Deliveries:
     async def reopen(self, message: Delivery, known: DeliveryRecord, now: datetime) -> None:
         """Requeue a delivery that has ended, with the retry time of a new one; raise `Conflict`."""
         row = _key_columns(message) | {"state": str(DeliveryState.QUEUED), "reason": "", "rule": ""}
-        row |= {"since": now, "not_before": now, "updated": now}
+        row |= {"since": now, "not_before": now, "updated": now, "unknown_outcomes": 0}
         row |= _MAYBE_TWICE if known.state is DeliveryState.UNKNOWN else {}
         await self._partitions.change(row, known.etag, known.state, DeliveryState.QUEUED)
 
@@ -275,6 +278,7 @@ def _record(row: Row, etag: str) -> DeliveryRecord:
         revision=row.get("revision", 0),
         recipient_index=row.get("recipient_index", 0),
         rule=row.get("rule", ""),
+        unknown_outcomes=row.get("unknown_outcomes", 0),
     )
 
 

@@ -132,7 +132,7 @@ class Connector:
                 return classify(answer.status, answer.headers, await answer.read(), self._clock()), token
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Outcome(Verdict.RETRY, Reason.UNREACHABLE), token
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):  # ValueError: an answer that is not HTTP
             return Outcome(Verdict.UNKNOWN, Reason.NO_ANSWER), token
 
 

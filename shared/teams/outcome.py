@@ -6,6 +6,7 @@ documented shapes of an error body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +31,8 @@ class Verdict(StrEnum):
 class Outcome:
     """The result of one request: the verdict, the reason, and after success the JSON object in the body.
 
-    `retry_after` is in seconds, None if unknown. `activity_id` and `conversation_id` are those in the answer.
+    `retry_after` is in seconds, None if unknown. `activity_id` and `conversation_id` are those in the answer. After a
+    failure, `may_have_arrived` means that Teams may have executed the request all the same.
     """
 
     verdict: Verdict
@@ -39,8 +41,12 @@ class Outcome:
     activity_id: str = ""
     conversation_id: str = ""
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    may_have_arrived: bool = False
 
 
+#: Shortest and longest wait that Teams' answers can cause. Longer ones are asked for again, by the answer to one try.
+RETRY_AFTER_SECONDS = (1.0, 900.0)
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _REASON_BY_403_CODE = {
     "BotDisabledByAdmin": Reason.DISABLED_BY_ADMIN,
     "BotNotInConversationRoster": Reason.NOT_INSTALLED,
@@ -52,8 +58,12 @@ _OUTCOME_BY_STATUS = {
     400: (Verdict.FAILED, Reason.BAD_REQUEST),
     401: (Verdict.RETRY, Reason.UNAUTHORIZED),
     404: (Verdict.FAILED, Reason.CONVERSATION_GONE),
+    408: (Verdict.UNKNOWN, Reason.NO_ANSWER),
+    409: (Verdict.RETRY, Reason.PRECONDITION),
     412: (Verdict.RETRY, Reason.PRECONDITION),
     413: (Verdict.FAILED, Reason.TOO_BIG),
+    423: (Verdict.RETRY, Reason.PRECONDITION),
+    425: (Verdict.RETRY, Reason.PRECONDITION),
     429: (Verdict.RETRY, Reason.THROTTLED),
     500: (Verdict.FAILED, Reason.SERVICE_ERROR),
     501: (Verdict.FAILED, Reason.SERVICE_ERROR),
@@ -76,12 +86,16 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
             return Outcome(Verdict.FAILED, Reason.WRONG_CLOUD)
         if code == "NotEnoughPermissions":
             return Outcome(Verdict.FAILED, Reason.NOT_PERMITTED)
-        # An unknown code is final, too: Teams also sends bodies that are not documented.
-        return Outcome(Verdict.SUPPRESSED, _REASON_BY_403_CODE.get(code, Reason.NOT_PERMITTED))
+        if code in _REASON_BY_403_CODE:
+            return Outcome(Verdict.SUPPRESSED, _REASON_BY_403_CODE[code])
+        # No code, or one that says nothing about the recipient: Teams has answered so for some minutes to all requests.
+        return Outcome(Verdict.RETRY, Reason.NOT_PERMITTED, retry_after(headers.get("Retry-After"), now))
     verdict, reason = _OUTCOME_BY_STATUS.get(
         status, (Verdict.UNKNOWN, Reason.NO_ANSWER) if status > 500 else (Verdict.FAILED, Reason.BAD_REQUEST)
     )
-    return Outcome(verdict, reason, retry_after(headers.get("Retry-After"), now))
+    wait = retry_after(headers.get("Retry-After"), now)
+    # Teams has answered 500 to messages that it then showed; of these, its documentation says not to retry.
+    return Outcome(verdict, reason, wait, may_have_arrived=status == 500)
 
 
 def error_code(body: bytes) -> str:
@@ -99,16 +113,21 @@ def error_code(body: bytes) -> str:
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None if it is invalid."""
-    if not header:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    """Return the seconds of a Retry-After header, within `RETRY_AFTER_SECONDS`; None if it is invalid.
+
+    It is a number of seconds or a date (RFC 9110, 10.2.3). Graph also sends decimals, such as `2.128`.
+    """
+    text = (header or "").strip()
+    if _SECONDS.fullmatch(text):
+        seconds = float(text)
+    else:
+        try:
+            at = parsedate_to_datetime(text)
+            seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):  # what the parser raises for invalid dates
+            return None
+    shortest, longest = RETRY_AFTER_SECONDS
+    return min(max(seconds, shortest), longest)
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -41,6 +41,9 @@ async def add_person(herald: Herald) -> Any:
         (TeamsFault(operation="send", status=500, code="ServiceError"), "failed", "serviceError"),
         (TeamsFault(operation="send", status=429, retry_after=30), "queued", "throttled"),
         (TeamsFault(operation="send", status=412, code="PreconditionFailed"), "queued", "precondition"),
+        (TeamsFault(operation="send", status=403, code="BadArgument"), "queued", "notPermitted"),
+        (TeamsFault(operation="send", status=409), "queued", "precondition"),
+        (TeamsFault(operation="send", status=307), "failed", "badRequest"),
         (TeamsFault(operation="send", status=502, shape="html"), "queued", "noAnswer"),
         (TeamsFault(operation="send", status=503), "queued", "noAnswer"),
         (TeamsFault(operation="send", drop=True), "queued", "noAnswer"),
@@ -134,6 +137,46 @@ async def test_on_unknown_of_the_category_applies(herald: Herald) -> None:
     submitted = await herald.submit(user(ada), category="payments")
     await herald.handle_messages()
     assert await herald.counts(submitted) == {"unknown": 1}
+
+
+async def test_message_with_an_unknown_outcome_is_sent_again_at_most_twice(herald: Herald) -> None:
+    """Answers of Teams: an unknown outcome."""
+    ada = await add_person(herald)
+    await herald.teams.inject(TeamsFault(operation="send", drop=True, accept=True))
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
+    states = [(await run_next_try(herald, submitted, f"u:{ada.object_id}"))["state"] for _ in range(2)]
+    assert states == ["queued", "unknown"]
+    assert len(await herald.received()) == 3
+
+
+async def test_message_answered_with_500_may_have_arrived_and_can_be_redriven(herald: Herald) -> None:
+    """Answers of Teams: a failure that stored the message."""
+    ada = await add_person(herald)
+    await herald.teams.inject(TeamsFault(operation="send", status=500, code="ServiceError", accept=True, count=1))
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
+    row = await herald.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"]) == ("failed", True)
+    await herald.command("redrive", submitted)
+    await herald.run_until_idle()
+    row = await herald.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["maybe_twice"], len(await herald.received())) == ("sent", True, 2)
+
+
+async def test_refusal_that_says_nothing_about_the_recipient_is_retried_and_then_redrivable(herald: Herald) -> None:
+    """Answers of Teams: a refusal that says nothing about the recipient."""
+    ada = await add_person(herald)
+    await herald.teams.inject(TeamsFault(operation="send", status=403, code="BadArgument", count=3))
+    submitted = await herald.submit(user(ada))
+    await herald.handle_messages()
+    assert (await run_next_try(herald, submitted, f"u:{ada.object_id}"))["state"] == "queued"
+    herald.clock.offset += RETRY_PERIOD
+    row = await run_next_try(herald, submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"]) == ("failed", "exhausted")
+    await herald.command("redrive", submitted)
+    await herald.run_until_idle()
+    assert await herald.counts(submitted) == {"sent": 1}
 
 
 async def test_delivery_is_exhausted_after_a_day_of_retries(herald: Herald) -> None:

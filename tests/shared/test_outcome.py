@@ -37,9 +37,15 @@ def sub_code_body(code: str) -> bytes:
         (403, error_body("ForbiddenOperationException"), Verdict.SUPPRESSED, Reason.NOT_PERSONAL_SCOPE),
         (403, error_body("NotEnoughPermissions"), Verdict.FAILED, Reason.NOT_PERMITTED),
         (403, error_body("InvalidBotApiHost"), Verdict.FAILED, Reason.WRONG_CLOUD),
-        (403, error_body("SomethingNew"), Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
-        (403, b"<html>", Verdict.SUPPRESSED, Reason.NOT_PERMITTED),
+        (403, error_body("BadArgument"), Verdict.RETRY, Reason.NOT_PERMITTED),
+        (403, error_body("ServiceError"), Verdict.RETRY, Reason.NOT_PERMITTED),
+        (403, b"<html>", Verdict.RETRY, Reason.NOT_PERMITTED),
+        (403, b"", Verdict.RETRY, Reason.NOT_PERMITTED),
         (404, error_body("ConversationNotFound"), Verdict.FAILED, Reason.CONVERSATION_GONE),
+        (408, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
+        (409, b"", Verdict.RETRY, Reason.PRECONDITION),
+        (423, b"", Verdict.RETRY, Reason.PRECONDITION),
+        (425, b"", Verdict.RETRY, Reason.PRECONDITION),
         (412, error_body("PreconditionFailed"), Verdict.RETRY, Reason.PRECONDITION),
         (413, error_body("MessageSizeTooBig"), Verdict.FAILED, Reason.TOO_BIG),
         (429, error_body("Throttled"), Verdict.RETRY, Reason.THROTTLED),
@@ -50,6 +56,7 @@ def sub_code_body(code: str) -> bytes:
         (504, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
         (418, b"", Verdict.FAILED, Reason.BAD_REQUEST),
         (302, b"", Verdict.FAILED, Reason.BAD_REQUEST),
+        (307, b"", Verdict.FAILED, Reason.BAD_REQUEST),
         (599, b"", Verdict.UNKNOWN, Reason.NO_ANSWER),
     ],
 )
@@ -78,7 +85,14 @@ def test_success_has_the_ids_in_the_answer(status: int, body: bytes, expected: O
         ("20", 20),
         (" 3 ", 3),
         ("Mon, 23 Nov 2026 12:00:30 GMT", 30),
-        ("Mon, 23 Nov 2026 11:00:00 GMT", 0),
+        ("Mon, 23 Nov 2026 11:00:00 GMT", 1),
+        ("0", 1),
+        ("2.128", 2.128),
+        ("86400", 900),
+        ("9" * 400, 900),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 900),
+        ("Mon, 01 Jan 0001 00:00:00 -2359", 1),
+        ("Fri, 32 Dec 2026 25:61:61 GMT", None),
         ("soon", None),
         ("-1", None),
         ("1e9999", None),
@@ -95,6 +109,8 @@ def test_any_answer_has_a_verdict(status: int, body: bytes, header: str | None) 
     outcome = classify(status, {"Retry-After": header} if header is not None else {}, body, NOW)
     assert (outcome.verdict is Verdict.DONE) == (200 <= status < 300)
     assert (outcome.reason is None) == (outcome.verdict is Verdict.DONE)
+    assert outcome.retry_after is None or 1 <= outcome.retry_after <= 900
+    assert outcome.may_have_arrived == (status == 500)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.dictionaries(st.sampled_from(["error", "code", "message", "subCode", "errorCode"]), x)))  # noqa: E501  # fmt: skip
