@@ -56,6 +56,7 @@ _FIRST_CONTENT: Mapping[str, dict[str, Any]] = {
         "actor": {"name": "dev.py up"},
     },
 }
+_QUEUE_TITLE = {"en": "Queue", "de": "Warteschlange"}
 _LINK_TITLE = {"en": "How proactive messages work", "de": "Wie proaktive Nachrichten funktionieren"}
 
 T = TypeVar("T")
@@ -115,7 +116,10 @@ async def _deliver(playground_url: str, connection_string: str, services: Servic
         record = await poll_until(lambda: services.deliveries.get(delivery), _is_decided)
         if record.reason in PREFERENCE_REASONS:
             name = PLAYGROUND["currentUser"]["name"]
-            progress(f"Not shown to {name}: {record.state} ({record.reason}) because of stored preferences")
+            state = f"{record.state} ({record.reason})"
+            progress(
+                f"Not shown to {name}: {state} because of stored preferences (write `start`, or delete .local/azurite)"
+            )
             return
         if record.state is not DeliveryState.SENT:
             raise ProgramError(f"the delivery is {record.state}{f' ({record.reason})' if record.reason else ''}")
@@ -161,5 +165,6 @@ def build_first_event(language: str) -> dict[str, Any]:
     """Return a CloudEvent with the first notification in a language, which shows its own id."""
     event = build_event(_FIRST_CONTENT[language] | {"link": {"title": _LINK_TITLE[language], "url": MANUAL_URL}})
     event["data"] |= {"locale": language}
-    event["data"]["content"]["facts"] = [{"title": "Queue", "value": QUEUE}, {"title": "Id", "value": event["id"]}]
+    facts = {_QUEUE_TITLE[language]: QUEUE, "Id": event["id"]}
+    event["data"]["content"]["facts"] = [{"title": title, "value": value} for title, value in facts.items()]
     return event

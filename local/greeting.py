@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 
 import aiohttp
 
@@ -26,6 +27,8 @@ from shared.texts import FALLBACK_LANGUAGE, language_of
 SOURCE = "/local/up"
 #: How long the first notification waits for the welcome, so that it is below it.
 WELCOME_SECONDS = 5.0
+#: Messages that were sent before the chat is opened arrive within this time, one after the other.
+DISCARD_SECONDS = 0.5
 
 
 async def greet_visitors(playground_url: str, app_settings: Mapping[str, str]) -> None:
@@ -38,12 +41,21 @@ async def greet_visitors(playground_url: str, app_settings: Mapping[str, str]) -
         services = await open_services(settings.load_settings(app_settings), (queues, tables))
         try:
             async with aiohttp.ClientSession(playground_url) as http, http.ws_connect("/_ws/log/stream") as log:
+                await _discard_earlier_messages(http)
                 while True:
                     exchange = await next_exchange(log, "installationUpdate")
                     if exchange["conversationId"] == CHAT:
                         await _greet(services, app_settings[CONNECTION])
         finally:
             await services.close()
+
+
+async def _discard_earlier_messages(http: aiohttp.ClientSession) -> None:
+    """Receive what the Playground keeps for the first page that opens: it would see each card twice."""
+    async with http.ws_connect("/_ws_conversation/v1/conversations/stream") as stream:
+        with suppress(TimeoutError):
+            while (await stream.receive(timeout=DISCARD_SECONDS)).type is aiohttp.WSMsgType.TEXT:
+                pass
 
 
 async def _greet(services: Services, connection_string: str) -> None:

@@ -82,6 +82,16 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     return event
 
 
+def _find_id(text: str) -> str:
+    """Return the id of a message, or of what a command in it is about; "" if it has none."""
+    try:
+        value = json.loads(text)
+        data = value.get("data", value)
+        return str(value.get("id") or data.get("id") or data["target"]["id"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def _port_option(ports: list[int]) -> str:
     return "" if ports == AZURITE_PORTS else "--azurite-ports " + " ".join(map(str, ports))
 
@@ -114,7 +124,7 @@ def main() -> int:
             text = sys.stdin.read() if options.json == "-" else Path(options.json).read_text("utf-8")
         except OSError as error:
             parser.error(f"{options.json} cannot be read: {error.strerror}")
-        identifier = ""
+        identifier = _find_id(text)
     else:
         event = _build(options)
         text, identifier = json.dumps(event), str(event["id"])

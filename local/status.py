@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import orjson
 from azure.core.exceptions import AzureError
@@ -22,11 +23,10 @@ from local.send import bypass_proxy
 from shared.contract.faults import MessageRefused
 from shared.contract.parsing import decode_json
 from shared.records import DeliveryRecord, StoredNotification
-from shared.states import OPEN, DeliveryState, Reason
+from shared.states import OPEN, DeliveryState, NotificationState, Reason
 from shared.storage.clients import CONNECTION, open_storage
 from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries, shard_names
-from shared.storage.entity_writes import Row
 from shared.storage.notifications import Notifications
 from shared.storage.table import Table
 
@@ -34,6 +34,9 @@ from shared.storage.table import Table
 MAX_LISTED, MAX_DELIVERIES = 20, 200
 #: Faults that are shown of one dead letter, and dead letters that are searched for an id.
 MAX_SHOWN_FAULTS, MAX_SEARCHED_LETTERS = 10, 1000
+
+#: How the sources of Herald's own messages begin: answers, welcomes, digests. They are not listed.
+OWN_SOURCES = "/herald/"
 
 #: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
 ADVICE: Mapping[str, str] = {
@@ -52,6 +55,8 @@ ADVICE: Mapping[str, str] = {
     Reason.NO_ANSWER: "it may have arrived; `redrive` sends it again",
     Reason.POISON: "see the log, then `redrive`",
     Reason.EXHAUSTED: "`redrive` tries again",
+    Reason.OPTED_OUT: "the person turned this category, or all, off; in the chat, `start` turns it on again",
+    Reason.OWN_ACTION: "the person triggered it, and does not want to hear of it",
     Reason.PAUSED: "held until the person's pause ends",
     Reason.MUTED: "held until the person's mute of the thread ends",
     Reason.QUIET_HOURS: "held until the person's quiet hours end",
@@ -60,30 +65,35 @@ ADVICE: Mapping[str, str] = {
 }
 
 
-def describe_list(notifications: Iterable[StoredNotification], letters: Iterable[Mapping[str, object]]) -> list[str]:
+def describe_list(notifications: Iterable[StoredNotification], letters: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the list: the newest notifications, and the newest dead letters with their faults."""
     rows = [("accepted (UTC)", "state", "source", "id", "result")]
     rows += [
-        (_minute(each.created), str(each.state), each.source, each.id, describe_counts(each)) for each in notifications
+        (_minute(each.created), str(each.state), each.source, each.id, describe_result(each))
+        for each in notifications
+        if not each.source.startswith(OWN_SOURCES)
     ]
     lines = list(_columns(rows)) if len(rows) > 1 else ["No notifications yet."]
     return lines + describe_letters(letters)
 
 
-def describe_letters(letters: Iterable[Mapping[str, object]]) -> list[str]:
+def describe_letters(letters: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a line for each dead letter, and below it one for each of its first faults."""
     lines = []
     for letter in letters:
         at = letter["at"]
         when = _minute(at) if isinstance(at, datetime) else ""
-        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  key {letter['RowKey']}")
+        named = f"id {', '.join(ids)}  " if (ids := sorted(find_ids(letter))) else ""
+        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  {named}key {letter['RowKey']}")
         faults = orjson.loads(str(letter["faults"]))
         lines += ["  " + " ".join(filter(None, fault.values())) for fault in faults[:MAX_SHOWN_FAULTS]]
     return lines
 
 
-def describe_counts(notification: StoredNotification) -> str:
-    """Return the final counts as text, "" while deliveries are open."""
+def describe_result(notification: StoredNotification) -> str:
+    """Return the final counts as text, or when it is due; "" while deliveries are open."""
+    if notification.state is NotificationState.SCHEDULED and notification.due:
+        return f"due {_minute(notification.due)}"
     counts = orjson.loads(notification.counts) if notification.counts else {}
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
@@ -93,7 +103,14 @@ def describe_notification(
 ) -> list[str]:
     """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    lines = [f"{notification.source} {notification.id}: {notification.state}", f"deliveries: {summary or 'none'}"]
+    state = str(notification.state)
+    if notification.state is NotificationState.SCHEDULED and notification.due:
+        state += f", due {_minute(notification.due)} UTC"
+    if notification.revision:
+        state += f", edited ({notification.revision})"
+    if notification.recalled:
+        state += ", recall requested: what is still sent was not recalled"
+    lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or 'none'}"]
     rows = [("recipient", "state", "reason", "what to do")]
     for recipient, record in deliveries:
         advice = ADVICE.get(record.reason, "")
@@ -144,21 +161,22 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
                     break
             lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown)
         letters = await dead_letters.list_newest(MAX_SEARCHED_LETTERS)
-        lines += describe_letters(letter for letter in letters if _names(letter, identifier))
+        lines += describe_letters(letter for letter in letters if identifier in find_ids(letter))
         return lines or None
 
 
-def _names(letter: Row, identifier: str) -> bool:
-    """Return whether the message of a dead letter has or targets this id."""
+def find_ids(letter: Mapping[str, Any]) -> set[str]:
+    """Return the ids that the message of a dead letter has or targets."""
     try:
         value = decode_json(DeadLetters.body(letter))
     except MessageRefused:
-        return False
+        return set()
     data = value.get("data", value) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(data, dict):
-        return False
+        return set()
     target = data.get("target")
-    return identifier in (value.get("id"), data.get("id"), target.get("id") if isinstance(target, dict) else None)
+    ids = (value.get("id"), data.get("id"), target.get("id") if isinstance(target, dict) else None)
+    return {each for each in ids if isinstance(each, str)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

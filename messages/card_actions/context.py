@@ -54,7 +54,7 @@ class ActionContext:
         return text_of(self.language, key, **values)
 
     def format_time(self, time: datetime) -> str:
-        return self.text("preferences.forever") if time >= FOREVER else format_time(time, self.zone)
+        return self.text("preferences.forever") if time >= FOREVER else format_time(self.language, time, self.zone)
 
     async def refresh_card(self, bound: BoundAction, note: str = "") -> Card:
         """Return the card as it is now: with the person's responses, without the buttons they used, and with `note`."""

@@ -40,6 +40,8 @@ async def explain(services: Services, bound: BoundAction, preferences: Preferenc
     if category.description:
         values = {"category": category.label, "description": category.description}
         lines.append(text_of(language, "because.description", **values))
+    if category.mandatory:
+        return lines
     manage = text_of(language_of(bound.notification.content.locale or ""), "manage")  # as the button says
     return [*lines, text_of(language, "because.change", manage=manage)]
 

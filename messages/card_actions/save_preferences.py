@@ -16,7 +16,7 @@ from messages.subject import PreferenceSubject
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import Preferences
 from shared.states import ReferenceKind
-from shared.texts import text_of
+from shared.texts import text_of, to_sentence
 
 
 async def save_preferences(context: ActionContext) -> ActionAnswer:
@@ -51,7 +51,7 @@ async def save_preferences(context: ActionContext) -> ActionAnswer:
             key=action.notification_key,
             initial_values=shown,
             typed_values=typed,
-            errors={name: error.explain(language) for name, error in invalid.errors.items()},
+            errors={name: to_sentence(error.explain(language)) for name, error in invalid.errors.items()},
         )
     return await _draw_card(context, subject, preferences, "preferences.saved" if changed else "preferences.unchanged")
 

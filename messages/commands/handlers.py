@@ -23,7 +23,7 @@ from shared.preferences.preferences import FOREVER, Preferences, TooManyPreferen
 from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
-from shared.texts import InputError, format_long_time, text_of, translate_words
+from shared.texts import InputError, format_long_time, text_of, to_sentence, translate_words
 from shared.time.localtime import load_zone
 from shared.time.spellings import normalize
 
@@ -88,10 +88,10 @@ async def answer_command(subject: PreferenceSubject, text: str) -> dict[str, Any
     try:
         reply = await _HANDLERS[command.verb](request)
     except CommandRefused as refused:
-        lines = [("", str(refused)), _help_line(request, command)]
+        lines = [("", to_sentence(str(refused))), _help_line(request, command)]
         reply = CommandReply(request.text("reply.refused"), lines)
     except TooManyPreferences as too_many:
-        reply = CommandReply(request.text("reply.refused"), [("", too_many.explain(request.language))])
+        reply = CommandReply(request.text("reply.refused"), [("", to_sentence(too_many.explain(request.language)))])
     return replies.draw_reply_card(reply)
 
 
@@ -201,8 +201,13 @@ async def _pause(request: Request) -> CommandReply:
 
 async def _resume(request: Request) -> CommandReply:
     preferences = await request.subject.update(lambda old: replace(old, paused_until=None))
-    note = [("", request.text("reply.resumed.stopped"))]
-    return CommandReply(request.text("reply.resumed"), note if preferences.stopped else ())
+    lines = [("", request.text("reply.resumed.stopped"))] if preferences.stopped else []
+    now, zone = request.subject.services.clock(), request.subject.zone_of(preferences)
+    quiet_until = QuietHours.parse(preferences.quiet).find_end(now, zone) if preferences.quiet else None
+    if quiet_until:
+        until = request.format_time(quiet_until, preferences)
+        lines.append(("", request.text("reply.resumed.quiet", until=until)))
+    return CommandReply(request.text("reply.resumed"), lines)
 
 
 async def _quiet(request: Request) -> CommandReply:

@@ -105,7 +105,7 @@ def _line_element(line: DigestLine, zone: ZoneInfo | None, language: str) -> dic
     details = (
         to_one_line(_visible_text(line.detail, zone), MAX_DETAIL_CHARS),
         text_of(language, "digest.updates", count=line.times) if line.times > 1 else "",
-        format_time(line.at, zone).translate(_NON_BREAKING) if zone else reader_time(line.at),
+        format_time(language, line.at, zone).translate(_NON_BREAKING) if zone else reader_time(line.at),
     )
     detail = "".join(f" · {part}" for part in details if part)
     if zone is None:  # text runs have no times for each reader

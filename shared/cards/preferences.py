@@ -106,7 +106,7 @@ def draw_preferences_card(
             body.append(plain_text(category.description, isSubtle=True, size="Small", spacing="None"))
     body += toggle("stopped", label("stopped"))
     if paused_until := _paused_until(preferences, now):
-        local_time = reader_time(paused_until) if is_shared else format_time(paused_until, load_zone(zone))
+        local_time = reader_time(paused_until) if is_shared else format_time(language, paused_until, load_zone(zone))
         end = label("forever") if paused_until >= FOREVER else local_time
         body.append(markdown_text(label("paused", until=end)))
         pauses = {KEEP_PAUSE: label("pause.keep"), END_PAUSE: label("pause.none")}

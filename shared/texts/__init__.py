@@ -60,24 +60,31 @@ def strip_markdown(text: str) -> str:
     return _EMPHASIS.sub("", _LINK.sub(r"\1", _BLOCK_MARKS.sub("", text)))
 
 
-def format_time(at: datetime, zone: ZoneInfo) -> str:
-    """Return an instant as local time in `zone`, to the minute, in a form for every language: `2026-11-30 09:00`."""
-    return f"{at.astimezone(zone):%Y-%m-%d %H:%M}"
+def format_time(language: str, at: datetime, zone: ZoneInfo) -> str:
+    """Return an instant as local time in `zone`, to the minute: `30 Nov 2026, 09:00`."""
+    return text_of(language, "time.short", **_time_parts(language, at, zone))
 
 
 def format_long_time(language: str, at: datetime, zone: ZoneInfo) -> str:
     """Return an instant as local time with its weekday and zone: `Mon 30 Nov 2026, 09:00 (Europe/Berlin)`."""
+    return text_of(language, "time.long", **_time_parts(language, at, zone))
+
+
+def _time_parts(language: str, at: datetime, zone: ZoneInfo) -> Mapping[str, object]:
     local = at.astimezone(zone)
-    return text_of(
-        language,
-        "time.long",
-        weekday=text_of(language, "time.weekdays").split(",")[local.weekday()],
-        day=f"{local.day:02d}",
-        month=text_of(language, "time.months").split(",")[local.month - 1],
-        year=local.year,
-        time=f"{local:%H:%M}",
-        zone=zone.key,
-    )
+    return {
+        "weekday": text_of(language, "time.weekdays").split(",")[local.weekday()],
+        "day": f"{local.day:02d}",
+        "month": text_of(language, "time.months").split(",")[local.month - 1],
+        "year": local.year,
+        "time": f"{local:%H:%M}",
+        "zone": zone.key,
+    }
+
+
+def to_sentence(text: str) -> str:
+    """Return a text that may be a part of a sentence as one: with a capital, and a full stop at the end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def translate_words(language: str, text: str) -> str:

@@ -33,6 +33,8 @@ LEGACY_WINDOWS_NAMES = {
     "Mid-Atlantic Standard Time": "Etc/GMT+2",
     "tzone://Microsoft/Utc": "Etc/UTC",
 }
+#: IANA names that look like zones with daylight saving time, but have none.
+_FIXED_ABBREVIATIONS = ("EST", "MST", "HST")
 #: Abbreviations that stand for several zones and are not IANA names themselves (EST, MST, CET and EET are).
 ABBREVIATIONS = {
     "aest": ["Australia/Sydney", "Australia/Brisbane"],
@@ -99,7 +101,8 @@ def suggest_zones(text: str) -> list[str]:
     parts = (text, *re.split(r"[,;()]", text))  # Windows shows "(UTC+01:00) Amsterdam, Berlin, Bern, Rome"
     keys = [key for part in parts if (key := _key(part)) in zones]
     keys = keys or get_close_matches(_key(text), zones, n=3, cutoff=MIN_SIMILARITY)
-    return list(dict.fromkeys(zone for key in keys for zone in zones[key]))[:MAX_SUGGESTIONS]
+    found = dict.fromkeys(zone for key in keys for zone in zones[key] if zone not in _FIXED_ABBREVIATIONS)
+    return list(found)[:MAX_SUGGESTIONS]
 
 
 def _fixed_zone(sign: str, hours: str, minutes: str | None) -> str:

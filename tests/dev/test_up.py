@@ -169,7 +169,10 @@ async def test_first_message_that_preferences_hold_is_no_failure(connection: str
                 TENANT, ReferenceKind.USER, PERSON, replace_with(preferences)
             )
             await send_first_message(chat.url, chat.settings, [], output.append)
-            assert output[-1] == f"Not shown to Ada: {state} because of stored preferences"
+            assert (
+                output[-1]
+                == f"Not shown to Ada: {state} because of stored preferences (write `start`, or delete .local/azurite)"
+            )
         await services.close()
 
 

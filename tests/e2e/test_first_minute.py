@@ -34,6 +34,7 @@ async def _try_english(page: Page) -> None:
     """Open the chat twice, and save a preferences card with an error first; its language is then German."""
     await find_card(page, "Welcome to Herald")
     first = await find_card(page, "Herald reaches you")
+    await expect(page.locator(".ac-adaptiveCard")).to_have_count(2)
     await press_button(first, "Acknowledge")
     await expect(first).to_contain_text("Acknowledged on ")
 
@@ -42,12 +43,12 @@ async def _try_english(page: Page) -> None:
     await find_card(page, "Herald reaches you")
     await expect(page.locator(".ac-adaptiveCard")).to_have_count(2)
     await press_button(welcome, "Preferences")
-    card = await find_card(page, "Quiet hours: daily from")
+    card = await find_card(page, "Quiet hours every day from")
     now = datetime.now(UTC)  # quiet hours that have begun would hold the next first card
-    await card.get_by_label("Quiet hours: daily from").fill(f"{now + timedelta(hours=2):%H:%M}")
+    await card.get_by_label("Quiet hours every day from").fill(f"{now + timedelta(hours=2):%H:%M}")
     await press_button(card, "Save")
-    await expect(card).to_contain_text("set both times, or none")
-    await card.get_by_label("Quiet hours: daily until").fill(f"{now + timedelta(hours=3):%H:%M}")
+    await expect(card).to_contain_text("Set both times, or none.")
+    await card.get_by_label("Quiet hours every day until").fill(f"{now + timedelta(hours=3):%H:%M}")
     await card.get_by_role("combobox", name="Language").click()
     await page.get_by_role("option", name="Deutsch", exact=True).click()
     await press_button(card, "Save")
@@ -60,8 +61,8 @@ async def _try_german(page: Page) -> None:
     await press_button(first, "Verwalten")
     await expect(first).to_contain_text("In 1 Stunde erinnern")
     await write_message(page, "einstellungen")
-    card = await find_card(page, "Ruhezeit: täglich von")
-    for label in ("Ruhezeit: täglich von", "Ruhezeit: täglich bis"):
+    card = await find_card(page, "Ruhezeit jeden Tag von")
+    for label in ("Ruhezeit jeden Tag von", "Ruhezeit jeden Tag bis"):
         await card.get_by_label(label).fill("09:00")
     await press_button(card, "Speichern")
     await expect(card).to_contain_text("Noch nicht gespeichert")

@@ -161,7 +161,7 @@ async def test_install_sends_welcome_card_whose_buttons_work(screen: Screen) -> 
     await screen.save_picture("welcome", welcome)
     await press_button(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample notification is on its way.")
-    sample = await screen.find_card("Triggered by your request for a sample")
+    sample = await screen.find_card("Triggered by you")
     await press_button(sample, "Acknowledge")
     await expect(sample).to_contain_text("Acknowledged on ")
     assert await screen.take_responses() == []
@@ -203,23 +203,23 @@ async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> No
 async def test_preferences_card_reports_invalid_input_and_saves_valid_input(screen: Screen) -> None:
     before = await screen.read_preferences()
     await screen.write_message("preferences")
-    card = await screen.find_card("Turn off all notifications except mandatory ones")
+    card = await screen.find_card("Turn off everything that is not mandatory")
     await expect(card).to_contain_text("Security: mandatory, always on")
     await card.get_by_role("combobox", name="Builds").click()
     await screen.page.get_by_role("option", name="In the digest", exact=True).click()
-    await card.get_by_label("Quiet hours: daily from").fill("18:00")
+    await card.get_by_label("Quiet hours every day from").fill("18:00")
     await press_button(card, "Save")
-    await expect(card).to_contain_text("set both times, or none")
+    await expect(card).to_contain_text("Set both times, or none.")
     await expect(card).to_contain_text("Not saved yet")
     assert await screen.read_preferences() == before
 
     await expect(card.get_by_role("combobox", name="Builds")).to_have_value("In the digest")
-    await card.get_by_label("Quiet hours: daily until").fill("08:00")
+    await card.get_by_label("Quiet hours every day until").fill("08:00")
     await press_button(card, "Save")
     await expect(card).to_contain_text("Preferences saved")
     preferences = await screen.read_preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "18:00-08:00")
-    await expect(card.get_by_label("Quiet hours: daily until")).to_have_value("8:00 AM")
+    await expect(card.get_by_label("Quiet hours every day until")).to_have_value("8:00 AM")
     await screen.save_picture("preferences", card)
 
 

@@ -716,8 +716,8 @@ async def test_invalid_fields_show_their_errors_and_typed_values_remain(ada: Car
     fields = {each.get("id"): each for each in after["body"]}
     at = {each["id"]: after["body"][number + 1] for number, each in enumerate(after["body"][:-1]) if each.get("id")}
     assert "Did you mean Europe/Berlin?" in card_lines({"body": [at["time_zone"]]})[0]
-    assert card_lines({"body": [at["quiet_from"]]}) == ["set both times, or none"]
-    assert card_lines({"body": [at["default"]]}) == ["choose one of the modes of the list"]
+    assert card_lines({"body": [at["quiet_from"]]}) == ["Set both times, or none."]
+    assert card_lines({"body": [at["default"]]}) == ["Choose one of the modes of the list."]
     assert fields["digest_days"]["value"] == "daily"
     assert fields["category.builds"]["value"] == "off"
     await save_preferences(ada, after, time_zone="Europe/Berlin", quiet_from="", default="declared")

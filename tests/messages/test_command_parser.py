@@ -151,7 +151,7 @@ def test_arguments_in_the_help_are_valid(verb: Verb, language: str) -> None:
 def test_help_says_that_the_digest_includes_urgent_notifications() -> None:
     [command] = [each for each in COMMANDS if each.verb is Verb.DIGEST]
     assert "urgent or not" in command.description("en")
-    assert "auch dringenden" in command.description("de")
+    assert "auch Dringendem" in command.description("de")
 
 
 def test_markup_is_removed_and_text_that_looks_like_markup_is_not() -> None:

@@ -42,7 +42,7 @@ def visible_lines(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_line_has_linked_title_detail_updates_and_time() -> None:
     [element] = visible_lines(draw_digest_card([line(detail="Stage test", link="https://ci/1", times=3)], BERLIN, "en"))
-    assert text_of_runs(element) == "Build 1 · Stage test · 3 updates · 2026\u201111\u201123\u00a013:00"
+    assert text_of_runs(element) == "Build 1 · Stage test · 3 updates · 23\u00a0Nov\u00a02026,\u00a013:00"
     assert element["inlines"][0]["selectAction"] == {"type": "Action.OpenUrl", "url": "https://ci/1"}
 
 
@@ -98,7 +98,7 @@ def test_upstream_texts_are_not_rendered_as_markup() -> None:
 def test_card_is_in_the_readers_language() -> None:
     card = draw_digest_card([line(urgent=True, times=2), line("B")], BERLIN, "de", more=1)
     assert card["fallbackText"].startswith("Übersicht: 3 Benachrichtigungen: ")
-    assert text_of_runs(visible_lines(card)[0]) == "Dringend: Build 1 · 2 Updates · 2026\u201111\u201123\u00a013:00"
+    assert text_of_runs(visible_lines(card)[0]) == "Dringend: Build 1 · 2 Updates · 23.11.2026,\u00a013:00"
 
 
 def test_card_is_valid() -> None:

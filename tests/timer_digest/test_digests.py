@@ -539,4 +539,4 @@ async def test_recipient_time_notification_is_in_the_next_digest_with_its_own_ti
     assert await received_by(timed, ada) == []
     await advance_to(timed, "2026-11-28T08:01")
     [digest] = await received_by(timed, ada)
-    assert any("2026\u201111\u201127\u00a010:00" in text for text in card_texts(digest))
+    assert any("27\u00a0Nov\u00a02026,\u00a010:00" in text for text in card_texts(digest))
