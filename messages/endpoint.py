@@ -7,13 +7,14 @@ channel, tenant, host. Nothing is stored before all of them have passed.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 import orjson
 from azure.core.exceptions import AzureError
-from pydantic import ValidationError
 
 from messages.activity.references import get_occurrence_time
 from messages.activity.schema import Activity
@@ -92,6 +93,16 @@ def open_endpoint(services: Services) -> Endpoint:
 
 def _parse_activity(body: bytes) -> Activity:
     try:
-        return Activity.model_validate(orjson.loads(body))
-    except (orjson.JSONDecodeError, ValidationError):
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            value = _parse_half_characters(body)
+        return Activity.model_validate(value)
+    except (ValueError, RecursionError):  # of JSON, UTF-8 or pydantic
         raise ActivityRefused(400, "the body is not an activity") from None
+
+
+def _parse_half_characters(body: bytes) -> Any:
+    """Parse JSON with escapes of half a character (a name may be cut within an emoji), as U+FFFD."""
+    text = json.dumps(json.loads(body), ensure_ascii=False)
+    return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))

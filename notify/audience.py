@@ -1,13 +1,15 @@
 """List the recipients of a notification, page by page.
 
 A recipient is written as its row key in table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id.
-All ids of one person resolve to the same `u:`, so a person in several audiences gets one delivery. `t:` and a team id
-stands for members that Teams does not list: nothing is sent to it, and its row gives the reason.
+All ids of one person resolve to the same `u:`, so a person in several audiences gets one delivery. `t:` and an id
+stands for what cannot be reached: a team whose members Teams does not list, a guest without an object id, a channel of
+another team. Nothing is sent to it, and its row gives the reason.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,11 +31,16 @@ from shared.records import ConversationReference
 from shared.services import Services
 from shared.states import Reason, ReferenceKind, ReferenceStatus
 from shared.teams.connector import Route
-from shared.teams.outcome import Verdict
+from shared.teams.outcome import Outcome, Verdict
 from shared.teams.rate_limiter import RetryLater
 
 #: Members that Teams returns per request ("Get Teams specific context": 50 to 500).
 MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
+#: How often the members of a team are listed anew because Teams no longer knows a continuation token.
+MAX_RESTARTS = 3
+#: Longest user id of a guest that is kept.
+MAX_USER_ID_CHARS = 500
+_OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
 
@@ -84,7 +91,8 @@ async def _list_group(
         return await _list_members(services, tenant, group.team, after, limit)
     if isinstance(group, TopicRecipient):
         return await services.topics.subscribers(tenant, group.topic, after, limit)
-    ids, after = await services.conversations.list_people(tenant, after, limit)
+    probe_before = services.real_time() - services.settings.probe_after
+    ids, after = await services.conversations.list_people(tenant, after, limit, probe_before)
     return [f"u:{identifier}" for identifier in ids], after
 
 
@@ -92,34 +100,52 @@ async def _list_members(
     services: Services, tenant: str, team_id: str, after: str, limit: int
 ) -> tuple[Sequence[str], str]:
     """Return members of a team or group chat as Teams lists them; if Teams refuses, `t:` and its id."""
+    now = services.real_time()
     team = await _find_team_or_chat(services, tenant, team_id)
     if team is None or team.status is not ReferenceStatus.ACTIVE:
         return [f"t:{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
-    outcome = await services.connector.members(route, team.id, size, after)
-    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
-        raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
+    restarts, continuation = orjson.loads(after) if after else (0, "")
+    outcome = await services.connector.members(route, team.id, size, continuation)
+    _require_answer(outcome)
+    if outcome.reason is Reason.BAD_REQUEST and continuation:
+        # The continuation token has expired. Listing anew adds nobody twice.
+        if restarts == MAX_RESTARTS:
+            raise RetryLater(RETRY_DELAY_SECONDS)
+        return [], orjson.dumps([restarts + 1, ""]).decode()
     if outcome.verdict is not Verdict.DONE:
         log.warning("Teams refused to list the members of a team (%s); nobody in it is notified", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:
-            now = services.real_time()
             await services.conversations.save(
                 tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
             )
         return [f"t:{team.id}"], ""
     members = outcome.body.get("members")
-    ids = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
+    found = [_member(each) for each in members if isinstance(each, dict)] if isinstance(members, list) else []
     token = str(outcome.body.get("continuationToken") or "")
-    return [f"u:{identifier.lower()}" for identifier in ids if isinstance(identifier, str)], token
+    return [each for each in found if each], orjson.dumps([restarts, token]).decode() if token else ""
+
+
+def _require_answer(outcome: Outcome) -> None:
+    """Raise `RetryLater` if Teams did not answer a request that reads."""
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) or outcome.reason is Reason.SERVICE_ERROR:
+        raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
+
+
+def _member(member: Mapping[str, object]) -> str:
+    """Return a member of a team as a recipient: `t:` and the user id for a guest without an object id, "" for a bot."""
+    identifier, user_id = member.get("aadObjectId") or member.get("objectId"), str(member.get("id") or "")
+    if isinstance(identifier, str) and _OBJECT_ID.fullmatch(identifier):
+        return f"u:{identifier.lower()}"
+    return f"t:{user_id[:MAX_USER_ID_CHARS]}" if user_id and not user_id.startswith("28:") else ""
 
 
 async def _resolve_single(services: Services, tenant: str, recipient: Recipient) -> str:
     if isinstance(recipient, UserRecipient):
         return f"u:{recipient.user}"
     if isinstance(recipient, ChannelRecipient):
-        await _store_channel(services, tenant, recipient.channel)
-        return f"c:{recipient.channel.channel_id}"
+        return await _resolve_channel(services, tenant, recipient.channel)
     assert isinstance(recipient, ConversationRecipient)
     reference = await services.conversations.get(tenant, ReferenceKind.CONVERSATION, channel_of(recipient.conversation))
     if reference and reference.user:
@@ -127,16 +153,30 @@ async def _resolve_single(services: Services, tenant: str, recipient: Recipient)
     return f"c:{recipient.conversation}"
 
 
-async def _store_channel(services: Services, tenant: str, channel: ChannelId) -> None:
-    """Store a reference for a channel that the bot has not heard from, with the serviceUrl of its team."""
-    conversations = services.conversations
-    if await conversations.get(tenant, ReferenceKind.CONVERSATION, channel.channel_id):
-        return
+async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) -> str:
+    """Return the recipient of a channel, or `t:` and its id if it is not one of that team.
+
+    A channel is known by its events, or else by the team's list of channels: the bot's token must not post to an id
+    that only an upstream system has named. Raises `RetryLater` if Teams does not answer.
+    """
+    conversations, identifier = services.conversations, channel.channel_id
     team = await _find_team(services, tenant, channel.team_id)
-    if team:
-        observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
-        now = services.real_time()
-        await conversations.save(tenant, ReferenceKind.CONVERSATION, channel.channel_id, observed, at=now)
+    known = await conversations.get(tenant, ReferenceKind.CONVERSATION, identifier)
+    if team is None or (known and team.id == known.team):
+        return f"c:{identifier}"
+    if known and (known.user or known.team):
+        return f"t:{identifier}"
+    outcome = await services.connector.channels(Route(tenant, team.service_url), team.id)
+    _require_answer(outcome)
+    listed = outcome.body.get("conversations")
+    ids = {each.get("id") for each in listed if isinstance(each, dict)} if isinstance(listed, list) else set()
+    if identifier not in ids | {team.id}:
+        log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
+        return f"t:{identifier}"
+    observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
+    now = services.real_time()
+    await conversations.save(tenant, ReferenceKind.CONVERSATION, identifier, observed, at=now)
+    return f"c:{identifier}"
 
 
 async def _find_team(services: Services, tenant: str, identifier: str) -> ConversationReference | None:

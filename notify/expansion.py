@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from notify.audience import list_page
+from notify.policy import MAX_BACKOFF_SECONDS, RETRY_PERIOD
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
+from shared.contract.faults import Fault
 from shared.contract.models import RECIPIENT
-from shared.queue_messages import Expansion
+from shared.queue_messages import EXPANSIONS, Expansion
 from shared.records import StoredNotification
 from shared.services import Services
-from shared.states import NotificationState, Purpose
+from shared.states import NotificationState, Purpose, Reason
 from shared.storage import timers
 from shared.storage.deliveries import shard_of
 from shared.storage.table import Conflict
@@ -55,6 +58,8 @@ async def expand(services: Services, message: Expansion) -> None:
         if message.page > notification.page:
             await services.queues.enqueue_expansion(message, EARLY_PAGE_DELAY_SECONDS)
             return
+        if notification.page_retry and notification.page_retry > services.real_time():
+            return  # another message lists it then: the watchdog's must not add a try
         if notification.page == 0:
             await schedule_check(services, notification.key)
         if paused := services.rate_limiter.paused_seconds(notification.tenant):
@@ -63,11 +68,43 @@ async def expand(services: Services, message: Expansion) -> None:
         try:
             cursor = await _add_page(services, notification)
         except RetryLater as later:
-            await services.queues.enqueue_expansion(message, later.seconds)
+            await _retry_page(services, notification, message, later.seconds)
             return
         notification = await _advance_page(services, notification, cursor)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the expansion did
+
+
+async def _retry_page(services: Services, notification: StoredNotification, message: Expansion, seconds: float) -> None:
+    """Enqueue a page again that Teams did not list, later each time; after a day or at its expiry, it has failed."""
+    now = services.real_time()
+    since = message.since or now.timestamp()
+    has_expired = notification.expires is not None and notification.expires <= services.clock()
+    if now.timestamp() - since > RETRY_PERIOD.total_seconds() or has_expired:
+        fault = Fault("", "Teams did not list the recipients: `redrive` the notification to try again")
+        body, identifier = message.encode().encode(), f"{message.notification};{message.page}"
+        await services.dead_letters.put(EXPANSIONS, identifier, body, Reason.EXHAUSTED, [fault], services.clock())
+        log.error("Notification %s has failed: Teams did not list its recipients", message.notification)
+        await fail_expansion(services, message)
+        return
+    tries = message.tries + 1
+    wait = min(seconds * 2 ** min(message.tries, 10), MAX_BACKOFF_SECONDS)
+    with suppress(Conflict):  # the notification was cancelled or edited meanwhile
+        await services.notifications.advance(notification, page_retry=now + timedelta(seconds=wait))
+    await services.queues.enqueue_expansion(replace(message, tries=tries, since=since), wait)
+
+
+async def fail_expansion(services: Services, message: Expansion) -> None:
+    """Let the notification fail whose page cannot be listed; `redrive` resumes it."""
+    while True:
+        notification = await services.notifications.get(message.notification)
+        if notification is None or notification.page != message.page or notification.state not in EXPANDABLE:
+            return
+        try:
+            await services.notifications.advance(notification, state=NotificationState.FAILED)
+        except Conflict:
+            continue
+        return
 
 
 async def _begin_scheduled(

@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from datetime import timedelta
 
-from notify.expansion import EXPANDABLE
+from notify.expansion import fail_expansion
 from notify.progress import finish
 from shared.contract.faults import Fault, MessageRefused
 from shared.queue_messages import (
@@ -21,7 +21,7 @@ from shared.queue_messages import (
     Unreadable,
 )
 from shared.services import Services
-from shared.states import DIGESTS, DeliveryState, NotificationState, Purpose, Reason
+from shared.states import DIGESTS, DeliveryState, Purpose, Reason
 from shared.storage.markers import welcomed
 from shared.storage.table import Conflict
 
@@ -53,7 +53,7 @@ async def retry_poison(services: Services, queue: str, body: bytes, message_id: 
     if isinstance(message, Delivery) and message.task is Task.SEND:
         await _fail_delivery(services, message)
     elif isinstance(message, Expansion):
-        await _fail_notification(services, message)
+        await fail_expansion(services, message)
     elif isinstance(message, RecipientTask):  # the recipient's held deliveries must not be lost with it
         await services.queues.enqueue_recipient(replace(message, poison_retries=0), RECHECK_DELAY.total_seconds())
 
@@ -107,15 +107,3 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
         await services.queues.enqueue_recipient(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
     elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
         await services.markers.delete(welcomed(notification.tenant), message.recipient, notification.key)
-
-
-async def _fail_notification(services: Services, message: Expansion) -> None:
-    while True:
-        notification = await services.notifications.get(message.notification)
-        if notification is None or notification.page != message.page or notification.state not in EXPANDABLE:
-            return
-        try:
-            await services.notifications.advance(notification, state=NotificationState.FAILED)
-        except Conflict:
-            continue
-        return

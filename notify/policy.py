@@ -66,6 +66,7 @@ class Target:
     """The conversation of a delivery, and the conversation reference (`kind`, `id`) that names it.
 
     `conversation` is "" for a person whose chat is still to be created, and `bot_id` is "" if it is not known.
+    `is_probe`: an old mark says that it cannot be reached, and the request shows whether that still holds.
     """
 
     kind: ReferenceKind
@@ -73,6 +74,8 @@ class Target:
     service_url: str
     conversation: str
     bot_id: str = ""
+    is_channel: bool = False
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,28 +168,59 @@ def _evaluate(policy_input: PolicyInput, preferences: Preferences) -> tuple[Rule
     )
 
 
-def person_target(reference: ConversationReference, tenant: ConversationReference | None) -> Target | Reason:
-    """Return how to reach a person, or why not. A serviceUrl that is unknown is taken from their tenant."""
-    if reference.status is not ReferenceStatus.ACTIVE:
+def person_target(
+    reference: ConversationReference, tenant: ConversationReference | None, probe_before: datetime
+) -> Target | Reason:
+    """Return how to reach a person, or why not. A serviceUrl that is unknown is taken from their tenant.
+
+    Somebody who blocked the bot before `probe_before` may have unblocked it.
+    """
+    is_marked = reference.status is not ReferenceStatus.ACTIVE
+    if is_marked and not _is_probed(reference, probe_before):
         return _REASON_BY_STATUS[reference.status]
     service_url = reference.service_url or (tenant and tenant.service_url)
     if not service_url:
         return Reason.NOT_INSTALLED
-    return Target(ReferenceKind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id)
+    return Target(
+        ReferenceKind.USER, reference.id, service_url, reference.conversation_id, reference.bot_id, is_probe=is_marked
+    )
 
 
 def conversation_target(
-    identifier: str, reference: ConversationReference, team: ConversationReference | None
+    identifier: str, reference: ConversationReference, team: ConversationReference | None, probe_before: datetime
 ) -> Target | Reason:
-    """Return how to reach a group chat or channel, or why not; `team` is the channel's team."""
-    for known in (reference, team):
-        if known and known.status is not ReferenceStatus.ACTIVE:
-            return _REASON_BY_STATUS[known.status]
+    """Return how to reach a group chat or channel, or why not; `team` is the channel's team.
+
+    A mark from before `probe_before` may no longer hold.
+    """
+    if team and team.status is not ReferenceStatus.ACTIVE:
+        return _REASON_BY_STATUS[team.status]
+    # A refusal marks one channel. The bot may since have been installed in the team again.
+    is_marked = reference.status is not ReferenceStatus.ACTIVE
+    is_outdated = team and reference.status is ReferenceStatus.UNINSTALLED and team.status_at > reference.status_at
+    if is_marked and not is_outdated and not _is_probed(reference, probe_before):
+        return _REASON_BY_STATUS[reference.status]
     if not reference.service_url:
         return Reason.NOT_INSTALLED
-    # A bot is installed in a team, not in its channels, so the team's reference holds the status.
-    owner = team or reference
-    return Target(owner.kind, owner.id, reference.service_url, identifier)
+    return Target(
+        reference.kind,
+        reference.id,
+        reference.service_url,
+        identifier,
+        is_channel=team is not None,
+        is_probe=is_marked,
+    )
+
+
+def _is_probed(reference: ConversationReference, probe_before: datetime) -> bool:
+    """Return whether a mark is so old that one request shows whether it still holds: no event tells of an unblocking.
+
+    An uninstall of a person or team is an event, and its mark stays until the next install.
+    """
+    may_be_outdated = reference.status is ReferenceStatus.BLOCKED or (
+        reference.status is ReferenceStatus.UNINSTALLED and reference.kind is ReferenceKind.CONVERSATION
+    )
+    return may_be_outdated and reference.status_at < probe_before.isoformat()
 
 
 def unlisted_reason(team: ConversationReference | None) -> Reason:

@@ -26,14 +26,15 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     """Read what the tables hold about a recipient, which is written as in `notify.audience`."""
     conversations, identifier = services.conversations, recipient[2:]
     default_zone = services.settings.default_time_zone
+    probe_before = services.real_time() - services.settings.probe_after
     if recipient.startswith("t:"):
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), load_zone(default_zone))
     reference = await conversations.get_recipient(tenant, recipient)
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
-        target = policy.person_target(reference, of_tenant)
+        target = policy.person_target(reference, of_tenant, probe_before)
     else:
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
-        target = policy.conversation_target(identifier, reference, team)
+        target = policy.conversation_target(identifier, reference, team, probe_before)
     return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences)

@@ -12,7 +12,6 @@ from shared.conversation_ids import channel_of
 from shared.records import StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
-from shared.states import ReferenceKind
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
@@ -36,7 +35,7 @@ def reply_conversation(notification: StoredNotification, target: Target, previou
     thread = notification.content.thread
     if not (thread and thread.on_repeat == "reply" and previous and previous.activity_id):
         return ""
-    if target.kind is not ReferenceKind.TEAM:  # Teams has replies in channels only
+    if not target.is_channel:  # Teams has replies in channels only
         return ""
     is_reply = channel_of(previous.conversation_id) != previous.conversation_id
     return previous.conversation_id if is_reply else f"{previous.conversation_id};messageid={previous.activity_id}"

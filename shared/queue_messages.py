@@ -64,7 +64,7 @@ _TEXTS = {
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
 #: Fields that are a time, in seconds since 1970.
-_TIMES = ("due_called_at",)
+_TIMES = ("due_called_at", "since")
 #: Range of the other numbers: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
@@ -102,12 +102,15 @@ def _fits(name: str, part: object) -> bool:
 class Expansion(_Message):
     """List page `page` (from 0) of the recipients of the notification with this key.
 
-    `poison_retries` counts how often the message was put back from its poison queue.
+    `poison_retries` counts how often the message was put back from its poison queue. `tries` counts how often Teams did
+    not list the page, the first time at `since`, in seconds since 1970.
     """
 
     notification: str
     page: int
     poison_retries: int = 0
+    tries: int = 0
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

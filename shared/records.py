@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,9 @@ from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, ReferenceKind, ReferenceStatus
 from shared.time.localtime import load_zone
+
+#: How far the clock of an upstream system may be ahead.
+MAX_TIME_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ class StoredNotification:
     partitions of its deliveries (`deliveries.shard_names`). `total` is the number of recipients, None until all are
     listed. `due` is when a scheduled notification is to be sent, and `rescheduled` when that was last changed. `time`
     is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
-    the number of deliveries in each final state, as JSON, and is "" while any is open.
+    the number of deliveries in each final state, as JSON, and is "" while any is open. `page_retry` is when the page is
+    listed again that Teams did not list.
     """
 
     key: str
@@ -93,6 +97,7 @@ class StoredNotification:
     rescheduled: datetime | None = None
     expires: datetime | None = None
     time: datetime | None = None
+    page_retry: datetime | None = None
     purpose: Purpose = Purpose.NOTIFICATION
     etag: str = ""
 
@@ -116,8 +121,11 @@ class StoredNotification:
 
     @property
     def occurred_at(self) -> datetime:
-        """The time of the event: as the upstream system sent it, else when the notification was to be sent."""
-        return self.time or self.notification_time
+        """The time of the event: as the upstream system sent it, else when the notification was to be sent.
+
+        A time in the future, beyond a skew of clocks, is wrong: it would supersede the events of its thread until then.
+        """
+        return min(self.time, self.created + MAX_TIME_SKEW) if self.time else self.notification_time
 
     @property
     def urgent(self) -> bool:

@@ -54,6 +54,7 @@ class Settings(BaseModel):
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
     default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
     late_grace_minutes: int = Field(60, alias="HERALD_LATE_GRACE_MINUTES", ge=1, le=7 * 24 * 60)
+    probe_days: int = Field(7, alias="HERALD_PROBE_DAYS", ge=1, le=365)
     max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=8, le=100)
 
     clock: str = Field("", alias="HERALD_CLOCK")
@@ -131,6 +132,11 @@ class Settings(BaseModel):
         if self.effective_app_type == "MultiTenant":
             return MULTI_TENANT_AUTHORITY
         return f"https://login.microsoftonline.com/{self.app_tenant}"
+
+    @property
+    def probe_after(self) -> timedelta:
+        """After how long a request shows whether somebody still blocks the bot."""
+        return timedelta(days=self.probe_days)
 
     @property
     def late_grace(self) -> timedelta:

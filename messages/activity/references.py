@@ -9,6 +9,11 @@
   nothing: Teams decides at each send whether a bot may post in an archived team.
 - An install, an uninstall and the deletion of a team or channel set the status. A message proves that the bot is
   installed and sets it to active. Other activities leave it as it is. A change that deactivates a row never creates it.
+- A shared or private channel may have the bot while its team does not: being added there or removed from there changes
+  only that channel, and welcomes nobody.
+- In a shared channel, people of other tenants write: they get no row.
+- Graph names a personal chat by both ids, `19:<object id>_<app id>@unq.gbl.spaces`. The connector does not know that
+  name, so it is not stored as the chat.
 - People who are removed from a team or chat keep their rows: a row describes a person, not their memberships.
 
 Activities arrive repeated, out of order and incomplete. So rows are keyed by Teams' ids, a missing value leaves the
@@ -61,6 +66,8 @@ INACTIVE_STATUSES = (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)
 
 #: Separates the id of a channel from that of a thread in it.
 _THREAD_SUFFIX = ";messageid="
+#: A personal chat as Graph names it.
+_GRAPH_CHAT = re.compile(r"19:([0-9a-f-]{36})_([0-9a-f-]{36})@unq\.gbl\.spaces", re.IGNORECASE)
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
 
 
@@ -91,6 +98,8 @@ def find_reference_changes(activity: Activity, tenant: str) -> list[ReferenceCha
         changes = _personal_changes(activity, status)
     elif scope == "groupChat":
         changes = _group_chat_changes(activity, status)
+    elif _is_about_one_channel(activity):
+        changes = iter([_channel_change(activity, activity.channel_data.channel.id, status)])
     elif activity.channel_data.event_type in TEAM_EVENT_STATUSES | CHANNEL_EVENT_STATUSES:
         changes = _team_event_changes(activity)
     else:
@@ -103,11 +112,17 @@ def person_of(activity: Activity) -> Account | None:
     """Return the person of a personal chat, or None if the activity does not name them."""
     # In some events only the list of members has the person's object id.
     accounts = chain([activity.sender], activity.members_added, activity.members_removed)
-    return next((account for account in accounts if _is_person(account, activity)), None)
+    person = next((account for account in accounts if _is_person(account, activity)), None)
+    if person is None and (chat := _GRAPH_CHAT.fullmatch(activity.conversation.id)):
+        bot = activity.recipient.id.removeprefix("28:").lower()
+        person = Account(aad_object_id=next((part for part in chat.groups() if part.lower() != bot), ""))
+    return person
 
 
 def is_install(activity: Activity) -> bool:
     """Return whether the bot was added to a chat or team. An update of the app is not an install."""
+    if _is_about_one_channel(activity):
+        return False
     if activity.type == "installationUpdate":
         return activity.action == "add"
     return activity.type == "conversationUpdate" and _includes_bot(activity.members_added, activity)
@@ -116,6 +131,8 @@ def is_install(activity: Activity) -> bool:
 def scope_of(activity: Activity) -> str:
     """Return where the activity happened: `personal`, `groupChat` or `channel`."""
     conversation_type = activity.conversation.conversation_type
+    if not conversation_type and _GRAPH_CHAT.fullmatch(activity.conversation.id):
+        return "personal"
     if conversation_type in ("personal", "groupChat", "channel"):
         return conversation_type
     if activity.channel_data.team.id:
@@ -168,6 +185,16 @@ def _channel_changes(activity: Activity, status: ReferenceStatus | None) -> Iter
         yield from _people_changes(activity)
 
 
+def _is_about_one_channel(activity: Activity) -> bool:
+    """Return whether the bot was added to, or removed from, a channel that has members of its own."""
+    data = activity.channel_data
+    is_membership = activity.type == "installationUpdate" or (
+        activity.type == "conversationUpdate"
+        and _includes_bot([*activity.members_added, *activity.members_removed], activity)
+    )
+    return is_membership and data.channel.id not in ("", data.team.id, data.settings.selected_channel.id)
+
+
 def _team_event_changes(activity: Activity) -> Iterator[ReferenceChange]:
     event = activity.channel_data.event_type
     yield from _team_changes(activity, TEAM_EVENT_STATUSES.get(event))
@@ -194,6 +221,8 @@ def _channel_change(activity: Activity, channel: str, status: ReferenceStatus | 
 
 
 def _people_changes(activity: Activity) -> Iterator[ReferenceChange]:
+    if activity.is_from_another_tenant:
+        return
     people = {
         account.aad_object_id.lower(): account
         for account in [*activity.members_added, activity.sender]
@@ -229,7 +258,11 @@ def _observe_bot(activity: Activity) -> dict[str, str]:
 
 
 def _observe_chat(activity: Activity, conversation_type: str) -> dict[str, str]:
-    chat = {"conversation_id": activity.conversation.id, "conversation_type": conversation_type}
+    identifier = activity.conversation.id
+    chat = {
+        "conversation_id": "" if _GRAPH_CHAT.fullmatch(identifier) else identifier,
+        "conversation_type": conversation_type,
+    }
     return _observe_bot(activity) | chat
 
 

@@ -120,6 +120,17 @@ class Activity(_ActivityPart):
     attachments: list[dict[str, Any]] = []
 
     @property
-    def tenant_ids(self) -> set[str]:
-        """Every tenant that the activity names, in lower case. An activity that names two contradicts itself."""
-        return {tenant.lower() for tenant in (self.conversation.tenant_id, self.channel_data.tenant.id) if tenant}
+    def tenant_id(self) -> str:
+        """The tenant to which the conversation belongs, in lower case; "" if the activity contradicts itself.
+
+        In a shared channel, `channelData` names the tenant of the sender, who may be from another one.
+        """
+        host, named = self.conversation.tenant_id.lower(), self.channel_data.tenant.id.lower()
+        if host and named and host != named and not self.channel_data.team.id:
+            return ""
+        return host or named
+
+    @property
+    def is_from_another_tenant(self) -> bool:
+        """Whether the sender belongs to another tenant than the conversation."""
+        return self.channel_data.tenant.id.lower() not in ("", self.tenant_id)

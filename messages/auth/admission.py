@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from messages.activity.schema import TEAMS_CHANNEL_ID, Activity
 from shared.settings import Settings
-from shared.teams.hosts import allowed_service_url, is_loopback
+from shared.teams.hosts import allowed_service_url, is_loopback, is_same_service_url
 
 _TENANT = re.compile(r"[a-z0-9.-]{1,100}")
 _ADDRESS_HEADERS = ("x-forwarded-for", "x-forwarded-host", "x-client-ip", "x-real-ip")
@@ -29,13 +29,14 @@ def admit_activity(activity: Activity, settings: Settings, token_service_url: st
     `token_service_url` is the serviceUrl in the caller's token, or None if no token is needed: then the activity must
     have a serviceUrl on loopback.
     """
-    if token_service_url is not None and (not token_service_url or token_service_url != activity.service_url):
+    if token_service_url is not None and not (
+        token_service_url and is_same_service_url(token_service_url, activity.service_url)
+    ):
         raise ActivityRefused(401, "the token was not issued for this serviceUrl")
     if activity.channel_id != TEAMS_CHANNEL_ID:
         raise ActivityRefused(403, "only Microsoft Teams may call")
-    tenants = activity.tenant_ids
-    tenant = min(tenants, default="")
-    if len(tenants) != 1 or not _TENANT.fullmatch(tenant) or not settings.allows_tenant(tenant):
+    tenant = activity.tenant_id
+    if not _TENANT.fullmatch(tenant) or not settings.allows_tenant(tenant):
         raise ActivityRefused(403, "this tenant is not allowed")
     local_only = token_service_url is None
     if not allowed_service_url(activity.service_url, hosts=settings.service_hosts, loopback_only=local_only):

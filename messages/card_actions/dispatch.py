@@ -62,7 +62,9 @@ def _build_answer(kind: str, value: object, status: int = HTTPStatus.OK) -> tupl
 async def _run_once(context: ActionContext) -> ActionAnswer:
     """Run the action, and mark its activity if a repetition must not run again; raises `ActionRefused`."""
     person, activity = context.verified.person_id, context.verified.activity
-    if not _OBJECT_ID.fullmatch(person):
+    if not _OBJECT_ID.fullmatch(person) or (
+        activity.is_from_another_tenant and context.action.verb in _PREFERENCE_VERBS
+    ):
         raise ActionRefused("refused")
     services, name = context.services, clicks(context.verified.tenant, person)
     marker = f"{activity.conversation.id};{activity.id}"

@@ -142,10 +142,15 @@ async def _try(sending: Sending) -> None:
             sent = (outcome.activity_id, conversation)
             await threads.record_sent(services, notification, sending.message.recipient, previous, sent)
     # Record
-    if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in _STATUS_AFTER:
-        status = _STATUS_AFTER[outcome.reason]
+    status = _STATUS_AFTER.get(outcome.reason) if outcome.verdict is Verdict.SUPPRESSED and outcome.reason else None
+    if target.is_probe and outcome.verdict is Verdict.DONE:
+        status = ReferenceStatus.ACTIVE
+    if status:
+        # As of before the request: an install since then counts. The time is stored even if the mark was there before.
+        at = sending.now
+        observed = {"status_at": at.isoformat()}
         await services.conversations.save(
-            notification.tenant, target.kind, target.id, {}, at=services.real_time(), status=status, create=False
+            notification.tenant, target.kind, target.id, observed, at=at, status=status, create=False
         )
     await record_outcome(sending, outcome, conversation)
 

@@ -40,21 +40,30 @@ async def send(
         return created, ""
     if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT_SECONDS):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end before the request does
-    return await services.connector.send(route, created.conversation_id, activity), created.conversation_id
+    outcome = await services.connector.send(route, created.conversation_id, activity)
+    if outcome.verdict is Verdict.DONE:
+        await _store_chat(services, route, target, created.conversation_id)
+    return outcome, created.conversation_id
 
 
 async def _create_chat(services: Services, route: Route, target: Target) -> Outcome:
-    """Create a person's chat with the bot, and store its reference. Creating it twice yields the same chat."""
+    """Create a person's chat with the bot. Creating it twice yields the same chat."""
     bot = target.bot_id or f"28:{services.settings.app_id}"
     outcome = await services.connector.create_conversation(route, bot, target.id)
     if outcome.verdict is Verdict.UNKNOWN:
         return replace(outcome, verdict=Verdict.RETRY)
-    if outcome.verdict is Verdict.DONE:
-        now, conversation = services.real_time(), outcome.conversation_id
-        if not conversation:  # an answer that is not Teams'
-            return Outcome(Verdict.RETRY, Reason.NO_ANSWER)
-        observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
-        await services.conversations.save(route.tenant, ReferenceKind.USER, target.id, observed, at=now)
-        alias = {"user": target.id, "conversation_type": "personal"}
-        await services.conversations.save(route.tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)
+    if outcome.verdict is Verdict.DONE and not outcome.conversation_id:  # an answer that is not Teams'
+        return Outcome(Verdict.RETRY, Reason.NO_ANSWER)
     return outcome
+
+
+async def _store_chat(services: Services, route: Route, target: Target, conversation: str) -> None:
+    """Store the reference of a created chat, once a message was sent: Teams also creates chats for unknown ids.
+
+    If the worker dies before this, the chat is created again.
+    """
+    now = services.real_time()
+    observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
+    await services.conversations.save(route.tenant, ReferenceKind.USER, target.id, observed, at=now)
+    alias = {"user": target.id, "conversation_type": "personal"}
+    await services.conversations.save(route.tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)

@@ -146,16 +146,22 @@ class Conversations:
                     await asyncio.sleep(random.uniform(0, JITTER_FACTOR) * duration)  # noqa: S311 (jitter)
         raise Conflict
 
-    async def list_people(self, tenant: str, after: str, limit: int) -> tuple[list[str], str]:
+    async def list_people(self, tenant: str, after: str, limit: int, probe_before: datetime) -> tuple[list[str], str]:
         """Return object ids of people with an active personal chat, and the cursor of the next page ("" at the end).
 
+        Also of those who blocked the bot before `probe_before`: they may have unblocked it.
         `after` is "" at the start, then the cursor of the call before. A page may have fewer than `limit` people, or
         none, before the end: one call reads one shard.
         """
         shard, last = json.loads(after) if after else (SHARDS[0], "")
         rows = await self._table.query(
-            "PartitionKey eq @partition and RowKey gt @last and status eq 'active' and conversation_id ne ''",
-            {"partition": f"{tenant};{ReferenceKind.USER};{shard}", "last": last},
+            "PartitionKey eq @partition and RowKey gt @last and conversation_id ne '' and "
+            "( status eq 'active' or ( status eq 'blocked' and status_at lt @before ) )",
+            {
+                "partition": f"{tenant};{ReferenceKind.USER};{shard}",
+                "last": last,
+                "before": probe_before.isoformat(),
+            },
             limit=limit,
             select=["id"],
         )

@@ -119,6 +119,7 @@ def _notification(row: Row, etag: str) -> StoredNotification:
         rescheduled=row.get("rescheduled"),
         expires=row.get("expires"),
         time=row.get("time"),
+        page_retry=row.get("page_retry"),
         purpose=Purpose(row.get("purpose", Purpose.NOTIFICATION)),
         etag=etag,
         **{name: row[name] for name in columns},

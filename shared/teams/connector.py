@@ -87,6 +87,10 @@ class Connector:
         path = f"/v3/conversations/{quote(conversation, safe='')}/pagedmembers?{urlencode(query)}"
         return await self._request("GET", route, path, b"")
 
+    async def channels(self, route: Route, team: str) -> Outcome:
+        """Read the standard channels of a team; the outcome's `body` is Teams' `ConversationList`."""
+        return await self._request("GET", route, f"/v3/teams/{quote(team, safe='')}/conversations", b"")
+
     async def _request(self, method: str, route: Route, path: str, body: bytes, conversation: str = "") -> Outcome:
         if not self._allowed(route.service_url):
             return Outcome(Verdict.FAILED, Reason.HOST_NOT_ALLOWED)

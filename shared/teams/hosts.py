@@ -29,6 +29,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_same_service_url(one: str, other: str) -> bool:
+    """Return whether two serviceUrls differ at most by a slash at the end and the case of scheme and host."""
+    return _normalize(one) == _normalize(other)
+
+
+def _normalize(url: str) -> tuple[str, str]:
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}".lower(), (slash + path).removesuffix("/")
+
+
 def allowed_service_url(url: str, *, hosts: Set[str], loopback_only: bool = False) -> bool:
     """Return whether `url` is https to a host of Teams or to one of `hosts` (`host` or `host:port`).
 

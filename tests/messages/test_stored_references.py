@@ -217,7 +217,7 @@ async def test_person_observed_outside_a_personal_chat_is_stored_without_a_chat(
     await receive(message_json(**group_chat_fields()))
     stored = await load_person(conversations)
     assert (stored.user_id, stored.service_url, stored.conversation_id) == ("29:ada", SERVICE_URL, "")
-    assert (await conversations.list_people(TENANT, "", 10))[0] == []
+    assert (await conversations.list_people(TENANT, "", 10, datetime.min.replace(tzinfo=UTC)))[0] == []
 
 
 async def test_uninstall_deactivates_and_install_or_message_reactivates(

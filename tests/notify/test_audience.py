@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from local.fake_teams.api import Behaviour, TeamsFault, TeamView
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
+from shared.teams.outcome import Outcome
 from tests.support.herald import Herald, user
 
 
@@ -97,7 +100,6 @@ async def test_throttled_roster_request_is_retried_after_retry_after(timed: Hera
         ),
         (TeamsFault(operation="pagedMembers", status=403, code="NotEnoughPermissions"), "notPermitted", "active"),
         (TeamsFault(operation="pagedMembers", status=404, code="ConversationNotFound"), "notPermitted", "active"),
-        (TeamsFault(operation="pagedMembers", status=500, code="ServiceError"), "notPermitted", "active"),
     ],
 )
 async def test_refused_roster_has_one_row_with_the_reason_and_no_channel_post(
@@ -114,6 +116,87 @@ async def test_refused_roster_has_one_row_with_the_reason_and_no_channel_post(
     assert known.status == status
     assert await timed.received() == []
     assert (await timed.reload(submitted)).counts == '{"suppressed":1}'
+
+
+async def test_team_is_listed_to_the_end_whatever_a_page_is_answered(timed: Herald) -> None:
+    """Answers of Teams: rosters."""
+    faults = (
+        TeamsFault(operation="pagedMembers", status=500, code="ServiceError", count=1),
+        TeamsFault(operation="pagedMembers", status=403, code="BadArgument", count=2),
+        TeamsFault(operation="pagedMembers", status=502, shape="html", count=1),
+    )
+    for fault in faults:
+        team = await add_team(timed, 120)
+        object.__setattr__(timed.services.settings, "tenant_rate", 10)  # pages of 50
+        submitted = await timed.submit({"team": team.id})
+        await timed.teams.inject(fault)
+        await timed.run_until_idle()
+        assert await timed.counts(submitted) == {"sent": 120}
+        assert (await timed.reload(submitted)).state is NotificationState.FINISHED
+
+
+async def test_team_is_listed_anew_when_its_continuation_token_has_expired(timed: Herald) -> None:
+    """Answers of Teams: rosters."""
+    team = await add_team(timed, 120)
+    object.__setattr__(timed.services.settings, "tenant_rate", 10)
+    submitted = await timed.submit({"team": team.id})
+    await timed.teams.inject(TeamsFault(operation="pagedMembers", status=400, code="Bad Argument", count=1))
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 120}
+    people = Counter(message.person for message in await timed.received())
+    assert set(people.values()) == {1}
+
+
+async def test_team_that_is_never_listed_fails_after_a_day_and_can_be_redriven(timed: Herald) -> None:
+    """Answers of Teams: rosters."""
+    team = await add_team(timed, 3)
+    await timed.teams.inject(TeamsFault(operation="pagedMembers", status=500, code="ServiceError"))
+    submitted = await timed.submit({"team": team.id})
+    await timed.run_until_idle(1000)
+    assert (await timed.reload(submitted)).state is NotificationState.FAILED
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"]) == ("expansions", "exhausted")
+    assert (await timed.teams.stats()).requests["pagedMembers"]["500"] < 120
+    await timed.teams.clear_faults()
+    await timed.command("redrive", submitted)
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 3}
+
+
+async def test_guest_without_an_object_id_is_counted_with_a_reason(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of Teams: rosters."""
+    team = await add_team(timed, 1)
+    list_members = timed.services.connector.members
+
+    async def with_guest(*args: Any) -> Outcome:
+        outcome = await list_members(*args)
+        odd = [{"id": "29:1x", "name": "Guest"}, {"id": "28:bot", "name": "Bot"}, {}, None, "x", {"aadObjectId": 5}]
+        return replace(outcome, body={**outcome.body, "members": [*outcome.body["members"], *odd]})
+
+    monkeypatch.setattr(timed.services.connector, "members", with_guest)
+    submitted = await timed.submit({"team": team.id})
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1, "suppressed": 1}
+    assert (await timed.row(submitted, "t:29:1x"))["reason"] == "notInstalled"
+
+
+async def test_channel_that_neither_teams_nor_an_event_has_shown_gets_no_request(timed: Herald) -> None:
+    """Answers of Teams: channels."""
+    team, other = await add_team(timed, 3), await add_team(timed, 3)
+    foreign = other.channels[0].id
+    [ada] = await timed.store_people(1)
+    reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
+    assert reference
+    for channel in (foreign, reference.conversation_id, "19:unknown@thread.tacv2"):
+        submitted = await timed.submit({"channel": {"teamId": team.id, "channelId": channel}})
+        await timed.run_until_idle()
+        assert await timed.counts(submitted) == {"suppressed": 1}, channel
+    assert (await timed.teams.stats()).count("send") == 0
+    submitted = await timed.submit({"channel": {"teamId": team.id, "channelId": team.channels[-1].id}})
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1}
 
 
 async def test_team_without_the_bot_causes_no_request(timed: Herald) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from datetime import timedelta
 
 from local.fake_teams.api import Behaviour, TeamsFault
 from shared.cards.footer import FOOTER_ID
@@ -141,21 +142,48 @@ async def test_uninstalled_team_suppresses_all_its_channels_until_installed_agai
     save = herald.services.conversations.save
     observed = {"service_url": herald.teams.service_url}
     await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
-    await herald.teams.set_installed([team.id], installed=False)
     channels = [{"channel": {"teamId": team.id, "channelId": each.id}} for each in team.channels]
-    first = await herald.submit(channels[0])
+    first = await herald.submit(*channels)
     await herald.handle_messages()
-    assert (await herald.row(first, f"c:{team.channels[0].id}"))["reason"] == "notInstalled"
+    assert await herald.counts(first) == {"sent": len(channels)}
+    removed = ReferenceStatus.UNINSTALLED
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, {}, at=herald.clock(), status=removed)
     requests_before = (await herald.teams.stats()).count("send")
-    second = await herald.submit(channels[1])
+    second = await herald.submit(*channels)
     await herald.handle_messages()
-    assert await herald.counts(second) == {"suppressed": 1}
+    assert await herald.counts(second) == {"suppressed": len(channels)}
     assert (await herald.teams.stats()).count("send") == requests_before
-    await herald.teams.set_installed([team.id])
     await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
     third = await herald.submit(*channels)
     await herald.handle_messages()
     assert await herald.counts(third) == {"sent": len(channels)}
+
+
+async def test_refusal_marks_only_the_channel_until_the_bot_is_installed_in_the_team_again(herald: Herald) -> None:
+    """Answers of Teams: marks."""
+    world = await herald.grow(people=3, teams=1, channels=2)
+    team = world.teams[0]
+    save = herald.services.conversations.save
+    observed = {"service_url": herald.teams.service_url, "status_at": herald.clock().isoformat()}
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    general, private = (
+        {"channel": {"teamId": team.id, "channelId": each.id}} for each in (team.channels[0], team.channels[-1])
+    )
+    fault = TeamsFault(
+        operation="send", conversation=team.channels[-1].id, status=403, code="BotNotInConversationRoster", count=1
+    )
+    await herald.teams.inject(fault)
+    states = []
+    for recipient in (private, general, private):
+        submitted = await herald.submit(recipient)
+        await herald.handle_messages()
+        states.append(dict(await herald.counts(submitted)))
+    assert states == [{"suppressed": 1}, {"sent": 1}, {"suppressed": 1}]
+    installed = {"status_at": (herald.clock() + timedelta(seconds=1)).isoformat()}
+    await save(herald.tenant, ReferenceKind.TEAM, team.id, installed, at=herald.clock(), status=ReferenceStatus.ACTIVE)
+    submitted = await herald.submit(private)
+    await herald.handle_messages()
+    assert await herald.counts(submitted) == {"sent": 1}
 
 
 async def test_group_chat_and_thread_are_reached_by_conversation_id(herald: Herald) -> None:

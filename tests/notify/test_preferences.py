@@ -211,7 +211,7 @@ async def test_preferences_may_be_stored_before_the_install(timed: Herald) -> No
     await timed.services.conversations.change_preferences(
         timed.tenant, ReferenceKind.USER, other, lambda old: replace(old, time_zone="Asia/Tokyo")
     )
-    people, _ = await timed.services.conversations.list_people(timed.tenant, "", 100)
+    people, _ = await timed.services.conversations.list_people(timed.tenant, "", 100, timed.clock())
     assert other not in people
     known = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, other)
     assert known

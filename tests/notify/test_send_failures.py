@@ -206,6 +206,26 @@ async def test_recipient_who_blocked_the_bot_gets_no_request_until_they_are_acti
     assert await herald.counts(third) == {"sent": 1}
 
 
+async def test_block_is_probed_after_a_while_and_an_install_since_the_request_wins(herald: Herald) -> None:
+    """Answers of Teams: marks."""
+    ada = await add_person(herald)
+    blocked = TeamsFault(operation="send", status=403, code="ConversationBlockedByUser", count=2)
+    await herald.teams.inject(blocked)
+
+    async def send() -> dict[str, int]:
+        submitted = await herald.submit(user(ada))
+        await herald.handle_messages()
+        return dict(await herald.counts(submitted))
+
+    assert [await send() for _ in range(2)] == [{"suppressed": 1}] * 2
+    assert (await herald.teams.stats()).count("send") == 1
+    herald.clock.offset += herald.services.settings.probe_after + timedelta(minutes=1)
+    assert [await send() for _ in range(2)] == [{"suppressed": 1}] * 2
+    assert (await herald.teams.stats()).count("send") == 2
+    herald.clock.offset += herald.services.settings.probe_after + timedelta(minutes=1)
+    assert await send() == {"sent": 1}
+
+
 async def test_wrong_secret_fails_no_delivery_and_counts_no_attempt(
     herald: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:
