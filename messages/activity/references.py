@@ -115,7 +115,9 @@ def person_of(activity: Activity) -> Account | None:
     person = next((account for account in accounts if _is_person(account, activity)), None)
     if person is None and (chat := _GRAPH_CHAT.fullmatch(activity.conversation.id)):
         bot = activity.recipient.id.removeprefix("28:").lower()
-        person = Account(aad_object_id=next((part for part in chat.groups() if part.lower() != bot), ""))
+        person = Account.model_validate(
+            {"aadObjectId": next((each for each in chat.groups() if each.lower() != bot), "")}
+        )
     return person
 
 
