@@ -19,8 +19,8 @@ from azure.core.exceptions import AzureError
 
 from local.processes import connection_string
 from local.send import bypass_proxy
+from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
-from shared.contract.parsing import decode_json
 from shared.records import DeliveryRecord, StoredNotification
 from shared.states import OPEN, DeliveryState, Reason
 from shared.storage.clients import CONNECTION, open_storage
@@ -34,6 +34,9 @@ from shared.storage.table import Table
 MAX_LISTED, MAX_DELIVERIES = 20, 200
 #: Faults that are shown of one dead letter, and dead letters that are searched for an id.
 MAX_SHOWN_FAULTS, MAX_SEARCHED_LETTERS = 10, 1000
+
+#: The result of a notification whose audience is empty.
+NO_RECIPIENTS = "0 recipients"
 
 #: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
 ADVICE: Mapping[str, str] = {
@@ -76,7 +79,10 @@ def describe_letters(letters: Iterable[Mapping[str, object]]) -> list[str]:
     for letter in letters:
         at = letter["at"]
         when = _minute(at) if isinstance(at, datetime) else ""
-        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  key {letter['RowKey']}")
+        names = {"source": "source", "id": "id", "message_id": "queue message"}
+        named = [f"{text} {letter[column]}" for column, text in names.items() if letter.get(column)]
+        parts = ["dead letter", when, letter["queue"], letter["reason"], *named, f"key {letter['RowKey']}"]
+        lines.append("  ".join(map(str, parts)))
         faults = orjson.loads(str(letter["faults"]))
         lines += ["  " + " ".join(filter(None, fault.values())) for fault in faults[:MAX_SHOWN_FAULTS]]
     return lines
@@ -84,6 +90,8 @@ def describe_letters(letters: Iterable[Mapping[str, object]]) -> list[str]:
 
 def describe_counts(notification: StoredNotification) -> str:
     """Return the final counts as text, "" while deliveries are open."""
+    if notification.counts and notification.total == 0:
+        return NO_RECIPIENTS
     counts = orjson.loads(notification.counts) if notification.counts else {}
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
@@ -93,7 +101,8 @@ def describe_notification(
 ) -> list[str]:
     """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    lines = [f"{notification.source} {notification.id}: {notification.state}", f"deliveries: {summary or 'none'}"]
+    nothing = f"none, {NO_RECIPIENTS}" if notification.total == 0 else "none"
+    lines = [f"{notification.source} {notification.id}: {notification.state}", f"deliveries: {summary or nothing}"]
     rows = [("recipient", "state", "reason", "what to do")]
     for recipient, record in deliveries:
         advice = ADVICE.get(record.reason, "")
@@ -149,7 +158,9 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
 
 
 def _names(letter: Row, identifier: str) -> bool:
-    """Return whether the message of a dead letter has or targets this id."""
+    """Return whether the message of a dead letter has or targets this id, or is the queue message with this id."""
+    if identifier in (letter.get("id"), letter.get("message_id")):
+        return True
     try:
         value = decode_json(DeadLetters.body(letter))
     except MessageRefused:

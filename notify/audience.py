@@ -44,10 +44,14 @@ _GROUPS = (TeamRecipient, TopicRecipient, AllRecipient)
 
 @dataclass(frozen=True, slots=True)
 class AudiencePage:
-    """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last."""
+    """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last.
+
+    `empty` has the index of a team, topic or `all` that turned out to have nobody.
+    """
 
     recipients: Mapping[str, int]
     cursor: str
+    empty: Sequence[int] = ()
 
 
 async def list_page(
@@ -60,6 +64,7 @@ async def list_page(
     groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
     singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
     position, after = orjson.loads(cursor) if cursor else (0, "")
+    empty: Sequence[int] = ()
     if position < len(singles):
         batch = singles[position : position + limit]
         found: Sequence[str] = await gather_limited(batch, lambda pair: _resolve_single(services, tenant, pair[1]))
@@ -67,13 +72,25 @@ async def list_page(
         position, after = position + len(batch), ""
     else:
         index, entry = groups[position - len(singles)]
+        is_first = not after
         found, after = await _list_group(services, tenant, entry, after, limit)
+        empty = [index] if is_first and not found and not after else ()
         indexes = [index] * len(found)
         position += not after
     recipients: dict[str, int] = {}
     for recipient, index in zip(found, indexes, strict=True):
         recipients.setdefault(recipient, index)
-    return AudiencePage(recipients, orjson.dumps([position, after]).decode() if position < len(audience) else "")
+    next_cursor = orjson.dumps([position, after]).decode() if position < len(audience) else ""
+    return AudiencePage(recipients, next_cursor, empty)
+
+
+def explain_empty(audience: Recipient) -> str:
+    """Return why a team, topic or `all` has nobody, for a log line."""
+    if isinstance(audience, TopicRecipient):
+        return "nobody has subscribed to this topic"
+    if isinstance(audience, TeamRecipient):
+        return "Teams lists no member of this team"
+    return "nobody in the tenant has a personal chat with the bot"
 
 
 async def _list_group(

@@ -101,7 +101,7 @@ async def test_refused_message_is_a_dead_letter_with_a_pointer_to_each_fault(
     assert letter["body"] == body
     assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
     assert "secret" not in caplog.text
-    assert "A message was refused (invalid)" in caplog.text
+    assert f"Message m1 was refused (invalid; source unknown, id {json.loads(body)['id']})" in caplog.text
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])

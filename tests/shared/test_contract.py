@@ -21,6 +21,7 @@ from shared.contract.models import Command, Content, Notification, Schedule
 from shared.contract.parsing import Request, parse_message
 from shared.states import DeliveryState, NotificationState, Reason, Rule
 
+TEAM = "19:team@thread.tacv2"
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 DATA: dict[str, Any] = {
     "recipients": [{"user": PERSON}],
@@ -126,13 +127,13 @@ def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> Non
         ({"recipients": [{"user": PERSON}, {"group": "g"}]}, "/data/recipients/1"),
         ({"recipients": [{"all": False}]}, "/data/recipients/0/all"),
         ({"recipients": [{"user": PERSON, "all": True}]}, "/data/recipients/0/all"),
-        ({"recipients": [{"channel": {"teamId": "t"}}]}, "/data/recipients/0/channel/channelId"),
+        ({"recipients": [{"channel": {"teamId": TEAM}}]}, "/data/recipients/0/channel/channelId"),
         ({"recipients": ["me"]}, "/data/recipients/0"),
         ({"category": ""}, "/data/category"),
         ({"content": {"title": 5}}, "/data/content/title"),
         ({"content": None}, "/data"),
         ({"card": {"type": "AdaptiveCard"}}, "/data"),
-        ({"content": None, "card": {"type": "Other"}}, "/data"),
+        ({"content": None, "card": {"type": "Other"}}, "/data/card"),
         ({"content": {"title": "x", "link": {"title": "y", "url": "javascript:alert(1)"}}}, "/data/content/link/url"),
         ({"content": {"title": "x", "a/b~c": 1}}, "/data/content/a~1b~0c"),
         ({"prority": "urgent"}, "/data/prority"),
@@ -285,7 +286,7 @@ def test_invalid_json_is_unreadable(bytes_: bytes) -> None:
         (b'{"a": 1', "unexpected end of data in line 1, column 8"),
         ('{"ä":\n "ü'.encode() + b"\xff", "invalid start byte in line 2, column 4"),
         (base64.b64encode(b"[\nx"), "in line 2, column 1"),
-        (b"rule: 0 9 * * *", "is neither a JSON object, which begins with {, nor the base64 encoding of one"),
+        (b"rule: 0 9 * * *", "is neither a JSON object nor the base64 encoding of one; write a JSON object, which"),
     ],
 )
 def test_fault_of_invalid_json_has_line_and_column(bytes_: bytes, text: str) -> None:
