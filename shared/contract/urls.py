@@ -12,8 +12,9 @@ IMAGE_SCHEMES = ("https",)
 #: Schemes of the links of a card: also mail, calls and Teams itself. None of them runs a script or opens a file.
 LINK_SCHEMES = (*WEB_SCHEMES, "mailto", "tel", "sip", "msteams")
 
-#: White space, control characters, and others that no URL may contain (RFC 3986, appendix A).
-_FORBIDDEN = re.compile(r"""[\s\x00-\x20\x7f-\x9f\u200b\u2060\ufeff"<>\\^`{|}]""")
+#: White space, control and invisible characters, and those that end a URL in a text or that clients read as a slash
+#: (RFC 3986, appendix C). Others that should be encoded, such as braces, mean the same to all clients.
+_FORBIDDEN = re.compile(r"""[\s\x00-\x20\x7f-\x9f\u200b\u2060\ufeff"<>\\]""")
 
 
 def find_url_fault(url: str, schemes: Sequence[str] = WEB_SCHEMES) -> str:
