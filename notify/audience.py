@@ -59,28 +59,31 @@ async def list_page(
 ) -> AudiencePage:
     """Return about `limit` recipients from `cursor` on ("" for the first page). A page may be empty before the last.
 
-    Single recipients come before teams, topics and `all`. Raises `RetryLater` if Teams does not answer a request.
+    Single recipients come before teams, topics and `all`. The cursor has the position in the audience, where the next
+    page of a team, topic or `all` begins, and whether that had anybody so far. Raises `RetryLater` if Teams does not
+    answer a request.
     """
     groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
     singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
-    position, after = orjson.loads(cursor) if cursor else (0, "")
+    position, after, had_any = orjson.loads(cursor) if cursor else (0, "", False)
     empty: Sequence[int] = ()
     if position < len(singles):
         batch = singles[position : position + limit]
         found: Sequence[str] = await gather_limited(batch, lambda pair: _resolve_single(services, tenant, pair[1]))
         indexes = [index for index, _ in batch]
-        position, after = position + len(batch), ""
+        position, after, had_any = position + len(batch), "", False
     else:
         index, entry = groups[position - len(singles)]
-        is_first = not after
         found, after = await _list_group(services, tenant, entry, after, limit)
-        empty = [index] if is_first and not found and not after else ()
+        had_any = bool(had_any or found)
+        if not after:
+            empty, had_any = () if had_any else [index], False
         indexes = [index] * len(found)
         position += not after
     recipients: dict[str, int] = {}
     for recipient, index in zip(found, indexes, strict=True):
         recipients.setdefault(recipient, index)
-    next_cursor = orjson.dumps([position, after]).decode() if position < len(audience) else ""
+    next_cursor = orjson.dumps([position, after, had_any]).decode() if position < len(audience) else ""
     return AudiencePage(recipients, next_cursor, empty)
 
 

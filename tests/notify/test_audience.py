@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, TeamsFault, TeamView
+from local.status import describe_counts, describe_notification
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
 from tests.support.herald import Herald, user
@@ -154,11 +155,30 @@ async def test_topic_is_sent_page_by_page_to_its_subscribers_only(timed: Herald)
 
 
 @pytest.mark.parametrize("recipient", [{"topic": "nobody's"}, {"all": True}])
-async def test_empty_audience_is_finished_with_total_zero(timed: Herald, recipient: dict[str, Any]) -> None:
+async def test_empty_audience_is_finished_with_total_zero_and_says_so(
+    timed: Herald, recipient: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
     submitted = await timed.submit(recipient)
     await timed.run_until_idle()
     after = await timed.reload(submitted)
     assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 0, "{}")
+    assert describe_counts(after) == "0 recipients"
+    assert describe_notification(after, {}, [])[1] == "deliveries: none, 0 recipients"
+    [line] = [line for line in caplog.messages if "is an audience of nobody" in line]
+    assert f"Recipient /recipients/0 of notification {after.key} (source {after.source}, id {after.id})" in line
+
+
+async def test_empty_topic_among_other_recipients_is_logged_and_the_others_are_sent_it(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.store_people(1)
+    await timed.submit({"topic": "nobody's"}, {"user": ada.object_id}, {"all": True})
+    await timed.run_until_idle()
+    assert await received_by(timed) == [ada.object_id]
+    [line] = [line for line in caplog.messages if "is an audience of nobody" in line]
+    assert "Recipient /recipients/0 " in line
 
 
 async def test_existing_rows_far_apart_in_a_large_partition_are_found(

@@ -90,7 +90,8 @@ def test_link_that_is_no_plain_web_address_is_a_fault(draw: Callable[[str], dict
     "url",
     [
         "https://ci.example/42?a=%20#b", "HTTP://ci.example", "mailto:ada@ci.example?subject=x", "tel:+4930123",
-        "https://teams.microsoft.com/l/chat/0/0?users=ada@ci.example", "msteams:/l/chat/0/0", "https://ci.example/?a={b}|c", "https://bücher.example/ä",
+        "https://teams.microsoft.com/l/chat/0/0?users=ada@ci.example",
+        "msteams:/l/chat/0/0", "https://ci.example/?a={b}|c", "https://bücher.example/ä",
     ],
 )  # fmt: skip
 def test_link_to_a_page_mail_call_or_teams_is_valid(draw: Callable[[str], dict[str, Any]], url: str) -> None:
