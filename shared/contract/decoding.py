@@ -117,6 +117,8 @@ def _describe(text: str, wrappings: int) -> str:
         return f"is wrapped more than {MAX_WRAPPINGS} times"
     if text.startswith("<"):
         return "is XML or HTML"
+    if text.startswith(("'", "`", "‘", "“", "”", "„", "«")):
+        return "begins with a quotation mark that is none of JSON"
     if text[:3].lower() in ("%7b", "%5b", "%22"):
         return "is encoded for a URL"
     if (compressed := _decode_base64(text)) and compressed.startswith(_GZIP):

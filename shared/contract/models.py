@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -39,6 +40,7 @@ ANY_DATE = date(2026, 1, 1)
 #: The id of a message in the conversation id of its thread. The length keeps ids of digests within their limit.
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 _JSON_MEDIA_TYPE = re.compile(r"[^\s/]+/[^\s/]+\+json")
+_NUMBER = re.compile(r"\s*[-+.\d_eE]+\s*")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 #: An id of Teams, such as 19:team@thread.tacv2: a type, a colon, and text without spaces. A display name is none.
 _TEAMS_ID = re.compile(r"\d+:\S+")
@@ -146,18 +148,26 @@ def _wall_time(text: str) -> str:
     return text
 
 
+def _no_number(value: Any) -> Any:
+    # Nobody can know whether a number means seconds or milliseconds; pydantic guesses.
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError(INSTANT)
+    return value
+
+
 def _check_year(time: datetime) -> datetime:
     if not 2000 <= time.year <= 9000:
         raise ValueError("must be in the years 2000 to 9000")  # years 1 and 9999 overflow in other time zones
     return time
 
 
+INSTANT = "must be a time with an offset, such as 2026-12-01T09:00:00Z"
 WebLink = Annotated[Text, AfterValidator(_web_link)]
 ImageLink = Annotated[Text, AfterValidator(_image_link)]
 Card = Annotated[dict[str, Any], AfterValidator(_adaptive_card)]
 WallTime = Annotated[str, AfterValidator(_wall_time)]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
-Instant = Annotated[AwareDatetime, AfterValidator(_check_year)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_check_year)]
 
 
 class _Model(BaseModel):

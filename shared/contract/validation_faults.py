@@ -12,9 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from shared.contract.faults import Fault, describe_type
-from shared.contract.models import RECIPIENT_TAGS
-
-INSTANT = "must be a time with an offset, such as 2026-12-01T09:00:00Z"
+from shared.contract.models import INSTANT, RECIPIENT_TAGS
 
 
 def to_fault(error: Mapping[str, Any], root: type[BaseModel]) -> Fault:

@@ -141,6 +141,8 @@ def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> Non
         ({"prority": "urgent"}, "/data/prority"),
         ({"simulate": "yes"}, "/data/simulate"),
         ({"expiresAt": "2026-11-23T18:00:00"}, "/data/expiresAt"),
+        ({"expiresAt": 4102444800}, "/data/expiresAt"),
+        ({"expiresAt": "4102444800000"}, "/data/expiresAt"),
         ({"expiresAt": "9999-12-31T23:59:59-12:00"}, "/data/expiresAt"),
         ({"schedule": {"at": "2026-12-01T09:00Z"}}, "/data/schedule/at"),
         ({"schedule": {"at": "2026-12-01"}}, "/data/schedule/at"),

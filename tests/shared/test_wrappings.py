@@ -204,6 +204,8 @@ def in_base64(body: bytes) -> bytes:
         (b"%7B%22id%22%3A1%7D", "is encoded for a URL"),
         (gzip.compress(b"{}"), "is compressed with gzip"),
         (in_base64(gzip.compress(b"{}")), "is compressed with gzip"),
+        (b"'{}'", "begins with a quotation mark that is none of JSON"),
+        ("“{}”".encode(), "begins with a quotation mark that is none of JSON"),
         (b"42", "is a single JSON value, not an object"),
         (b"true", "is a single JSON value, not an object"),
         (b'"42"', "is a single JSON value, not an object"),
