@@ -36,6 +36,8 @@ from shared.teams.rate_limiter import RetryLater
 MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
 #: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
+#: The prefix of a recipient that stands for the members of a team that Teams does not list.
+UNLISTED_TEAM = "t:"
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ async def _list_members(
     """Return members of a team or group chat as Teams lists them; if Teams refuses, `t:` and its id."""
     team = await _find_team_or_chat(services, tenant, team_id)
     if team is None or team.status is not ReferenceStatus.ACTIVE:
-        return [f"t:{team.id if team else team_id}"], ""
+        return [f"{UNLISTED_TEAM}{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
     outcome = await services.connector.members(route, team.id, size, after)
@@ -127,7 +129,7 @@ async def _list_members(
             await services.conversations.save(
                 tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
             )
-        return [f"t:{team.id}"], ""
+        return [f"{UNLISTED_TEAM}{team.id}"], ""
     members = outcome.body.get("members")
     ids = [each.get("aadObjectId") or each.get("objectId") for each in members or () if isinstance(each, dict)]
     token = str(outcome.body.get("continuationToken") or "")

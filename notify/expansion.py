@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
 
-from notify.audience import explain_empty, list_page
+from notify.audience import UNLISTED_TEAM, explain_empty, list_page
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
 from shared.contract.models import RECIPIENT
@@ -132,6 +132,15 @@ async def _add_page(services: Services, notification: StoredNotification) -> str
             notification.identity,
             explain_empty(recipients[index]),
         )
+    for recipient, index in page.recipients.items():
+        if recipient.startswith(UNLISTED_TEAM):
+            log.warning(
+                "Recipient /recipients/%d of notification %s (%s) is a team whose members Teams does not list to the "
+                "bot: nobody in it is notified; the reason is in the row of its delivery",
+                index,
+                notification.key,
+                notification.identity,
+            )
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)
     for recipient, index in page.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = index

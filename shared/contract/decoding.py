@@ -64,7 +64,15 @@ def parse_json(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         message = f"is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
-        raise _unreadable(message) from None
+        raise _unreadable(message + _suggest(text)) from None
+
+
+def _suggest(text: str) -> str:
+    """Return what to write instead of a frequent mistake, as the end of a fault; "" for others."""
+    quote = text.lstrip().removeprefix("[").lstrip().removeprefix("{").lstrip()[:2]
+    if quote == '\\"':
+        return '; write " without a backslash before it'
+    return "; write \" around names and texts, not '" if quote.startswith("'") else ""
 
 
 def _remove_wrapping(text: str) -> str | None:

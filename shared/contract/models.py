@@ -148,6 +148,10 @@ def _wall_time(text: str) -> str:
     return text
 
 
+def _only_true(value: Any) -> Any:
+    return value if value is True else None  # in Python, 1 equals True
+
+
 def _no_number(value: Any) -> Any:
     # Nobody can know whether a number means seconds or milliseconds; pydantic guesses.
     if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
@@ -213,7 +217,7 @@ class TopicRecipient(_Model):
 class AllRecipient(_Model):
     """Everyone in the tenant who has a personal chat with the bot."""
 
-    all: Literal[True]
+    all: Annotated[Literal[True], BeforeValidator(_only_true)]
 
 
 _KINDS = ("user", "channel", "conversation", "team", "topic", "all")

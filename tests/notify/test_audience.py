@@ -169,6 +169,17 @@ async def test_empty_audience_is_finished_with_total_zero_and_says_so(
     assert f"Recipient /recipients/0 of notification {after.key} (source {after.source}, id {after.id})" in line
 
 
+async def test_team_that_nobody_knows_is_logged_and_has_a_row_with_the_reason(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    submitted = await timed.submit({"team": "19:unknown@thread.tacv2"})
+    await timed.run_until_idle()
+    assert describe_counts(await timed.reload(submitted)) == "1 suppressed"
+    [line] = [line for line in caplog.messages if "whose members Teams does not list" in line]
+    assert f"(source {submitted.source}, id {submitted.id})" in line
+
+
 async def test_empty_topic_among_other_recipients_is_logged_and_the_others_are_sent_it(
     timed: Herald, caplog: pytest.LogCaptureFixture
 ) -> None:

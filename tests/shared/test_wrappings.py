@@ -220,6 +220,20 @@ def test_fault_of_an_unreadable_message_says_what_was_found_and_what_to_write(bo
     check_fault(fault)
 
 
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b'{\\"id\\": 1}', '; write " without a backslash before it'),
+        (b"[{'id': 1}]", "; write \" around names and texts, not '"),
+        (b'{"id": 1,}', " in line 1, column 9"),
+    ],
+)
+def test_fault_of_a_frequent_mistake_in_json_says_what_to_write(body: bytes, end: str) -> None:
+    [fault] = faults_of(body)
+    assert fault.message.startswith("is not valid JSON: ")
+    assert fault.message.endswith(end)
+
+
 def test_message_in_the_event_grid_schema_is_one_fault() -> None:
     event = {"topic": "/t", "subject": "x", "eventType": "a.b", "eventTime": "2026-12-01T09:00:00Z", "dataVersion": "1"}
     text = "is an event in the Event Grid schema; create the event subscription with the schema CloudEvents 1.0"
@@ -262,6 +276,7 @@ def test_fault_of_an_envelope_says_what_to_write(value: Any, pointer: str, messa
         ({"simulate": "yes"}, "/simulate", "must be true or false, not a text"),
         ({"priority": "high"}, "/priority", 'must be "normal" or "urgent"'),
         ({"recipients": [{"all": False}]}, "/recipients/0/all", "must be true"),
+        ({"recipients": [{"all": 1}]}, "/recipients/0/all", "must be true"),
         ({"content": None, "card": "x"}, "/card", "must be an object, not a text"),
         ({"content": None, "card": {}}, "/card", "must be an Adaptive Card: an object with the type AdaptiveCard"),
         ({"content": "Build 42 failed"}, "/content", "must be an object with title, not a text"),
