@@ -20,8 +20,8 @@ from azure.core.exceptions import AzureError
 
 from local.processes import connection_string
 from local.send import bypass_proxy
+from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
-from shared.contract.parsing import decode_json
 from shared.records import DeliveryRecord, StoredNotification
 from shared.states import OPEN, DeliveryState, NotificationState, Reason
 from shared.storage.clients import CONNECTION, open_storage
@@ -37,6 +37,9 @@ MAX_SHOWN_FAULTS, MAX_SEARCHED_LETTERS = 10, 1000
 
 #: How the sources of Herald's own messages begin: answers, welcomes, digests. They are not listed.
 OWN_SOURCES = "/herald/"
+
+#: The result of a notification whose audience is empty.
+NO_RECIPIENTS = "0 recipients"
 
 #: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
 ADVICE: Mapping[str, str] = {
@@ -83,8 +86,10 @@ def describe_letters(letters: Iterable[Mapping[str, Any]]) -> list[str]:
     for letter in letters:
         at = letter["at"]
         when = _minute(at) if isinstance(at, datetime) else ""
-        named = f"id {', '.join(ids)}  " if (ids := sorted(find_ids(letter))) else ""
-        lines.append(f"dead letter  {when}  {letter['queue']}  {letter['reason']}  {named}key {letter['RowKey']}")
+        names = {"source": "source", "id": "id", "message_id": "queue message"}
+        named = [f"{text} {letter[column]}" for column, text in names.items() if letter.get(column)]
+        parts = ["dead letter", when, letter["queue"], letter["reason"], *named, f"key {letter['RowKey']}"]
+        lines.append("  ".join(map(str, parts)))
         faults = orjson.loads(str(letter["faults"]))
         lines += ["  " + " ".join(filter(None, fault.values())) for fault in faults[:MAX_SHOWN_FAULTS]]
     return lines
@@ -92,6 +97,8 @@ def describe_letters(letters: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def describe_result(notification: StoredNotification) -> str:
     """Return the final counts as text, or when it is due; "" while deliveries are open."""
+    if notification.counts and notification.total == 0:
+        return NO_RECIPIENTS
     if notification.state is NotificationState.SCHEDULED and notification.due:
         return f"due {_minute(notification.due)}"
     counts = orjson.loads(notification.counts) if notification.counts else {}
@@ -103,6 +110,7 @@ def describe_notification(
 ) -> list[str]:
     """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    nothing = f"none, {NO_RECIPIENTS}" if notification.total == 0 else "none"
     state = str(notification.state)
     if notification.state is NotificationState.SCHEDULED and notification.due:
         state += f", due {_minute(notification.due)} UTC"
@@ -110,7 +118,7 @@ def describe_notification(
         state += f", edited ({notification.revision})"
     if notification.recalled:
         state += ", recall requested: what is still sent was not recalled"
-    lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or 'none'}"]
+    lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or nothing}"]
     rows = [("recipient", "state", "reason", "what to do")]
     for recipient, record in deliveries:
         advice = ADVICE.get(record.reason, "")
@@ -161,22 +169,23 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
                     break
             lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown)
         letters = await dead_letters.list_newest(MAX_SEARCHED_LETTERS)
-        lines += describe_letters(letter for letter in letters if identifier in find_ids(letter))
+        lines += describe_letters(letter for letter in letters if _names(letter, identifier))
         return lines or None
 
 
-def find_ids(letter: Mapping[str, Any]) -> set[str]:
-    """Return the ids that the message of a dead letter has or targets."""
+def _names(letter: Mapping[str, Any], identifier: str) -> bool:
+    """Return whether the message of a dead letter has or targets this id, or is the queue message with this id."""
+    if identifier in (letter.get("id"), letter.get("message_id")):
+        return True
     try:
         value = decode_json(DeadLetters.body(letter))
     except MessageRefused:
-        return set()
+        return False
     data = value.get("data", value) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(data, dict):
-        return set()
+        return False
     target = data.get("target")
-    ids = (value.get("id"), data.get("id"), target.get("id") if isinstance(target, dict) else None)
-    return {each for each in ids if isinstance(each, str)}
+    return identifier in (value.get("id"), data.get("id"), target.get("id") if isinstance(target, dict) else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,8 @@ MAX_USER_ID_CHARS = 500
 _OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
+#: The prefixes of a recipient that cannot be reached, and of the user ids of guests.
+_UNREACHABLE, _USER_ID = "t:", "29:"
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +53,14 @@ _GROUPS = (TeamRecipient, TopicRecipient, AllRecipient)
 
 @dataclass(frozen=True, slots=True)
 class AudiencePage:
-    """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last."""
+    """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last.
+
+    `empty` has the index of a team, topic or `all` that turned out to have nobody.
+    """
 
     recipients: Mapping[str, int]
     cursor: str
+    empty: Sequence[int] = ()
 
 
 async def list_page(
@@ -62,25 +68,47 @@ async def list_page(
 ) -> AudiencePage:
     """Return about `limit` recipients from `cursor` on ("" for the first page). A page may be empty before the last.
 
-    Single recipients come before teams, topics and `all`. Raises `RetryLater` if Teams does not answer a request.
+    Single recipients come before teams, topics and `all`. The cursor has the position in the audience, where the next
+    page of a team, topic or `all` begins, and whether that had anybody so far. Raises `RetryLater` if Teams does not
+    answer a request.
     """
     groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
     singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
-    position, after = orjson.loads(cursor) if cursor else (0, "")
+    position, after, had_any = orjson.loads(cursor) if cursor else (0, "", False)
+    empty: Sequence[int] = ()
     if position < len(singles):
         batch = singles[position : position + limit]
         found: Sequence[str] = await gather_limited(batch, lambda pair: _resolve_single(services, tenant, pair[1]))
         indexes = [index for index, _ in batch]
-        position, after = position + len(batch), ""
+        position, after, had_any = position + len(batch), "", False
     else:
         index, entry = groups[position - len(singles)]
         found, after = await _list_group(services, tenant, entry, after, limit)
+        had_any = bool(had_any or found)
+        if not after:
+            empty, had_any = () if had_any else [index], False
         indexes = [index] * len(found)
         position += not after
     recipients: dict[str, int] = {}
     for recipient, index in zip(found, indexes, strict=True):
         recipients.setdefault(recipient, index)
-    return AudiencePage(recipients, orjson.dumps([position, after]).decode() if position < len(audience) else "")
+    next_cursor = orjson.dumps([position, after, had_any]).decode() if position < len(audience) else ""
+    return AudiencePage(recipients, next_cursor, empty)
+
+
+def is_unlisted_team(entry: Recipient, recipient: str) -> bool:
+    """Return whether a recipient stands for all members of a team, because Teams does not list them."""
+    is_guest = recipient.startswith(_UNREACHABLE + _USER_ID)
+    return isinstance(entry, TeamRecipient) and recipient.startswith(_UNREACHABLE) and not is_guest
+
+
+def explain_empty(audience: Recipient) -> str:
+    """Return why a team, topic or `all` has nobody, for a log line."""
+    if isinstance(audience, TopicRecipient):
+        return "nobody has subscribed to this topic"
+    if isinstance(audience, TeamRecipient):
+        return "Teams lists no member of this team"
+    return "nobody in the tenant has a personal chat with the bot"
 
 
 async def _list_group(
@@ -103,7 +131,7 @@ async def _list_members(
     now = services.real_time()
     team = await _find_team_or_chat(services, tenant, team_id)
     if team is None or team.status is not ReferenceStatus.ACTIVE:
-        return [f"t:{team.id if team else team_id}"], ""
+        return [f"{_UNREACHABLE}{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
     restarts, continuation = orjson.loads(after) if after else (0, "")
@@ -120,7 +148,7 @@ async def _list_members(
             await services.conversations.save(
                 tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
             )
-        return [f"t:{team.id}"], ""
+        return [f"{_UNREACHABLE}{team.id}"], ""
     members = outcome.body.get("members")
     found = [_member(each) for each in members if isinstance(each, dict)] if isinstance(members, list) else []
     token = str(outcome.body.get("continuationToken") or "")
@@ -138,7 +166,7 @@ def _member(member: Mapping[str, object]) -> str:
     identifier, user_id = member.get("aadObjectId") or member.get("objectId"), str(member.get("id") or "")
     if isinstance(identifier, str) and _OBJECT_ID.fullmatch(identifier):
         return f"u:{identifier.lower()}"
-    return f"t:{user_id[:MAX_USER_ID_CHARS]}" if user_id and not user_id.startswith("28:") else ""
+    return f"{_UNREACHABLE}{user_id[:MAX_USER_ID_CHARS]}" if user_id and not user_id.startswith("28:") else ""
 
 
 async def _resolve_single(services: Services, tenant: str, recipient: Recipient) -> str:
@@ -165,14 +193,14 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if team is None or (known and team.id == known.team):
         return f"c:{identifier}"
     if known and (known.user or known.team):
-        return f"t:{identifier}"
+        return f"{_UNREACHABLE}{identifier}"
     outcome = await services.connector.channels(Route(tenant, team.service_url), team.id)
     _require_answer(outcome)
     listed = outcome.body.get("conversations")
     ids = {each.get("id") for each in listed if isinstance(each, dict)} if isinstance(listed, list) else set()
     if identifier not in ids | {team.id}:
         log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
-        return f"t:{identifier}"
+        return f"{_UNREACHABLE}{identifier}"
     observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
     now = services.real_time()
     await conversations.save(tenant, ReferenceKind.CONVERSATION, identifier, observed, at=now)

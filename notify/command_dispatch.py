@@ -17,9 +17,11 @@ from notify.schedule_commands import run_schedule_command
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content
 from shared.contract.faults import Fault, MessageRefused
-from shared.contract.models import Command, CommandTarget, DeadLetterSelection, Schedule
+from shared.contract.identity import with_id
+from shared.contract.models import Command, CommandTarget, DeadLetterSelection, ScheduleChange
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
-from shared.queue_messages import MESSAGES, Delivery, Expansion, NewerVersion, Task, Unreadable
+from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Task, Unreadable
+from shared.queues import to_text
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState
@@ -81,11 +83,10 @@ async def _apply(services: Services, command: Command, notification: StoredNotif
         await resume_expansion(services, key)
         await start_sweep(services, notification, Task.REDRIVE)
     elif command.command == "edit":
-        assert command.content
-        content = command.content
+        content = command.content.model_dump(by_alias=True, mode="json") if command.content else None
 
         def edit(current: StoredNotification) -> Mapping[str, object]:
-            data = _replace_fields(current.data, content=content.model_dump(by_alias=True, mode="json"), card=None)
+            data = _replace_fields(current.data, content=content, card=command.card)
             new = parse_stored(data)
             check_content(new, services.settings.max_activity_bytes, pointer)
             return {} if new == current.content else {"data": data, "revision": current.revision + 1}
@@ -109,22 +110,29 @@ async def _apply(services: Services, command: Command, notification: StoredNotif
             await start_sweep(services, notification, Task.RECALL, SWEEP_DELAY_SECONDS)
         elif notification.state is NotificationState.CANCELLED:
             await start_sweep(services, notification, Task.CANCEL, SWEEP_DELAY_SECONDS)
-    log.info("Command %s was applied to notification %s", command.command, key)
+    log.info("Command %s was applied to notification %s (%s)", command.command, key, notification.identity)
 
 
-async def _reschedule(services: Services, schedule: Schedule, notification: StoredNotification, pointer: str) -> None:
-    """Change when a scheduled notification is due; raises `MessageRefused` if its expansion has begun."""
+async def _reschedule(
+    services: Services, change: ScheduleChange, notification: StoredNotification, pointer: str
+) -> None:
+    """Change when a scheduled notification is due; raises `MessageRefused` if its expansion has begun.
+
+    What `change` does not name stays as it was, such as the time zone.
+    """
     now = services.clock()
-    due_time = compute_due(schedule, services.settings.default_time_zone, now)
-    check_expiry(due_time, notification.expires, f"{pointer}/schedule/at")
-    state = NotificationState.SCHEDULED if due_time.due else NotificationState.ACCEPTED
 
     def move(current: StoredNotification) -> Mapping[str, object]:
-        if current.content.schedule == schedule:
+        known = current.content.schedule
+        schedule = change.apply_to(known) if known else None
+        if schedule is not None and schedule == known:
             return {}
-        if current.state is not NotificationState.SCHEDULED:
+        if schedule is None or current.state is not NotificationState.SCHEDULED:
             fault = f"can be rescheduled only while it is scheduled; its state is {current.state}"
             raise MessageRefused("begun", [Fault(f"{pointer}/target", fault)])
+        due_time = compute_due(schedule, services.settings.default_time_zone, now)
+        check_expiry(due_time, current.expires, f"{pointer}/schedule/at")
+        state = NotificationState.SCHEDULED if due_time.due else NotificationState.ACCEPTED
         return {
             "data": _replace_fields(current.data, schedule=schedule.model_dump(by_alias=True, mode="json")),
             "state": NotificationState.SKIPPED if due_time.skip else state,
@@ -166,7 +174,10 @@ async def _redrive_dead_letters(services: Services, selection: DeadLetterSelecti
         raise MessageRefused("unknown", [Fault(f"{pointer}/target/deadLetters", "selects no dead letter")])
     for letter in letters:
         # Requeue first: a worker that dies between the two writes leaves a duplicate, which is harmless.
-        await _requeue(services, letter["queue"], services.dead_letters.body(letter))
+        body = services.dead_letters.body(letter)
+        if letter["queue"] == NOTIFICATIONS:
+            body = with_id(body, letter.get("message_id", ""))
+        await _requeue(services, letter["queue"], body)
         await services.dead_letters.delete(letter)
     log.info("%d dead letters were requeued on %s", len(letters), selection.queue)
 
@@ -176,7 +187,7 @@ async def _requeue(services: Services, queue: str, body: bytes) -> None:
     try:
         message = MESSAGES[queue].decode(body)
     except (KeyError, NewerVersion, Unreadable, MessageRefused):  # a message of an upstream system, or of no known form
-        await services.queues.put(queue, body.decode())
+        await services.queues.put(queue, to_text(body))
         return
     if isinstance(message, Delivery):
         known = await services.deliveries.get(message)

@@ -43,7 +43,12 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
         return
     target = (await resolve(services, notification.tenant, message.recipient)).target
     if isinstance(target, Reason):
-        log.info("A message of notification %s stays unchanged: its recipient is %s", notification.key, target)
+        log.info(
+            "A message of notification %s (%s) stays unchanged: its recipient is %s",
+            notification.key,
+            notification.identity,
+            target,
+        )
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     conversation, activity_id = known.conversation_id, known.activity_id
@@ -70,7 +75,11 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
             await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     else:
         log.warning(
-            "Teams refused to %s a message of notification %s: %s", message.task, notification.key, outcome.reason
+            "Teams refused to %s a message of notification %s (%s): %s",
+            message.task,
+            notification.key,
+            notification.identity,
+            outcome.reason,
         )
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from notify.audience import list_page
+from notify.audience import explain_empty, is_unlisted_team, list_page
 from notify.policy import MAX_BACKOFF_SECONDS, RETRY_PERIOD
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
@@ -133,7 +133,12 @@ async def _begin_scheduled(
             found = await services.notifications.get(found.key)
             continue
         if missed:
-            log.warning("Notification %s is missed, it was due at %s: redrive it to send it now", found.key, found.due)
+            log.warning(
+                "Notification %s (%s) is missed, it was due at %s: redrive it to send it now",
+                found.key,
+                found.identity,
+                found.due,
+            )
     return found
 
 
@@ -156,6 +161,23 @@ async def _add_page(services: Services, notification: StoredNotification) -> str
     limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
     page = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
+    for index in page.empty:
+        log.warning(
+            "Recipient /recipients/%d of notification %s (%s) is an audience of nobody: %s",
+            index,
+            notification.key,
+            notification.identity,
+            explain_empty(recipients[index]),
+        )
+    for recipient, index in page.recipients.items():
+        if is_unlisted_team(recipients[index], recipient):
+            log.warning(
+                "Recipient /recipients/%d of notification %s (%s) is a team whose members Teams does not list to the "
+                "bot: nobody in it is notified; the reason is in the row of its delivery",
+                index,
+                notification.key,
+                notification.identity,
+            )
     by_shard: dict[str, dict[str, int]] = defaultdict(dict)
     for recipient, index in page.recipients.items():
         by_shard[shard_of(recipient, notification.shards)][recipient] = index

@@ -18,7 +18,7 @@ blueprint = func.Blueprint()
 
 @queue_trigger(blueprint, queue_messages.NOTIFICATIONS)
 async def ingest_message(message: func.QueueMessage) -> None:
-    await ingest(await get_services(), message.get_body(), str(message.id))
+    await ingest(await get_services(), message.get_body(), str(message.id), message.dequeue_count or 1)
 
 
 @queue_trigger(blueprint, queue_messages.EXPANSIONS)

@@ -13,10 +13,12 @@ from notify.expansion import expand
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content
 from shared.contract.faults import Fault, MessageRefused
+from shared.contract.identity import read_identity, with_id
 from shared.contract.models import Command
 from shared.contract.parsing import Request, data_pointer, parse_message
 from shared.publishing import accept, shard_count
 from shared.queue_messages import NOTIFICATIONS, Expansion
+from shared.queues import to_text
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.settings import Settings
@@ -29,8 +31,16 @@ log = logging.getLogger(__name__)
 _REUSED = Fault("/id", "was used by this source for another notification; each notification needs an id of its own")
 
 
-async def ingest(services: Services, body: bytes, message_id: str) -> None:
-    """Ingest one message of the queue `notifications`. A refused message becomes a dead letter."""
+async def ingest(services: Services, body: bytes, message_id: str, dequeue_count: int = 1) -> None:
+    """Ingest one message of the queue `notifications`. A refused message becomes a dead letter.
+
+    `dequeue_count` is how often the queue has delivered the message. A message without an id is identified by
+    `message_id`, which it loses on its way through the poison queue. So when an earlier try failed, it is replaced by
+    a copy that has this id.
+    """
+    if dequeue_count > 1 and (identified := with_id(body, message_id)) != body:
+        await services.queues.put(NOTIFICATIONS, to_text(identified))
+        return
     now = services.clock()
     try:
         request = parse_message(body)
@@ -43,11 +53,18 @@ async def ingest(services: Services, body: bytes, message_id: str) -> None:
         check_content(request.notification, services.settings.max_activity_bytes, pointer)
         await _store(services, request, tenant, request.id or message_id, now)
     except MessageRefused as refused:
+        identity = read_identity(body)
         row = await services.dead_letters.put(
-            NOTIFICATIONS, message_id, body, refused.reason, refused.faults, services.clock()
+            NOTIFICATIONS, message_id, body, refused.reason, refused.faults, services.clock(), identity
         )
-        count = len(refused.faults)
-        log.warning("A message was refused (%s); its %d faults are in DeadLetters row %s", refused.reason, count, row)
+        log.warning(
+            "Message %s was refused (%s; %s): its %d faults are in DeadLetters row %s",
+            message_id,
+            refused.reason,
+            identity,
+            len(refused.faults),
+            row,
+        )
 
 
 async def _store(services: Services, request: Request, tenant: str, identifier: str, now: datetime) -> None:

@@ -98,7 +98,12 @@ async def resume_stalled(services: Services, key: str) -> None:
     if notification is None:
         return
     if notification.state in _EXPANDING:
-        log.warning("Notification %s is still being expanded: its page %d was enqueued again", key, notification.page)
+        log.warning(
+            "Notification %s (%s) is still being expanded: its page %d was enqueued again",
+            key,
+            notification.identity,
+            notification.page,
+        )
         await services.queues.enqueue_expansion(Expansion(key, notification.page))
     elif notification.state in _EXPANDED:
         changed = await finish(services, key)

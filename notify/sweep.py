@@ -69,7 +69,13 @@ async def _messages(
         unfinished = [(delivery, known) for delivery, known in page if not known.state.final]
         if unfinished:
             counts = dict(Counter(f"{known.state} {known.reason}".strip() for _, known in unfinished))
-            log.info("Notification %s has open deliveries in shard %s: %s", notification.key, message.shard, counts)
+            log.info(
+                "Notification %s (%s) has open deliveries in shard %s: %s",
+                notification.key,
+                notification.identity,
+                message.shard,
+                counts,
+            )
         held_due, other_due = services.clock() - HELD_OVERDUE, services.real_time()
         return [
             delivery

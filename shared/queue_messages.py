@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
 
-from shared.contract.parsing import decode_json
+from shared.contract.decoding import decode_json
 
 NOTIFICATIONS = "notifications"
 EXPANSIONS = "expansions"

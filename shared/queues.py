@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,17 @@ from shared.queue_messages import (
 
 #: Longest delay of a message: 7 days ("Put Message", Queue service REST reference).
 MAX_DELAY_SECONDS = 7 * 24 * 3600
+#: Characters that a queue refuses, because XML 1.0 does not allow them.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_text(body: bytes) -> str:
+    """Return the text that puts a message with this body on a queue: in base64 if a queue refuses it as it is."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(body).decode()
+    return base64.b64encode(body).decode() if _NO_XML.search(text) else text
 
 
 class Queues:

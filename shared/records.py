@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from shared import keys
 from shared.contract import models, parsing
+from shared.contract.identity import Identity
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, ReferenceKind, ReferenceStatus
@@ -104,6 +105,10 @@ class StoredNotification:
     @cached_property
     def content(self) -> models.Notification:
         return parsing.parse_stored(self.data)
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.source, self.id)
 
     @property
     def schedule_set_at(self) -> datetime:

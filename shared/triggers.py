@@ -14,6 +14,7 @@ import azure.functions as func
 
 from shared import queue_messages
 from shared.contract.faults import Fault, MessageRefused
+from shared.queues import to_text
 from shared.services import Services, get_services
 from shared.storage.clients import CONNECTION
 
@@ -41,11 +42,11 @@ async def handle_internal(
     try:
         decoded = kind.decode(body)
     except queue_messages.NewerVersion:
-        await services.queues.put(queue, body.decode(), queue_messages.NEWER_VERSION_DELAY_SECONDS)
+        await services.queues.put(queue, to_text(body), queue_messages.NEWER_VERSION_DELAY_SECONDS)
         return
     except (queue_messages.Unreadable, MessageRefused):
         fault = Fault("", f"is not a message of the queue {queue}")
         row = await services.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], services.clock())
-        log.warning("A message on %s was not written by the app: see DeadLetters %s", queue, row)
+        log.warning("Message %s on %s was not written by the app: see DeadLetters row %s", message.id, queue, row)
         return
     await work(services, decoded)

@@ -22,9 +22,10 @@ import orjson
 from azure.core.exceptions import AzureError
 
 from shared.announcements import occurrences, recipient_occurrences
+from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
-from shared.contract.parsing import decode_json, parse_message
+from shared.contract.parsing import parse_message
 from shared.records import ConversationReference
 from shared.settings import Settings, load_settings
 from shared.states import ReferenceKind, SettingsError

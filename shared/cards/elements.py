@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 #: Schema version of Herald's cards, the highest that Teams renders from a bot ("Types of cards", Microsoft Learn).
@@ -11,8 +12,9 @@ CARD_VERSION = "1.5"
 #: Most buttons in one action set; Teams does not show more (`actions.maxActions` of its host configuration).
 MAX_BUTTONS_PER_SET = 6
 
-#: A line break that Markdown would join with a space: not beside an empty line, and not before an item of a list.
-_SINGLE_BREAK = re.compile(r"(?<!\n)\r?\n(?!\r?\n| *(?:[-*+]|\d{1,3}[.)]) )")
+_LINE_END = re.compile(r"\r\n|[\r\x85\u2028\u2029]")
+_BULLET = re.compile(r"[ \t]*[-*+][ \t]")
+_NUMBER = re.compile(r"[ \t]*(\d{1,3})[.)][ \t]")
 
 
 def adaptive_card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -27,7 +29,27 @@ def adaptive_card(body: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[s
 
 def markdown_text(text: str, **style: object) -> dict[str, Any]:
     """Return a text block, which clients render as Markdown, with each of its line breaks."""
-    return {"type": "TextBlock", "text": _SINGLE_BREAK.sub("\n\n", text), "wrap": True, **style}
+    return {"type": "TextBlock", "text": with_line_breaks(text), "wrap": True, **style}
+
+
+def with_line_breaks(text: str) -> str:
+    """Return Markdown that shows each line of `text` on a line of its own, and its lists as lists.
+
+    Markdown joins two lines with a space, unless an empty line is between them or the second begins an item of a list
+    (CommonMark 0.31, "Paragraphs" and "List items": of a numbered list, only the first item can follow a paragraph).
+    """
+    lines = _LINE_END.sub("\n", text).split("\n")
+    parts = [lines[0]]
+    for before, line in pairwise(lines):
+        parts += ["\n" if _breaks_already(before, line) else "\n\n", line]
+    return "".join(parts)
+
+
+def _breaks_already(before: str, line: str) -> bool:
+    if not before.strip() or not line.strip() or _BULLET.match(line):
+        return True
+    number = _NUMBER.match(line)
+    return number is not None and (int(number[1]) == 1 or _NUMBER.match(before) is not None)
 
 
 def heading(text: str) -> dict[str, Any]:

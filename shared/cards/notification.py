@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from shared.cards.elements import action_sets, adaptive_card, heading, markdown_text
+from shared.cards.elements import action_sets, adaptive_card, heading, markdown_text, with_line_breaks
 from shared.cards.footer import Footer
 from shared.cards.reader_times import with_local_times
 from shared.cards.size import fit_activity, require_size
@@ -29,8 +29,10 @@ def render_activity(notification: Notification, limit: int, footer: Footer | Non
     Shorten the text of the content if necessary; raise `TooLarge` if that is not enough.
     """
     if notification.content is not None:
+        # Before the text is shortened, because line breaks make it longer.
+        content = notification.content
         return fit_activity(
-            notification.content,
+            content.model_copy(update={"text": with_line_breaks(content.text)}),
             limit,
             lambda content: _message_activity(draw_notification_card(content, footer), content.title),
         )
@@ -60,7 +62,9 @@ def draw_notification_card(content: Content, footer: Footer | None = None) -> di
     if content.image:
         body.append({"type": "Image", "url": content.image.url, "altText": content.image.alt_text, "size": "Stretch"})
     if content.facts:
-        facts = [{"title": fact.title, "value": fact.value} for fact in content.facts]
+        facts = [
+            {"title": with_line_breaks(fact.title), "value": with_line_breaks(fact.value)} for fact in content.facts
+        ]
         body.append({"type": "FactSet", "facts": facts, "spacing": "Medium"})
     if content.result:
         result = markdown_text(text_of(language, "result", result=content.result))

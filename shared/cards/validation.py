@@ -5,6 +5,8 @@ Faults beyond the schema, with the source of each rule (Microsoft Learn, Microso
 - a version above 1.5: "Types of cards", Support for Adaptive Cards;
 - an image without an https address: the same page, Inline card images. The schema allows data URIs, and "Format your
   bot messages" does not count Base64 images; `icon:` names a Fluent icon (the Teams SDK's card model);
+- a link of another scheme than those of web pages, mail, calls and Teams, or with white space or control characters:
+  it could run a script or open a file, and clients read such a URL in different ways (RFC 3986, section 7);
 - Action.Execute or `refresh` in a card below 1.4, or `refresh` for more than 60 people: the schema, and "Work with
   Universal Actions";
 - the text of a mention without its entity, or the reverse: "Format cards in Teams", Mention support.
@@ -22,6 +24,7 @@ from typing import Any
 from shared.cards.actions import OPAQUE_PROPERTIES
 from shared.cards.schema import find_schema_faults, json_pointer
 from shared.contract.faults import Fault
+from shared.contract.urls import IMAGE_SCHEMES, LINK_SCHEMES, find_url_fault
 
 #: Most faults reported for one card.
 MAX_FAULTS = 50
@@ -79,6 +82,7 @@ def _find_unrendered(card: dict[str, Any]) -> Iterator[Fault]:
         yield Fault("/refresh/userIds", f"must name at most {MAX_REFRESHED_USERS} people")
     for path, each in objects:
         yield from _check_images(path, each)
+        yield from _check_links(path, each)
     yield from _check_mentions(card, objects)
 
 
@@ -108,8 +112,21 @@ def _check_images(path: JsonPath, owner: dict[str, Any]) -> Iterator[Fault]:
         url = owner.get(name)
         if isinstance(url, dict):
             where, url = (*where, "url"), url.get("url")
-        if isinstance(url, str) and not url.lower().startswith(IMAGE_URL_PREFIXES):
+        if not isinstance(url, str):
+            continue
+        if not url.lower().startswith(IMAGE_URL_PREFIXES):
             yield Fault(json_pointer(*where), "must be a URL that begins with https://, or a data URI of an image")
+        elif url.lower().startswith("https:") and (fault := find_url_fault(url, IMAGE_SCHEMES)):
+            yield Fault(json_pointer(*where), fault)
+
+
+def _check_links(path: JsonPath, owner: dict[str, Any]) -> Iterator[Fault]:
+    """Yield the faults of the URLs that a click opens or plays: those of actions, and of media and their captions."""
+    if owner.get("type") in ("Image", "ImageRun") or path[-1:] == ("backgroundImage",):
+        return  # a picture
+    url = owner.get("url")
+    if isinstance(url, str) and (fault := find_url_fault(url, LINK_SCHEMES)):
+        yield Fault(json_pointer(*path, "url"), fault)
 
 
 def _check_mentions(card: dict[str, Any], objects: list[LocatedObject]) -> Iterator[Fault]:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from shared.contract.urls import IMAGE_SCHEMES, find_url_fault
 from shared.time.holidays import Holidays
 from shared.time.localtime import load_zone
 from shared.time.recurrence import Recurrence, check_span
@@ -38,6 +39,11 @@ ANY_DATE = date(2026, 1, 1)
 
 #: The id of a message in the conversation id of its thread. The length keeps ids of digests within their limit.
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
+_JSON_MEDIA_TYPE = re.compile(r"[^\s/]+/[^\s/]+\+json")
+_NUMBER = re.compile(r"\s*[-+.\d_eE]+\s*")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+#: An id of Teams, such as 19:team@thread.tacv2: a type, a colon, and text without spaces. A display name is none.
+_TEAMS_ID = re.compile(r"\d+:\S+")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -46,15 +52,21 @@ ScheduleName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 def _web_link(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError("must be a URL that begins with https:// or http://")
+    if fault := find_url_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+def _image_link(text: str) -> str:
+    if fault := find_url_fault(text, IMAGE_SCHEMES):
+        raise ValueError(
+            f"{fault}: Teams loads pictures over https only" if text.lower().startswith("http:") else fault
+        )
     return text
 
 
 def _object_id(text: str) -> str:
-    compact = text.replace("-", "")
-    if len(text) != 36 or len(compact) != 32 or not set(compact.lower()) <= set("0123456789abcdef"):
+    if not _UUID.fullmatch(text):
         raise ValueError("must be an Entra object id (a UUID); user principal names are not supported")
     return text.lower()
 
@@ -88,6 +100,40 @@ def _conversation(text: str) -> str:
     return text
 
 
+def _team(text: str) -> str:
+    if not _TEAMS_ID.fullmatch(text) and not _UUID.fullmatch(text):
+        raise ValueError(
+            "must be the id of a team, such as 19:…@thread.tacv2, or of its Entra group (a UUID), not a name"
+        )
+    return text
+
+
+def _channel(text: str) -> str:
+    if not _TEAMS_ID.fullmatch(text):
+        raise ValueError("must be the id of a channel, such as 19:…@thread.tacv2, not its name")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a topic: it has only spaces")
+    return text
+
+
+def _adaptive_card(card: dict[str, Any]) -> dict[str, Any]:
+    if card.get("type") != "AdaptiveCard":
+        raise ValueError("must be an Adaptive Card: an object with the type AdaptiveCard")
+    return card
+
+
+def _json_media_type(text: str) -> str:
+    # Media types have no case, and parameters may follow (RFC 9110, section 8.3.1).
+    kind = text.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "text/json") and not _JSON_MEDIA_TYPE.fullmatch(kind):
+        raise ValueError("must be the media type of JSON: application/json, or leave it out")
+    return text
+
+
 def _wall_time(text: str) -> str:
     try:
         parsed = datetime.fromisoformat(text)
@@ -102,6 +148,17 @@ def _wall_time(text: str) -> str:
     return text
 
 
+def _only_true(value: Any) -> Any:
+    return value if value is True else None  # in Python, 1 equals True
+
+
+def _no_number(value: Any) -> Any:
+    # Nobody can know whether a number means seconds or milliseconds; pydantic guesses.
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError(INSTANT)
+    return value
+
+
 def _check_year(time: datetime) -> datetime:
     if not 2000 <= time.year <= 9000:
         raise ValueError("must be in the years 2000 to 9000")  # years 1 and 9999 overflow in other time zones
@@ -110,9 +167,11 @@ def _check_year(time: datetime) -> datetime:
 
 INSTANT = "must be a time with an offset, such as 2026-12-01T09:00:00Z"
 WebLink = Annotated[Text, AfterValidator(_web_link)]
+ImageLink = Annotated[Text, AfterValidator(_image_link)]
+Card = Annotated[dict[str, Any], AfterValidator(_adaptive_card)]
 WallTime = Annotated[str, AfterValidator(_wall_time)]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
-Instant = Annotated[AwareDatetime, AfterValidator(_check_year)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_check_year)]
 
 
 class _Model(BaseModel):
@@ -127,8 +186,8 @@ class UserRecipient(_Model):
 
 
 class ChannelId(_Model):
-    team_id: Name
-    channel_id: Name
+    team_id: Annotated[Name, AfterValidator(_team)]
+    channel_id: Annotated[Name, AfterValidator(_channel)]
 
 
 class ChannelRecipient(_Model):
@@ -146,22 +205,24 @@ class ConversationRecipient(_Model):
 class TeamRecipient(_Model):
     """The members of a team, one by one, by its thread id or Entra group id."""
 
-    team: Name
+    team: Annotated[Name, AfterValidator(_team)]
 
 
 class TopicRecipient(_Model):
     """The subscribers of a topic."""
 
-    topic: Name
+    topic: Annotated[Name, AfterValidator(_topic)]
 
 
 class AllRecipient(_Model):
     """Everyone in the tenant who has a personal chat with the bot."""
 
-    all: Literal[True]
+    all: Annotated[Literal[True], BeforeValidator(_only_true)]
 
 
 _KINDS = ("user", "channel", "conversation", "team", "topic", "all")
+#: The tags of the recipients' models, which are part of the locations of pydantic.
+RECIPIENT_TAGS = frozenset(f"<{kind}>" for kind in _KINDS)
 
 
 def _kind(value: Any) -> str | None:
@@ -204,7 +265,7 @@ class Link(_Model):
 
 
 class Image(_Model):
-    url: WebLink
+    url: ImageLink
     alt_text: Text
 
 
@@ -237,6 +298,24 @@ class Schedule(_Model):
     if_past: Literal["send", "skip", "nextDay"] = "send"
 
 
+class ScheduleChange(_Model):
+    """A new time: what it does not name, or names as null, stays as it was."""
+
+    at: WallTime | None = None
+    time_zone: ZoneName | None = None
+    if_past: Literal["send", "skip", "nextDay"] | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if (self.at, self.time_zone, self.if_past) == (None, None, None):
+            raise ValueError("must have at least one of at, timeZone, ifPast")
+        return self
+
+    def apply_to(self, schedule: Schedule) -> Schedule:
+        """Return the schedule with what this names."""
+        return schedule.model_copy(update={name: value for name, value in self if value is not None})
+
+
 class Digest(_Model):
     mode: Literal["auto"] = "auto"
     key: Name | None = None
@@ -253,7 +332,7 @@ class Notification(_Model):
     recipients: Annotated[Sequence[Recipient], Field(min_length=1)]
     category: Name
     content: Content | None = None
-    card: dict[str, Any] | None = None
+    card: Card | None = None
     tenant: Name | None = None
     priority: Literal["normal", "urgent"] = "normal"
     locale: Name | None = None
@@ -270,8 +349,6 @@ class Notification(_Model):
     def _one_form(self) -> Self:
         if (self.content is None) == (self.card is None):
             raise ValueError("must have exactly one of content and card")
-        if self.card is not None and self.card.get("type") != "AdaptiveCard":
-            raise ValueError("card must be an Adaptive Card: an object with the type AdaptiveCard")
         return self
 
 
@@ -343,8 +420,8 @@ class CommandTarget(_Model):
         return self
 
 
-#: The field that a command requires besides its target, and that no other command may have.
-_REQUIRED_FIELDS = {"edit": "content", "reschedule": "schedule", "schedule": "announcement"}
+#: The field that a command requires besides its target, or one of them, and that no other command may have.
+_REQUIRED_FIELDS = {"edit": ("content", "card"), "reschedule": ("schedule",), "schedule": ("announcement",)}
 _SCHEDULE_COMMANDS = ("schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule")
 
 
@@ -362,17 +439,19 @@ class Command(_Model):
     ]  # fmt: skip
     target: CommandTarget
     content: Content | None = None
-    schedule: Schedule | None = None
+    card: Card | None = None
+    schedule: ScheduleChange | None = None
     announcement: Announcement | None = None
     tenant: Name | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for command, field in _REQUIRED_FIELDS.items():
-            if self.command == command and getattr(self, field) is None:
-                raise ValueError(f"{command} requires {field}")
-            if self.command != command and getattr(self, field) is not None:
-                raise ValueError(f"{field} is allowed only with the command {command}")
+        for command, fields in _REQUIRED_FIELDS.items():
+            found = [field for field in fields if getattr(self, field) is not None]
+            if self.command == command and len(found) != 1:
+                raise ValueError(f"{command} requires {' or '.join(fields)}" + (", not both" if found else ""))
+            if self.command != command and found:
+                raise ValueError(f"{found[0]} is allowed only with the command {command}")
         if self.command in _SCHEDULE_COMMANDS and self.target.schedule is None:
             raise ValueError(f"{self.command} requires a target with schedule")
         if self.command not in _SCHEDULE_COMMANDS and self.target.schedule is not None:
@@ -406,7 +485,7 @@ class _Envelope(BaseModel):
     source: Name
     id: Name
     time: Instant | None = None
-    datacontenttype: Annotated[str, StringConstraints(pattern=r"^application/([\w.+-]+\+)?json(;.*)?$")] | None = None
+    datacontenttype: Annotated[str, AfterValidator(_json_media_type)] | None = None
     expirytime: Instant | None = None
     traceparent: str | None = None
 

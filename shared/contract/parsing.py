@@ -5,8 +5,6 @@ An invalid message raises `MessageRefused`, with a JSON pointer (RFC 6901) to ea
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,28 +13,21 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from shared.contract.faults import Fault, MessageRefused
+from shared.contract.decoding import decode_json, parse_json, unwrap_text
+from shared.contract.faults import Fault, MessageRefused, describe_type
 from shared.contract.models import (
-    INSTANT,
-    Announcement,
     BareCommand,
     BareNotification,
     CloudEvent,
     Command,
     CommandEvent,
-    CommandTarget,
-    Content,
     Notification,
-    Schedule,
-    Thread,
 )
 
 #: The source of a notification that has none.
 DEFAULT_SOURCE = "/queues/notifications"
-#: Largest `data`, in bytes of canonical JSON: the limit of a binary column of a table ("Understanding the Table service
-#: data model", Microsoft Learn).
-MAX_DATA_BYTES = 64 * 1024
-_BOM = b"\xef\xbb\xbf"
+#: Largest `data`, in bytes of canonical JSON: it is stored in one column (`shared.storage.table.COLUMN_BYTES`).
+MAX_DATA_BYTES = 64_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,53 +52,39 @@ class Request:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def decode_json(body: bytes) -> Any:
-    """Return the JSON value of a queue message, raw or base64; raise `MessageRefused`."""
-    text = body.removeprefix(_BOM)
-    if text.lstrip()[:1] not in (b"{", b"["):
-        try:
-            text = base64.b64decode(text.strip(), validate=True).removeprefix(_BOM)
-        except (binascii.Error, ValueError):
-            message = "is neither a JSON object, which begins with {, nor the base64 encoding of one"
-            raise MessageRefused("unreadable", [Fault("", message)]) from None
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        message = f"is not valid JSON in UTF-8: {_describe(error, text)}"
-        raise MessageRefused("unreadable", [Fault("", message)]) from None
-
-
-def _describe(error: orjson.JSONDecodeError, text: bytes) -> str:
-    """Return what is wrong, with line and column, but without any part of the text."""
-    try:
-        text.decode()
-    except UnicodeDecodeError as decode_error:  # orjson does not report its position
-        before = text[: decode_error.start].decode()
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        return f"{decode_error.reason} in line {line}, column {column}"
-    return f"{error.msg} in line {error.lineno}, column {error.colno}"
-
-
 def parse_message(body: bytes) -> Request | Command:
     """Return the notification or the command in the body of a queue message; raise `MessageRefused`."""
     value = decode_json(body)
     if not isinstance(value, dict):
-        raise MessageRefused("invalid", [Fault("", "must be a JSON object")])
+        what_to_do = "put each notification into a message of its own"
+        raise MessageRefused("invalid", [Fault("", f"must be a JSON object, not {describe_type(value)}: {what_to_do}")])
     if "specversion" in value:
         return _read_event(value)
     if "command" in value:
         return _validated(BareCommand, value)
+    if "recipients" not in value and (fault := _find_other_envelope(value)):
+        raise MessageRefused("invalid", [fault])
     bare = _validated(BareNotification, value)
     data = {name: part for name, part in value.items() if name not in ("id", "source")}
     return Request(bare.source or DEFAULT_SOURCE, bare.id, canonical_json(data), bare, bare.expires_at)
 
 
+def _find_other_envelope(value: dict[str, Any]) -> Fault | None:
+    """Return the fault of an object that is an event, but no CloudEvent."""
+    if "eventType" in value or "eventTime" in value:
+        return Fault(
+            "", "is an event in the Event Grid schema; create the event subscription with the schema CloudEvents 1.0"
+        )
+    if "data" in value or "data_base64" in value:
+        return Fault("/specversion", 'is required beside data: "specversion": "1.0", or send only what is in data')
+    return None
+
+
 def _read_event(value: dict[str, Any]) -> Request | Command:
-    if "data" not in value and isinstance(value.get("data_base64"), str):
-        try:
-            value = value | {"data": orjson.loads(base64.b64decode(value["data_base64"], validate=True))}
-        except ValueError:
-            raise MessageRefused("invalid", [Fault("/data_base64", "must be the base64 encoding of JSON")]) from None
+    if value.get("data") is not None or value.get("data_base64") is not None:
+        value = {name: part for name, part in value.items() if name != "data_base64"} | {
+            "data": _decode_event_data(value)
+        }
     if isinstance(value.get("data"), dict) and "command" in value["data"]:
         return _validated(CommandEvent, value).data
     event = _validated(CloudEvent, value)
@@ -115,6 +92,24 @@ def _read_event(value: dict[str, Any]) -> Request | Command:
     return Request(
         event.source, event.id, canonical_json(value["data"]), event.data, min(expiries, default=None), event.time
     )
+
+
+def _decode_event_data(value: dict[str, Any]) -> Any:
+    """Return the data of a CloudEvent, also where it is a JSON text, or base64 in `data_base64`."""
+    data, encoded = value.get("data"), value.get("data_base64")
+    if data is not None and encoded is not None:
+        raise MessageRefused("invalid", [Fault("/data_base64", "is allowed only without data")])
+    name, data = ("data", data) if encoded is None else ("data_base64", encoded)
+    if name == "data" and not isinstance(data, str):
+        return data
+    if not isinstance(data, str):
+        found = describe_type(data)
+        raise MessageRefused("invalid", [Fault("/data_base64", f"must be the base64 encoding of JSON, not {found}")])
+    try:
+        return parse_json(unwrap_text(data))
+    except MessageRefused as refused:
+        faults = [Fault(f"/{name}{fault.pointer}", fault.message) for fault in refused.faults]
+        raise MessageRefused("invalid", faults) from None
 
 
 def data_pointer(request: Request | Command) -> str:
@@ -141,40 +136,10 @@ def canonical_json(data: Any) -> bytes:
     return text
 
 
-#: Messages that replace those of pydantic, by error type.
-_MESSAGES = {
-    "extra_forbidden": "is not a field here",
-    "missing": "is required",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-    "datetime_parsing": INSTANT,
-    "datetime_from_date_parsing": INSTANT,
-    "datetime_object_invalid": INSTANT,
-    "timezone_aware": INSTANT,
-}
-
-
 def _validated(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise MessageRefused("invalid", [_fault(item) for item in error.errors(include_input=False)]) from None
+        from shared.contract.validation_faults import to_fault  # only invalid messages need it
 
-
-def _fault(item: Any) -> Fault:
-    path = [str(part) for part in item["loc"] if not str(part).startswith("<")]
-    escaped = (part.replace("~", "~0").replace("/", "~1") for part in path)
-    message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden" and (suggestion := _most_similar_field(path[-1])):
-        message += f"; did you mean {suggestion}?"
-    return Fault("".join(f"/{part}" for part in escaped), message)
-
-
-def _most_similar_field(name: str) -> str:
-    """Return the name of the most similar field, "" if none is similar."""
-    from difflib import get_close_matches
-
-    models = (CloudEvent, BareNotification, Content, Schedule, Thread, Announcement, BareCommand, CommandTarget)
-    names = {field.alias or name: None for model in models for name, field in model.model_fields.items()}
-    by_folded_name = {each.casefold(): each for each in names}
-    return next((by_folded_name[each] for each in get_close_matches(name.casefold(), by_folded_name, n=1)), "")
+        raise MessageRefused("invalid", [to_fault(item, model) for item in error.errors()]) from None

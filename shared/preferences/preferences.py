@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 #: Most entries of each: categories, mutes, topics.
 MAX_ENTRIES = 100
-#: Most bytes (UTF-16) of a text column ("Understanding the Table service data model", Microsoft Learn).
-MAX_COLUMN_BYTES = 64 * 1024
+#: Most bytes (UTF-16) of a text column: below the 64 KiB of "Understanding the Table service data model" (Microsoft
+#: Learn), because storage refuses values that are slightly smaller than that.
+MAX_COLUMN_BYTES = 64_000
 #: A pause without an end.
 FOREVER = datetime(9000, 1, 1, tzinfo=UTC)
 

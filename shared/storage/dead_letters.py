@@ -9,6 +9,7 @@ import orjson
 
 from shared import keys
 from shared.contract.faults import Fault
+from shared.contract.identity import UNKNOWN, Identity
 from shared.storage.entity_writes import Row
 from shared.storage.table import COLUMN_BYTES, MAX_PAGE_ROWS, Table
 
@@ -24,9 +25,19 @@ class DeadLetters:
         self._table = table
 
     async def put(
-        self, queue: str, message_id: str, body: bytes, reason: str, faults: Sequence[Fault], at: datetime
+        self,
+        queue: str,
+        message_id: str,
+        body: bytes,
+        reason: str,
+        faults: Sequence[Fault],
+        at: datetime,
+        identity: Identity = UNKNOWN,
     ) -> str:
-        """Store the message and return its row key; replace the row if it was stored before on the same day (UTC)."""
+        """Store the message and return its row key; replace the row if it was stored before on the same day (UTC).
+
+        `message_id` is the id of the queue message, `identity` that of the notification which it is about.
+        """
         row = keys.key(f"{queue};{message_id}")
         await self._table.put(
             {
@@ -34,6 +45,9 @@ class DeadLetters:
                 "RowKey": row,
                 "v": VERSION,
                 "queue": queue,
+                "message_id": message_id,
+                "source": identity.source or None,
+                "id": identity.id or None,
                 "reason": reason,
                 "faults": _encode_faults(faults),
                 "body": body[:COLUMN_BYTES],

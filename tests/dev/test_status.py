@@ -72,6 +72,7 @@ async def test_status_of_an_id_shows_the_dead_letters_that_name_it(connection: s
     await services.close()
     lines = await status.read_status("a", environ)
     assert lines
+    assert all(f"  queue message {number}  " in line for number, line in zip(("m1", "m2"), sorted(lines), strict=True))
     assert sorted(line.split("  ")[-1] for line in lines) == ["key notifications;m1", "key notifications;m2"]
     assert await status.read_status("c", environ) is None
 

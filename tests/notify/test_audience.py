@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from local.fake_teams.api import Behaviour, TeamsFault, TeamView
+from local.status import describe_notification, describe_result
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
 from shared.teams.outcome import Outcome
@@ -186,10 +187,7 @@ async def test_channel_that_neither_teams_nor_an_event_has_shown_gets_no_request
     """Answers of Teams: channels."""
     team, other = await add_team(timed, 3), await add_team(timed, 3)
     foreign = other.channels[0].id
-    [ada] = await timed.store_people(1)
-    reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
-    assert reference
-    for channel in (foreign, reference.conversation_id, "19:unknown@thread.tacv2"):
+    for channel in (foreign, "19:unknown@thread.tacv2"):
         submitted = await timed.submit({"channel": {"teamId": team.id, "channelId": channel}})
         await timed.run_until_idle()
         assert await timed.counts(submitted) == {"suppressed": 1}, channel
@@ -237,11 +235,41 @@ async def test_topic_is_sent_page_by_page_to_its_subscribers_only(timed: Herald)
 
 
 @pytest.mark.parametrize("recipient", [{"topic": "nobody's"}, {"all": True}])
-async def test_empty_audience_is_finished_with_total_zero(timed: Herald, recipient: dict[str, Any]) -> None:
+async def test_empty_audience_is_finished_with_total_zero_and_says_so(
+    timed: Herald, recipient: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
     submitted = await timed.submit(recipient)
     await timed.run_until_idle()
     after = await timed.reload(submitted)
     assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 0, "{}")
+    assert describe_result(after) == "0 recipients"
+    assert describe_notification(after, {}, [])[1] == "deliveries: none, 0 recipients"
+    [line] = [line for line in caplog.messages if "is an audience of nobody" in line]
+    assert f"Recipient /recipients/0 of notification {after.key} (source {after.source}, id {after.id})" in line
+
+
+async def test_team_that_nobody_knows_is_logged_and_has_a_row_with_the_reason(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    submitted = await timed.submit({"team": "19:unknown@thread.tacv2"})
+    await timed.run_until_idle()
+    assert describe_result(await timed.reload(submitted)) == "1 suppressed"
+    [line] = [line for line in caplog.messages if "whose members Teams does not list" in line]
+    assert f"(source {submitted.source}, id {submitted.id})" in line
+
+
+async def test_empty_topic_among_other_recipients_is_logged_and_the_others_are_sent_it(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.store_people(1)
+    await timed.submit({"topic": "nobody's"}, {"user": ada.object_id}, {"all": True})
+    await timed.run_until_idle()
+    assert await received_by(timed) == [ada.object_id]
+    [line] = [line for line in caplog.messages if "is an audience of nobody" in line]
+    assert "Recipient /recipients/0 " in line
 
 
 async def test_existing_rows_far_apart_in_a_large_partition_are_found(

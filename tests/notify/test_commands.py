@@ -270,6 +270,41 @@ async def test_two_edits_at_once_leave_all_messages_with_the_last_content(timed:
     assert (await timed.reload(submitted)).revision == 2
 
 
+CARD = {"type": "AdaptiveCard", "version": "1.5", "body": [{"type": "TextBlock", "text": "From a card"}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "edit", "summary"),
+    [
+        ({}, {"card": CARD}, "From a card"),
+        ({"content": None, "card": CARD}, {"content": NEW_CONTENT}, NEW_CONTENT["title"]),
+        ({"content": None, "card": CARD}, {"card": CARD | {"fallbackText": "New"}}, "New"),
+        ({}, {"content": NEW_CONTENT, "card": None}, NEW_CONTENT["title"]),
+    ],
+)
+async def test_card_and_content_can_be_edited_as_either(
+    timed: Herald, first: dict[str, Any], edit: dict[str, Any], summary: str
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    [ada] = await add_people(timed, 1)
+    submitted = await timed.submit(user(ada), **first)
+    await timed.handle_messages()
+    for _ in range(2):
+        await timed.command("edit", submitted, **edit)
+        await timed.run_until_idle()
+    assert await timed.dead_letters() == []
+    assert await titles_by_person(timed) == {ada.object_id: summary}
+    assert (await timed.reload(submitted)).revision == 1
+
+
+async def test_edit_with_a_card_that_teams_would_not_show_is_refused(timed: Herald) -> None:
+    [ada] = await add_people(timed, 1)
+    submitted = await timed.submit(user(ada))
+    await timed.command("edit", submitted, card=CARD | {"version": "9.0"})
+    [letter] = await timed.dead_letters()
+    assert json.loads(letter["faults"])[0]["pointer"] == "/card/version"
+
+
 async def test_edit_with_a_card_too_large_for_teams_is_refused(timed: Herald) -> None:
     [ada] = await add_people(timed, 1)
     submitted = await timed.submit(user(ada))

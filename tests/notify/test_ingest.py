@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from notify.expansion import expand
-from notify.functions import send_delivery
+from notify.functions import ingest_message, send_delivery
 from notify.ingest import allowed_tenant, ingest
 from notify.scheduling import DueTime, compute_due
 from shared.contract.faults import MessageRefused
-from shared.contract.models import Schedule
+from shared.contract.models import Content, Schedule
 from shared.queue_messages import (
     DELIVERIES,
     DELIVERIES_URGENT,
@@ -29,6 +29,7 @@ from shared.queue_messages import (
 from shared.records import StoredNotification, notification_key
 from shared.settings import load_settings
 from shared.states import NotificationState
+from shared.storage.dead_letters import DeadLetters
 from tests.shared.test_settings import BOT, TENANT
 from tests.support.herald import Herald, notification, user
 
@@ -54,6 +55,30 @@ async def test_queue_message_id_identifies_a_notification_without_id(herald: Her
         await ingest(herald.services, body, message_id)
     await herald.handle_messages()
     assert len(await herald.received()) == 2
+
+
+async def test_redelivered_message_without_an_id_is_replaced_by_a_copy_with_its_id(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    import azure.functions as func
+
+    class Redelivered(func.QueueMessage):
+        dequeue_count = 2
+
+    async def get_services() -> object:
+        return herald.services
+
+    monkeypatch.setattr("notify.functions.get_services", get_services)
+    trigger = ingest_message.build().get_user_function()  # type: ignore[attr-defined]
+    value = {"recipients": [{"all": True}], "category": "c", "content": {"title": "t"}}
+    await trigger(Redelivered(id="m1", body=json.dumps(value).encode()))
+    assert await herald.services.notifications.list_newest(10) == []
+    [message] = await herald.outside_queues.get_queue_client(NOTIFICATIONS).peek_messages()
+    assert json.loads(message.content) == value | {"id": "m1"}
+    await trigger(Redelivered(id="m2", body=message.content.encode()))
+    [stored] = await herald.services.notifications.list_newest(10)
+    assert stored.id == "m1"
 
 
 async def test_same_id_with_other_content_is_refused_as_reused(herald: Herald) -> None:
@@ -101,7 +126,27 @@ async def test_refused_message_is_a_dead_letter_with_a_pointer_to_each_fault(
     assert letter["body"] == body
     assert {fault["pointer"] for fault in json.loads(letter["faults"])} == {"/recipients/0/user", "/category"}
     assert "secret" not in caplog.text
-    assert "A message was refused (invalid)" in caplog.text
+    assert f"Message m1 was refused (invalid; source unknown, id {json.loads(body)['id']})" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["x" * 63_500, "ü" * 31_500, "\u20ac" * 21_000], ids=["ASCII", "2 bytes", "3 bytes"])
+async def test_largest_notification_is_stored(herald: Herald, text: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue". The storage in memory refuses what the real one does."""
+    value = {"id": "x", "recipients": [{"all": True}], "category": "c", "content": {"title": "t", "text": text}}
+    body = json.dumps(value, ensure_ascii=False).encode()
+    await ingest(herald.services, body, "m1")
+    assert (await herald.stored(body)).content.content == Content(title="t", text=text)
+    assert await herald.dead_letters() == []
+
+
+@pytest.mark.parametrize("text", ["x" * 65_300, "ü" * 32_600, "\u20ac" * 21_700], ids=["ASCII", "2 bytes", "3 bytes"])
+async def test_notification_that_no_column_can_hold_is_a_dead_letter(herald: Herald, text: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    value = {"recipients": [{"all": True}], "category": "c", "content": {"title": "t", "text": text}}
+    for body in (json.dumps(value, ensure_ascii=False).encode(), b"[" + b" " * 64_998 + b"]"):
+        await ingest(herald.services, body, "m1")
+        [letter] = await herald.dead_letters()
+        assert (letter["reason"], DeadLetters.body(letter)) == ("invalid", body)
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xff", b"aGVsbG8=", b"[]", b"{}", b'{"a":' * 9999])

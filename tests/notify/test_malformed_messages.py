@@ -19,6 +19,7 @@ from azure.functions.decorators.queue import QueueTrigger
 
 import notify.functions
 import timer_digest.functions
+from shared.contract.decoding import unwrap
 from shared.contract.faults import MessageRefused
 from shared.contract.parsing import parse_message
 from shared.queue_messages import (
@@ -61,6 +62,9 @@ TEXTS = {
     "type": "com.example.requested.v1",
     "datacontenttype": "application/json",
     "queue": DELIVERIES,
+    "team": "19:team@thread.tacv2",
+    "teamId": "19:team@thread.tacv2",
+    "channelId": "19:channel@thread.tacv2",
 }
 #: Values that replace another value.
 REPLACEMENTS: Sequence[Any] = (
@@ -238,17 +242,14 @@ def schema(queue: str) -> Mapping[str, Any]:
 
 
 def is_valid(validator: jsonschema.Draft202012Validator, body: bytes) -> bool:
-    """Return whether the body is JSON, raw or in base64, and valid by the schema."""
+    """Return whether the body, without its wrappings, is JSON that is valid by the schema."""
 
     def reject_constant(text: str) -> float:
         raise ValueError(text)
 
-    text = body.strip().removeprefix(b"\xef\xbb\xbf")
     try:
-        raw = text if text[:1] in (b"{", b"[") else base64.b64decode(text, validate=True).removeprefix(b"\xef\xbb\xbf")
-        value = json.loads(raw.decode(), parse_constant=reject_constant)
-        return bool(validator.is_valid(value))
-    except (ValueError, RecursionError):
+        return bool(validator.is_valid(json.loads(unwrap(body), parse_constant=reject_constant)))
+    except (ValueError, RecursionError, MessageRefused):
         return False
 
 

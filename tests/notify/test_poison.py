@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from azure.core.exceptions import ServiceRequestError
 
 from local.fake_teams.api import PersonView
 from notify.delivery.deliver import deliver
@@ -220,6 +224,123 @@ async def test_upstream_message_is_retried_then_a_dead_letter_that_can_be_redriv
     await ingest(timed.services, json.dumps(command).encode(), "m2")
     await timed.run_until_idle()
     assert len(await timed.received()) == 1
+
+
+async def fail_first_page(herald: Herald, body: bytes, message_id: str, dequeue_count: int = 1) -> None:
+    """Ingest a message while no delivery can be stored, as its function does in a fault of storage."""
+    add = herald.services.deliveries.add
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise ServiceRequestError("no connection")
+
+    herald.services.deliveries.add = fail  # type: ignore[method-assign]
+    try:
+        with pytest.raises(ServiceRequestError):
+            await ingest(herald.services, body, message_id, dequeue_count)
+    finally:
+        herald.services.deliveries.add = add  # type: ignore[method-assign]
+
+
+async def take_message(herald: Herald) -> bytes:
+    """Take the only message from the queue `notifications`, also if it is delayed."""
+    bodies = [text.encode() for _, queue, text in herald.delayed if queue == NOTIFICATIONS]
+    herald.delayed.clear()
+    queue = herald.outside_queues.get_queue_client(NOTIFICATIONS)
+    async for message in queue.receive_messages():
+        bodies.append(message.content.encode())
+        await queue.delete_message(message)
+    [body] = bodies
+    return body
+
+
+REDRIVE_POISON = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "poison"}}}
+
+
+@pytest.mark.parametrize("encode", [bytes, base64.b64encode, lambda body: body.decode().encode("utf-16")])
+async def test_message_without_an_id_keeps_its_identity_from_its_first_failure_to_its_redrive(
+    timed: Herald, encode: Callable[[bytes], bytes]
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue". The poison queue and each copy give the message a new id."""
+    await timed.grow(people=3)
+    people = await timed.store_people(3)
+    value = {"recipients": [user(each) for each in people], "category": "builds", "content": {"title": "Done"}}
+    body = encode(json.dumps(value).encode())
+    await fail_first_page(timed, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    body = await take_message(timed)
+    for number in range(MAX_POISON_RETRIES):
+        await fail_first_page(timed, body, f"copy{number}")
+        await retry_poison(timed.services, NOTIFICATIONS, body, f"poison{number}")
+        body = await take_message(timed)
+    await retry_poison(timed.services, NOTIFICATIONS, body, "poison")
+    [letter] = await timed.dead_letters()
+    assert (letter["id"], letter["message_id"]) == ("m1", "poison")
+    await ingest(timed.services, json.dumps(REDRIVE_POISON).encode(), "m2")
+    await timed.run_until_idle()
+    assert sorted(str(each.person) for each in await timed.received()) == sorted(each.object_id for each in people)
+    [stored] = await timed.services.notifications.list_newest(10)
+    assert (stored.id, stored.counts) == ("m1", '{"sent":3}')
+
+
+async def test_poison_message_without_an_id_is_one_notification_in_all_its_retries(timed: Herald) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.store_people(1)
+    value = {"recipients": [user(ada)], "category": "builds", "content": {"title": "Done"}}
+    await retry_poison(timed.services, NOTIFICATIONS, json.dumps(value).encode(), "m1")
+    body = await take_message(timed)
+    await fail_first_page(timed, body, "m2")
+    await retry_poison(timed.services, NOTIFICATIONS, body, "m3")
+    await timed.run_until_idle()
+    assert len(await timed.received()) == 1
+    [stored] = await timed.services.notifications.list_newest(10)
+    assert stored.id == "m1"
+
+
+async def test_redriven_refused_message_without_an_id_keeps_the_one_of_its_message(timed: Herald) -> None:
+    value = {"recipients": [{"all": True}], "category": "", "content": {"title": "Done"}}
+    await ingest(timed.services, json.dumps(value).encode(), "m1")
+    command = {"command": "redrive", "target": {"deadLetters": {"queue": NOTIFICATIONS, "reason": "invalid"}}}
+    await ingest(timed.services, json.dumps(command).encode(), "m2")
+    assert json.loads(await take_message(timed)) == value | {"id": "m1"}
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"\x00", b'["\xef\xbf\xbf"]', "{}".encode("utf-16")])
+async def test_message_that_a_queue_takes_only_in_base64_is_put_back(timed: Herald, body: bytes) -> None:
+    await retry_poison(timed.services, NOTIFICATIONS, body, "m1")
+    assert base64.b64decode(await take_message(timed)) == body
+    await ingest(timed.services, body, "m2")
+    [letter] = await timed.dead_letters()
+    target = {"deadLetters": {"queue": NOTIFICATIONS, "reason": letter["reason"]}}
+    await ingest(timed.services, json.dumps({"command": "redrive", "target": target}).encode(), "m3")
+    assert await timed.dead_letters() == []
+    await take_message(timed)
+
+
+async def test_dead_letter_and_log_lines_name_source_id_and_queue_message(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    ada, submitted, message = await submit_to_one_person(timed)
+    await handle_poison(timed, DELIVERIES, message)
+    await handle_poison(timed, DELIVERIES, replace(message, poison_retries=MAX_POISON_RETRIES))
+    upstream = notification(user(ada), source="/ci", id="build-42")
+    for _ in range(MAX_POISON_RETRIES + 1):
+        await retry_poison(timed.services, NOTIFICATIONS, upstream, "m1")
+    await ingest(timed.services, notification(user(ada), source="/ci", id="build-43", category=""), "m3")
+    target = {"source": "/ci", "id": "nobody"}
+    await ingest(timed.services, json.dumps({"command": "cancel", "target": target}).encode(), "m4")
+    found = [(each["source"], each["id"], each["message_id"]) for each in await timed.dead_letters()]
+    expected = [
+        (submitted.source, submitted.id, "m1"),
+        ("/ci", "build-42", "m1"),
+        ("/ci", "build-43", "m3"),
+        ("/ci", "nobody", "m4"),
+    ]
+    assert sorted(found) == sorted(expected)
+    for source, identifier, message_id in expected:
+        lines = [line for line in caplog.messages if f"source {source}, id {identifier}" in line]
+        assert lines
+        assert all(line.startswith(f"Message {message_id} ") for line in lines)
 
 
 async def test_poison_sweep_is_retried_and_completes(timed: Herald) -> None:

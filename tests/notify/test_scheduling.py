@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -319,6 +320,30 @@ async def test_rescheduled_notification_is_sent_at_its_new_time_only(timed: Hera
         await advance_to(timed, at + timedelta(seconds=1))
         assert len(await timed.received()) == (at >= new)
     assert await timed.dead_letters() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"at": "2099-07-02T10:00"}, ("2099-07-02T10:00", "Europe/Berlin", "skip")),
+        ({"at": "2099-07-02T10:00", "timeZone": None, "ifPast": None}, ("2099-07-02T10:00", "Europe/Berlin", "skip")),
+        ({"timeZone": "Asia/Tokyo"}, ("2099-07-01T09:00", "Asia/Tokyo", "skip")),
+        ({"ifPast": "send"}, ("2099-07-01T09:00", "Europe/Berlin", "send")),
+    ],
+)
+async def test_reschedule_keeps_what_it_does_not_name(
+    timed: Herald, change: dict[str, Any], expected: tuple[str, str, str]
+) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    schedule = {"at": "2099-07-01T09:00", "timeZone": "Europe/Berlin", "ifPast": "skip"}
+    submitted = await timed.submit({"all": True}, schedule=schedule)
+    for _ in range(2):
+        await reschedule(timed, submitted, **change)
+    after = await timed.reload(submitted)
+    assert after.content.schedule
+    assert (after.content.schedule.at, after.content.schedule.time_zone, after.content.schedule.if_past) == expected
+    at = datetime.fromisoformat(expected[0]).replace(tzinfo=ZoneInfo(expected[1]))
+    assert (after.due, await timed.dead_letters()) == (at, [])
 
 
 async def test_reschedule_to_the_past_follows_its_if_past(timed: Herald) -> None:

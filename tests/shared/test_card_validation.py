@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,6 +53,59 @@ def faults_by_pointer(value: dict[str, Any]) -> dict[str, str]:
 
 def submit_actions(count: int, **properties: object) -> list[dict[str, Any]]:
     return [{"type": "Action.Submit", "title": f"Choice {number}"} | properties for number in range(count)]
+
+
+# Links
+
+
+LINK_PLACES = [
+    lambda url: card(actions=[{"type": "Action.OpenUrl", "title": "Open", "url": url}]),
+    lambda url: card(TEXT | {"selectAction": {"type": "Action.OpenUrl", "url": url}}),
+    lambda url: card({"type": "Container", "items": [TEXT], "selectAction": {"type": "Action.OpenUrl", "url": url}}),
+    lambda url: card(actions=[{"type": "Action.ShowCard", "title": "More", "card": card(actions=[
+        {"type": "Action.OpenUrl", "title": "Open", "url": url}])}]),
+    lambda url: card({"type": "Media", "sources": [{"mimeType": "video/mp4", "url": url}]}),
+    lambda url: card(actions=[{"type": "Action.OpenUrlDialog", "title": "Open", "url": url}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", LINK_PLACES)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)", "JavaScript:alert(1)", "file:///etc/passwd", "data:text/html,x", "vbscript:x",
+        "ms-msdt:/id", "//ci.example/42", "ci.example/42", "", "https://",
+        "https://ci.example/\n42", "https://ci.example/a b",
+        "https://ci.example/\x00", " https://ci.example/42", "java\nscript:alert(1)", "https://ci.example:port/",
+        "https://[::1", "https://ci.example/<x>", "https://ci.example\\@other.example/",
+    ],
+)  # fmt: skip
+def test_link_that_is_no_plain_web_address_is_a_fault(draw: Callable[[str], dict[str, Any]], url: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    assert [pointer.rpartition("/")[2] for pointer in faults_by_pointer(draw(url))] == ["url"]
+
+
+@pytest.mark.parametrize("draw", LINK_PLACES)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ci.example/42?a=%20#b", "HTTP://ci.example", "mailto:ada@ci.example?subject=x", "tel:+4930123",
+        "https://teams.microsoft.com/l/chat/0/0?users=ada@ci.example",
+        "msteams:/l/chat/0/0", "https://ci.example/?a={b}|c", "https://bücher.example/ä",
+    ],
+)  # fmt: skip
+def test_link_to_a_page_mail_call_or_teams_is_valid(draw: Callable[[str], dict[str, Any]], url: str) -> None:
+    assert faults_by_pointer(draw(url)) == {}
+
+
+@pytest.mark.parametrize("url", ["http://ci.example/a.png", "https://", "https://ci.example/a b.png", "file:///a.png"])
+def test_image_that_teams_cannot_load_is_one_fault(url: str) -> None:
+    image = {"type": "Image", "url": url}
+    found = faults_by_pointer(card(image, backgroundImage={"url": url}))
+    assert list(found) == ["/backgroundImage/url", "/body/0/url"] or list(found) == [
+        "/body/0/url",
+        "/backgroundImage/url",
+    ]
 
 
 # Valid cards

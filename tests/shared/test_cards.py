@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from notify.validation import check_content
 from shared import texts
 from shared.cards import action_verbs, refreshed
 from shared.cards.actions import find_execute_actions, remove_actions
+from shared.cards.elements import with_line_breaks
 from shared.cards.footer import FOOTER_ID, Footer
 from shared.cards.notification import render_activity
 from shared.cards.preferences import KEEP_PAUSE, draw_preferences_card, field_values
@@ -138,6 +140,32 @@ def test_action_sets_have_at_most_six_buttons() -> None:
     assert sets == [6, 2]
     verbs = {each["verb"] for each in find_execute_actions(card)}
     assert verbs >= {*(each["id"] for each in actions), action_verbs.ACKNOWLEDGE}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Stage test failed\n3 tests red\nsee log", "Stage test failed\n\n3 tests red\n\nsee log"),
+        ("one\r\ntwo\rthree\u2028four", "one\n\ntwo\n\nthree\n\nfour"),
+        ("one\n\ntwo\n \nthree", "one\n\ntwo\n \nthree"),
+        ("Red:\n- a\n- b\n* c\nand more", "Red:\n- a\n- b\n* c\n\nand more"),
+        ("Steps:\n1. a\n2. b\n10) c", "Steps:\n1. a\n2. b\n10) c"),
+        ("Failed in\n2026. A year\n3. try", "Failed in\n\n2026. A year\n\n3. try"),
+        ("-5 degrees\n-6 degrees", "-5 degrees\n\n-6 degrees"),
+    ],
+)
+def test_each_line_is_shown_on_its_own_and_lists_stay_lists(text: str, shown: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    assert with_line_breaks(text) == shown == with_line_breaks(shown)
+    fact = {"title": "t", "value": text}
+    card = draw_card(make_notification(content={"title": "T", "text": text, "facts": [fact], "result": text}))
+    assert json.dumps(card).count(json.dumps(shown)[1:-1]) == 3
+
+
+def test_text_of_many_lines_is_shortened_to_the_limit() -> None:
+    notification = make_notification(content={"title": "T", "text": "a\n" * 20_000})
+    activity = render_activity(notification, 80 * 1024)
+    assert 70 * 1024 < count_utf16_bytes(activity) <= 80 * 1024
 
 
 def test_card_with_footer_fits_the_limit() -> None:

@@ -19,8 +19,11 @@ from shared.contract import models, parsing
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Command, Content, Notification, Schedule
 from shared.contract.parsing import Request, parse_message
+from shared.preferences.preferences import MAX_COLUMN_BYTES
 from shared.states import DeliveryState, NotificationState, Reason, Rule
+from shared.storage.table import COLUMN_BYTES
 
+TEAM = "19:team@thread.tacv2"
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 DATA: dict[str, Any] = {
     "recipients": [{"user": PERSON}],
@@ -126,18 +129,20 @@ def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> Non
         ({"recipients": [{"user": PERSON}, {"group": "g"}]}, "/data/recipients/1"),
         ({"recipients": [{"all": False}]}, "/data/recipients/0/all"),
         ({"recipients": [{"user": PERSON, "all": True}]}, "/data/recipients/0/all"),
-        ({"recipients": [{"channel": {"teamId": "t"}}]}, "/data/recipients/0/channel/channelId"),
+        ({"recipients": [{"channel": {"teamId": TEAM}}]}, "/data/recipients/0/channel/channelId"),
         ({"recipients": ["me"]}, "/data/recipients/0"),
         ({"category": ""}, "/data/category"),
         ({"content": {"title": 5}}, "/data/content/title"),
         ({"content": None}, "/data"),
         ({"card": {"type": "AdaptiveCard"}}, "/data"),
-        ({"content": None, "card": {"type": "Other"}}, "/data"),
+        ({"content": None, "card": {"type": "Other"}}, "/data/card"),
         ({"content": {"title": "x", "link": {"title": "y", "url": "javascript:alert(1)"}}}, "/data/content/link/url"),
         ({"content": {"title": "x", "a/b~c": 1}}, "/data/content/a~1b~0c"),
         ({"prority": "urgent"}, "/data/prority"),
         ({"simulate": "yes"}, "/data/simulate"),
         ({"expiresAt": "2026-11-23T18:00:00"}, "/data/expiresAt"),
+        ({"expiresAt": 4102444800}, "/data/expiresAt"),
+        ({"expiresAt": "4102444800000"}, "/data/expiresAt"),
         ({"expiresAt": "9999-12-31T23:59:59-12:00"}, "/data/expiresAt"),
         ({"schedule": {"at": "2026-12-01T09:00Z"}}, "/data/schedule/at"),
         ({"schedule": {"at": "2026-12-01"}}, "/data/schedule/at"),
@@ -153,6 +158,65 @@ def test_fault_has_a_pointer(change: dict[str, Any], pointer: str) -> None:
     assert list(found) == [pointer]
     bare = faults_of(DATA | change)
     assert list(bare) == [pointer.removeprefix("/data")]
+
+
+BAD_LINKS = [
+    "https://ci.example/\x00", "https://ci.example/a b", "https://ci.example/\n42", "\thttps://ci.example", "https://",
+    "javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "ftp://ci.example",
+    "ci.example/42", "//ci.example",
+    "https://ci.example:port", "https://[", "https://ci.example\\@other.example", "mailto:ada@ci.example",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", BAD_LINKS)
+def test_link_or_image_that_is_no_plain_web_address_is_a_fault(url: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    content = {"title": "x", "link": {"title": "y", "url": url}, "image": {"url": url, "altText": "z"}}
+    found = faults_of(DATA | {"content": content})
+    assert list(found) == ["/content/link/url", "/content/image/url"]
+    assert all("must be a URL" in message for message in found.values())
+
+
+def test_image_over_http_is_a_fault_and_a_link_is_not() -> None:
+    url = "http://ci.example/42.png"
+    content = {"title": "x", "link": {"title": "y", "url": url}, "image": {"url": url, "altText": "z"}}
+    assert faults_of(DATA | {"content": content}) == {
+        "/content/image/url": "must be a URL that begins with https://: Teams loads pictures over https only"
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipient", "pointer"),
+    [
+        ({"team": "Platform"}, "/team"),
+        ({"team": "19: team"}, "/team"),
+        ({"team": "platform@contoso.example"}, "/team"),
+        ({"team": "92f4c6d8-1b3e-4a70-8c59"}, "/team"),
+        ({"channel": {"teamId": "Platform", "channelId": "19:channel@thread.tacv2"}}, "/channel/teamId"),
+        ({"channel": {"teamId": TEAM, "channelId": "Deployments"}}, "/channel/channelId"),
+        ({"topic": "  "}, "/topic"),
+    ],
+)
+def test_recipient_that_can_be_no_id_is_a_fault(recipient: dict[str, Any], pointer: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    assert list(faults_of(DATA | {"recipients": [recipient]})) == [f"/recipients/0{pointer}"]
+
+
+@pytest.mark.parametrize(
+    "team", [TEAM, "19:0a1b@thread.skype", "92f4c6d8-1b3e-4a70-8c59-7d0e6a2b5f41", "19:x@thread.v2"]
+)
+def test_team_is_named_by_its_thread_or_group_id(team: str) -> None:
+    parse_message(body(DATA | {"recipients": [{"team": team}]}))
+
+
+@pytest.mark.parametrize("field", ["text", "title"])
+def test_data_that_no_column_can_hold_is_a_fault(field: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    assert parsing.MAX_DATA_BYTES <= COLUMN_BYTES
+    assert MAX_COLUMN_BYTES <= COLUMN_BYTES
+    content = {"title": "x", field: "x" * 65_300}
+    [message] = faults_of(DATA | {"content": content}).values()
+    assert re.fullmatch(r"is too large: \d+ bytes of JSON, at most 64000 are allowed", message)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +349,7 @@ def test_invalid_json_is_unreadable(bytes_: bytes) -> None:
         (b'{"a": 1', "unexpected end of data in line 1, column 8"),
         ('{"ä":\n "ü'.encode() + b"\xff", "invalid start byte in line 2, column 4"),
         (base64.b64encode(b"[\nx"), "in line 2, column 1"),
-        (b"rule: 0 9 * * *", "is neither a JSON object, which begins with {, nor the base64 encoding of one"),
+        (b"rule: 0 9 * * *", "is neither a JSON object nor the base64 encoding of one; write a JSON object, which"),
     ],
 )
 def test_fault_of_invalid_json_has_line_and_column(bytes_: bytes, text: str) -> None:

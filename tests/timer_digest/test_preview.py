@@ -124,7 +124,7 @@ def test_invalid_json_is_refused_with_line_and_column(tmp_path: Path, capsys: py
     file.write_text('\n{"rule": "0 9 * * *",\n "timeZone" "recipient"}', encoding="utf-8")
     assert main([str(file)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{file}: is not valid JSON in UTF-8: ")
+    assert line.startswith(f"{file}: is not valid JSON: ")
     assert line.endswith(" in line 3, column 13")
 
 
