@@ -33,6 +33,20 @@ async def messages(req: func.HttpRequest) -> func.HttpResponse:
     return _encode(await endpoint.receive(req.headers, req.get_body()))
 
 
+def create_refusing_blueprint(reason: str) -> func.Blueprint:
+    """Return the functions of an app whose settings are wrong: Teams and operators are told the reason.
+
+    It has no trigger of a queue or timer, so that all messages wait.
+    """
+    refusing = func.Blueprint()
+
+    @refusing.route(route="messages", methods=["POST", "GET"], auth_level=func.AuthLevel.ANONYMOUS)
+    async def messages(req: func.HttpRequest) -> func.HttpResponse:
+        return _encode(build_error(503, reason))
+
+    return refusing
+
+
 def _encode(answer: HttpAnswer) -> func.HttpResponse:
     # RFC 9110, 11.6.1: a 401 names the authentication scheme.
     headers = {"WWW-Authenticate": "Bearer"} if answer.status == 401 else {}

@@ -45,16 +45,25 @@ class SigningKeys:
         self._keys: dict[str, RSAPublicKey] | None = None
         self._read_at = self._failed_at = datetime.min.replace(tzinfo=UTC)
         self._reading = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> RSAPublicKey | None:
         """Return the key with this id, or None if no trusted key has it; raises `KeysUnavailable`."""
+        known = self._keys.get(key_id) if self._keys else None
+        if known:
+            if self._must_read(key_id) and not self._reading.locked():
+                self._refreshing = asyncio.create_task(self._refresh(key_id))  # nobody waits for it
+            return known
         if self._must_read(key_id):
-            async with self._reading:
-                if self._must_read(key_id):
-                    await self._read(key_id)
+            await self._refresh(key_id)
         if self._keys is None:
             raise KeysUnavailable
         return self._keys.get(key_id)
+
+    async def _refresh(self, key_id: str) -> None:
+        async with self._reading:
+            if self._must_read(key_id):
+                await self._read(key_id)
 
     def _must_read(self, key_id: str) -> bool:
         now = self._clock()

@@ -32,8 +32,8 @@ ANSWER_SOURCE = "/herald/commands"
 async def dispatch_command(services: Services, verified: VerifiedActivity) -> None:
     """Run the command in a message, and post the answer."""
     activity = verified.activity
-    if activity.value is not None and not activity.text.strip():
-        return  # an `Action.Submit`, which no card of Herald has
+    if activity.value is not None and (activity.reply_to_id or not activity.text.strip()):
+        return  # an `Action.Submit`, which no card of Herald has: its title may come as the text
     recipient = f"u:{verified.person_id}" if verified.is_personal else f"c:{activity.conversation.id}"
     contract_recipient = _to_contract_recipient(recipient)
     if contract_recipient is None:

@@ -34,8 +34,11 @@ def bind_actions(part: Any, key: str) -> Any:
     if part.get("type") != "Action.Execute":
         return inner
     data = part.get("data", {})
-    # The schema also allows a string as data, which cannot carry the key.
-    return inner | {"data": (data if isinstance(data, dict) else {"data": data}) | {"herald": {"n": key}}}
+    # Teams routes a click by its verb. The schema also allows a string as data, which cannot carry the key.
+    return inner | {
+        "verb": verb_of(part),
+        "data": (data if isinstance(data, dict) else {"data": data}) | {"herald": {"n": key}},
+    }
 
 
 def remove_actions(part: Any, verbs: frozenset[str]) -> Any:

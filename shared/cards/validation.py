@@ -9,6 +9,7 @@ Faults beyond the schema, with the source of each rule (Microsoft Learn, Microso
   it could run a script or open a file, and clients read such a URL in different ways (RFC 3986, section 7);
 - Action.Execute or `refresh` in a card below 1.4, or `refresh` for more than 60 people: the schema, and "Work with
   Universal Actions";
+- Action.Submit, whose click Teams sends as a message; Action.Execute that has neither verb nor id;
 - the text of a mention without its entity, or the reverse: "Format cards in Teams", Mention support.
 
 More than six buttons are allowed: Teams shows the others in a menu ("Format cards in Teams", Overflow menu).
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+from shared.cards.action_verbs import verb_of
 from shared.cards.actions import OPAQUE_PROPERTIES
 from shared.cards.schema import find_schema_faults, json_pointer
 from shared.contract.faults import Fault
@@ -81,6 +83,7 @@ def _find_unrendered(card: dict[str, Any]) -> Iterator[Fault]:
     if isinstance(people, list) and len(people) > MAX_REFRESHED_USERS:
         yield Fault("/refresh/userIds", f"must name at most {MAX_REFRESHED_USERS} people")
     for path, each in objects:
+        yield from _check_actions(path, each)
         yield from _check_images(path, each)
         yield from _check_links(path, each)
     yield from _check_mentions(card, objects)
@@ -104,6 +107,14 @@ def _check_universal_actions(card: dict[str, Any], objects: list[LocatedObject])
     for path, each in objects:
         if each.get("type") == "Action.Execute":
             yield Fault(json_pointer(*path, "type"), "needs version 1.4 or 1.5 of the card")
+
+
+def _check_actions(path: JsonPath, action: dict[str, Any]) -> Iterator[Fault]:
+    """Check that a click reaches the bot, and names what was clicked."""
+    if action.get("type") == "Action.Submit" and "fallback" not in path:  # a fallback is for clients without Execute
+        yield Fault(json_pointer(*path, "type"), "must be Action.Execute: nothing answers Action.Submit")
+    elif action.get("type") == "Action.Execute" and not verb_of(action):
+        yield Fault(json_pointer(*path, "verb"), "is required, or an id: the click is reported under it")
 
 
 def _check_images(path: JsonPath, owner: dict[str, Any]) -> Iterator[Fault]:

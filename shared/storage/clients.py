@@ -7,6 +7,7 @@ Functions using identity-based connections", Microsoft Learn.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from shared.states import SettingsError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
+
+log = logging.getLogger(__name__)
 
 CONNECTION = "AzureWebJobsStorage"
 #: The newest REST version of queues that both Azure and Azurite 3.35 support.
@@ -41,7 +44,18 @@ def open_storage(
     # With env settings, aiohttp looks for a proxy and for ~/.netrc in a thread before each request, which takes a tenth
     # of its time.
     proxied = bool(set(getproxies_environment()) - {"no"})
+    account = values.get(f"{connection}__accountName", "")
+    queue_url = values.get(f"{connection}__queueServiceUri") or (
+        account and f"https://{account}.queue.core.windows.net"
+    )
+    table_url = values.get(f"{connection}__tableServiceUri") or (
+        account and f"https://{account}.table.core.windows.net"
+    )
     text = values.get(connection, "")
+    if text and queue_url and table_url:
+        # Azure adds a connection string that the storage account may refuse (azure-functions-host, issue 11796).
+        log.warning("%s is ignored: %s__accountName or %s__queueServiceUri is set, too", *[connection] * 3)
+        text = ""
     if text.strip().rstrip(";").lower() == "usedevelopmentstorage=true":
         text = _DEVELOPMENT_CONNECTION
     if text:
@@ -54,13 +68,6 @@ def open_storage(
             )
         except ValueError:
             raise SettingsError(f"{connection} is not a connection string of a storage account: correct it") from None
-    account = values.get(f"{connection}__accountName", "")
-    queue_url = values.get(f"{connection}__queueServiceUri") or (
-        account and f"https://{account}.queue.core.windows.net"
-    )
-    table_url = values.get(f"{connection}__tableServiceUri") or (
-        account and f"https://{account}.table.core.windows.net"
-    )
     if not (queue_url and table_url):
         raise SettingsError(
             f"{connection} is missing: set it to a connection string (UseDevelopmentStorage=true for Azurite), "

@@ -479,6 +479,9 @@ async def test_echoed_text_is_truncated(chat: ChatUser) -> None:
 async def test_submit_of_a_card_is_not_answered_and_an_attachment_is_answered_with_help(chat: ChatUser) -> None:
     [submitted] = await chat.write("", value={"action": "save"})
     assert await chat.find_answer(submitted) is None
+    [titled] = await chat.write("stop", value={"approve": True}, replyToId="1:card")
+    assert await chat.find_answer(titled) is None
+    assert not (await chat.load_preferences()).stopped
     [attached] = await chat.write("", attachments=[{"contentType": "image/png", "contentUrl": "https://example.com/x"}])
     answer = await chat.find_answer(attached)
     assert answer

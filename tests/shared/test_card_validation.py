@@ -52,7 +52,9 @@ def faults_by_pointer(value: dict[str, Any]) -> dict[str, str]:
 
 
 def submit_actions(count: int, **properties: object) -> list[dict[str, Any]]:
-    return [{"type": "Action.Submit", "title": f"Choice {number}"} | properties for number in range(count)]
+    return [
+        {"type": "Action.Execute", "verb": "go", "title": f"Choice {number}"} | properties for number in range(count)
+    ]
 
 
 # Links
@@ -132,7 +134,11 @@ CARD_WITH_EVERY_ELEMENT = card(
     {"type": "ColumnSet", "columns": [{"type": "Column", "width": "stretch", "items": [TEXT]}, {"width": 2}]},
     {"type": "Table", "columns": [{"width": 1}], "rows": [{"type": "TableRow", "cells": [{"items": [TEXT]}]}]},
     {"type": "Input.ChoiceSet", "id": "who", "choices": [{"title": "Ada", "value": "ada"}], "isMultiSelect": True},
-    {"type": "Input.Text", "id": "why", "inlineAction": {"type": "Action.Submit", "data": {"a": [1, None]}}},
+    {
+        "type": "Input.Text",
+        "id": "why",
+        "inlineAction": {"type": "Action.Execute", "verb": "go", "data": {"a": [1, None]}},
+    },
     {"type": "Input.Toggle", "id": "sure", "title": "Sure?", "requires": {"adaptiveCards": "1.5"}},
     {"type": "Media", "sources": [{"mimeType": "video/mp4", "url": "https://example.com/a.mp4"}]},
     {"type": "Table", "rows": [{"type": "TableRow", "cells": [{"type": "TableCell"}], "spacing": "None"}]},
@@ -207,7 +213,7 @@ def test_unknown_type_is_valid_if_its_fallback_is_valid() -> None:
         (card({"type": "FactSet", "facts": [{"title": "a"}]}), "/body/0/facts/0/value", "is missing"),
         (card({"type": "RichTextBlock", "inlines": [1]}), "/body/0/inlines/0", "must be a string or an object"),
         (card({"type": "Container", "items": [{"type": "Container"}]}), "/body/0/items/0/items", "is missing"),
-        (card({"type": "Action.Submit"}), "/body/0/type", "is not an element of Adaptive Cards"),
+        (card({"type": "Action.Execute", "verb": "go"}), "/body/0/type", "is not an element of Adaptive Cards"),
         (card(TEXT | {"requires": {"a/b~": 1}}), "/body/0/requires/a~1b~0", "must be a string"),
         (card(actions=[TEXT]), "/actions/0/type", "is not an action of Adaptive Cards"),
         (card(actions=[{"type": "Action.Http"}]), "/actions/0/type", "is not an action of Adaptive Cards"),
@@ -257,7 +263,7 @@ def test_image_without_https_url_is_a_fault(url: str) -> None:
             {"type": "Image", "url": url},
             {"type": "Container", "items": [], "backgroundImage": url},
             backgroundImage={"url": url},
-            actions=[{"type": "Action.Submit", "iconUrl": url}],
+            actions=[{"type": "Action.Execute", "verb": "go", "iconUrl": url}],
         )
     )
     assert set(found) == {"/body/0/url", "/body/1/backgroundImage", "/backgroundImage/url", "/actions/0/iconUrl"}
@@ -272,7 +278,10 @@ def test_more_than_six_buttons_are_valid() -> None:
 
 
 def test_refresh_for_more_than_60_people_is_a_fault() -> None:
-    refresh = {"action": {"type": "Action.Execute"}, "userIds": [f"29:{number}" for number in range(61)]}
+    refresh = {
+        "action": {"type": "Action.Execute", "verb": "refresh"},
+        "userIds": [f"29:{number}" for number in range(61)],
+    }
     assert list(faults_by_pointer(card(refresh=refresh))) == ["/refresh/userIds"]
 
 
@@ -307,7 +316,7 @@ def test_entity_of_another_type_is_not_checked(entities: object) -> None:
 
 def test_data_of_an_action_is_not_checked() -> None:
     data = {"type": "Image", "url": "http://example.com"}
-    assert find_faults(card(actions=[{"type": "Action.Submit", "data": data}])) == []
+    assert find_faults(card(actions=[{"type": "Action.Execute", "verb": "go", "data": data}])) == []
 
 
 # Limits
@@ -370,7 +379,7 @@ def test_pointer_leads_to_the_faulty_value(body: list[Any], more: dict[str, Any]
     value = card(*body) | more
     for fault in find_faults(value):
         parts = [part.replace("~1", "/").replace("~0", "~") for part in fault.pointer.split("/")[1:]]
-        if fault.message == "is missing":
+        if fault.message == "is missing" or fault.pointer.endswith("/verb"):
             parts.pop()
         found: Any = value
         for part in parts:
@@ -384,3 +393,17 @@ def test_validator_is_imported_with_the_first_card() -> None:
         "assert 'jsonschema' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer", "message"),
+    [
+        ({"actions": [{"type": "Action.Submit", "title": "Approve"}]}, "/actions/0/type", "must be Action.Execute"),
+        ({"actions": [{"type": "Action.Execute", "title": "Approve"}]}, "/actions/0/verb", "is required, or an id"),
+    ],
+)
+def test_action_whose_click_would_reach_nobody_is_a_fault(changed: dict[str, Any], pointer: str, message: str) -> None:
+    """Messages on the queue: cards."""
+    [fault] = find_faults(card(**changed))
+    assert fault.pointer == pointer
+    assert message in fault.message

@@ -113,14 +113,15 @@ def test_every_action_names_its_notification_and_keeps_the_senders_data() -> Non
             {"type": "Action.ShowCard", "title": "More", "card": {
                 "type": "AdaptiveCard", "actions": [{"type": "Action.Execute", "verb": "c"}],
             }},
-            {"type": "Action.Submit", "title": "d", "data": {"type": "Action.Execute"}},
+            {"type": "Action.OpenUrl", "title": "d", "url": "https://ci.example"},
+            {"type": "Action.Execute", "id": "only-id"},
         ],
     }  # fmt: skip
     card = draw_card(make_notification(card=own))
     data = {each["verb"]: each["data"] for each in find_execute_actions(card)}
     assert all(each["herald"] == {"n": KEY} for each in data.values())
     assert (data["a"]["x"], data["b"]["data"]) == (1, "text")
-    assert {"open", "c"} <= set(data)
+    assert {"open", "c", "only-id"} <= set(data)
     assert card["actions"][3] == own["actions"][3]
     assert card["body"][-1]["id"] == FOOTER_ID
     assert card["version"] == "1.5"
