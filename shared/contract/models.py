@@ -29,7 +29,7 @@ from pydantic.alias_generators import to_camel
 
 from shared.time.holidays import Holidays
 from shared.time.localtime import load_zone
-from shared.time.recurrence import Recurrence, check_span
+from shared.time.recurrence import check_rule, check_span
 
 #: The value of `timeZone` that stands for the own zone of each recipient.
 RECIPIENT = "recipient"
@@ -300,8 +300,11 @@ class Announcement(_Model):
     @field_validator("rule")
     @classmethod
     def _valid_rule(cls, text: str, info: ValidationInfo) -> str:
-        start = info.data.get("start", ANY_DATE.isoformat())  # missing here if it is invalid, which is its own fault
-        Recurrence(text, datetime.fromisoformat(start) if start else None)
+        # A field that is invalid is missing here, and has its own fault.
+        start = info.data.get("start", None if "DTSTART" in text.upper() else ANY_DATE.isoformat())
+        end, zone = info.data.get("end"), info.data.get("time_zone")
+        first, last = (datetime.fromisoformat(at) if at else None for at in (start, end))
+        check_rule(text, first, last, zone, is_recipient_time=zone == RECIPIENT)
         return text
 
     @field_validator("notification")
