@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from shared.time.holidays import Holidays
-from shared.time.localtime import load_zone
+from shared.time.localtime import load_chosen_zone
 from shared.time.recurrence import check_rule, check_span
 
 #: The value of `timeZone` that stands for the own zone of each recipient.
@@ -62,7 +62,7 @@ def _object_id(text: str) -> str:
 def _zone_name(text: str) -> str:
     if text != RECIPIENT:
         try:
-            load_zone(text)
+            load_chosen_zone(text)
         except ValueError as unknown:
             known = f"IANA and Windows names are known; {RECIPIENT}, in lower case, means each recipient's own zone"
             raise ValueError(f"{unknown} ({known})") from None

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 
 from shared.time.cron_text import MAX_QUOTE_CHARS, check_cron
-from shared.time.localtime import load_zone, to_utc
+from shared.time.localtime import load_chosen_zone, load_zone, to_utc
 
 #: Longest text of a rule with all its lines, and longest cron expression or RRULE in it, in characters.
 MAX_TEXT_CHARS = 4_000
@@ -148,7 +148,7 @@ def _read_exception(value: str, zone_name: str, start_zone: str) -> date:
 
 def _load_zone_of(name: str, text: str) -> str:
     try:
-        return load_zone(text).key
+        return load_chosen_zone(text).key
     except ValueError as unknown:
         raise ValueError(f"{name}: {unknown}") from None
 
