@@ -55,7 +55,7 @@ class Holidays:
         if not events:
             reason = f": {self.left_out[0]}" if self.left_out else ""
             raise ValueError(f"has no all-day event{' that can be read' if reason else ''}{reason}")
-        rules = [event.rule for event in events if event.rule]
+        rules = [event.rule for event in events if event.rule and event.last > first - event.length]
         if len(rules) > MAX_RECURRING_EVENTS:
             raise ValueError(f"has more than {MAX_RECURRING_EVENTS} recurring events")
         if sum("FREQ=YEARLY" not in rule.rule for rule in rules) > MAX_FREQUENT_EVENTS:
@@ -83,11 +83,14 @@ def _dates(spans: Iterator[tuple[date, timedelta]], first: date) -> Iterator[dat
 
 @dataclass(frozen=True, slots=True)
 class _Event:
+    """An all-day event. `others` are the dates of RDATE, in order, and `last` the date of an UNTIL."""
+
     start: datetime
     length: timedelta
     rule: Recurrence | None
     excluded: frozenset[date]
     others: tuple[date, ...] = ()
+    last: date = date.max
 
     def spans(self, first: date) -> Iterator[tuple[date, timedelta]]:
         """Yield the first day and the length of each occurrence that ends after `first`, in order."""
@@ -200,8 +203,10 @@ def _all_day_event(read: _Properties, calendar_zone: str, moved: Mapping[str, se
         excluded |= moved.get(read.last("UID"), set())
     others = sorted(_day_in(read, "RDATE", text, calendar_zone) for text in read.all("RDATE"))
     first = datetime.combine(day, time())
-    rule = _rule(read.last("RRULE"), first, read.zones["DTSTART"] or calendar_zone) if "RRULE" in read.values else None
-    return _Event(first, length, rule, frozenset(excluded), tuple(others))
+    if "RRULE" not in read.values:
+        return _Event(first, length, None, frozenset(excluded), tuple(others))
+    rule, last = _rule(read.last("RRULE"), first, read.zones["DTSTART"] or calendar_zone)
+    return _Event(first, length, rule, frozenset(excluded), tuple(others), last)
 
 
 def _length(read: _Properties, start: date) -> timedelta | None:
@@ -223,10 +228,13 @@ def _length(read: _Properties, start: date) -> timedelta | None:
     return walls[1] - walls[0]
 
 
-def _rule(text: str, start: datetime, zone_name: str) -> Recurrence:
+def _rule(text: str, start: datetime, zone_name: str) -> tuple[Recurrence, date]:
+    """Return the rule of an event, and the date of its UNTIL, `date.max` without one; raises `ValueError`."""
+    last = date.max
     parts = dict(part.partition("=")[::2] for part in "".join(text.upper().split()).split(";") if part)
     if until := parts.get("UNTIL"):
-        parts["UNTIL"] = f"{_last_date(until, zone_name):%Y%m%d}"
+        last = _last_date(until, zone_name)
+        parts["UNTIL"] = f"{last:%Y%m%d}"
     for name in ("BYHOUR", "BYMINUTE", "BYSECOND"):  # some systems add a time of day to whole days
         if set(parts.pop(name, "0")) != {"0"}:
             raise ValueError(f"RRULE has {name}, and a whole day has no time: leave it out")
@@ -235,7 +243,7 @@ def _rule(text: str, start: datetime, zone_name: str) -> Recurrence:
     rule = Recurrence(";".join(f"{name}={value}" for name, value in parts.items()), start)
     if int(parts.get("COUNT", 0)) > MAX_COUNT:
         raise ValueError(f"RRULE has a COUNT above {MAX_COUNT}: leave COUNT out")
-    return rule
+    return rule, last
 
 
 def _last_date(text: str, zone_name: str) -> date:

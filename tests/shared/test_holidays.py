@@ -175,6 +175,9 @@ def test_overlapping_events_are_asked_for_in_any_order() -> None:
 def test_too_many_events_that_recur_often_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 20 events that recur more often than each year"):
         holidays(calendar(*["DTSTART;VALUE=DATE:19000101\nRRULE:FREQ=WEEKLY"] * 21), NEW_YEAR, NEW_YEAR)
+    ended = ["DTSTART;VALUE=DATE:20200101\nRRULE:FREQ=WEEKLY;UNTIL=20251230"] * 51
+    text = calendar(*ended, "DTSTART;VALUE=DATE:20251224\nRRULE:FREQ=WEEKLY;UNTIL=20260107")
+    assert holidays(text, NEW_YEAR, date(2026, 2, 1)) == {date(2026, 1, 7)}
 
 
 def test_too_many_recurring_events_are_refused() -> None:

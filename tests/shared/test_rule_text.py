@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
+from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,6 +188,31 @@ def test_other_cron_expression_is_answered_with_what_to_write(written: str, says
     with pytest.raises(ValueError, match=says) as refused:
         check_cron(written)
     assert "\n" not in str(refused.value)
+
+
+@st.composite
+def cron_fields(draw: st.DrawFn, first: int, last: int, names: str = "") -> str:
+    def show(number: int) -> str:
+        return names.split()[number - first] if names and number - first < len(names.split()) else str(number)
+
+    low = draw(st.integers(first, last - 1))
+    high = draw(st.integers(low + 1, last))
+    step = draw(st.integers(1, high - low))
+    forms = ["*", f"*/{step}", f"{low}-{high}", f"{low}-{high}/{step}", f"{low},{high}", f"{show(low)},{low}/{step}"]
+    return draw(st.sampled_from(forms))
+
+
+CRON = st.tuples(
+    cron_fields(0, 59), cron_fields(0, 23), cron_fields(1, 28), cron_fields(1, 12, "JAN Feb mar apr"),
+    cron_fields(0, 6, "SUN Mon tue wed"),
+).map(" ".join)  # fmt: skip
+
+
+@given(CRON, st.sampled_from(["{}", "  {} ", "cron({})", "CRON_TZ=Europe/Berlin {}", "TZ=Europe/Berlin\n{}"]))
+def test_cron_expression_has_the_times_of_cronsim_in_every_spelling(expression: str, form: str) -> None:
+    """docs/odd-inputs.md, Times."""
+    found = islice(Recurrence(form.format(expression)).wall_times(BEFORE), 3)
+    assert list(found) == list(islice(CronSim(expression, BEFORE), 3))
 
 
 WORDS = ["DTSTART", "TZID", "RRULE", "EXDATE", "VALUE=DATE", "FREQ", "UNTIL", "BYDAY", "DAILY", "WEEKLY", "MO", "-1FR",
