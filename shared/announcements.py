@@ -56,7 +56,7 @@ async def announce_due(services: Services, tenant: str, name: str) -> bool:
     try:
         await _announce_due(services, tenant, name)
     except UnreadableRow as unreadable:
-        await set_row_aside(services, SCHEDULES, unreadable)
+        await services.dead_letters.put_row(SCHEDULES, unreadable, services.clock())
         return not unreadable.is_newer
     return True
 
@@ -66,7 +66,7 @@ async def _announce_due(services: Services, tenant: str, name: str) -> None:
     while schedule and schedule.state is ScheduleState.ACTIVE and schedule.next_due <= now:
         after = schedule.next_due
         try:
-            check_schedule(services, schedule)
+            _check(services, schedule)
             if stored < MAX_MISSED_STORED or after >= _missed_before(services, schedule, now):
                 await _announce_occurrence(services, schedule, now)
                 stored += 1
@@ -84,7 +84,7 @@ async def _announce_due(services: Services, tenant: str, name: str) -> None:
         await set_timer(services, schedule)
 
 
-def check_schedule(services: Services, schedule: StoredSchedule) -> None:
+def _check(services: Services, schedule: StoredSchedule) -> None:
     """Raise `MessageRefused` if this version does not accept the announcement of a stored schedule."""
     try:
         schedule_zone(schedule.announcement, services.settings.default_time_zone)
@@ -141,15 +141,6 @@ async def _pause_invalid(services: Services, schedule: StoredSchedule, refused: 
     log.error("The schedule %s is no longer valid and is paused: see DeadLetters %s", SOURCE + schedule.name, row)
     with suppress(Conflict):  # it was changed meanwhile, and is read again
         await services.schedules.change(schedule, state=ScheduleState.PAUSED)
-
-
-async def set_row_aside(services: Services, table: str, unreadable: UnreadableRow) -> None:
-    """Store a dead letter for a row of a table that cannot be read."""
-    reason = "newerVersion" if unreadable.is_newer else "unreadable"
-    keys = f"{unreadable.row['PartitionKey']};{unreadable.row['RowKey']}"
-    fault = Fault("", f"a row of table {table}: {unreadable.fault}")
-    row = await services.dead_letters.put(table, keys, unreadable.body, reason, [fault], services.clock())
-    log.error("A row of table %s cannot be read (%s): see DeadLetters %s", table, reason, row)
 
 
 async def set_timer(services: Services, schedule: StoredSchedule) -> None:

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 
-from shared.announcements import announce_due, set_row_aside
+from shared.announcements import announce_due
 from shared.queue_messages import Expansion, RecipientTask, Sweep, Task
 from shared.services import Services
 from shared.storage import timers
@@ -80,7 +80,7 @@ async def _set_aside_unreadable(services: Services, timers: Sequence[DueTimer]) 
         if row is None or (timer.partition, timer.row, timer.etag) in _reported:
             continue
         try:
-            await set_row_aside(services, TIMERS, row)
+            await services.dead_letters.put_row(TIMERS, row, services.clock())
             if row.is_newer:
                 _reported.append((timer.partition, timer.row, timer.etag))
             else:

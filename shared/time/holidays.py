@@ -147,6 +147,8 @@ def _read_events(calendar: str) -> tuple[str, list[_Properties]]:
     from icalendar.parser import Contentlines
 
     zone = ""
+    if "\n" not in calendar and "\r" not in calendar:  # its ends of lines were escaped twice
+        calendar = calendar.replace("\\r", "").replace("\\n", "\n")
     events: list[_Properties] = []
     open_components = [_Properties()]  # the innermost one last
     for line in filter(None, Contentlines.from_ical(re.sub(r"\r\n?", "\n", calendar))):  # type: ignore[no-untyped-call]
@@ -187,6 +189,8 @@ def _all_day_event(read: _Properties, calendar_zone: str, moved: Mapping[str, se
     day, length = date(start.year, start.month, start.day), _length(read, start)
     if length is None or (not length and is_whole_day):  # DTEND is the same day: its author took it for the last one
         length = _DAY if is_whole_day else timedelta()
+    # A day that ends at 23:59 or 23:59:59 is whole.
+    length += next((gap for gap in (_SECOND, 60 * _SECOND) if not (length + gap) % _DAY), timedelta())
     if not is_whole_day and (not length or length % _DAY):
         return None
     if length % _DAY or not _DAY <= length <= MAX_EVENT_DAYS * _DAY:

@@ -175,14 +175,14 @@ def check_rule(
 
     `is_recipient_time` says that `zone_name` stands for the zone of each recipient: the rule's times are local then.
     """
-    written = zone_of_rule(rule)
+    text = read_rule(rule)
+    zone = None if is_recipient_time else load_zone(zone_name or text.zone or "UTC")
     if is_recipient_time:
-        Recurrence(rule, start, end)
-        return
-    zone = load_zone(zone_name or written or "UTC")
-    # The start in UTC that RFC 5545 allows is an instant, which every zone has.
-    if zone_name and written and written != "UTC" and load_zone(written) != zone:
-        raise ValueError(f"names the zone {written} and timeZone is {zone_name}: leave one of them out")
+        is_contradiction = bool(text.cron and text.zone)  # the start of a calendar becomes a local time instead
+    else:  # a start in UTC is an instant, which every zone has
+        is_contradiction = bool(zone_name) and text.zone not in ("", "UTC") and load_zone(text.zone) != zone
+    if is_contradiction:
+        raise ValueError(f"names the zone {text.zone} and timeZone is {zone_name}: leave one of them out")
     Recurrence(rule, start, end, zone=zone)
 
 

@@ -52,37 +52,26 @@ def read_rule(text: str) -> RuleText:
     """Return what `text` says; raises `ValueError` with one line. The parts of an RRULE are not checked."""
     if len(text) > MAX_TEXT_CHARS:
         raise ValueError(f"a rule has at most {MAX_TEXT_CHARS} characters with all its lines")
-    lines = [_FOLD.sub("", line).strip() for line in _LINE_START.split(text.strip()) if line.strip()]
-    if not lines or (len(lines) == 1 and _is_cron(lines[0])):
-        return _read_cron("".join(lines))
-    found, zone, exceptions = dict[str, str](), "", list[tuple[str, str]]()
-    start: date | None = None
-    for name, parameters, value in map(_read_line, lines):
-        if name in ("DTEND", "DURATION") or (name in ("BEGIN", "END") and value.upper() == "VEVENT"):
-            continue  # an announcement has no length
-        if name in ("RDATE", "EXRULE"):
-            raise ValueError(f"{name} is not supported: write a second announcement, or dates in skip")
-        if name == "EXDATE":
-            exceptions += [(each, parameters.get("TZID", "")) for each in value.split(",") if each.strip()]
-            continue
-        if name not in _NAMES:
-            raise ValueError(f"{name[:MAX_QUOTE_CHARS]} is not a line of a rule: write DTSTART, RRULE and EXDATE")
-        if name in found:
+    texts = [_FOLD.sub("", line).strip() for line in _LINE_START.split(text.strip()) if line.strip()]
+    if not texts or (len(texts) == 1 and _is_cron(texts[0])):
+        return _read_cron("".join(texts))
+    lines = [line for line in map(_read_line, texts) if _is_needed(line)]
+    rrule = "".join(next((line.value for line in lines if line.name == "RRULE"), "").split()).upper().removesuffix(";")
+    starts = [line for line in lines if line.name == "DTSTART"]
+    if inner := re.search(r"(?:^|;)DTSTART=([^;]*)", rrule):  # as rrule.js once wrote it
+        starts.append(_Line("DTSTART", inner[1]))
+        rrule = rrule.replace(inner[0], "").removeprefix(";")
+    for name, count in (("DTSTART", len(starts)), ("RRULE", sum(line.name == "RRULE" for line in lines))):
+        if count > 1:
             raise ValueError(f"{name} may be written at most once: write a second announcement")
-        found[name] = value
-        if name == "DTSTART":
-            start, zone = _read_start(value, parameters.get("TZID", ""))
-    rrule = "".join(found.get("RRULE", "").split()).upper().removesuffix(";")
     if not rrule:
         raise ValueError("has no RRULE such as RRULE:FREQ=WEEKLY;BYDAY=MO")
-    if inner := re.search(r"(?:^|;)DTSTART=([^;]*)", rrule):  # as rrule.js once wrote it
-        if start is not None:
-            raise ValueError("DTSTART may be written at most once")
-        start, zone = _read_start(inner[1], "")
-        rrule = rrule.replace(inner[0], "").removeprefix(";")
     _check_length(rrule)
-    excluded = frozenset(_read_exception(value, zone_name, zone) for value, zone_name in exceptions)
-    return RuleText(rrule=rrule, start=start, zone=zone, excluded=excluded)
+    start, zone = _read_start(starts[0]) if starts else (None, "")
+    exceptions = [_Line(line.name, each, line.zone) for line in lines if line.name == "EXDATE" for each in line.values]
+    return RuleText(
+        rrule=rrule, start=start, zone=zone, excluded=frozenset(_read_exception(line, zone) for line in exceptions)
+    )
 
 
 def parse_moment(name: str, text: str) -> date:
@@ -90,19 +79,39 @@ def parse_moment(name: str, text: str) -> date:
 
     `name` is what the error calls it. Raises `ValueError` with one line.
     """
+    found = _MOMENT.fullmatch(text.strip())
     try:
-        year, month, day, hour, minute, second, offset = _MOMENT.fullmatch(text.strip()).groups()  # type: ignore[union-attr]
-        if hour is None:
-            return date(int(year), int(month), int(day))
-        wall = datetime(int(year), int(month), int(day), int(hour), int(minute), min(int(second or 0), 59))  # noqa: DTZ001
-        if not offset:
-            return wall
-        return datetime.fromisoformat(f"{wall.isoformat()}{offset.upper()}").astimezone(UTC)
-    except (AttributeError, ValueError, OverflowError):
-        raise ValueError(
-            f"{name} must be a date such as 20261231, or one with a time of day such as 20261231T090000, "
-            f"not {text[:MAX_QUOTE_CHARS]!r}"
-        ) from None
+        if found:
+            return _read_moment(*found.groups())
+    except (ValueError, OverflowError):  # no such day, or an offset at the end of the calendar
+        pass
+    raise ValueError(
+        f"{name} must be a date such as 20261231, or one with a time of day such as 20261231T090000, "
+        f"not {text[:MAX_QUOTE_CHARS]!r}"
+    )
+
+
+def _read_moment(
+    year: str, month: str, day: str, hour: str | None, minute: str, second: str | None, offset: str | None
+) -> date:
+    if hour is None:
+        return date(int(year), int(month), int(day))
+    seconds = min(int(second or 0), 59)  # a leap second is 60
+    wall = datetime(int(year), int(month), int(day), int(hour), int(minute), seconds)  # noqa: DTZ001 (a wall time)
+    return datetime.fromisoformat(f"{wall.isoformat()}{offset.upper()}").astimezone(UTC) if offset else wall
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of RFC 5545, with its TZID."""
+
+    name: str
+    value: str
+    zone: str = ""
+
+    @property
+    def values(self) -> list[str]:
+        return [each for each in self.value.split(",") if each.strip()]
 
 
 def _is_cron(line: str) -> bool:
@@ -117,29 +126,42 @@ def _read_cron(text: str) -> RuleText:
     return RuleText(cron=check_cron(text), zone=zone)
 
 
-def _read_line(line: str) -> tuple[str, dict[str, str], str]:
-    """Return the name, the parameters and the value of a line; a line without a name is the value of an RRULE."""
-    if read := _LINE.fullmatch(line):
+def _read_line(text: str) -> _Line:
+    """Return a line; one without a name is the value of an RRULE."""
+    if read := _LINE.fullmatch(text):
         parameters = {name.upper(): value.strip('"') for name, value in _PARAMETER.findall(read[2])}
-        return read[1].upper(), parameters, read[3].strip()
-    return "RRULE", {}, line
+        return _Line(read[1].upper(), read[3].strip(), parameters.get("TZID", ""))
+    return _Line("RRULE", text)
 
 
-def _read_start(value: str, zone_name: str) -> tuple[date, str]:
-    start = parse_moment("DTSTART", value)
-    if re.search(r"T.*[+-]", value):
-        raise ValueError(f"DTSTART is {value[:MAX_QUOTE_CHARS]!r}: write the zone as TZID, and the time without offset")
+def _is_needed(line: _Line) -> bool:
+    """Return whether a line says something about a rule; raises `ValueError` for one that is not supported."""
+    if line.name in ("RDATE", "EXRULE"):
+        raise ValueError(f"{line.name} is not supported: write a second announcement, or dates in skip")
+    if line.name in ("DTEND", "DURATION") or (line.name in ("BEGIN", "END") and line.value.upper() == "VEVENT"):
+        return False  # an announcement has no length
+    if line.name not in _NAMES:
+        raise ValueError(f"{line.name[:MAX_QUOTE_CHARS]} is not a line of a rule: write DTSTART, RRULE and EXDATE")
+    return True
+
+
+def _read_start(line: _Line) -> tuple[date, str]:
+    """Return the start and its zone, "" if it has none."""
+    start = parse_moment("DTSTART", line.value)
+    if re.search(r"T.*[+-]", line.value):
+        written = repr(line.value[:MAX_QUOTE_CHARS])
+        raise ValueError(f"DTSTART is {written}: write the zone as TZID, and the time without offset")
     if isinstance(start, datetime) and start.tzinfo:
         return start, "UTC"
-    return start, _load_zone_of("TZID", zone_name) if zone_name else ""
+    return start, _load_zone_of("TZID", line.zone) if line.zone else ""
 
 
-def _read_exception(value: str, zone_name: str, start_zone: str) -> date:
+def _read_exception(line: _Line, start_zone: str) -> date:
     """Return an EXDATE: a date, a wall time of the zone of DTSTART, or the instant of a time in another zone."""
-    moment = parse_moment("EXDATE", value)
-    if not zone_name or not isinstance(moment, datetime) or moment.tzinfo:
+    moment = parse_moment("EXDATE", line.value)
+    if not line.zone or not isinstance(moment, datetime) or moment.tzinfo:
         return moment
-    zone = _load_zone_of("TZID", zone_name)
+    zone = _load_zone_of("TZID", line.zone)
     try:
         return moment if zone == start_zone else to_utc(moment, load_zone(zone))
     except OverflowError:  # at the end of the calendar, where no rule has an occurrence

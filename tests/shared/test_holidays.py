@@ -233,11 +233,14 @@ def test_unsupported_rule_is_refused(more: str, refusal: str) -> None:
         ("DTSTART;VALUE=DATE:20261205\nRRULE:FREQ=WEEKLY;COUNT=2\nRDATE;VALUE=DATE:20261224,20261201",
          ["12-01", "12-05", "12-12", "12-24"]),
         ("DTSTART;VALUE=DATE:2026-12-26", ["12-26"]),
+        ("DTSTART:20261226T000000\nDTEND:20261226T235959", ["12-26"]),
+        ("DTSTART:20261226T000000\nDTEND:20261227T235900", ["12-26", "12-27"]),
     ],
 )  # fmt: skip
 def test_whole_days_are_read_as_calendars_export_them(event: str, days: list[str]) -> None:
     """docs/odd-inputs.md, Times."""
-    for text in (calendar(event), calendar(event).replace("\n", "\r\n")):
+    written = calendar(event)
+    for text in (written, written.replace("\n", "\r\n"), written.replace("\n", "\\r\\n")):
         assert [f"{day:%m-%d}" for day in sorted(holidays(text, date(2026, 11, 1), date(2026, 12, 31)))] == days
 
 

@@ -86,6 +86,8 @@ def test_times_in_utc_are_refused_for_the_zones_of_recipients(rule: str, says: s
     with pytest.raises(ValueError, match=says) as refused:
         check_rule(rule, start, zone_name="recipient", is_recipient_time=True)
     assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="names the zone Asia/Tokyo and timeZone is recipient: leave one of them out"):
+        check_rule("CRON_TZ=Asia/Tokyo 0 9 * * *", None, zone_name="recipient", is_recipient_time=True)
     local = "DTSTART;TZID=Europe/Berlin:20261207T090000\nRRULE:FREQ=DAILY\nEXDATE;TZID=Europe/Berlin:20261208T090000"
     check_rule(local, None, zone_name="recipient", is_recipient_time=True)
 

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
 from shared.records import StoredNotification, notification_key
 from shared.states import NotificationState, ScheduleState
-from shared.storage.schedules import StoredSchedule
+from shared.storage.schedules import Schedules, StoredSchedule
 from shared.time.localtime import load_zone
 from tests.notify.test_scheduling import advance_to, set_clock
 from tests.support.herald import Herald, user
@@ -511,3 +512,24 @@ async def test_row_of_a_schedule_that_cannot_be_read_is_set_aside(
     assert (letter["queue"], letter["reason"]) == ("Schedules", reason)
     due = [timer.subject async for page in timed.services.timers.read_due(NINE, 100) for timer in page]
     assert due == ([] if reason == "unreadable" else [[timed.tenant, "morning"]])
+
+
+async def test_schedule_that_cannot_be_fetched_does_not_block_others(
+    timed: Herald, ada: PersonView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await set_schedule(timed, ada, name="other", title="Another")
+    get = Schedules.get
+
+    async def fail_for_one(schedules: Schedules, tenant: str, name: str) -> StoredSchedule | None:
+        if name == "morning":
+            raise HttpResponseError("503")
+        return await get(schedules, tenant, name)
+
+    monkeypatch.setattr(Schedules, "get", fail_for_one)
+    await advance_to(timed, NINE)
+    assert await titles(timed) == ["Another"]
+    monkeypatch.undo()
+    await advance_to(timed, NINE + timedelta(minutes=1))
+    assert await titles(timed) == ["Another", "Good morning"]
