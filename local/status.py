@@ -1,6 +1,7 @@
 """Show what became of notifications: `python dev.py status [ID]`, from the tables of the storage account.
 
-Without an id, the newest notifications and dead letters are listed; with one, the deliveries of that notification with
+Without an id, the newest notifications and dead letters are listed, and the schedules with what was left out of their
+calendars; with one, the deliveries of that notification with
 their state, reason, and what to do, and the dead letters that name it with their faults.
 """
 
@@ -23,14 +24,16 @@ from local.send import bypass_proxy
 from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
 from shared.records import DeliveryRecord, StoredNotification
-from shared.states import OPEN, DeliveryState, NotificationState, Reason
+from shared.states import OPEN, DeliveryState, NotificationState, Reason, ScheduleState
 from shared.storage.clients import CONNECTION, open_storage
 from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries, shard_names
 from shared.storage.notifications import Notifications
+from shared.storage.schedules import Schedules, StoredSchedule
 from shared.storage.table import Table
+from shared.time.holidays import Holidays
 
-#: Notifications and dead letters that are listed, and deliveries that are shown of one notification.
+#: Notifications, schedules and dead letters that are listed, and deliveries that are shown of one notification.
 MAX_LISTED, MAX_DELIVERIES = 20, 200
 #: Faults that are shown of one dead letter, and dead letters that are searched for an id.
 MAX_SHOWN_FAULTS, MAX_SEARCHED_LETTERS = 10, 1000
@@ -95,6 +98,22 @@ def describe_letters(letters: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def describe_schedules(schedules: Iterable[StoredSchedule]) -> list[str]:
+    """Return a line for each schedule that is not deleted, and below it one for each event left out of its calendar."""
+    lines = []
+    for each in schedules:
+        if each.state is ScheduleState.DELETED:
+            continue
+        lines.append(f"schedule  {each.state}  next {each.occurrence}  {each.name}")
+        try:
+            calendar = each.announcement.holidays
+            left_out = Holidays(calendar, each.next_due.date()).left_out if calendar else ()
+            lines += [f"  its calendar was read without {line}" for line in left_out[:MAX_SHOWN_FAULTS]]
+        except ValueError:
+            lines.append("  it is no longer valid: see the dead letters")
+    return lines
+
+
 def describe_result(notification: StoredNotification) -> str:
     """Return the final counts as text, or when it is due; "" while deliveries are open."""
     if notification.counts and notification.total == 0:
@@ -155,7 +174,8 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
         dead_letters = DeadLetters(table("DeadLetters"))
         if identifier is None:
             letters = await dead_letters.list_newest(MAX_LISTED)
-            return describe_list(await notifications.list_newest(MAX_LISTED), letters)
+            schedules = await Schedules(table("Schedules")).list_first(MAX_LISTED)
+            return describe_list(await notifications.list_newest(MAX_LISTED), letters) + describe_schedules(schedules)
         found = await notifications.find(identifier)
         deliveries = Deliveries(table("Deliveries"))
         lines: list[str] = []

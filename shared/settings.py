@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.states import SettingsError
 from shared.time.clock import parse_clock
-from shared.time.localtime import load_zone
+from shared.time.localtime import load_chosen_zone
 
 #: Where Teams publishes the keys that sign its tokens, and their issuer (Bot Connector authentication, "Authenticate
 #: requests from the Bot Connector service to your bot").
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     @field_validator("default_time_zone")
     @classmethod
     def _zone_exists(cls, value: str) -> str:
-        return load_zone(value).key
+        return load_chosen_zone(value).key
 
     @field_validator("clock")
     @classmethod

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from azure.core.exceptions import AzureError
 
-from shared.announcements import occurrences, recipient_occurrences
+from shared.announcements import occurrences, recipient_occurrences, zone_name_of
 from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
 from shared.contract.models import RECIPIENT, Announcement, Command
@@ -46,7 +46,7 @@ def preview(
 
     The wall time of each is the one in that zone; its note says if a clock change moves it.
     """
-    own = announcement.time_zone or default_zone
+    own = zone_name_of(announcement) or default_zone
     found = {
         name: _local_times(announcement, name, after)
         if own == RECIPIENT
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     people, notes = {}, []
     try:
         announcement = _announcement(options.file.read_bytes())
-        own = announcement.time_zone or default_zone
+        own = zone_name_of(announcement) or default_zone
         if options.person:
             settings = load_settings(_as_development(os.environ))
             tenant = options.tenant or (min(settings.tenants) if len(settings.tenants) == 1 else "")

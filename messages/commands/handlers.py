@@ -24,7 +24,7 @@ from shared.preferences.quiet_hours import QuietHours
 from shared.queue_messages import RecipientTask, Task
 from shared.states import Mode
 from shared.texts import InputError, format_long_time, text_of, to_sentence, translate_words
-from shared.time.localtime import load_zone
+from shared.time.localtime import load_chosen_zone
 from shared.time.spellings import normalize
 
 #: Longest topic, in characters: all topics of a subject are stored in one row.
@@ -36,12 +36,6 @@ T = TypeVar("T")
 
 #: Arguments of `stop` and `start` that mean everything, like no argument.
 _EVERYTHING = ("all", "everything", "alles", "alle")
-#: Zones whose names people write for a zone with daylight saving time: each is the same offset all year.
-_FIXED_ZONES = {
-    "est": ("America/New_York", "Etc/GMT+5"),
-    "mst": ("America/Denver", "Etc/GMT+7"),
-    "hst": ("Pacific/Honolulu", "Etc/GMT+10"),
-}
 
 
 class CommandRefused(Exception):
@@ -221,14 +215,11 @@ async def _quiet(request: Request) -> CommandReply:
 
 async def _timezone(request: Request) -> CommandReply:
     preferences, argument = request.preferences, request.argument.casefold()
-    if argument in _FIXED_ZONES:
-        zone_name, fixed = _FIXED_ZONES[argument]
-        raise CommandRefused(request.text("error.zone.fixed", text=request.argument, zone=zone_name, fixed=fixed))
     if argument:
         name = ""
         if argument != "auto":
             # In a thread: the first unknown name loads the tables with which it is explained.
-            name = (await asyncio.to_thread(request.parse, load_zone)).key
+            name = (await asyncio.to_thread(request.parse, load_chosen_zone)).key
         preferences = await request.subject.update(lambda old: replace(old, time_zone=name))
     source = request.subject.describe_zone_source(preferences)
     zone = request.subject.zone_of(preferences)

@@ -29,8 +29,8 @@ from pydantic.alias_generators import to_camel
 
 from shared.contract.urls import IMAGE_SCHEMES, find_url_fault
 from shared.time.holidays import Holidays
-from shared.time.localtime import load_zone
-from shared.time.recurrence import Recurrence, check_span
+from shared.time.localtime import load_chosen_zone
+from shared.time.recurrence import check_rule, check_span
 
 #: The value of `timeZone` that stands for the own zone of each recipient.
 RECIPIENT = "recipient"
@@ -74,7 +74,7 @@ def _object_id(text: str) -> str:
 def _zone_name(text: str) -> str:
     if text != RECIPIENT:
         try:
-            load_zone(text)
+            load_chosen_zone(text)
         except ValueError as unknown:
             known = f"IANA and Windows names are known; {RECIPIENT}, in lower case, means each recipient's own zone"
             raise ValueError(f"{unknown} ({known})") from None
@@ -377,8 +377,11 @@ class Announcement(_Model):
     @field_validator("rule")
     @classmethod
     def _valid_rule(cls, text: str, info: ValidationInfo) -> str:
-        start = info.data.get("start", ANY_DATE.isoformat())  # missing here if it is invalid, which is its own fault
-        Recurrence(text, datetime.fromisoformat(start) if start else None)
+        # A field that is invalid is missing here, and has its own fault.
+        start = info.data.get("start", None if "DTSTART" in text.upper() else ANY_DATE.isoformat())
+        end, zone = info.data.get("end"), info.data.get("time_zone")
+        first, last = (datetime.fromisoformat(at) if at else None for at in (start, end))
+        check_rule(text, first, last, zone, is_recipient_time=zone == RECIPIENT)
         return text
 
     @field_validator("notification")

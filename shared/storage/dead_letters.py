@@ -1,7 +1,8 @@
-"""Table DeadLetters: messages that were refused or given up, with the reason and the original message."""
+"""Table DeadLetters: messages that were refused or given up, and rows that cannot be read, with the reason."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -12,12 +13,15 @@ from shared.contract.faults import Fault
 from shared.contract.identity import UNKNOWN, Identity
 from shared.storage.entity_writes import Row
 from shared.storage.table import COLUMN_BYTES, MAX_PAGE_ROWS, Table
+from shared.storage.unreadable import UnreadableRow
 
 VERSION = 1
 #: Faults that are stored for one message; fewer if they do not fit into a column.
 MAX_FAULTS = 50
 #: Longest text that is stored of a fault, in characters.
 MAX_FAULT_CHARS = 300
+
+log = logging.getLogger(__name__)
 
 
 class DeadLetters:
@@ -56,6 +60,15 @@ class DeadLetters:
             }
         )
         return row
+
+    async def put_row(self, table: str, unreadable: UnreadableRow, at: datetime) -> str:
+        """Store a row of a table that cannot be read, with the table's name as its queue; return its row key."""
+        reason = "newerVersion" if unreadable.is_newer else "unreadable"
+        keys_of_row = f"{unreadable.row['PartitionKey']};{unreadable.row['RowKey']}"
+        fault = Fault("", f"a row of table {table}: {unreadable.fault}")
+        key = await self.put(table, keys_of_row, unreadable.body, reason, [fault], at)
+        log.error("A row of table %s cannot be read (%s): see DeadLetters %s", table, reason, key)
+        return key
 
     async def find(self, queue: str, key: str | None, reason: str | None, limit: int) -> Sequence[Row]:
         """Return up to `limit` dead letters of a queue: the one with this row key, or those with this reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -10,7 +11,8 @@ from shared import keys
 from shared.contract.models import Announcement
 from shared.states import ScheduleState
 from shared.storage.entity_writes import Row
-from shared.storage.table import Table
+from shared.storage.table import Table, etag_of
+from shared.storage.unreadable import UnreadableRow, check_version, read_text
 
 VERSION = 1
 
@@ -41,8 +43,18 @@ class Schedules:
         self._table = table
 
     async def get(self, tenant: str, name: str) -> StoredSchedule | None:
+        """Return the schedule of this name, or None; raises `UnreadableRow`."""
         found = await self._table.get(keys.key(tenant), keys.key(name))
         return _schedule(*found) if found else None
+
+    async def list_first(self, limit: int) -> list[StoredSchedule]:
+        """Return up to `limit` schedules that can be read, ordered by tenant and name."""
+        rows = await self._table.query("PartitionKey ge @first", {"first": "0"}, limit=limit)
+        found = []
+        for row in rows:
+            with suppress(UnreadableRow):
+                found.append(_schedule(row, etag_of(row)))
+        return found
 
     async def insert(self, schedule: StoredSchedule) -> StoredSchedule:
         """Store a new schedule and return it with its ETag; raise `Conflict` if the name exists."""
@@ -67,5 +79,13 @@ def _key_columns(schedule: StoredSchedule) -> dict[str, object]:
 
 
 def _schedule(row: Row, etag: str) -> StoredSchedule:
-    columns = ("tenant", "name", "data", "next_due", "occurrence")
-    return StoredSchedule(state=ScheduleState(row["state"]), etag=etag, **{name: row[name] for name in columns})
+    check_version(row, VERSION)
+    data, next_due = row.get("data"), row.get("next_due")
+    if not isinstance(data, bytes) or not isinstance(next_due, datetime):
+        raise UnreadableRow("has no announcement in the column data, or no time in next_due", row)
+    try:
+        state = ScheduleState(read_text(row, "state"))
+    except ValueError:
+        raise UnreadableRow(f"has the state {row['state'][:40]!r}, which no schedule has", row) from None
+    texts = {name: read_text(row, name) for name in ("tenant", "name", "occurrence")}
+    return StoredSchedule(state=state, data=data, next_due=next_due, etag=etag, **texts)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from shared import keys
 from shared.storage.entity_writes import Row
 from shared.storage.table import Table, etag_of
+from shared.storage.unreadable import UnreadableRow, check_version, read_text
 
 VERSION = 1
 #: The kinds of timers, and what their `subject` is.
@@ -22,11 +23,16 @@ WATCHDOG = "watchdog"  #: resume a notification if it makes no progress: its key
 RELEASE = "release"  #: release the deliveries held for a recipient until now: tenant, recipient
 DIGEST = "digest"  #: the same for a digest: enqueued at the tenant's rate: tenant, recipient
 OCCURRENCE = "occurrence"  #: announce the due occurrences of a schedule: tenant, name
+#: The number of parts of the subject of each kind.
+_SUBJECT_PARTS = {NOTIFICATION: 1, WATCHDOG: 1, RELEASE: 2, DIGEST: 2, OCCURRENCE: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class DueTimer:
-    """A timer of `kind` for `subject` that is due at `minute` (UTC), with the keys and the ETag of its row."""
+    """A timer of `kind` for `subject` that is due at `minute` (UTC), with the keys and the ETag of its row.
+
+    If the row cannot be read, `unreadable` says why, and `subject` and `minute` have no meaning.
+    """
 
     kind: str
     subject: Sequence[str]
@@ -34,6 +40,7 @@ class DueTimer:
     partition: str
     row: str
     etag: str
+    unreadable: UnreadableRow | None = None
 
 
 class Timers:
@@ -67,7 +74,28 @@ class Timers:
 
 
 def _due_timer(row: Row) -> DueTimer:
-    partition, kind = row["PartitionKey"], row["RowKey"].split(";", 1)[0]
-    minute = datetime.fromisoformat(partition.split(";")[0]).replace(tzinfo=UTC)
+    partition, key, etag = row["PartitionKey"], row["RowKey"], etag_of(row)
+    try:
+        return DueTimer(*_read(row), partition, key, etag)
+    except UnreadableRow as unreadable:
+        return DueTimer(key.split(";", 1)[0], (), datetime.min.replace(tzinfo=UTC), partition, key, etag, unreadable)
+
+
+def _read(row: Row) -> tuple[str, Sequence[str], datetime]:
+    """Return the kind, the subject and the minute of a timer; raises `UnreadableRow`."""
+    check_version(row, VERSION)
+    minute, kind = row["PartitionKey"].split(";")[0], row["RowKey"].split(";", 1)[0]
+    if kind not in _SUBJECT_PARTS:
+        raise UnreadableRow(
+            f"is a timer of the kind {kind[:40]!r}, which this version does not know: it stays for a newer instance",
+            row,
+            is_newer=True,
+        )
     # The subject is read from a column: a row key may be hashed because of its length, or encoded.
-    return DueTimer(kind, row["key"].split(";", 1), minute, partition, row["RowKey"], etag_of(row))
+    subject = read_text(row, "key").split(";", 1)
+    if len(subject) != _SUBJECT_PARTS[kind] or not all(subject):
+        raise UnreadableRow(f"is a timer of the kind {kind} whose column key does not name its subject", row)
+    try:
+        return kind, subject, datetime.strptime(minute, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
+    except ValueError:
+        raise UnreadableRow(f"has a partition key that does not begin with a minute: {minute[:40]!r}", row) from None

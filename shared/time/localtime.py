@@ -24,6 +24,21 @@ def load_zone(name: str) -> ZoneInfo:
     return load_iana_zone(found)
 
 
+def load_chosen_zone(name: str) -> ZoneInfo:
+    """Return the zone that somebody writes for a new schedule or setting; raises `InputError`.
+
+    `EST` and `MST` are refused with the two zones that may be meant, since these IANA names have no daylight saving
+    time.
+    """
+    from shared.time.zone_names import find_fixed_abbreviation
+
+    if found := find_fixed_abbreviation(name):
+        from shared.texts import InputError
+
+        raise InputError("zone.fixed", text=name, zone=found[0], fixed=found[1])
+    return load_zone(name)
+
+
 def to_wall_time(at: datetime, zone: ZoneInfo) -> datetime:
     """Return the wall time (without a zone) in `zone` at an instant."""
     return at.astimezone(zone).replace(tzinfo=None, fold=0)

@@ -9,16 +9,16 @@ occurrence for a gap, at its end.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from itertools import dropwhile, islice, takewhile
 from zoneinfo import ZoneInfo
 
-from shared.time.localtime import second_utc, to_utc, to_wall_time
+from shared.time.cron_text import MAX_QUOTE_CHARS
+from shared.time.localtime import load_zone, second_utc, to_utc, to_wall_time
+from shared.time.rule_text import parse_moment, read_rule
 
-#: Longest rule, in characters.
-MAX_RULE_CHARS = 500
 #: Largest COUNT. Such a rule is evaluated from its start each time.
 MAX_COUNT = 10_000
 #: Most numbers of a BYSETPOS. For each of them dateutil reads all days of a month or year.
@@ -34,17 +34,15 @@ _SINGLE = {"INTERVAL": range(1, 1001), "COUNT": range(1, MAX_COUNT + 1), "BYMINU
 # dateutil counts days of week 53 that lie in the new year to week 52, and the other way round.
 _SEVERAL = {"BYHOUR": range(24), "BYMONTH": range(1, 13), "BYWEEKNO": range(1, 52)}
 _NEGATIVE_TOO = {"BYMONTHDAY": range(1, 32), "BYYEARDAY": range(1, 367), "BYSETPOS": range(1, 367)}
-_PARTS = ("FREQ", "UNTIL", "WKST", "BYDAY", *_SINGLE, *_SEVERAL, *_NEGATIVE_TOO)
+_PARTS = ("FREQ", "UNTIL", "WKST", "BYDAY", "BYSECOND", *_SINGLE, *_SEVERAL, *_NEGATIVE_TOO)
 _ONLY_WITH = {
     "BYMONTHDAY": ("DAILY", "MONTHLY", "YEARLY"),
     "BYYEARDAY": ("YEARLY",),
     "BYWEEKNO": ("YEARLY",),
     "BYSETPOS": ("MONTHLY", "YEARLY"),
 }
-_VALUE = re.compile(r"[A-Z0-9,+-]+")
-_NUMBER = re.compile(r"[+-]?\d{1,5}")
-_BYDAY = re.compile(rf"([+-]?\d{{1,2}})?({'|'.join(_WEEKDAYS)})")
-_UNTIL = re.compile(r"\d{8}(T\d{6})?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,5}")
+_BYDAY = re.compile(rf"([+-]?[0-9]{{1,2}})?({'|'.join(_WEEKDAYS)})")
 # dateutil follows a rule that matches no day to the year 9999. The calendar repeats every 400 years, weekdays included,
 # so rules are evaluated 7,600 years later, close to that end.
 _SHIFT_YEARS = 7600
@@ -70,10 +68,10 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """A cron expression of 5 fields, or an RRULE (RFC 5545) whose DTSTART is `start`.
+    """A cron expression of 5 fields, or an RRULE (RFC 5545) that counts from its DTSTART, else from `start`.
 
     `start` and `end` are wall times (without a zone, whole minutes, both included); dates of `skip` are left out.
-    Raises `ValueError` with one line.
+    `zone` is needed for a rule with times in UTC. Raises `ValueError` with one line.
 
     >>> next(Recurrence("0 9 * * mon-fri").wall_times(datetime(2026, 12, 4, 12)))
     datetime.datetime(2026, 12, 7, 9, 0)
@@ -83,11 +81,11 @@ class Recurrence:
     start: datetime | None = None
     end: datetime | None = None
     skip: Container[date] = frozenset()
+    zone: ZoneInfo | None = None
 
     def __post_init__(self) -> None:
-        check_span(self.start, self.end)
-        if len(self.rule) > MAX_RULE_CHARS:
-            raise ValueError(f"a rule has at most {MAX_RULE_CHARS} characters")
+        check_span(self._first(), self.end)
+        self._excluded()
         self._unbounded(_FIRST)
 
     def occurrences(self, after: datetime, zone: ZoneInfo) -> Iterator[Occurrence]:
@@ -105,11 +103,11 @@ class Recurrence:
 
     def wall_times(self, after: datetime) -> Iterator[datetime]:
         """Yield the wall times of the rule strictly after one, in order; often without end."""
-        end, give_up = self.end or _LAST, None
-        for wall in self._unbounded(min(max(after, (self.start or _FIRST) - _MOMENT), end)):
+        start, end, give_up, excluded = self._first(), self.end or _LAST, None, self._excluded()
+        for wall in self._unbounded(min(max(after, (start or _FIRST) - _MOMENT), end)):
             if wall > end:
                 return
-            if wall.date() not in self.skip:
+            if wall.date() not in self.skip and wall.date() not in excluded and wall not in excluded:
                 yield wall
                 give_up = None
             elif give_up is None:
@@ -118,9 +116,74 @@ class Recurrence:
                 return
 
     def _unbounded(self, after: datetime) -> Iterator[datetime]:
-        if "=" in self.rule:
-            return _rrule_walls(self.rule, self.start, after)
-        return _cron_walls(self.rule, after, self.skip)
+        text = read_rule(self.rule)
+        if text.cron:
+            return _cron_walls(text.cron, after, self.skip)
+        return _rrule_walls(text.rrule, self._first(), after, self.zone)
+
+    def _first(self) -> datetime | None:
+        """Return `start`, or the start that is written in the rule."""
+        text = read_rule(self.rule)
+        if text.start is None:
+            return self.start
+        written = _wall("DTSTART", text.start, self.zone)
+        if not isinstance(written, datetime):
+            if "BYHOUR=" not in text.rrule:
+                raise ValueError(f"DTSTART needs a time of day, such as {written:%Y%m%d}T090000")
+            written = datetime.combine(written, time())
+        if self.start and self.start != written:
+            raise ValueError(
+                f"start is {self.start.isoformat()} and DTSTART {written.isoformat()}: leave one of them out"
+            )
+        return written
+
+    def _excluded(self) -> frozenset[date]:
+        """Return the dates and wall times that the rule leaves out (EXDATE)."""
+        return frozenset(_wall("EXDATE", each, self.zone) for each in read_rule(self.rule).excluded)
+
+
+def zone_of_rule(rule: str) -> str:
+    """Return the IANA name of the zone that a rule names (TZID, a DTSTART in UTC, TZ of a cron expression), or ""."""
+    return read_rule(rule).zone
+
+
+def _wall(name: str, moment: date, zone: ZoneInfo | None) -> date:
+    """Return a date or wall time as it is, and an instant as the wall time in `zone`; raises `ValueError`."""
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        return moment
+    if zone is None:
+        local = moment.replace(tzinfo=None)
+        raise ValueError(
+            f"{name} is a time in UTC, and the times of recipients are local: "
+            f"write a local time without Z, such as {local:%Y%m%dT%H%M%S}"
+        )
+    try:
+        return to_wall_time(moment, zone)
+    except OverflowError:  # the end of the calendar
+        return moment.replace(tzinfo=None)
+
+
+def check_rule(
+    rule: str,
+    start: datetime | None,
+    end: datetime | None = None,
+    zone_name: str | None = None,
+    *,
+    is_recipient_time: bool = False,
+) -> None:
+    """Raise `ValueError` with one line if a rule is invalid, or contradicts the other fields of its announcement.
+
+    `is_recipient_time` says that `zone_name` stands for the zone of each recipient: the rule's times are local then.
+    """
+    text = read_rule(rule)
+    zone = None if is_recipient_time else load_zone(zone_name or text.zone or "UTC")
+    if is_recipient_time:
+        is_contradiction = bool(text.cron and text.zone)  # the start of a calendar becomes a local time instead
+    else:  # a start in UTC is an instant, which every zone has
+        is_contradiction = bool(zone_name) and text.zone not in ("", "UTC") and load_zone(text.zone) != zone
+    if is_contradiction:
+        raise ValueError(f"names the zone {text.zone} and timeZone is {zone_name}: leave one of them out")
+    Recurrence(rule, start, end, zone=zone)
 
 
 def check_span(start: datetime | None, end: datetime | None) -> None:
@@ -141,8 +204,6 @@ def _note(wall: datetime, at: datetime, zone: ZoneInfo) -> str:
 def _cron_walls(rule: str, after: datetime, skip: Container[date]) -> Iterator[datetime]:
     from cronsim import CronSim, CronSimError
 
-    if len(rule.split()) != 5:
-        raise ValueError(f"{rule!r} is neither a cron expression of 5 fields, such as 0 9 * * mon-fri, nor an RRULE")
     try:
         walls = CronSim(rule, after)
     except CronSimError as error:
@@ -157,20 +218,20 @@ def _cron_walls(rule: str, after: datetime, skip: Container[date]) -> Iterator[d
     return without_skipped_days()
 
 
-def _rrule_walls(rule: str, start: datetime | None, after: datetime) -> Iterator[datetime]:
+def _rrule_walls(rule: str, start: datetime | None, after: datetime, zone: ZoneInfo | None) -> Iterator[datetime]:
     from dateutil.rrule import rrulestr
 
-    if start is None:
-        raise ValueError("an RRULE needs a start, the wall time from which it counts")
     parts = _parts(rule)
-    until, count = _until(parts.pop("UNTIL", "")), int(parts.pop("COUNT", 0))
+    if start is None:
+        raise ValueError("an RRULE needs a start, the wall time from which it counts, such as 2026-12-07T09:00")
+    is_in_time, count = _check_until(parts.pop("UNTIL", ""), zone), int(parts.pop("COUNT", 0))
     # A rule without a COUNT is evaluated from the period of `after`: its start may be centuries ago.
     first = _period_start(parts, start.date(), start.date() if count else max(start, after).date())
     parts = _defaults(parts["FREQ"], start, parts.keys()) | parts
     text = ";".join(f"{name}={value}" for name, value in parts.items())
     later = rrulestr(text, dtstart=datetime.combine(first.replace(year=first.year + _SHIFT_YEARS), time()))
     walls = dropwhile(start.__gt__, (wall.replace(year=wall.year - _SHIFT_YEARS) for wall in later))
-    return dropwhile(after.__ge__, takewhile(until.__ge__, islice(walls, count or None)))
+    return dropwhile(after.__ge__, takewhile(is_in_time, islice(walls, count or None)))
 
 
 def _period_start(parts: Mapping[str, str], start: date, day: date) -> date:
@@ -201,13 +262,22 @@ def _defaults(frequency: str, start: datetime, given: Collection[str]) -> dict[s
 
 
 def _parts(rule: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in rule.strip().upper().removeprefix("RRULE:").removesuffix(";").split(";")]
+    pairs = [part.partition("=") for part in rule.split(";")]
     parts = {name: value for name, _, value in pairs}
-    if not parts.keys() <= set(_PARTS) or len(parts) < len(pairs) or not all(map(_VALUE.fullmatch, parts.values())):
-        known = ", ".join(_PARTS)
-        raise ValueError(f"{rule!r} is not an RRULE such as FREQ=WEEKLY;BYDAY=MO, with each of {known} at most once")
+    for name, value in parts.items():
+        if name not in _PARTS:
+            raise ValueError(f"{name[:MAX_QUOTE_CHARS]!r} is not a part of an RRULE{_most_similar_part(name)}")
+        if not value:
+            raise ValueError(f"{name} has no value: write it as in FREQ=WEEKLY;BYDAY=MO, or leave it out")
+    if len(parts) < len(pairs):
+        twice = next(name for name in parts if sum(name == each for each, _, _ in pairs) > 1)
+        raise ValueError(f"{twice} may be written at most once")
+    if parts.pop("BYSECOND", "0").strip("0"):
+        raise ValueError("BYSECOND is not supported, since an announcement has a minute: leave it out")
     if parts.get("FREQ") not in _FREQUENCIES:
-        raise ValueError(f"FREQ must be one of {', '.join(_FREQUENCIES)}; use a cron expression for more often")
+        raise ValueError(
+            f"FREQ must be one of {', '.join(_FREQUENCIES)}; use a cron expression for more often, such as 0 * * * *"
+        )
     for name, numbers in (_SINGLE | _SEVERAL | _NEGATIVE_TOO).items():
         if name in parts and not _are_numbers(name, parts[name], numbers):
             must = "one number" if name in _SINGLE else "numbers"
@@ -229,6 +299,14 @@ def _parts(rule: str) -> dict[str, str]:
     if len(parts.get("BYSETPOS", "").split(",")) > MAX_POSITIONS:
         raise ValueError(f"BYSETPOS has at most {MAX_POSITIONS} numbers")
     return parts
+
+
+def _most_similar_part(name: str) -> str:
+    from difflib import get_close_matches
+
+    known = {"BYWEEKDAY": "BYDAY", "DAYOFWEEK": "BYDAY", "ENDDATE": "UNTIL", "END": "UNTIL"}
+    found = known.get(name) or next(iter(get_close_matches(name[:MAX_QUOTE_CHARS], _PARTS, n=1)), "")
+    return f": did you mean {found}?" if found else " such as FREQ=WEEKLY;BYDAY=MO"
 
 
 def _are_numbers(name: str, text: str, numbers: range) -> bool:
@@ -261,12 +339,12 @@ def _check_weeks(parts: Mapping[str, str]) -> None:
         raise ValueError("BYWEEKNO cannot be combined with an INTERVAL above 1 or with BYSETPOS")
 
 
-def _until(text: str) -> datetime:
-    """Return the last wall time that an UNTIL allows; a date includes the whole day."""
-    if not text:
-        return _LAST
-    try:
-        until = datetime.fromisoformat(text if _UNTIL.fullmatch(text) else "")
-    except ValueError:
-        raise ValueError("UNTIL must be a date or a wall time without Z, such as 20261231 or 20261231T090000") from None
-    return until if "T" in text else datetime.combine(until, time.max)
+def _check_until(text: str, zone: ZoneInfo | None) -> Callable[[datetime], bool]:
+    """Return a test whether a wall time is not after an UNTIL; a date includes the whole day."""
+    until = parse_moment("UNTIL", text) if text else _LAST
+    if not isinstance(until, datetime):
+        return datetime.combine(until, time.max).__ge__
+    if until.tzinfo is None:
+        return until.__ge__
+    _wall("UNTIL", until, zone)
+    return lambda wall: zone is not None and to_utc(wall, zone) <= until

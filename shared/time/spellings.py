@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cache
 
@@ -58,9 +59,16 @@ _MORE_WEEKDAYS = {
     "tues": "tue", "weds": "wed", "thur": "thu", "thurs": "thu",
 }  # fmt: skip
 
-_TWELVE_HOURS = re.compile(r"(?<![\d:.])(\d{1,2})(?:[:.](\d{2}))?\s*([ap])\.?m\b\.?")
-_CLOCK = re.compile(r"(?<![\d:.])(\d{1,2})(?:[:.](\d{2}))?\s*(?:uhr|o'clock)\b")
-_DASH = re.compile(r"\s*[-–—−]\s*")
+_TWELVE_HOURS = re.compile(r"(?<![\d:.])(\d{1,2})(?:[:.](\d{2}))?(?:\s*([ap])\.?m\b\.?|([ap])\b)")
+#: Two times of which only the second has its half of the day: 6-8pm.
+_SHARED_HALF = re.compile(
+    r"(?<![\d:.])(\d{1,2})((?:[:.]\d{2})?)(\s*(?:-|to|until|till|and|bis|und)\s*)(?=(\d{1,2})(?:[:.]\d{2})?\s*p\.?m?\b)"
+)
+_CLOCK = re.compile(r"(?<![\d:.])(\d{1,2})(?:[:.](\d{2}))?\s*(?:uhr|o'clock)\b(?:\s*([0-5]\d)(?![\d:.]))?")
+_DASH = re.compile(r"\s*(?:[-–—−]>?|→)\s*")
+_SECONDS = re.compile(r"(?<![\d:.])(\d{1,2}:\d{2}):00(?![\d:.])")
+#: Four digits on both sides: 1800-0800.
+_WITHOUT_COLON = re.compile(r"(?<![\d:.-])([01]\d|2[0-3])([0-5]\d)\s*-\s*([01]\d|2[0-3])([0-5]\d)(?![\d:.-])")
 _TIME = r"(?:\d{1,2}:\d{2}|\d{1,2})"
 _SPAN = re.compile(rf"(?<![\d:.-])({_TIME})\s*(?:-|until|and)\s*({_TIME})(?![\d:.-])")
 _DAYS_AND = re.compile(rf"\b({'|'.join(_SHORT_WEEKDAYS)}) and (?=(?:{'|'.join(_SHORT_WEEKDAYS)})\b)")
@@ -72,10 +80,13 @@ def normalize(text: str) -> str:
 
     Text that has no known word stays as it is, in lower case and with single spaces.
     """
-    text = " ".join(text.casefold().replace("’", "'").split())
-    text = _TWELVE_HOURS.sub(_to_24_hours, text)
-    text = _CLOCK.sub(lambda found: _format(found[1], found[2]), text)
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = " ".join(text.replace("’", "'").replace("(", " ").replace(")", " ").split())
     text = _DASH.sub("-", text)
+    text = _SHARED_HALF.sub(_share_half, text)
+    text = _TWELVE_HOURS.sub(_to_24_hours, text)
+    text = _CLOCK.sub(lambda found: _format(found[1], found[2] or found[3]), text)
+    text = _WITHOUT_COLON.sub(r"\1:\2-\3:\4", _SECONDS.sub(r"\1", text))
     text = _pattern().sub(lambda found: _meanings()[found[0]], text)
     text = _DASH.sub("-", " ".join(text.split()))
     text = _DAY_SPAN.sub(r"\1-", _DAYS_AND.sub(r"\1,", text))
@@ -87,7 +98,14 @@ def _to_24_hours(found: re.Match[str]) -> str:
     hour = int(found[1])
     if not 1 <= hour <= 12:
         return found[0]
-    return _format(str(hour % 12 + (12 if found[3] == "p" else 0)), found[2])
+    return _format(str(hour % 12 + (12 if (found[3] or found[4]) == "p" else 0)), found[2])
+
+
+def _share_half(found: re.Match[str]) -> str:
+    """Return the first of two times as afternoon if only the second says pm, and is later: `6-8pm` is 18:00-20:00."""
+    first, second = int(found[1]), int(found[4])
+    is_shared = 1 <= first <= 12 and first % 12 < second % 12
+    return f"{found[1]}{found[2]}{'pm' if is_shared else ''}{found[3]}"
 
 
 def _format_time(text: str) -> str:

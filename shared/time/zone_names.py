@@ -22,6 +22,8 @@ MAX_SUGGESTIONS = 10
 MIN_SIMILARITY = 0.75
 #: Characters of a text that are compared with names.
 MAX_NAME_CHARS = 80
+#: Characters of a text that may be the name of a zone.
+MAX_TEXT_CHARS = 300
 #: Windows names that CLDR's table no longer has and that old calendars, Outlook and Graph still send.
 LEGACY_WINDOWS_NAMES = {
     "Armenian Standard Time": "Asia/Yerevan",
@@ -32,9 +34,10 @@ LEGACY_WINDOWS_NAMES = {
     "Mexico Standard Time 2": "America/Mazatlan",
     "Mid-Atlantic Standard Time": "Etc/GMT+2",
     "tzone://Microsoft/Utc": "Etc/UTC",
+    "Z": "Etc/UTC",
 }
-#: IANA names that look like zones with daylight saving time, but have none.
-_FIXED_ABBREVIATIONS = ("EST", "MST", "HST")
+#: IANA names of one offset that people write for a zone with daylight saving time, with that zone and the fixed one.
+FIXED_ABBREVIATIONS = {"est": ("America/New_York", "Etc/GMT+5"), "mst": ("America/Denver", "Etc/GMT+7")}
 #: Abbreviations that stand for several zones and are not IANA names themselves (EST, MST, CET and EET are).
 ABBREVIATIONS = {
     "aest": ["Australia/Sydney", "Australia/Brisbane"],
@@ -54,17 +57,40 @@ ABBREVIATIONS = {
     "wst": ["Australia/Perth", "Pacific/Apia"],
 }
 
-_OFFSET = re.compile(r"(?:utc|gmt)?\s*([+-])(\d{1,2})(?::?([0-5]\d))?", re.ASCII | re.IGNORECASE)
+_OFFSET = re.compile(r"\(?(?:utc|gmt)?\s*([+-])(\d{1,2})(?::?([0-5]\d))?\)?", re.ASCII | re.IGNORECASE)
+#: What Outlook, Exchange and Graph call a zone that somebody defined on one computer.
+_CUSTOM = re.compile(r"customi[sz]ed time zone( \d+)?|custom( time zone)?|tzone://microsoft/custom", re.IGNORECASE)
+#: A zone by its rules (POSIX, environment variable TZ), such as CET-1CEST,M3.5.0,M10.5.0/3.
+_POSIX = re.compile(
+    r"(?:[a-z]{3,6}|<[+-]?\w{1,6}>)[+-]?\d{1,2}(?::\d\d)*(?:(?:[a-z]{3,6}|<[+-]?\w{1,6}>)[\d:+-]*(?:,[mj\d./:+,-]*)?)?",
+    re.IGNORECASE | re.ASCII,
+)
 _WINDOWS_SUFFIX = re.compile(r"(_(standard|daylight|summer))?_time$")
 
 
 def find_zone(text: str) -> str | None:
     """Return the IANA name for an IANA or Windows name or a city, in any case, with blanks or underscores.
 
-    None for other texts, and for a city that stands for several zones.
+    A Windows name may be that of summer (W. Europe Daylight Time). An IANA name may follow a colon, as in the
+    environment variable TZ, or a path, as in files (/usr/share/zoneinfo/Europe/Berlin) and old calendars. None for
+    other texts, and for a city that stands for several zones.
     """
-    folded = _fold(text)
-    return _iana_names().get(folded) or _windows_names().get(folded) or _cities().get(folded)
+    folded = _fold(text[:MAX_TEXT_CHARS])
+    if folded.startswith((":", "/")):
+        parts = folded.removeprefix(":").split("/")
+        names = ("/".join(parts[start:]) for start in range(max(len(parts) - 3, 0), len(parts) - 1))
+        return next((zone for name in names if (zone := _iana_names().get(name))), None)
+    return (
+        _iana_names().get(folded)
+        or _windows_names().get(folded)
+        or _windows_names().get(folded.replace("_daylight_time", "_standard_time"))
+        or _cities().get(folded)
+    )
+
+
+def find_fixed_abbreviation(text: str) -> tuple[str, str] | None:
+    """Return the zone with daylight saving time, and the fixed one, that `EST` or `MST` may mean; else None."""
+    return FIXED_ABBREVIATIONS.get(_fold(text[:MAX_TEXT_CHARS]))
 
 
 @cache
@@ -80,11 +106,13 @@ def load_iana_zone(name: str) -> ZoneInfo:
 
 def explain_unknown_zone(text: str) -> InputError:
     """Return the error that says what to write instead of a text that `find_zone` does not know."""
-    name = text[:MAX_NAME_CHARS]
+    name = " ".join(text[:MAX_NAME_CHARS].split())
+    if _CUSTOM.fullmatch(name):
+        return InputError("zone.custom", text=name)
     if offset := _OFFSET.fullmatch(text.strip().replace("−", "-")):
         fixed = _fixed_zone(*offset.groups())
         return InputError("zone.offset.fixed", text=name, zone=fixed) if fixed else InputError("zone.offset", text=name)
-    if suggestions := suggest_zones(text):
+    if suggestions := (suggest_zones_of_rule(name) or suggest_zones(text)):
         *others, last = suggestions
         if others:
             return InputError("zone.suggestions", text=name, zones=", ".join(others), last=last)
@@ -101,8 +129,27 @@ def suggest_zones(text: str) -> list[str]:
     parts = (text, *re.split(r"[,;()]", text))  # Windows shows "(UTC+01:00) Amsterdam, Berlin, Bern, Rome"
     keys = [key for part in parts if (key := _key(part)) in zones]
     keys = keys or get_close_matches(_key(text), zones, n=3, cutoff=MIN_SIMILARITY)
-    found = dict.fromkeys(zone for key in keys for zone in zones[key] if zone not in _FIXED_ABBREVIATIONS)
+    found = dict.fromkeys(zone for key in keys for zone in zones[key] if zone.casefold() not in FIXED_ABBREVIATIONS)
     return list(found)[:MAX_SUGGESTIONS]
+
+
+def suggest_zones_of_rule(text: str) -> list[str]:
+    """Return IANA names of well-known zones that have the rules of a POSIX zone (CET-1CEST,M3.5.0,M10.5.0/3)."""
+    if not _POSIX.fullmatch(text):
+        return []
+    rules = text.casefold()
+    found = (zone for rule, zones in _zones_by_rule().items() if f"{rule},".startswith(f"{rules},") for zone in zones)
+    return list(dict.fromkeys(found))[:MAX_SUGGESTIONS]
+
+
+@cache
+def _zones_by_rule() -> dict[str, list[str]]:
+    """Map the rules in the last line of each zone's data (RFC 8536, 3.3) to the zones that Windows names stand for."""
+    zones = defaultdict(list)
+    for zone in sorted(set(_windows_names().values())):
+        data = files("tzdata").joinpath("zoneinfo", zone).read_bytes()
+        zones[data.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace").casefold()].append(zone)
+    return zones
 
 
 def _fixed_zone(sign: str, hours: str, minutes: str | None) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from local import status
+from notify.ingest import ingest
 from shared.contract.faults import Fault
 from shared.records import DeliveryRecord
 from shared.services import open_services
 from shared.settings import load_settings
-from shared.states import DeliveryState, Reason
+from shared.states import DeliveryState, Reason, ScheduleState
 from shared.storage.clients import CONNECTION, open_storage
 from tests.shared.test_settings import BOT
 from tests.support.herald import Herald, user
@@ -30,6 +33,26 @@ async def test_list_shows_the_newest_notifications_and_dead_letters(herald: Hera
     assert any(first.id in line and "finished" in line and "1 sent" in line for line in lines)
     assert lines[-2].split("  ")[2:4] == ["notifications", "invalid"]
     assert lines[-1] == "  /recipients/0/user must be an Entra object id"
+
+
+async def test_schedules_are_listed_with_what_was_left_out_of_their_calendars(herald: Herald) -> None:
+    """docs/odd-inputs.md, Times."""
+    events = ["DTSTART;VALUE=DATE:20261225", "DTSTART;VALUE=DATE:20261301"]
+    calendar = "".join(f"BEGIN:VEVENT\n{event}\nEND:VEVENT\n" for event in events)
+    notification = {"recipients": [{"all": True}], "category": "news", "content": {"title": "x"}}
+    announcement = {"rule": "0 9 * * *", "notification": notification}
+    for name, holidays in (("a", {"holidays": f"BEGIN:VCALENDAR\n{calendar}END:VCALENDAR"}), ("b", {})):
+        body = {"command": "schedule", "target": {"schedule": name}, "announcement": announcement | holidays}
+        await ingest(herald.services, json.dumps(body).encode(), name)
+    lines = status.describe_schedules(await herald.services.schedules.list_first(10))
+    assert [line.split("  ")[0] for line in lines] == ["schedule", "", "schedule"]
+    assert lines[1].startswith("  its calendar was read without event 2 (20261301): DTSTART must be a date")
+    found = await herald.services.schedules.get(herald.tenant, "b")
+    assert found
+    broken = await herald.services.schedules.change(found, data=b"{}")
+    assert status.describe_schedules([broken])[1] == "  it is no longer valid: see the dead letters"
+    deleted = await herald.services.schedules.change(broken, state=ScheduleState.DELETED)
+    assert status.describe_schedules([deleted]) == []
 
 
 def test_empty_storage_is_said() -> None:

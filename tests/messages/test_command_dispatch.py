@@ -154,6 +154,7 @@ REFUSED_COMMANDS = {
     "timezone Berlni": "Did you mean Europe/Berlin?",
     "timezone EST": "Write America/New_York for the time zone with it, or Etc/GMT+5",
     "timezone +02:00": "is an offset, not a time zone",
+    "timezone Customized Time Zone": "is a time zone that one computer defines, without known rules",
     "timezone Nowhere/Atall": "is not a time zone",
     "digest sometimes": "write a digest schedule as daily 09:00",
     "digest daily 9 times": "write a digest schedule as daily 09:00",

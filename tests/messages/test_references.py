@@ -294,6 +294,8 @@ def test_change_that_deactivates_a_row_does_not_create_it() -> None:
         ({"localTimezone": "Etc/GMT+5"}, "Etc/GMT+5"),
         ({"localTimezone": None}, "Europe/Berlin"),
         ({"localTimezone": "W. Europe Standard Time"}, "Europe/Berlin"),
+        ({"localTimezone": "Customized Time Zone", "entities": None}, ""),
+        ({"localTimezone": "tzone://Microsoft/Custom"}, "Europe/Berlin"),  # of the other source
         ({"localTimezone": "Europe/Atlantis", "entities": None}, ""),
         ({"localTimezone": "../../etc/passwd", "entities": None}, ""),
         ({"localTimezone": "/etc/localtime", "entities": None}, ""),

@@ -115,7 +115,18 @@ def test_daily_announcement_occurs_in_every_zone_with_unique_names(zone: str, mo
         ({"start": "2026-12-02T09:00", "end": "2026-12-01T09:00"}, ("end",)),
         ({"end": "2400-12-01T09:00"}, ("end",)),
         ({"skip": ["2026-02-30"]}, ("skip", 0)),
-        ({"holidays": calendar("DTSTART;VALUE=DATE:20201225\nRRULE:FREQ=DAILY")}, ("holidays",)),
+        ({"holidays": calendar("DTSTART;VALUE=DATE:20201225\nRRULE:FREQ=HOURLY")}, ("holidays",)),
+        (
+            {"rule": "RRULE:FREQ=DAILY;UNTIL=20261231T225959Z", "timeZone": "recipient", "start": "2026-12-01T09:00"},
+            ("rule",),
+        ),
+        ({"rule": "DTSTART:20261207T090000\nRRULE:FREQ=DAILY", "start": "2026-12-01T09:00"}, ("rule",)),
+        ({"rule": "DTSTART:20261207T090000\nRRULE:FREQ=DAILY", "start": "2026-12-01"}, ("start",)),
+        ({"rule": "DTSTART:20261207T090000\nRRULE:FREQ=DAILY", "end": "2026-12-01T09:00"}, ("rule",)),
+        ({"rule": "TZID=Europe/Berlin 0 9 * * *"}, ("rule",)),
+        ({"rule": "CRON_TZ=Europe/Berlin 0 9 * * *", "timeZone": "America/New_York"}, ("rule",)),
+        ({"rule": "0 9 ? * MON-FRI"}, ("rule",)),
+        ({"rule": "*/90 * * * *"}, ("rule",)),
         ({"timeZone": "Mars"}, ("timeZone",)),
         ({"notification": NOTIFICATION | {"schedule": {"at": "2026-12-01T09:00"}}}, ("notification",)),
         ({"notification": NOTIFICATION | {"expiresAt": "2026-12-01T09:00Z"}}, ("notification",)),
@@ -127,6 +138,25 @@ def test_invalid_announcement_is_refused_at_its_field(changes: dict[str, Any], w
         announcement(**changes)
     [error] = refused.value.errors()
     assert error["loc"] == where
+
+
+def test_start_and_zone_are_read_from_the_rule_where_not_given() -> None:
+    """docs/odd-inputs.md, Times."""
+    rule = "DTSTART;TZID=Europe/Berlin:20261228T090000\nRRULE:FREQ=WEEKLY;BYDAY=MO\nEXDATE;VALUE=DATE:20270104"
+    written = announcement(rule=rule)
+    zone = schedule_zone(written, "America/New_York")
+    assert zone.key == "Europe/Berlin"
+    found = [(each.name, each.at.hour) for each in islice(occurrences(written, NOW, zone), 2)]
+    assert found == [("2026-12-28T09:00", 8), ("2027-01-11T09:00", 8)]
+    assert schedule_zone(announcement(rule=rule, timeZone=RECIPIENT), "UTC").key == FIRST_ZONE
+    assert schedule_zone(announcement(rule="TZ=Asia/Tokyo 0 9 * * *"), "UTC").key == "Asia/Tokyo"
+
+
+def test_events_that_are_left_out_of_a_calendar_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """docs/odd-inputs.md, Times."""
+    partly = calendar("DTSTART;VALUE=DATE:20261221", "DTSTART;VALUE=DATE:20261301")
+    assert names(1, holidays=partly) == ["2026-12-22T09:00"]
+    assert "The calendar of an announcement was read without event 2 (20261301): DTSTART must be a date" in caplog.text
 
 
 @given(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -50,6 +50,9 @@ def test_quiet_hours_are_parsed_and_formatted(text: str, written: str) -> None:
         ("00:00-24:00", "cannot cover the whole week"),
         ("08:00-18:00; 18:00-08:00", "cannot cover the whole week"),
         ("mon-thu; thu 12:00-06:00; fri-sun", "cannot cover the whole week"),
+        ("mon 12:00-06:00; mon 06:00-12:00; tue-sun", "cannot cover the whole week"),
+        ("18:00-08:00, sat,sun", "write quiet hours as"),
+        ("18:00-08:00, mon-fri", "write quiet hours as"),
         ("; ".join(["mon 10:00-11:00"] * 15), "at most 14"),
     ],
 )
@@ -66,8 +69,16 @@ def test_invalid_quiet_hours_are_refused_with_one_line(text: str, says: str) -> 
         (WEEK, "Europe/Berlin", "2026-11-23T17:00", "2026-11-24T07:00"),
         (WEEK, "Europe/Berlin", "2026-11-23T23:00", "2026-11-24T07:00"),  # midnight
         (WEEK, "Europe/Berlin", "2026-11-24T07:00", None),  # the end is not quiet
-        (WEEK, "Europe/Berlin", "2026-11-27T20:00", "2026-11-29T23:00"),  # Friday evening, with the weekend
-        (WEEK, "Europe/Berlin", "2026-11-29T23:00", None),  # Monday 00:00: Sunday has no evening of its own
+        (WEEK, "Europe/Berlin", "2026-11-27T20:00", "2026-11-30T07:00"),  # Friday evening, with the weekend
+        (WEEK, "Europe/Berlin", "2026-11-29T12:00", "2026-11-30T07:00"),  # Sunday, with the next morning
+        (WEEK, "Europe/Berlin", "2026-11-29T23:00", "2026-11-30T07:00"),  # Monday 00:00
+        (WEEK, "Europe/Berlin", "2026-11-30T07:00", None),
+        ("sun-thu 18:00-08:00; fri,sat", "Europe/Berlin", "2026-11-26T20:00", "2026-11-29T07:00"),
+        ("mon-fri 22:00-07:00; mon 20:00-09:00; sun", "Europe/Berlin", "2026-11-29T12:00", "2026-11-30T08:00"),
+        ("fri 18:00-08:00; sun", "Europe/Berlin", "2026-11-29T12:00", "2026-11-29T23:00"),  # Monday has no hours
+        ("mon-fri 12:00-13:00; sun", "Europe/Berlin", "2026-11-29T12:00", "2026-11-29T23:00"),
+        ("mon-fri 18:00-24:00; sun", "Europe/Berlin", "2026-11-29T12:00", "2026-11-29T23:00"),
+        ("mon-fri 18:00-08:00", "Europe/Berlin", "2026-11-29T23:00", None),  # Sunday is not quiet
         ("18:00-08:00; sat,sun", "Europe/Berlin", "2026-11-27T20:00", "2026-11-30T07:00"),
         ("off", "Europe/Berlin", "2026-11-27T20:00", None),
         # The night in which clocks skip 02:00 to 03:00.
@@ -100,10 +111,35 @@ def test_quiet_lasts_to_the_next_week_when_clocks_skip_its_only_open_minute() ->
     assert quiet.find_end(utc("2026-03-28T12:00"), load_zone("Europe/Berlin")) == utc("2026-04-05T00:30")
 
 
+def test_whole_days_leave_no_gap_before_hours() -> None:
+    """docs/odd-inputs.md, Times."""
+    card = QuietHours.daily(time(18), time(8), [5, 6])
+    zone = load_zone("Europe/Berlin")
+    for text in (WEEK, "sat-sun; mon-fri 18:00-08:00", str(card)):
+        for at in ("2026-11-28T12:00", "2026-11-29T12:00", "2026-11-30T03:00"):
+            assert QuietHours.parse(text).find_end(utc(at), zone) == utc("2026-11-30T07:00")
+
+
 CLOCKS = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
 SPANS = st.builds(
     "{} {}-{}".format, st.sampled_from(["daily", "mon-fri", "sat,sun", "fri-mon", "wed"]), CLOCKS, CLOCKS
 ) | st.sampled_from(["sat,sun", "sun", "mon"])
+
+
+def twelve_hours(at: time) -> str:
+    return f"{at.hour % 12 or 12}:{at.minute:02} {'pm' if at.hour >= 12 else 'am'}"
+
+
+FORMS = ["{}-{}", "{} – {}", "from {} to {}", "{} until {}", "daily {}-{}", "{}-{} every day", "between {} and {}"]
+
+
+@given(st.times(), st.times(), st.sampled_from(FORMS), st.booleans())
+def test_spellings_of_hours_mean_the_same(start: time, end: time, form: str, is_twelve: bool) -> None:
+    """docs/odd-inputs.md, Times."""
+    if (start.hour, start.minute) == (end.hour, end.minute):
+        return
+    show = twelve_hours if is_twelve else "{:%H:%M}".format
+    assert str(QuietHours.parse(form.format(show(start), show(end)))) == f"{start:%H:%M}-{end:%H:%M}"
 
 
 @st.composite
@@ -127,8 +163,7 @@ def test_quiet_is_continuous_until_its_end(
         at = min(changes(name), key=lambda change: abs(change - at)) + apart
     until = quiet.find_end(at, zone)
     day = to_wall_time(at, zone).date()
-    spans = [span.on(day + timedelta(step)) for step in (-1, 0, 1) for span in quiet.spans
-             if (day + timedelta(step)).weekday() in span.days]  # fmt: skip
+    spans = [span for step in (-1, 0, 1) for span in quiet.spans_on(day + timedelta(step))]
     assert (until is not None) == any(to_utc(start, zone) <= at < to_utc(end, zone) for start, end in spans)
     if until is not None:
         assert until > at
@@ -143,9 +178,13 @@ def test_wall_time_decides_on_days_without_a_clock_change(quiet: QuietHours, nam
         return
     wall = to_wall_time(at, load_zone(name))
     minute = wall.hour * 60 + wall.minute
-    hit = False
+    hit, after_whole_day = (
+        False,
+        any(span.is_whole_day and (wall.weekday() - 1) % 7 in span.days for span in quiet.spans),
+    )
     for span in quiet.spans:
         start, end = (each.hour * 60 + each.minute for each in (span.start, span.end))
         today, yesterday = (day % 7 in span.days for day in (wall.weekday(), wall.weekday() - 1))
         hit |= (today and start <= minute < (end if start < end else 1440)) or (yesterday and start >= end > minute)
+        hit |= today and after_whole_day and start > end > minute
     assert (quiet.find_end(at, load_zone(name)) is not None) == hit

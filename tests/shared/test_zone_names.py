@@ -9,17 +9,21 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tzlocal.windows_tz import win_tz
 
-from shared.time.localtime import load_zone
+from shared.time.localtime import load_chosen_zone, load_zone
 from shared.time.zone_names import (
     ABBREVIATIONS,
     LEGACY_WINDOWS_NAMES,
     find_zone,
     load_iana_zone,
     suggest_zones,
+    suggest_zones_of_rule,
 )
 from tests.shared.clock_changes import ALL
+from tests.shared.test_rule_text import check_plain
 
 
 def test_every_windows_name_has_the_offsets_of_its_cldr_zone() -> None:
@@ -76,13 +80,16 @@ def test_city_is_found_by_its_present_name(city: str, zone: str) -> None:
         ("cst", ["America/Chicago", "Asia/Shanghai", "America/Havana"]),
         ("IST", ["Asia/Kolkata", "Europe/Dublin", "Asia/Jerusalem"]),
         ("Pacific Time", ["America/Los_Angeles"]),
-        ("W. Europe Daylight Time", ["Europe/Berlin"]),
+        ("W. Europe Summer Time", ["Europe/Berlin"]),
+        ("CET-1CEST,M3.5.0,M10.5.0/3", ["Europe/Berlin", "Europe/Budapest", "Europe/Paris", "Europe/Warsaw"]),
+        ("CET-1CEST", ["Europe/Berlin", "Europe/Budapest", "Europe/Paris", "Europe/Warsaw"]),
+        ("GMT0BST,M3.5.0/1,M10.5.0", ["Europe/London"]),
         ("W. Europe Standart Time", ["Europe/Berlin"]),
         ("(UTC+01:00) Amsterdam, Berlin, Bern, Rome", ["Europe/Amsterdam", "Europe/Berlin", "Europe/Rome"]),
     ],
 )
 def test_unknown_name_is_answered_with_suggestions(name: str, suggestions: list[str]) -> None:
-    found = suggest_zones(name)
+    found = suggest_zones_of_rule(name) or suggest_zones(name)
     assert found[: len(suggestions)] == suggestions
     with pytest.raises(ValueError, match=r"is not a time zone\. Did you mean ") as refused:
         load_zone(name)
@@ -157,3 +164,64 @@ def test_heavy_packages_are_not_imported_with_the_time_modules() -> None:
     heavy = "{'cronsim', 'dateutil', 'icalendar', 'tzlocal', 'difflib', 'importlib.resources'}"
     code = f"import sys; from shared.time import {modules}; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("W. Europe Daylight Time", "Europe/Berlin"),
+        ("eastern daylight time", "America/New_York"),
+        ("tzone://Microsoft/Utc", "Etc/UTC"),
+        ("Z", "Etc/UTC"),
+        (":Europe/Berlin", "Europe/Berlin"),
+        ("/usr/share/zoneinfo/Europe/Berlin", "Europe/Berlin"),
+        ("/mozilla.org/20050126_1/America/Argentina/Buenos_Aires", "America/Argentina/Buenos_Aires"),
+        ("/freeassociation.sourceforge.net/Europe/Berlin", "Europe/Berlin"),
+        ("EST5EDT", "EST5EDT"),
+    ],
+)
+def test_other_spellings_of_a_zone_are_found(name: str, key: str) -> None:
+    """docs/odd-inputs.md, Times."""
+    assert load_zone(name).key == load_chosen_zone(f" {name.upper()} ").key == key
+
+
+@pytest.mark.parametrize(
+    "name", ["Customized Time Zone", "customized time zone 1", "Customised Time Zone", "tzone://Microsoft/Custom"]
+)
+def test_zone_that_one_computer_defines_is_unknown(name: str) -> None:
+    """docs/odd-inputs.md, Times."""
+    assert find_zone(name) is None  # so a client that has it gets the next best zone
+    with pytest.raises(ValueError, match="is a time zone that one computer defines, without known rules"):
+        load_zone(name)
+
+
+@pytest.mark.parametrize(("name", "zone"), [("EST", "America/New_York"), ("mst", "America/Denver")])
+def test_abbreviation_without_daylight_saving_time_is_answered_with_both_zones(name: str, zone: str) -> None:
+    """docs/odd-inputs.md, Times."""
+    with pytest.raises(ValueError, match=f"Write {zone} for the time zone with it, or Etc/GMT"):
+        load_chosen_zone(name)
+    assert load_zone(name).key == name.upper()  # stored before, or of a client
+
+
+PIECES = ["Europe", "Berlin", "/", ":", "_", " ", "Standard Time", "Daylight Time", "UTC", "GMT", "+", "-", "01:00",
+          "5", "CET", "EST", "M3.5.0", ",", "(", ")", "<+03>", "Customized", "tzone://Microsoft/", "\n"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join))
+def test_any_text_is_a_zone_or_answered_with_one_line(text: str) -> None:
+    """docs/odd-inputs.md, Times."""
+    try:
+        assert load_chosen_zone(text).key in ALL
+    except ValueError as error:
+        check_plain(str(error))
+
+
+@given(
+    st.sampled_from([*win_tz, *ALL]), st.sampled_from(["{}", " {} ", ":{}", "/usr/share/zoneinfo/{}"]), st.booleans()
+)
+def test_spellings_of_a_zone_mean_the_same(name: str, form: str, is_upper: bool) -> None:
+    """docs/odd-inputs.md, Times."""
+    if form.strip() != "{}" and "/" not in name:
+        return
+    text = form.format(name.upper() if is_upper else name.lower())
+    assert load_zone(text).key == load_zone(name).key

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
 from shared.records import StoredNotification, notification_key
 from shared.states import NotificationState, ScheduleState
-from shared.storage.schedules import StoredSchedule
+from shared.storage.schedules import Schedules, StoredSchedule
 from shared.time.localtime import load_zone
 from tests.notify.test_scheduling import advance_to, set_clock
 from tests.support.herald import Herald, user
@@ -440,3 +441,95 @@ async def test_occurrences_due_before_pause_or_delete_are_sent_or_missed(
     assert found == [NotificationState.MISSED, NotificationState.MISSED, NotificationState.FINISHED, None]
     assert len(await timed.received()) == 1
     assert (await stored_schedule(timed)).state is not ScheduleState.ACTIVE
+
+
+async def change_row(herald: Herald, **columns: object) -> None:
+    key_columns = {"PartitionKey": herald.tenant, "RowKey": "morning"}
+    await herald.services.schedules._table.merge(key_columns | columns, (await stored_schedule(herald)).etag)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"rule": "0 9 ? * *"}, "/announcement/rule"),
+        ({"timeZone": "Mars/Olympus"}, "/announcement/timeZone"),
+        ({"holidays": "BEGIN:VCALENDAR"}, "/announcement/holidays"),
+        ({"notification": {}}, "/announcement/notification/recipients"),
+        ({"ends": "2027-01-01"}, "/announcement/ends"),
+    ],
+)
+async def test_schedule_that_no_longer_validates_is_paused_with_a_dead_letter(
+    timed: Herald, ada: PersonView, changes: dict[str, object], pointer: str
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await set_schedule(timed, ada, name="other", title="Another")
+    await change_row(timed, data=json.dumps(announcement(ada) | changes).encode())
+    await advance_to(timed, NINE)
+    assert await titles(timed) == ["Another"]
+    assert (await stored_schedule(timed)).state is ScheduleState.PAUSED
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"]) == ("notifications", "invalid")
+    faults = json.loads(letter["faults"])
+    assert pointer in [fault["pointer"] for fault in faults]
+    assert faults[-1]["message"].startswith("is no longer valid, and is paused: send it again")
+    assert json.loads(letter["body"])["target"] == {"schedule": "morning"}
+    # A resume of what is still invalid is refused, and what is sent without the faults can be resumed.
+    await command_schedule(timed, "resumeSchedule")
+    assert (await stored_schedule(timed)).state is ScheduleState.PAUSED
+    assert len(await timed.dead_letters()) == 2
+    await set_schedule(timed, ada, title="Mended")
+    await command_schedule(timed, "resumeSchedule")
+    await advance_to(timed, NINE + DAY)
+    assert (await titles(timed))[1:] in (["Mended", "Another"], ["Another", "Mended"])
+
+
+async def test_command_for_a_schedule_that_no_longer_validates_is_handled(timed: Herald, ada: PersonView) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await change_row(timed, data=b"{}")
+    set_clock(timed, NINE + DAY)
+    await set_schedule(timed, ada, title="Mended")
+    assert (await stored_schedule(timed)).state is ScheduleState.PAUSED
+    assert [reason for reason, _ in await refusals(timed)] == ["invalid"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [({"state": "sleepy"}, "unreadable"), ({"next_due": "soon"}, "unreadable"), ({"data": "{}"}, "unreadable"),
+     ({"v": 2}, "newerVersion")],
+)  # fmt: skip
+async def test_row_of_a_schedule_that_cannot_be_read_is_set_aside(
+    timed: Herald, ada: PersonView, columns: dict[str, object], reason: str
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await set_schedule(timed, ada, name="other", title="Another")
+    await change_row(timed, **columns)
+    await advance_to(timed, NINE)
+    assert await titles(timed) == ["Another"]
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"]) == ("Schedules", reason)
+    due = [timer.subject async for page in timed.services.timers.read_due(NINE, 100) for timer in page]
+    assert due == ([] if reason == "unreadable" else [[timed.tenant, "morning"]])
+
+
+async def test_schedule_that_cannot_be_fetched_does_not_block_others(
+    timed: Herald, ada: PersonView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await set_schedule(timed, ada, name="other", title="Another")
+    get = Schedules.get
+
+    async def fail_for_one(schedules: Schedules, tenant: str, name: str) -> StoredSchedule | None:
+        if name == "morning":
+            raise HttpResponseError("503")
+        return await get(schedules, tenant, name)
+
+    monkeypatch.setattr(Schedules, "get", fail_for_one)
+    await advance_to(timed, NINE)
+    assert await titles(timed) == ["Another"]
+    monkeypatch.undo()
+    await advance_to(timed, NINE + timedelta(minutes=1))
+    assert await titles(timed) == ["Another", "Good morning"]

@@ -381,7 +381,7 @@ async def test_card_sent_by_another_worker_is_the_stored_one(timed: Herald, monk
     await crash_before_enqueue(timed, ada, monkeypatch)
     await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await received_by(timed, ada)
-    assert {"Vote", "Build 2", " · 2026\u201111\u201127\u00a010:00"} <= set(card_texts(digest))
+    assert {"Vote", "Build 2", " · 27\u00a0Nov\u00a02026,\u00a010:00"} <= set(card_texts(digest))
     assert "2 more in your next digest. Write **digest now** to get it immediately." in card_texts(digest)
 
 

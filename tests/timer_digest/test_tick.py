@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -15,7 +17,8 @@ from shared import keys as storage_keys
 from shared.queue_messages import EXPANSIONS, Expansion
 from shared.records import StoredNotification
 from shared.states import NotificationState, ReferenceKind
-from shared.storage.entity_writes import Operation
+from shared.storage.dead_letters import DeadLetters
+from shared.storage.entity_writes import Operation, Row
 from shared.storage.table import Table
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
@@ -270,3 +273,93 @@ async def store(herald: Herald, first: int, last: int) -> None:
         await people.batch(
             [("create", {"PartitionKey": person, "RowKey": f"{n:032x}", "v": 1, "id": f"{n:032x}"}) for n in numbers]
         )
+
+
+def timer_row(minute: str, row: str, **columns: object) -> dict[str, object]:
+    return {"PartitionKey": f"{minute};0", "RowKey": row, **columns}
+
+
+KEY = "a" * 64
+UNREADABLE_ROWS = [
+    timer_row("0000-00-00T00:00", f"notification;{KEY}", v=1, key=KEY),
+    timer_row("2026-01-01", f"notification;{KEY}", v=1, key=KEY),
+    timer_row("2026-01-01T00:00", f"notification;{KEY}", v=1),
+    timer_row("2026-01-01T00:00", f"notification;{KEY}", v=1, key=7),
+    timer_row("2026-01-01T00:00", f"notification;{KEY}", v=1, key=""),
+    timer_row("2026-01-01T00:00", f"notification;{KEY}", v="one", key=KEY),
+    timer_row("2026-01-01T00:00", "release;x", v=1, key="tenant"),
+    timer_row("2026-01-01T00:00", "occurrence;x", v=1, key="tenant;"),
+    timer_row("2026-01-01T00:00", "digest;x", v=1, key=b"tenant;u:1"),
+]
+
+
+@pytest.mark.parametrize("row", UNREADABLE_ROWS, ids=lambda row: " ".join(map(str, row.values()))[:40])
+async def test_malformed_row_is_set_aside_and_does_not_block_others(herald: Herald, row: dict[str, object]) -> None:
+    """docs/odd-inputs.md, Times."""
+    await herald.services.timers._table.put(row)
+    await schedule(herald, timedelta(minutes=1))
+    herald.clock.offset += timedelta(minutes=3)
+    assert await herald.tick() == 1
+    await herald.handle_messages()
+    assert len(await herald.received()) == 1
+    [letter] = await herald.dead_letters()
+    assert (letter["queue"], letter["reason"]) == ("Timers", "unreadable")
+    assert json.loads(letter["body"])["RowKey"] == row["RowKey"]
+    assert json.loads(letter["faults"])[0]["message"].startswith("a row of table Timers: ")
+    assert [timer async for page in herald.services.timers.read_due(herald.clock(), 10) for timer in page] == []
+
+
+async def test_row_of_a_newer_version_stays_and_is_reported_once(herald: Herald) -> None:
+    """docs/odd-inputs.md, Times."""
+    row = timer_row("2026-01-01T00:00", f"notification;{KEY}", v=2, key=KEY, more="x")
+    await herald.services.timers._table.put(row)
+    await schedule(herald, timedelta(minutes=1))
+    herald.clock.offset += timedelta(minutes=3)
+    assert await herald.tick() == 1
+    [letter] = await herald.dead_letters()
+    assert (letter["queue"], letter["reason"]) == ("Timers", "newerVersion")
+    await herald.services.dead_letters.delete(letter)
+    assert await herald.tick() == 0
+    assert await herald.dead_letters() == []
+    [left] = [timer async for page in herald.services.timers.read_due(herald.clock(), 10) for timer in page]
+    assert left.unreadable
+    assert left.unreadable.is_newer
+
+
+async def test_tick_continues_without_the_dead_letter_of_a_row(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await herald.services.timers._table.put(UNREADABLE_ROWS[3])
+    await schedule(herald, timedelta(minutes=1))
+    herald.clock.offset += timedelta(minutes=3)
+    monkeypatch.setattr(DeadLetters, "put", _fail_to_put)
+    assert await herald.tick() == 1
+    assert "was not set aside: the next tick tries again" in caplog.text
+    monkeypatch.undo()
+    await herald.tick()
+    assert len(await herald.dead_letters()) == 1
+
+
+async def _fail_to_put(*_: object) -> None:
+    raise HttpResponseError("503")
+
+
+async def test_table_that_cannot_be_read_does_not_end_the_tick_with_an_error(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    minute = herald.clock() - timedelta(minutes=3)
+    await asyncio.gather(*(herald.services.timers.put(minute, "notification", f"{key:064x}") for key in range(130)))
+    pages = Table.pages
+
+    async def fail_after_one(table: Table, *values: Any, **more: Any) -> AsyncIterator[list[Row]]:
+        async for page in pages(table, *values, **more):
+            yield page
+            raise HttpResponseError("503")
+
+    monkeypatch.setattr(Table, "pages", fail_after_one)
+    assert await herald.tick() == 100
+    assert "Timers cannot be read: the next tick continues" in caplog.text
+    monkeypatch.undo()
+    assert await herald.tick() == 30
