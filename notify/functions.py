@@ -11,14 +11,15 @@ from notify.poison import retry_poison
 from notify.sweep import sweep_page
 from shared import queue_messages
 from shared.services import get_services
-from shared.triggers import handle_internal, queue_trigger
+from shared.triggers import handle_internal, outlast_storage_faults, queue_trigger
 
 blueprint = func.Blueprint()
 
 
 @queue_trigger(blueprint, queue_messages.NOTIFICATIONS)
 async def ingest_message(message: func.QueueMessage) -> None:
-    await ingest(await get_services(), message.get_body(), str(message.id), message.dequeue_count or 1)
+    async with outlast_storage_faults(message, queue_messages.NOTIFICATIONS):
+        await ingest(await get_services(), message.get_body(), str(message.id), message.dequeue_count or 1)
 
 
 @queue_trigger(blueprint, queue_messages.EXPANSIONS)
@@ -43,7 +44,8 @@ async def sweep_deliveries(message: func.QueueMessage) -> None:
 
 def _register_poison_trigger(queue: str) -> None:
     async def trigger(message: func.QueueMessage) -> None:
-        await retry_poison(await get_services(), queue, message.get_body(), str(message.id))
+        async with outlast_storage_faults(message, f"{queue}-poison"):
+            await retry_poison(await get_services(), queue, message.get_body(), str(message.id))
 
     trigger.__name__ = f"retry_poison_{queue.replace('-', '_')}"
     queue_trigger(blueprint, f"{queue}-poison")(trigger)

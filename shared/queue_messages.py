@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Self
 
@@ -77,18 +77,22 @@ class _Message:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Return the message in `body`; raise `NewerVersion` or `Unreadable`."""
+        """Return the message in `body`; raise `NewerVersion` or `Unreadable`.
+
+        Fields that this version does not know are ignored: a newer instance may have written them.
+        """
         value = decode_json(body)
         if not isinstance(value, dict):
             raise Unreadable
         version = value.pop("v", None)
         if type(version) is int and version > VERSION:
             raise NewerVersion
-        if type(version) is not int or version < 1 or not all(_fits(name, part) for name, part in value.items()):
+        known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
+        if type(version) is not int or version < 1 or not all(_fits(name, part) for name, part in known.items()):
             raise Unreadable
         try:
-            return cls(**{name: Task(part) if name == "task" else part for name, part in value.items()})
-        except TypeError:  # a field is missing or unknown
+            return cls(**{name: Task(part) if name == "task" else part for name, part in known.items()})
+        except TypeError:  # a field is missing
             raise Unreadable from None
 
 

@@ -7,16 +7,23 @@ message, so that an `id` in the body would replace the id of the message (`docs/
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import azure.functions as func
+from azure.core.exceptions import AzureError
 
 from shared import queue_messages
 from shared.contract.faults import Fault, MessageRefused
-from shared.queues import to_text
+from shared.contract.identity import with_id
+from shared.queues import Queues, to_text
 from shared.services import Services, get_services
-from shared.storage.clients import CONNECTION
+from shared.storage.clients import CONNECTION, open_storage
+
+#: Tries of a message after which a fault of the storage puts a copy in its place, and the delay of that copy.
+MAX_STORAGE_TRIES = 4
+STORAGE_RETRY_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,36 @@ def queue_trigger(blueprint: func.Blueprint, queue: str) -> Callable[[Trigger], 
     )
 
 
+@asynccontextmanager
+async def outlast_storage_faults(message: func.QueueMessage, queue: str) -> AsyncIterator[None]:
+    """Replace a message by a copy if its work meets a fault of the storage for the fourth time.
+
+    A queue gives a message five tries, and then it is poison; an outage of the tables may take longer than that.
+    """
+    try:
+        yield
+    except AzureError as error:
+        if (message.dequeue_count or 1) < MAX_STORAGE_TRIES:
+            raise
+        body = message.get_body()
+        if queue.startswith(queue_messages.NOTIFICATIONS):
+            body = with_id(body, str(message.id))
+        await _put_back(queue, to_text(body))
+        log.warning(
+            "Message %s on %s waits for the storage: %s; it is tried again in %d s",
+            message.id, queue, type(error).__name__, STORAGE_RETRY_SECONDS,
+        )  # fmt: skip
+
+
+async def _put_back(queue: str, text: str) -> None:
+    try:
+        await (await get_services()).queues.put(queue, text, STORAGE_RETRY_SECONDS)
+    except AzureError:  # a process that starts without the tables has no services
+        queues, tables = open_storage()
+        async with queues, tables:
+            await Queues(queues).put(queue, text, STORAGE_RETRY_SECONDS)
+
+
 async def handle_internal(
     message: func.QueueMessage, queue: str, kind: type[M], work: Callable[[Services, M], Awaitable[None]]
 ) -> None:
@@ -38,7 +75,18 @@ async def handle_internal(
 
     A message of a newer version is put back; one that cannot be decoded becomes a dead letter.
     """
-    services, body = await get_services(), message.get_body()
+    async with outlast_storage_faults(message, queue):
+        await _handle(await get_services(), message, queue, kind, work)
+
+
+async def _handle(
+    services: Services,
+    message: func.QueueMessage,
+    queue: str,
+    kind: type[M],
+    work: Callable[[Services, M], Awaitable[None]],
+) -> None:
+    body = message.get_body()
     try:
         decoded = kind.decode(body)
     except queue_messages.NewerVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from local.host.config import StartError
 from local.host.functions import Function
 from local.host.invoker import Invoker
 from local.host.routes import RouteTemplate, compile_route
+
+log = logging.getLogger("Host")
 
 #: The largest request body (FUNCTIONS_REQUEST_BODY_SIZE_LIMIT of the Functions host).
 MAX_BODY_BYTES = 104_857_600
@@ -88,7 +91,10 @@ class HttpListener:
         result = await self._invoker.invoke(function, _request_datum(request, parameters, body))
         if not result.succeeded:
             return web.Response(status=500)
-        return web.Response(status=204) if result.response is None else _to_response(result.response)
+        if result.response is None:  # as the Functions host answers
+            log.error("Function %s returned nothing: an HTTP function must return an HttpResponse", function.name)
+            return web.Response(status=500)
+        return _to_response(result.response)
 
     def _match_route(self, method: str, path: str) -> tuple[Function, dict[str, str]] | None:
         for route, function in self._routes:

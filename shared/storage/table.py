@@ -56,10 +56,15 @@ class Table:
             return
 
     async def get(self, partition: str, row: str, select: Sequence[str] | None = None) -> tuple[Row, str] | None:
-        """Return the row and its ETag, or None. `select` must contain Timestamp if the ETag is needed."""
+        """Return the row and its ETag, or None. `select` must contain Timestamp if the ETag is needed.
+
+        A missing table is a fault of the storage, and raises `ResourceNotFoundError`.
+        """
         try:
             entity = await self._client.get_entity(partition, row, select=list(select) if select else None)
-        except ResourceNotFoundError:
+        except ResourceNotFoundError as error:
+            if "TableNotFound" in f"{getattr(error, 'error_code', '')} {error.message}":
+                raise
             return None
         return entity, str(entity.metadata["etag"])
 

@@ -284,9 +284,14 @@ def test_internal_message_decodes_to_what_was_encoded() -> None:
     assert Delivery.decode(message.encode().encode()) == message
     with pytest.raises(NewerVersion):
         Delivery.decode(b'{"v": 2, "other": 1}')
-    for body in (b"{}", b"[]", b'{"v": 1}', b'{"v": "x"}', b'{"v": 1, "notification": 1, "extra": 2}'):
+    for body in (b"{}", b"[]", b'{"v": 1}', b'{"v": "x"}', b'{"v": 1, "notification": 1}'):
         with pytest.raises(Unreadable):
             Delivery.decode(body)
+
+
+def test_field_of_a_newer_instance_is_ignored() -> None:
+    value = json.loads(Expansion("a" * 64, 3).encode()) | {"later": {"x": 1}}
+    assert Expansion.decode(json.dumps(value).encode()) == Expansion("a" * 64, 3)
 
 
 async def test_newer_internal_message_is_requeued_and_a_foreign_one_is_a_dead_letter(

@@ -279,7 +279,8 @@ async def test_missing_table_is_an_error_and_not_a_conflict(storage: Storage) ->
         for operations in ([("create", row("p", "k"))], [("create", row("p", "k")), ("create", row("p", "l"))]):
             with pytest.raises(HttpResponseError, match="404 TableNotFound"):
                 await table.batch(operations)  # type: ignore[arg-type]
-        assert await table.get("p", "k") is None
+        with pytest.raises(ResourceNotFoundError):
+            await table.get("p", "k")
         with pytest.raises(ResourceNotFoundError):
             await rows(table)
 

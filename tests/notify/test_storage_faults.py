@@ -1,0 +1,99 @@
+"""Faults of the storage do not count as tries of a message."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import azure.functions as func
+import pytest
+from azure.core.exceptions import HttpResponseError
+
+from notify.functions import ingest_message, send_delivery
+from shared.queue_messages import DELIVERIES, NOTIFICATIONS
+from shared.triggers import MAX_STORAGE_TRIES, STORAGE_RETRY_SECONDS
+from tests.support.herald import Herald, notification, user
+
+
+def message(body: bytes, tries: int) -> func.QueueMessage:
+    """Return a message that the queue delivers for this try."""
+
+    class Delivered(func.QueueMessage):
+        dequeue_count = tries
+
+    return Delivered(id="m1", body=body)
+
+
+@pytest.fixture
+def triggers(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Any], Awaitable[None]]]:
+    async def get_services() -> object:
+        return timed.services
+
+    monkeypatch.setattr("shared.triggers.get_services", get_services)
+    monkeypatch.setattr("notify.functions.get_services", get_services)
+    functions = {NOTIFICATIONS: ingest_message, DELIVERIES: send_delivery}
+    return {queue: each.build().get_user_function() for queue, each in functions.items()}  # type: ignore[attr-defined]
+
+
+async def fail(*_: object, **__: object) -> Any:
+    raise HttpResponseError("the tables are away")
+
+
+async def test_message_outlasts_an_outage_of_the_tables_with_its_identity(
+    timed: Herald, triggers: dict[str, Callable[[Any], Awaitable[None]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.store_people(1)
+    text = notification(user(ada), id="m1")
+    with monkeypatch.context() as outage:
+        outage.setattr(timed.services.notifications, "insert", fail)
+        for _ in range(9):  # each is more than a minute
+            for tries in range(1, MAX_STORAGE_TRIES):
+                with pytest.raises(HttpResponseError):
+                    await triggers[NOTIFICATIONS](message(text, tries))
+            await triggers[NOTIFICATIONS](message(text, MAX_STORAGE_TRIES))
+            at, queue, copy = timed.delayed.pop()
+            assert (queue, round(abs((at - timed.clock()).total_seconds()))) == (NOTIFICATIONS, STORAGE_RETRY_SECONDS)
+            text = copy.encode()
+            assert json.loads(text)["id"] == "m1"
+    await triggers[NOTIFICATIONS](message(text, 1))
+    await timed.handle_messages()
+    assert len(await timed.received()) == 1
+    assert await timed.dead_letters() == []
+
+
+async def test_delivery_outlasts_an_outage_and_is_sent_once(
+    timed: Herald, triggers: dict[str, Callable[[Any], Awaitable[None]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await timed.grow(people=1)
+    [ada] = await timed.store_people(1)
+    submitted = await timed.submit(user(ada))
+    text = (await timed.message(submitted, f"u:{ada.object_id}")).encode().encode()
+    await timed.clear_queue(DELIVERIES)
+    with monkeypatch.context() as outage:
+        outage.setattr(timed.services.deliveries, "claim", fail)
+        with pytest.raises(HttpResponseError):
+            await triggers[DELIVERIES](message(text, 1))
+        await triggers[DELIVERIES](message(text, MAX_STORAGE_TRIES))
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1}
+    assert len(await timed.received()) == 1
+
+
+async def test_log_has_at_most_two_lines_a_delivery_and_no_id_of_a_person(
+    timed: Herald, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As under Python workers of Azure, the root logger is at INFO."""
+    await timed.grow(people=20)
+    people = await timed.store_people(20)
+    with caplog.at_level(logging.INFO):
+        await timed.submit(*map(user, people))
+        await timed.run_until_idle()
+    lines = [record.getMessage() for record in caplog.records if record.name.split(".")[0] != "aiohttp"]
+    assert len(await timed.received()) == 20
+    assert len(lines) <= 2 * 20
+    for person in people:
+        for identifier in (person.object_id, person.id, person.name, person.conversation):
+            assert not [line for line in lines if identifier and identifier in line]
