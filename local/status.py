@@ -136,13 +136,15 @@ def describe_notification(
     if notification.revision:
         state += f", edited ({notification.revision})"
     if notification.recalled:
-        state += ", recall requested: what is still sent was not recalled"
+        state += ", recalled"
     lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or nothing}"]
     rows = [("recipient", "state", "reason", "what to do")]
     for recipient, record in deliveries:
         advice = ADVICE.get(record.reason, "")
         if record.state is DeliveryState.SENT and record.maybe_twice:
             advice = "it may have arrived twice"
+        if record.change_reason:
+            advice = f"{record.refused_change} failed: {record.change_reason}"
         rows.append((recipient, str(record.state), record.reason, advice))
     if deliveries:
         lines += _columns(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import replace
 
 from notify import policy, threads
@@ -49,6 +50,7 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
             notification.identity,
             target,
         )
+        await _record_refusal(services, message, known, target)
         return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     conversation, activity_id = known.conversation_id, known.activity_id
@@ -81,6 +83,15 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
             notification.identity,
             outcome.reason,
         )
+        has_retried = outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN)
+        reason = Reason.EXHAUSTED if has_retried else outcome.reason or Reason.SERVICE_ERROR
+        await _record_refusal(services, message, known, reason)
+
+
+async def _record_refusal(services: Services, message: Delivery, known: DeliveryRecord, reason: Reason) -> None:
+    """Record why a sent message stays as it is, unless another command changes the row at the same time."""
+    with suppress(Conflict):
+        await services.deliveries.refuse_change(message, known.etag, reason)
 
 
 async def _record_change(services: Services, message: Delivery, known: DeliveryRecord, revision: int | None) -> None:

@@ -159,7 +159,8 @@ class DeliveryRecord:
     earlier request may have arrived, and `unknown_outcomes` counts those of which nobody knows. `not_before` is when
     the next attempt is due, `claimed_until` when the claim of a worker ends. The sent message is the activity
     `activity_id` of `conversation_id`, with the content of `revision`. `recipient_index` is the index, in the
-    notification's `recipients`, of the one that led to this delivery. `rule` is the policy rule that decided.
+    notification's `recipients`, of the one that led to this delivery. `rule` is the policy rule that decided. If the
+    sent message could not be edited or recalled, `refused_change` is `edit` or `recall`, and `change_reason` why.
     """
 
     state: DeliveryState
@@ -176,6 +177,8 @@ class DeliveryRecord:
     recipient_index: int = 0
     rule: str = ""
     unknown_outcomes: int = 0
+    refused_change: str = ""
+    change_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,7 +166,13 @@ class Deliveries:
 
     async def revise(self, message: Delivery, etag: str, revision: int) -> None:
         """Record that the sent message now shows this revision; raise `Conflict`."""
-        await self._table.merge(_key_columns(message) | {"revision": revision}, etag)
+        row = _key_columns(message) | {"revision": revision, "refused_change": "", "change_reason": ""}
+        await self._table.merge(row, etag)
+
+    async def refuse_change(self, message: Delivery, etag: str, reason: Reason) -> None:
+        """Record why the task of `message`, an edit or recall, did not change the sent message; raise `Conflict`."""
+        row = _key_columns(message) | {"refused_change": str(message.task), "change_reason": str(reason)}
+        await self._table.merge(row, etag)
 
     async def page(
         self, notification: str, shard: str, after: str, limit: int
@@ -279,6 +285,8 @@ def _record(row: Row, etag: str) -> DeliveryRecord:
         recipient_index=row.get("recipient_index", 0),
         rule=row.get("rule", ""),
         unknown_outcomes=row.get("unknown_outcomes", 0),
+        refused_change=row.get("refused_change", ""),
+        change_reason=row.get("change_reason", ""),
     )
 
 

@@ -512,3 +512,27 @@ async def test_commands_at_once_are_all_applied_to_the_current_row(timed: Herald
     assert (after.revision, after.state) == (8, NotificationState.CANCELLED)
     with pytest.raises(Conflict):
         await timed.services.notifications.advance(submitted, revision=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "fault", "reason"),
+    [
+        ("recall", TeamsFault(operation="delete", status=501), "serviceError"),
+        ("recall", TeamsFault(operation="delete", status=403, code="ConversationBlockedByUser"), "blocked"),
+        ("edit", TeamsFault(operation="update", status=400, code="Bad Argument"), "badRequest"),
+        ("edit", TeamsFault(operation="update", status=412, code="PreconditionFailed"), "exhausted"),
+    ],
+)
+async def test_delivery_says_why_an_edit_or_recall_did_not_change_it(
+    timed: Herald, command: str, fault: TeamsFault, reason: str
+) -> None:
+    """Answers of Teams: an edit or recall that Teams refuses."""
+    [ada] = await add_people(timed, 1)
+    submitted = await timed.submit(user(ada))
+    await timed.handle_messages()
+    await timed.teams.inject(fault)
+    more = {"content": {"title": "New"}} if command == "edit" else {}
+    await timed.command(command, submitted, **more)
+    await timed.run_until_idle(1000)
+    row = await timed.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row["refused_change"], row["change_reason"]) == ("sent", command, reason)
