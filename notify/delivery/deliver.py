@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import replace
+
+from azure.core.exceptions import AzureError
 
 from notify import policy, threads
 from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.record import Sending, record_outcome
-from notify.delivery.send import send
+from notify.delivery.send import send, store_chat
 from notify.edit_recall import edit_or_recall
-from notify.policy import Step
+from notify.policy import Step, Target
 from notify.recipients import resolve
 from shared.cards.size import TooLarge
 from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord
 from shared.rendering import render_notification
 from shared.services import Services
-from shared.states import DeliveryState, Reason, ReferenceStatus, Rule
+from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.storage.table import Conflict
+from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
-from shared.teams.outcome import Verdict
+from shared.teams.outcome import Outcome, Verdict
 
 #: Longest random addition to the delay of a delivery that is requeued because a rate lane is paused.
 JITTER_SECONDS = 5.0
@@ -70,6 +74,7 @@ async def deliver(services: Services, message: Delivery) -> None:
         step, until = policy.next_step(known, sending.now)
         if step is Step.END:
             await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
+            await _repeat_records(sending)
             if known.rule == Rule.CANCELLED:
                 await sending.delete_held()
             return
@@ -125,23 +130,46 @@ async def _try(sending: Sending) -> None:
     # Send
     claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
     sending = replace(sending, known=claimed)
-    updated = None
+    try:
+        outcome, conversation, is_update = await _send_claimed(sending, target, route, activity, previous)
+    except AzureError:  # of a rate lane or the thread's row, before the message left: it is not in doubt
+        with suppress(Conflict, AzureError):
+            await sending.release(known)
+        raise
+    if outcome is None:
+        await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
+        return
+    # Record: the result first, so that what Teams has confirmed is not sent again if the storage fails after it.
+    await record_outcome(sending, outcome, conversation)
+    if outcome.verdict is Verdict.DONE and not is_update:
+        await _record_conversation(sending, previous, outcome.activity_id, conversation)
+        if target.kind is ReferenceKind.USER and conversation != target.conversation:
+            await store_chat(services, notification.tenant, target.id, conversation, route.service_url)
+    await _mark_target(sending, target, outcome)
+
+
+async def _send_claimed(
+    sending: Sending, target: Target, route: Route, activity: bytes, previous: StoredThread | None
+) -> tuple[Outcome | None, str, bool]:
+    """Send the activity, or show it on the card of its thread.
+
+    Returns the outcome, the conversation, and whether a card was updated. The outcome is None if that card must show a
+    newer notification.
+    """
+    services, notification, recipient = sending.services, sending.notification, sending.message.recipient
     if previous and threads.is_update(notification, previous):
-        updated, newer = await threads.update_card(
-            services, notification, sending.message.recipient, route, previous, activity
-        )
+        updated, newer = await threads.update_card(services, notification, recipient, route, previous, activity)
         if newer:
-            await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
-            return
-    if updated and updated.reason is not Reason.CONVERSATION_GONE:
-        outcome, conversation = updated, updated.conversation_id
-    else:  # no card shows the thread, or its conversation was deleted
-        thread = threads.reply_conversation(notification, target, previous)
-        outcome, conversation = await send(sending, target, route, activity, thread)
-        if outcome.verdict is Verdict.DONE and outcome.activity_id:
-            sent = (outcome.activity_id, conversation)
-            await threads.record_sent(services, notification, sending.message.recipient, previous, sent)
-    # Record
+            return None, "", True
+        if updated.reason is not Reason.CONVERSATION_GONE:
+            return updated, updated.conversation_id, True
+    # No card shows the thread, or its conversation was deleted.
+    thread = threads.reply_conversation(notification, target, previous)
+    return *(await send(sending, target, route, activity, thread)), False
+
+
+async def _mark_target(sending: Sending, target: Target, outcome: Outcome) -> None:
+    """Mark the conversation that Teams refused, or that could be reached in spite of an old mark."""
     status = _STATUS_AFTER.get(outcome.reason) if outcome.verdict is Verdict.SUPPRESSED and outcome.reason else None
     if target.is_probe and outcome.verdict is Verdict.DONE:
         status = ReferenceStatus.ACTIVE
@@ -149,10 +177,32 @@ async def _try(sending: Sending) -> None:
         # As of before the request: an install since then counts. The time is stored even if the mark was there before.
         at = sending.now
         observed = {"status_at": at.isoformat()}
-        await services.conversations.save(
-            notification.tenant, target.kind, target.id, observed, at=at, status=status, create=False
+        await sending.services.conversations.save(
+            sending.notification.tenant, target.kind, target.id, observed, at=at, status=status, create=False
         )
-    await record_outcome(sending, outcome, conversation)
+
+
+async def _record_conversation(
+    sending: Sending, previous: StoredThread | None, activity_id: str, conversation: str
+) -> None:
+    """Record that the sent message shows its thread; safe to repeat."""
+    if activity_id:
+        recipient, sent = sending.message.recipient, (activity_id, conversation)
+        await threads.record_sent(sending.services, sending.notification, recipient, previous, sent)
+
+
+async def _repeat_records(sending: Sending) -> None:
+    """Record again what follows from a message that was sent: the worker may have died before it did."""
+    services, known, message = sending.services, sending.known, sending.message
+    if known.state is not DeliveryState.SENT or not known.conversation_id:
+        return
+    previous = await threads.get_thread(services, sending.notification, message.recipient)
+    if sending.notification.thread and not (previous and previous.notification == sending.notification.key):
+        await _record_conversation(sending, previous, known.activity_id, known.conversation_id)
+    if message.recipient.startswith("u:"):
+        reference = await services.conversations.get_recipient(sending.notification.tenant, message.recipient)
+        if not reference.conversation_id:
+            await store_chat(services, sending.notification.tenant, message.recipient[2:], known.conversation_id)
 
 
 async def _yield_to_newer(sending: Sending, route: Route) -> None:

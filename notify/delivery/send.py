@@ -40,10 +40,7 @@ async def send(
         return created, ""
     if services.real_time() - sending.now > timedelta(seconds=CLAIM_SECONDS - TIMEOUT_SECONDS):
         return Outcome(Verdict.RETRY, Reason.UNREACHABLE), ""  # the claim could end before the request does
-    outcome = await services.connector.send(route, created.conversation_id, activity)
-    if outcome.verdict is Verdict.DONE:
-        await _store_chat(services, route, target, created.conversation_id)
-    return outcome, created.conversation_id
+    return await services.connector.send(route, created.conversation_id, activity), created.conversation_id
 
 
 async def _create_chat(services: Services, route: Route, target: Target) -> Outcome:
@@ -57,13 +54,10 @@ async def _create_chat(services: Services, route: Route, target: Target) -> Outc
     return outcome
 
 
-async def _store_chat(services: Services, route: Route, target: Target, conversation: str) -> None:
-    """Store the reference of a created chat, once a message was sent: Teams also creates chats for unknown ids.
-
-    If the worker dies before this, the chat is created again.
-    """
+async def store_chat(services: Services, tenant: str, person: str, conversation: str, service_url: str = "") -> None:
+    """Store the reference of a created chat, once a message was sent: Teams also creates chats for unknown ids."""
     now = services.real_time()
-    observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": route.service_url}
-    await services.conversations.save(route.tenant, ReferenceKind.USER, target.id, observed, at=now)
-    alias = {"user": target.id, "conversation_type": "personal"}
-    await services.conversations.save(route.tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)
+    observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": service_url}
+    await services.conversations.save(tenant, ReferenceKind.USER, person, observed, at=now)
+    alias = {"user": person, "conversation_type": "personal"}
+    await services.conversations.save(tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)

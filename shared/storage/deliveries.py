@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from azure.core.exceptions import AzureError
+
 from shared import keys
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
@@ -92,8 +94,8 @@ class Deliveries:
         try:
             etag, _ = await self._partitions.change(row, known.etag, known.state, DeliveryState.SENDING)
             return etag
-        except Conflict:
-            # The conflict may be with our own write: its answer was lost, and the SDK repeated the request.
+        except (Conflict, AzureError):
+            # The write may be ours: its answer was lost. If the SDK repeated the request, it met that write.
             found = await self._table.get(str(row["PartitionKey"]), str(row["RowKey"]), select=["claim", "Timestamp"])
             if found is None or found[0].get("claim") != claim:
                 raise

@@ -11,10 +11,12 @@ import azure.functions as func
 import pytest
 from azure.core.exceptions import HttpResponseError
 
+from notify.delivery.deliver import deliver
 from notify.functions import ingest_message, send_delivery
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS
 from shared.triggers import MAX_STORAGE_TRIES, STORAGE_RETRY_SECONDS
 from tests.support.herald import Herald, notification, user
+from tests.support.tapped import TAP, Tap
 
 
 def message(body: bytes, tries: int) -> func.QueueMessage:
@@ -97,3 +99,51 @@ async def test_log_has_at_most_two_lines_a_delivery_and_no_id_of_a_person(
     for person in people:
         for identifier in (person.object_id, person.id, person.name, person.conversation):
             assert not [line for line in lines if identifier and identifier in line]
+
+
+class Faulty(Tap):
+    """Fails one storage operation: before it is executed, or after it, as if its answer was lost."""
+
+    def __init__(self, point: int, *, lost: bool) -> None:
+        self.point, self.lost, self.count = point, lost, 0
+
+    async def before(self, written: str) -> None:
+        self.count += 1
+        if self.count == self.point and not self.lost:
+            raise HttpResponseError("the storage is busy")
+
+    async def after(self, written: str) -> None:
+        if self.count == self.point and self.lost:
+            self.point = 0
+            raise HttpResponseError("the answer was lost")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["failed", "answer lost"])
+async def test_fault_at_each_operation_around_a_request_sends_nothing_twice(
+    tapped: Herald, monkeypatch: pytest.MonkeyPatch, *, lost: bool
+) -> None:
+    """The platform: the tables or the storage are away."""
+    monkeypatch.setattr("notify.delivery.record.RECORD_RETRY_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+    for point in range(1, 60):
+        [ada] = (await tapped.grow(people=1)).people
+        await tapped.store_reference(ada)
+        before = len(await tapped.received())
+        submitted = await tapped.submit(user(ada), thread={"key": f"t{point}", "onRepeat": "update"})
+        message = await tapped.message(submitted, f"u:{ada.object_id}")
+        await tapped.clear_queue(DELIVERIES)
+        tap = Faulty(point, lost=lost)
+        token = TAP.set(tap)
+        try:
+            await deliver(tapped.services, message)
+        except HttpResponseError:
+            TAP.reset(token)
+            await tapped.services.queues.enqueue_delivery(message, 30)  # the queue delivers it again
+        else:
+            TAP.reset(token)
+        await tapped.run_until_idle()
+        row = await tapped.row(submitted, f"u:{ada.object_id}")
+        assert (row["state"], row.get("maybe_twice", False)) == ("sent", False) or tap.count < point, point
+        assert len(await tapped.received()) == before + 1, point
+        if tap.count < point:
+            return
+    raise AssertionError("a delivery has more operations than expected")
