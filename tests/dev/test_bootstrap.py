@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,7 @@ def test_node_packages_are_installed_once(setup: Setup) -> None:
     (source / "package.json").write_text('{"name": "nothing", "version": "1.0.0"}')
     lock = '{"name": "nothing", "version": "1.0.0", "lockfileVersion": 3, "packages": {"": {"name": "nothing"}}}'
     (source / "package-lock.json").write_text(lock)
+    shutil.copytree(ROOT / "local" / "node" / "none", source / "none")
     setup.ensure_node()
     log = setup.local / "log" / "npm.log"
     log.unlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from local.bootstrap import file_digest
+from local.bootstrap import NODE_FILES, file_digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,14 +51,15 @@ def checkout(tmp_path: Path) -> Path:
     (root / "local" / "host").mkdir()
     shutil.copy(ROOT / "dev.py", root)
     shutil.copy(ROOT / "local" / "bootstrap.py", root / "local")
-    for name in ("requirements.txt", "requirements-dev.txt", "local/node/package.json", "local/node/package-lock.json"):
+    (root / "local" / "node" / "none").mkdir()
+    for name in ("requirements.txt", "requirements-dev.txt", *(f"local/node/{name}" for name in NODE_FILES)):
         (root / name).touch()
     (root / "local" / "host" / "__main__.py").write_text(STUB)
     (root / "local" / "up.py").write_text(STUB)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (root / ".venv" / ".herald-installed").write_text(file_digest(root / "requirements.txt"))
-    packages = [root / "local" / "node" / name for name in ("package.json", "package-lock.json")]
+    packages = [root / "local" / "node" / name for name in NODE_FILES]
     (root / ".local" / "node").mkdir(parents=True)
     (root / ".local" / "node" / ".installed").write_text(file_digest(*packages))
     return root
