@@ -524,15 +524,16 @@ async def test_commands_at_once_are_all_applied_to_the_current_row(timed: Herald
     ],
 )
 async def test_delivery_says_why_an_edit_or_recall_did_not_change_it(
-    timed: Herald, command: str, fault: TeamsFault, reason: str
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, command: str, fault: TeamsFault, reason: str
 ) -> None:
     """Answers of Teams: an edit or recall that Teams refuses."""
+    monkeypatch.setattr("notify.edit_recall.MAX_ATTEMPTS", 5)
     [ada] = await add_people(timed, 1)
     submitted = await timed.submit(user(ada))
     await timed.handle_messages()
     await timed.teams.inject(fault)
     more = {"content": {"title": "New"}} if command == "edit" else {}
     await timed.command(command, submitted, **more)
-    await timed.run_until_idle(1000)
+    await timed.run_until_idle()
     row = await timed.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["refused_change"], row["change_reason"]) == ("sent", command, reason)

@@ -50,7 +50,7 @@ MAX_CONCURRENT = 16
 #: Longest message of a queue.
 MAX_MESSAGE_BYTES = 64 * 1024
 #: Least share of malformed messages: some changes happen to leave a message valid.
-MIN_MALFORMED_SHARE = 0.85
+MIN_MALFORMED_SHARE = 0.75
 
 CONTRACT: Mapping[str, Any] = json.loads(Path("docs/contract.schema.json").read_text(encoding="utf-8"))
 #: Values for texts of the contract that must have a certain form, by field name.

@@ -178,7 +178,7 @@ QUIET_CASES = {
     ),
     "a weekend": ("America/New_York", "sat,sun", "2026-11-21T12:00", "2026-11-23T05:00"),
     "Friday evening joins the weekend": (
-        "Europe/Berlin", "mon-fri 18:00-08:00; sat,sun", "2026-11-20T18:00", "2026-11-22T23:00",
+        "Europe/Berlin", "mon-fri 18:00-08:00; sat,sun", "2026-11-20T18:00", "2026-11-23T07:00",
     ),
 }  # fmt: skip
 
