@@ -237,7 +237,6 @@ def schema(queue: str) -> Mapping[str, Any]:
         "type": "object",
         "properties": types_by_field | {"v": {"const": VERSION}},
         "required": ["v", *needed],
-        "additionalProperties": False,
     }
 
 
