@@ -44,7 +44,7 @@ OWN_SOURCES = "/herald/"
 #: The result of a notification whose audience is empty.
 NO_RECIPIENTS = "0 recipients"
 
-#: What an operator can do about a reason; other reasons need nothing, or are explained by the state.
+#: Advice to an operator, by reason; other reasons need nothing, or are explained by the state.
 ADVICE: Mapping[str, str] = {
     Reason.NOT_INSTALLED: "install the app for this person, chat or team",
     Reason.BLOCKED: "the person blocked the app: nothing to do",

@@ -195,7 +195,9 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if known and (known.user or known.team):
         return f"{_UNREACHABLE}{identifier}"
     outcome = await services.connector.channels(Route(tenant, team.service_url), team.id)
-    _require_answer(outcome)
+    # Other answers would keep the whole page waiting for one channel.
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and outcome.reason is not Reason.NOT_PERMITTED:
+        raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
     listed = outcome.body.get("conversations")
     ids = {each.get("id") for each in listed if isinstance(each, dict)} if isinstance(listed, list) else set()
     if identifier not in ids | {team.id}:

@@ -89,9 +89,10 @@ async def _retry_page(services: Services, notification: StoredNotification, mess
         return
     tries = message.tries + 1
     wait = min(seconds * 2 ** min(message.tries, 10), MAX_BACKOFF_SECONDS)
+    # The message first: without it, only the watchdog would list the page.
+    await services.queues.enqueue_expansion(replace(message, tries=tries, since=since), wait)
     with suppress(Conflict):  # the notification was cancelled or edited meanwhile
         await services.notifications.advance(notification, page_retry=now + timedelta(seconds=wait))
-    await services.queues.enqueue_expansion(replace(message, tries=tries, since=since), wait)
 
 
 async def fail_expansion(services: Services, message: Expansion) -> None:

@@ -35,7 +35,7 @@ from shared.time.recurrence import Occurrence, Recurrence, zone_of_rule
 
 #: Prefix of the source of a schedule's notifications; the schedule's name follows.
 SOURCE = "/herald/schedules/"
-#: What a dead letter of a row of table Schedules has as its queue.
+#: The queue that a dead letter about a row of table Schedules names.
 SCHEDULES = "Schedules"
 #: Events of one calendar that a log line names if they cannot be read.
 MAX_LEFT_OUT_LOGGED = 10

@@ -132,7 +132,7 @@ async def _try(sending: Sending) -> None:
     sending = replace(sending, known=claimed)
     try:
         outcome, conversation, is_update = await _send_claimed(sending, target, route, activity, previous)
-    except AzureError:  # of a rate lane or the thread's row, before the message left: it is not in doubt
+    except AzureError:  # of a rate lane or the thread's row: no message left, or an update, which is safe to repeat
         with suppress(Conflict, AzureError):
             await sending.release(known)
         raise

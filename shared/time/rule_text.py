@@ -34,7 +34,7 @@ _MOMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RuleText:
-    """What the text of a rule says: a cron expression or an RRULE, and what its other lines add.
+    """The content of a rule's text: a cron expression or an RRULE, and what its other lines add.
 
     `start` (DTSTART) and the members of `excluded` (EXDATE) are dates, wall times, or instants with the zone UTC.
     `zone` is the IANA name of the zone of `start` or of the cron expression, "" if there is none.

@@ -9,9 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +22,7 @@ from azure.storage.queue import QueueClient
 
 from local.processes import ROOT, Azurite, FunctionHost, Playground, ProgramError, free_port, is_taken
 from local.send import API_VERSION
+from tests.support.local_stack import eventually
 
 linux = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the listening addresses from /proc")
 
@@ -68,15 +68,6 @@ def listener() -> Iterator[socket.socket]:
         server.bind(("0.0.0.0", free_port()))
         server.listen()
         yield server
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def is_gone(pid: int) -> bool:
