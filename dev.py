@@ -102,7 +102,8 @@ def run_benchmarks(setup: Setup, arguments: list[str]) -> int:
     contenders = Setup(ROOT)
     contenders.venv = setup.local / "peers"  # separate, so that their requirements do not change those of the app
     try:
-        contenders.ensure_python(CONTENDERS)
+        if not os.environ.get("HERALD_BENCH_ALONE"):
+            contenders.ensure_python(CONTENDERS)
     except SetupError as error:
         print(f"The benchmarks run without the other SDKs: {error}", file=sys.stderr)
     return replace_process([str(setup.python), "-m", "benchmarks", *arguments], setup.environ())

@@ -31,6 +31,8 @@ from shared.contract.parsing import parse_stored
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+#: The environment variable that leaves out the other SDKs: two checkouts of Herald are compared without them.
+ALONE = "HERALD_BENCH_ALONE"
 #: The delay of each answer of the fake Teams.
 LATENCY_SECONDS = 0.08
 #: The number of personal chats, which get messages in turn.
@@ -79,7 +81,8 @@ CONTENT = {
 
 
 async def run(options: Options) -> Report:
-    contenders = [contender for contender in CONTENDERS if PEERS_PYTHON.exists() or not contender.is_peer]
+    with_peers = PEERS_PYTHON.exists() and not os.environ.get(ALONE)
+    contenders = [contender for contender in CONTENDERS if with_peers or not contender.is_peer]
     levels = QUICK_IN_FLIGHT_LEVELS if options.quick else IN_FLIGHT_LEVELS
     runs: defaultdict[str, defaultdict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
     growth: dict[str, float] = {}
