@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from notify.recipients import store_host
 from shared.concurrency import gather_limited
 from shared.contract.models import (
     AllRecipient,
@@ -137,6 +138,7 @@ async def _list_members(
     restarts, continuation = orjson.loads(after) if after else (0, "")
     outcome = await services.connector.members(route, team.id, size, continuation)
     _require_answer(outcome)
+    await store_host(services, tenant, team, outcome)
     if outcome.reason is Reason.BAD_REQUEST and continuation:
         # The continuation token has expired. Listing anew adds nobody twice.
         if restarts == MAX_RESTARTS:
@@ -203,7 +205,9 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if identifier not in ids | {team.id}:
         log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
         return f"{_UNREACHABLE}{identifier}"
-    observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}
+    await store_host(services, tenant, team, outcome)
+    service_url = outcome.service_url or team.service_url
+    observed = {"conversation_type": "channel", "team": team.id, "service_url": service_url}
     now = services.real_time()
     await conversations.save(tenant, ReferenceKind.CONVERSATION, identifier, observed, at=now)
     return f"c:{identifier}"

@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 from notify import policy
 from notify.policy import Target
 from shared.preferences.preferences import Preferences
+from shared.records import ConversationReference
 from shared.services import Services
 from shared.states import Reason, ReferenceKind
+from shared.teams.outcome import Outcome
 from shared.time.localtime import load_zone
 
 
@@ -38,3 +40,10 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
         target = policy.conversation_target(identifier, reference, team, probe_before)
     return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences)
+
+
+async def store_host(services: Services, tenant: str, target: Target | ConversationReference, outcome: Outcome) -> None:
+    """Store the serviceUrl in the target's reference if another one executed the request than was asked first."""
+    if outcome.service_url:
+        observed, at = {"service_url": outcome.service_url}, services.real_time()
+        await services.conversations.save(tenant, target.kind, target.id, observed, at=at, create=False)

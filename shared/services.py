@@ -104,7 +104,7 @@ async def open_services(
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
 
-    rate_limiter = RateLimiter(RateLanes(tables["RateLanes"]), configured.tenant_rate)
+    rate_limiter = RateLimiter(RateLanes(tables["RateLanes"]), configured.tenant_rate, real_time)
 
     async def close() -> None:
         await asyncio.gather(http.close(), queue_service.close(), table_service.close())

@@ -8,19 +8,19 @@ recorded nothing, the request may have reached Teams; the row then says so.
 from __future__ import annotations
 
 import logging
-import random
 from contextlib import suppress
 from dataclasses import replace
 
 from azure.core.exceptions import AzureError
 
 from notify import policy, threads
+from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
-from notify.delivery.record import Sending, record_outcome
-from notify.delivery.send import send, store_chat
-from notify.edit_recall import edit_or_recall
+from notify.delivery.prepare import is_its_turn, lane_of
+from notify.delivery.record import Sending, record_outcome, store_chat
+from notify.delivery.send import send
 from notify.policy import Step, Target
-from notify.recipients import resolve
+from notify.recipients import resolve, store_host
 from shared.cards.size import TooLarge
 from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord
@@ -32,8 +32,6 @@ from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
 
-#: Longest random addition to the delay of a delivery that is requeued because a rate lane is paused.
-JITTER_SECONDS = 5.0
 #: Tries per message while other workers change the delivery's row.
 MAX_CONFLICTS = 8
 
@@ -110,10 +108,9 @@ async def _try(sending: Sending) -> None:
     if notification.content.simulate or policy_input.category.simulate:
         await sending.end(DeliveryState.SIMULATED)
         return
-    if paused := services.rate_limiter.paused_seconds(notification.tenant):
-        await sending.requeue(paused + random.uniform(0, min(paused, JITTER_SECONDS)))  # noqa: S311 (jitter)
-        return
     # Prepare
+    if not await is_its_turn(services, notification, sending.message, lane_of(target)):
+        return
     route = Route(notification.tenant, target.service_url, notification.urgent)
     previous = await threads.get_thread(services, notification, sending.message.recipient)
     if previous and previous.newest > notification.occurred_at:
@@ -144,7 +141,9 @@ async def _try(sending: Sending) -> None:
     if outcome.verdict is Verdict.DONE and not is_update:
         await _record_conversation(sending, previous, outcome.activity_id, conversation)
         if target.kind is ReferenceKind.USER and conversation != target.conversation:
-            await store_chat(services, notification.tenant, target.id, conversation, route.service_url)
+            service_url = outcome.service_url or route.service_url
+            await store_chat(services, notification.tenant, target.id, conversation, service_url)
+    await store_host(services, notification.tenant, target, outcome)
     await _mark_target(sending, target, outcome)
 
 

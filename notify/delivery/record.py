@@ -19,7 +19,7 @@ from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord, HeldDelivery, StoredNotification
 from shared.services import Services
-from shared.states import DIGESTS, DeliveryState, Purpose, Reason, Rule
+from shared.states import DIGESTS, DeliveryState, Purpose, Reason, ReferenceKind, Rule
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
@@ -126,7 +126,7 @@ class Sending:
             rule=str(self.rule or ""),
         )
         item = HeldDelivery(
-            delivery=replace(self.message, etag="", attempts=0),
+            delivery=replace(self.message, etag="", attempts=0, turn=0.0),
             reason=reason,
             until=until,
             notification_time=self.notification.notification_time,
@@ -195,7 +195,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
             now=now,
         )
     )
-    await sending.requeue(wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts))
+    await sending.requeue(wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts, turn=0.0))
 
 
 async def _outlast_faults(write: Callable[[], Awaitable[T]]) -> T:
@@ -219,4 +219,13 @@ async def _enqueue_missed_change(sending: Sending) -> None:
     current = await sending.services.notifications.recent(sent.key)
     if current and (current.recalled or current.revision > sent.revision):
         task = Task.RECALL if current.recalled else Task.EDIT
-        await sending.requeue(0, replace(sending.message, etag="", attempts=0, task=task))
+        await sending.requeue(0, replace(sending.message, etag="", attempts=0, turn=0.0, task=task))
+
+
+async def store_chat(services: Services, tenant: str, person: str, conversation: str, service_url: str = "") -> None:
+    """Store the reference of a created chat, once a message was sent: Teams also creates chats for unknown ids."""
+    now = services.real_time()
+    observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": service_url}
+    await services.conversations.save(tenant, ReferenceKind.USER, person, observed, at=now)
+    alias = {"user": person, "conversation_type": "personal"}
+    await services.conversations.save(tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)

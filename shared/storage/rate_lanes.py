@@ -1,46 +1,90 @@
-"""Table RateLanes: the next free slot of each tenant, and the recent requests to each conversation.
+"""Table RateLanes: the slots of each tenant, and the recent requests to each conversation and roster.
 
 A row is changed only by its ETag, so that workers never use the same slot twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
+
 import orjson
 
 from shared import keys
-from shared.rate_windows import RequestHistory
+from shared.rate_windows import (
+    MAX_TURN_LEAD,
+    ROSTER_WINDOWS,
+    SEND_WINDOWS,
+    TURN_WINDOWS,
+    ConversationLane,
+    RequestHistory,
+    TenantLane,
+    Windows,
+)
 from shared.storage.table import Table
 
 VERSION = 1
-_TENANT, _CONVERSATION = "tenant", "conversation"
+_TENANT = "tenant"
+
+
+class LaneKind(StrEnum):
+    """The requests that share the windows of a conversation or team."""
+
+    CONVERSATION = "conversation"  #: messages, edits, deletions, and the creation of a person's chat
+    ROSTER = "roster"  #: lists of members and channels
+
+
+_WINDOWS: Mapping[LaneKind, Windows] = {LaneKind.CONVERSATION: SEND_WINDOWS, LaneKind.ROSTER: ROSTER_WINDOWS}
 
 
 class RateLanes:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    async def tenant(self, tenant: str) -> tuple[int, str]:
-        """Return the lane's next free slot (microseconds since 1970) and its ETag, or 0 and "" if it has no row."""
+    async def tenant(self, tenant: str, now: int) -> tuple[TenantLane, str]:
+        """Return the tenant's lane and its ETag, "" if it has no row; `now` in microseconds since 1970."""
         found = await self._table.get(tenant, _TENANT)
-        return (int(found[0]["next_slot"]), found[1]) if found else (0, "")
+        if found is None:
+            return TenantLane(), ""
+        row, etag = found
+        refused = [(int(at), str(name)) for at, name in orjson.loads(row.get("refused") or b"[]")]
+        return TenantLane(int(row["next_slot"]), int(row.get("paused_until", 0)), refused).believed(now), etag
 
-    async def save_tenant(self, tenant: str, next_slot: int, etag: str) -> str:
-        """Set the next free slot if the lane still has this ETag; return the new one, or raise `Conflict`."""
+    async def save_tenant(self, tenant: str, lane: TenantLane, etag: str) -> str:
+        """Save the lane if its row still has this ETag; return the new one, or raise `Conflict`."""
         # As text, because `entity_writes` writes integers of 32 bits.
-        return await self._write(tenant, _TENANT, {"next_slot": str(next_slot)}, etag)
+        columns = {"next_slot": str(lane.next_slot), "paused_until": str(lane.paused_until)}
+        return await self._write(tenant, _TENANT, columns | {"refused": orjson.dumps(lane.refused).decode()}, etag)
 
-    async def conversation(self, tenant: str, conversation: str) -> tuple[RequestHistory, str]:
-        """Return the recent requests to a conversation, and the ETag of the row, "" if there is none."""
-        found = await self._table.get(_partition(tenant, conversation), _CONVERSATION)
-        return (_decode(str(found[0]["requests"])), found[1]) if found else (RequestHistory(), "")
+    async def conversation(
+        self, tenant: str, conversation: str, now: int, kind: LaneKind = LaneKind.CONVERSATION
+    ) -> tuple[ConversationLane, str]:
+        """Return the lane of a conversation or team, and the ETag of its row, "" if there is none."""
+        found = await self._table.get(_partition(tenant, conversation), kind)
+        row, etag = found or ({}, "")
+        sent = _decode(row.get("requests"), _WINDOWS[kind]).believed(now)
+        # Without reserved turns, those of the latest messages were when they were sent.
+        turns = _decode(row.get("turns") or row.get("requests"), TURN_WINDOWS).believed(now, MAX_TURN_LEAD)
+        return ConversationLane(sent, turns), etag
 
-    async def save_conversation(self, tenant: str, conversation: str, history: RequestHistory, etag: str) -> str:
-        """Save the recent requests if the row still has this ETag; return the new one, or raise `Conflict`."""
-        text = orjson.dumps([history.recent, list(history.parts.items()), history.paused_until]).decode()
-        return await self._write(_partition(tenant, conversation), _CONVERSATION, {"requests": text}, etag)
+    async def save_conversation(
+        self,
+        tenant: str,
+        conversation: str,
+        lane: ConversationLane,
+        etag: str,
+        now: int,
+        kind: LaneKind = LaneKind.CONVERSATION,
+    ) -> str:
+        """Save the lane if its row still has this ETag; return the new one, or raise `Conflict`.
+
+        Turns are saved while one of them is still to come.
+        """
+        columns = {"requests": _encode(lane.sent), "turns": _encode(lane.turns) if lane.is_reserved(now) else ""}
+        return await self._write(_partition(tenant, conversation), kind, columns, etag)
 
     async def _write(self, partition: str, row: str, values: dict[str, str], etag: str) -> str:
-        columns = {"PartitionKey": partition, "RowKey": row, "v": VERSION, **values}
+        columns = {"PartitionKey": partition, "RowKey": str(row), "v": VERSION, **values}
         return await (self._table.merge(columns, etag) if etag else self._table.insert(columns))
 
 
@@ -48,6 +92,12 @@ def _partition(tenant: str, conversation: str) -> str:
     return keys.key(f"{tenant};{conversation}")
 
 
-def _decode(text: str) -> RequestHistory:
-    recent, parts, paused_until = orjson.loads(text)
-    return RequestHistory(tuple(recent), dict(parts), paused_until)
+def _encode(history: RequestHistory) -> str:
+    return orjson.dumps([history.recent, list(history.parts.items()), history.paused_until]).decode()
+
+
+def _decode(text: object, windows: Windows) -> RequestHistory:
+    if not text:
+        return RequestHistory(windows=windows)
+    recent, parts, paused_until = orjson.loads(str(text))
+    return RequestHistory(tuple(recent), dict(parts), paused_until, windows)

@@ -21,6 +21,7 @@ from yarl import URL
 
 from shared.conversation_ids import channel_of
 from shared.states import Reason
+from shared.storage.rate_lanes import LaneKind
 from shared.teams.outcome import Outcome, Verdict, classify
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
@@ -28,6 +29,8 @@ from shared.teams.tokens import NoToken, Tokens
 #: Timeout of a request to Teams, and of its connection.
 TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
+#: API host of the GCC cloud, which is asked after an answer `InvalidBotApiHost` ("Send proactive messages").
+GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 #: Pause of a tenant's lane if the bot's token is not accepted: an operator must correct the settings.
 TOKEN_PAUSE_SECONDS = 60.0
 #: Range of the random pause after a 429 without Retry-After.
@@ -45,6 +48,26 @@ class Route:
     urgent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """The conversation or team whose windows a request keeps.
+
+    `has_own_limit` means that a 429 may be about this conversation alone, because other bots write to it, too.
+    """
+
+    key: str
+    kind: LaneKind = LaneKind.CONVERSATION
+    has_own_limit: bool = True
+
+
+def _lane_of(conversation: str) -> _Lane:
+    return _Lane(channel_of(conversation))
+
+
+def _roster_lane(conversation: str) -> _Lane:
+    return _Lane(conversation, LaneKind.ROSTER, has_own_limit=False)
+
+
 class Connector:
     def __init__(
         self,
@@ -59,7 +82,10 @@ class Connector:
         self._rate_limiter = rate_limiter
 
     async def create_conversation(self, route: Route, bot_id: str, user: str) -> Outcome:
-        """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one."""
+        """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one.
+
+        Until the chat is known, its windows are those of `user`.
+        """
         body: dict[str, Any] = {
             "isGroup": False,
             "bot": {"id": bot_id},
@@ -67,35 +93,44 @@ class Connector:
             "tenantId": route.tenant,
             "channelData": {"tenant": {"id": route.tenant}},
         }
-        return await self._request("POST", route, "/v3/conversations", orjson.dumps(body))
+        lane = _Lane(user, has_own_limit=False)
+        return await self._request("POST", route, "/v3/conversations", orjson.dumps(body), lane)
 
     async def send(self, route: Route, conversation: str, activity: bytes) -> Outcome:
         """Send an activity to a conversation; the outcome has its `activity_id`."""
-        return await self._request("POST", route, _path(conversation), activity, conversation)
+        return await self._request("POST", route, _path(conversation), activity, _lane_of(conversation))
 
     async def update(self, route: Route, conversation: str, activity_id: str, activity: bytes) -> Outcome:
         """Replace a sent activity."""
-        return await self._request("PUT", route, _path(conversation, activity_id), activity, conversation)
+        lane = _lane_of(conversation)
+        return await self._request("PUT", route, _path(conversation, activity_id), activity, lane)
 
     async def delete(self, route: Route, conversation: str, activity_id: str) -> Outcome:
         """Delete a sent activity."""
-        return await self._request("DELETE", route, _path(conversation, activity_id), b"", conversation)
+        return await self._request("DELETE", route, _path(conversation, activity_id), b"", _lane_of(conversation))
 
     async def members(self, route: Route, conversation: str, size: int, continuation: str) -> Outcome:
         """Read a page of the members of a conversation or team; the outcome's `body` is Teams' `PagedMembersResult`."""
         query = {"pageSize": str(size)} | ({"continuationToken": continuation} if continuation else {})
         path = f"/v3/conversations/{quote(conversation, safe='')}/pagedmembers?{urlencode(query)}"
-        return await self._request("GET", route, path, b"")
+        return await self._request("GET", route, path, b"", _roster_lane(conversation))
 
     async def channels(self, route: Route, team: str) -> Outcome:
         """Read the standard channels of a team; the outcome's `body` is Teams' `ConversationList`."""
-        return await self._request("GET", route, f"/v3/teams/{quote(team, safe='')}/conversations", b"")
+        path = f"/v3/teams/{quote(team, safe='')}/conversations"
+        return await self._request("GET", route, path, b"", _roster_lane(team))
 
-    async def _request(self, method: str, route: Route, path: str, body: bytes, conversation: str = "") -> Outcome:
+    async def _request(self, method: str, route: Route, path: str, body: bytes, lane: _Lane) -> Outcome:
+        outcome = await self._request_from(method, route, path, body, lane)
+        if outcome.reason is Reason.WRONG_CLOUD and route.service_url != GCC:
+            outcome = await self._request_from(method, replace(route, service_url=GCC), path, body, lane)
+            return replace(outcome, service_url=GCC if outcome.verdict is Verdict.DONE else "")
+        return outcome
+
+    async def _request_from(self, method: str, route: Route, path: str, body: bytes, lane: _Lane) -> Outcome:
         if not self._allowed(route.service_url):
             return Outcome(Verdict.FAILED, Reason.HOST_NOT_ALLOWED)
         url = URL(route.service_url.rstrip("/") + path, encoded=True)
-        lane = channel_of(conversation)
         outcome, token = await self._attempt(method, route, url, body, lane, "")
         if outcome.reason is Reason.UNAUTHORIZED and token:
             outcome, _ = await self._attempt(method, route, url, body, lane, token)
@@ -106,20 +141,20 @@ class Connector:
             log.error("Teams does not accept the bot's token (%s): check MicrosoftAppId and its secret", outcome.reason)
             outcome = replace(outcome, retry_after=TOKEN_PAUSE_SECONDS)
         if self._rate_limiter and outcome.reason in _PAUSING and outcome.retry_after:
-            # By our count each conversation is within its limits, so the limit of the tenant may be reached, too.
-            await self._rate_limiter.pause_tenant(route.tenant, outcome.retry_after)
-            if lane and outcome.reason is Reason.THROTTLED:
-                await self._rate_limiter.pause_conversation(route.tenant, lane, outcome.retry_after)
+            if lane.has_own_limit and outcome.reason is Reason.THROTTLED:
+                await self._rate_limiter.pause_conversation(route.tenant, lane.key, outcome.retry_after)
+            else:
+                await self._rate_limiter.pause_tenant(route.tenant, outcome.retry_after)
         return outcome
 
     async def _attempt(
-        self, method: str, route: Route, url: URL, body: bytes, lane: str, refused_token: str
+        self, method: str, route: Route, url: URL, body: bytes, lane: _Lane, refused_token: str
     ) -> tuple[Outcome, str]:
         """Send the request once; return the outcome, and the token that was used."""
         try:
             token = await self._tokens.get(refused=refused_token)
             if self._rate_limiter:
-                await self._rate_limiter.wait_for_slot(route.tenant, lane, urgent=route.urgent)
+                await self._rate_limiter.wait_for_slot(route.tenant, lane.key, urgent=route.urgent, kind=lane.kind)
         except NoToken as error:
             log.error("The token service returned no token (%s): check MicrosoftAppId and its secret", error)
             return Outcome(Verdict.RETRY, Reason.NO_TOKEN), ""
@@ -141,7 +176,7 @@ class Connector:
 
 
 _TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
-#: Reasons that pause the tenant's lane.
+#: Reasons that pause a lane.
 _PAUSING = (Reason.THROTTLED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from shared.rate_windows import MAX_PAUSE, SECOND
 from shared.states import Reason
 
 
@@ -32,7 +33,8 @@ class Outcome:
     """The result of one request: the verdict, the reason, and after success the JSON object in the body.
 
     `retry_after` is in seconds, None if unknown. `activity_id` and `conversation_id` are those in the answer. After a
-    failure, `may_have_arrived` means that Teams may have executed the request all the same.
+    failure, `may_have_arrived` means that Teams may have executed the request all the same. `service_url` is the host
+    that executed it, if that is not the one that was asked first.
     """
 
     verdict: Verdict
@@ -42,10 +44,11 @@ class Outcome:
     conversation_id: str = ""
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     may_have_arrived: bool = False
+    service_url: str = ""
 
 
 #: Shortest and longest wait that Teams' answers can cause. Longer ones are asked for again, by the answer to one try.
-RETRY_AFTER_SECONDS = (1.0, 900.0)
+RETRY_AFTER_SECONDS = (1.0, MAX_PAUSE / SECOND)
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _REASON_BY_403_CODE = {
     "BotDisabledByAdmin": Reason.DISABLED_BY_ADMIN,

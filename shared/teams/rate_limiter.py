@@ -1,4 +1,4 @@
-"""Delay every request to Teams until its slot in the rate lanes of its tenant and of its conversation.
+"""Delay every request to Teams until its slot in the rate lane of its tenant and its turn in that of its conversation.
 
 The lanes are rows that all workers share. In each process, one task per tenant takes slots for all waiting requests,
 urgent ones first. A slot that is not used in time lapses.
@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from itertools import count
 
-from shared.rate_windows import MAX_LATENESS, MAX_LEAD, SECOND, RequestHistory, grant
-from shared.storage.rate_lanes import RateLanes
+from shared import keys
+from shared.rate_windows import (
+    MAX_LATENESS,
+    MAX_LEAD,
+    MAX_PAUSE,
+    MAX_TURN_LEAD,
+    MAX_TURN_WAIT,
+    SECOND,
+    ConversationLane,
+    TenantLane,
+)
+from shared.storage.rate_lanes import LaneKind, RateLanes
 from shared.storage.table import Conflict
 
 #: Longest time that a request waits for its slot in the process. One that would wait longer goes back to its queue.
@@ -24,8 +36,11 @@ MAX_PAUSE_MICROSECONDS = SECOND
 #: How far ahead slots are taken, so that the request history of the conversation is stored before the slot even if
 #: storage is slow: a slot that is missed is lost.
 LEAD_MICROSECONDS = SECOND // 5
-#: Conversations whose request history is kept in memory, which saves a read if no other process wrote to it.
+#: Conversations whose lane is kept in memory, which saves a read if no other process wrote to it.
 MAX_CACHED_CONVERSATIONS = 4096
+
+#: Returns the lane after a change, and a time.
+LaneChange = Callable[[ConversationLane], tuple[ConversationLane, int]]
 
 
 class RetryLater(Exception):
@@ -36,83 +51,69 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-def _now() -> int:
-    return time.time_ns() // 1000
-
-
 class RateLimiter:
     """Slots at `rate` requests a second for each tenant, over all processes."""
 
-    def __init__(self, lanes: RateLanes, rate: int, clock: Callable[[], int] = _now) -> None:
-        self._lanes, self._rate, self._clock = lanes, rate, clock
-        self._tenants: dict[str, _TenantLane] = {}
-        self._histories: dict[tuple[str, str], tuple[RequestHistory, str]] = {}
+    def __init__(self, lanes: RateLanes, rate: int, real_time: Callable[[], datetime]) -> None:
+        self._lanes, self._rate, self._real_time = lanes, rate, real_time
+        self._tenants: dict[str, _TenantQueue] = {}
+        self._conversations: dict[tuple[str, str, LaneKind], _Conversation] = {}
 
-    async def wait_for_slot(self, tenant: str, conversation: str, *, urgent: bool = False) -> None:
-        """Return when a request to `conversation` ("" for none) may be sent; raise `RetryLater`."""
-        lane, deadline = self._lane(tenant), self._clock() + int(MAX_WAIT_SECONDS * SECOND)
-        if conversation:
-            history, _ = await self._history(tenant, conversation)
-            await self._sleep_until(history.earliest(self._clock()), deadline)
+    async def reserve_turn(self, tenant: str, conversation: str, turn: float = 0.0, *, urgent: bool = False) -> float:
+        """Return 0 if a message to `conversation` may be sent now, or else the time of the turn reserved for it.
+
+        Its queue message then has to come back at that time, with the time as its `turn`. Times are in seconds since
+        1970. Urgent messages do not wait for the turns of others. Raises `RetryLater` if no turn can be reserved.
+        """
+
+        def take_turn(lane: ConversationLane) -> tuple[ConversationLane, int]:
+            return lane.take_turn(self._clock(), has_turn=turn > 0, urgent=urgent)
+
+        at = await self._conversation(tenant, conversation, LaneKind.CONVERSATION).change(take_turn)
+        wait = at - self._clock()
+        if wait > MAX_TURN_LEAD:
+            raise RetryLater(MAX_TURN_LEAD / SECOND)
+        return at / SECOND if wait > MAX_TURN_WAIT else 0.0
+
+    async def wait_for_slot(
+        self, tenant: str, conversation: str, *, urgent: bool = False, kind: LaneKind = LaneKind.CONVERSATION
+    ) -> None:
+        """Return when a request to `conversation` may be sent; raise `RetryLater`."""
+        queue, deadline = self._queue(tenant), self._clock() + int(MAX_WAIT_SECONDS * SECOND)
+        lane, lapsed = self._conversation(tenant, conversation, kind), 0
+        await self._sleep_until(lane.earliest(self._clock()), deadline)
         while True:
-            slot = await lane.slot(deadline, urgent=urgent)
-            if conversation and (later := await self._record(tenant, conversation, slot)):
+            slot = await queue.slot(deadline, urgent=urgent)
+            if later := await lane.change(partial(ConversationLane.with_request, at=slot, lapsed=lapsed)):
                 await self._sleep_until(later, deadline)
                 continue
+            lapsed = slot
             await asyncio.sleep((slot - self._clock()) / SECOND)
-            if lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
+            if queue.lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
     def paused_seconds(self, tenant: str) -> float:
         """Return for how long the tenant's lane is paused, or 0 if requests wait for that in the process."""
-        wait = self._lane(tenant).paused_until - self._clock()
+        wait = self._queue(tenant).lane.paused_until - self._clock()
         return wait / SECOND if wait > MAX_PAUSE_MICROSECONDS else 0.0
 
     async def pause_tenant(self, tenant: str, seconds: float) -> None:
         """Pause the tenant's lane for all processes."""
-        await self._lane(tenant).pause(self._clock() + int(seconds * SECOND))
+        until = self._pause_end(seconds)
+        await self._queue(tenant).change(lambda lane: lane.with_pause(until))
 
     async def pause_conversation(self, tenant: str, conversation: str, seconds: float) -> None:
-        """Pause the conversation's lane for all processes."""
-        until = self._clock() + int(seconds * SECOND)
-        while True:
-            history, etag = await self._lanes.conversation(tenant, conversation)
-            try:
-                await self._save(tenant, conversation, history.with_pause(until), etag)
-            except Conflict:
-                continue
-            return
+        """Pause the conversation's lane for all processes, and that of its tenant if Teams refuses several."""
+        until, now, name = self._pause_end(seconds), self._clock(), keys.hash_of(conversation)
+        lane = self._conversation(tenant, conversation, LaneKind.CONVERSATION)
+        await lane.change(lambda known: (known.with_pause(until), 0))
+        await self._queue(tenant).change(lambda known: known.with_refusal(name, now, until))
 
-    async def _record(self, tenant: str, conversation: str, at: int) -> int:
-        """Record a request at `at` and return 0; if a window forbids it, return the earliest possible time instead."""
-        history, etag = await self._history(tenant, conversation)
-        while True:
-            earliest = history.earliest(at)
-            if earliest > at:
-                return earliest
-            try:
-                await self._save(tenant, conversation, history.with_request(at), etag)
-            except Conflict:
-                history, etag = await self._lanes.conversation(tenant, conversation)
-                continue
-            return 0
+    def _clock(self) -> int:
+        return round(self._real_time().timestamp() * SECOND)
 
-    async def _history(self, tenant: str, conversation: str) -> tuple[RequestHistory, str]:
-        known = self._histories.get((tenant, conversation))
-        if known is None:
-            known = await self._lanes.conversation(tenant, conversation)
-            self._remember(tenant, conversation, known)
-        return known
-
-    async def _save(self, tenant: str, conversation: str, history: RequestHistory, etag: str) -> None:
-        new_etag = await self._lanes.save_conversation(tenant, conversation, history, etag)
-        self._remember(tenant, conversation, (history, new_etag))
-
-    def _remember(self, tenant: str, conversation: str, known: tuple[RequestHistory, str]) -> None:
-        self._histories.pop((tenant, conversation), None)
-        self._histories[tenant, conversation] = known
-        if len(self._histories) > MAX_CACHED_CONVERSATIONS:
-            self._histories.pop(next(iter(self._histories)))
+    def _pause_end(self, seconds: float) -> int:
+        return self._clock() + min(int(seconds * SECOND), MAX_PAUSE)
 
     async def _sleep_until(self, at: int, deadline: int) -> None:
         wait = (at - self._clock()) / SECOND
@@ -121,20 +122,91 @@ class RateLimiter:
         if wait > 0:
             await asyncio.sleep(wait)
 
-    def _lane(self, tenant: str) -> _TenantLane:
+    def _conversation(self, tenant: str, conversation: str, kind: LaneKind) -> _Conversation:
+        key = (tenant, conversation, kind)
+        known = self._conversations.pop(key, None)
+        self._conversations[key] = known or _Conversation(self._lanes, *key, self._clock)
+        if len(self._conversations) > MAX_CACHED_CONVERSATIONS:
+            self._conversations.pop(next(iter(self._conversations)))
+        return self._conversations[key]
+
+    def _queue(self, tenant: str) -> _TenantQueue:
         if tenant not in self._tenants:
-            self._tenants[tenant] = _TenantLane(self._lanes, tenant, self._rate, self._clock)
+            self._tenants[tenant] = _TenantQueue(self._lanes, tenant, self._rate, self._clock)
         return self._tenants[tenant]
 
 
-class _TenantLane:
+class _Conversation:
+    """A conversation's lane as this process knows it. Changes that come while it is stored share the next write."""
+
+    def __init__(
+        self, lanes: RateLanes, tenant: str, conversation: str, kind: LaneKind, clock: Callable[[], int]
+    ) -> None:
+        self._lanes, self._tenant, self._conversation, self._kind = lanes, tenant, conversation, kind
+        self._clock, self._lane = clock, ConversationLane()
+        #: The ETag of the row, None if the row has to be read.
+        self._etag: str | None = None
+        self._waiting: list[tuple[LaneChange, asyncio.Future[int]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def earliest(self, now: int) -> int:
+        """Return the first time from `now` on that keeps all windows, as far as it is known."""
+        return self._lane.sent.earliest(now)
+
+    async def change(self, change: LaneChange) -> int:
+        """Change the lane, store it, and return the time that `change` returns; it may be called several times."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, done))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._apply_waiting())
+        return await done
+
+    async def _apply_waiting(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            try:
+                answers = await self._apply([change for change, _ in waiting])
+            except Exception as error:  # noqa: BLE001 (passed on to each request that waits)
+                for _, done in waiting:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            for (_, done), answer in zip(waiting, answers, strict=True):
+                if not done.done():
+                    done.set_result(answer)
+
+    async def _apply(self, changes: Sequence[LaneChange]) -> Sequence[int]:
+        while True:
+            if self._etag is None:
+                expected = self._lane.expected
+                stored, self._etag = await self._lanes.conversation(
+                    self._tenant, self._conversation, self._clock(), self._kind
+                )
+                self._lane = replace(stored, expected=expected)
+            lane, answers = self._lane, list[int]()
+            for change in changes:
+                lane, answer = change(lane)
+                answers.append(answer)
+            now = self._clock()
+            if lane.sent != self._lane.sent or (lane.turns != self._lane.turns and lane.is_reserved(now)):
+                etag, self._etag = self._etag, None
+                try:
+                    self._etag = await self._lanes.save_conversation(
+                        self._tenant, self._conversation, lane, etag, now, self._kind
+                    )
+                except Conflict:  # another process has changed it
+                    continue
+            self._lane = lane
+            return answers
+
+
+class _TenantQueue:
     """A tenant's lane as this process knows it, and the requests that wait for a slot in it."""
 
     def __init__(self, lanes: RateLanes, tenant: str, rate: int, clock: Callable[[], int]) -> None:
         self._lanes, self._tenant, self._rate, self._clock = lanes, tenant, rate, clock
-        self._next_slot, self._etag = 0, ""
-        #: The time until which the lane is paused. Slots before it are void, including those already granted.
-        self.paused_until = 0
+        #: Slots before its `paused_until` are void, including those already granted.
+        self.lane, self._etag = TenantLane(), ""
         self._waiting: list[tuple[bool, int, int, asyncio.Future[int]]] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
@@ -147,24 +219,21 @@ class _TenantLane:
             self._task = asyncio.create_task(self._take_slots())
         return await granted
 
-    async def pause(self, until: int) -> None:
-        """Grant no slot before `until`."""
+    async def change(self, change: Callable[[TenantLane], TenantLane]) -> None:
+        """Read the lane, and store what `change` makes of it."""
         while True:
             await self._read()
-            if self._next_slot < until:
-                try:
-                    self._etag = await self._lanes.save_tenant(self._tenant, until, self._etag)
-                except Conflict:
-                    continue
-                self._next_slot = until
-            self.paused_until = max(self.paused_until, until)
+            new = change(self.lane)
+            try:
+                if new != self.lane:
+                    self._etag = await self._lanes.save_tenant(self._tenant, new, self._etag)
+            except Conflict:
+                continue
+            self.lane = new
             return
 
     async def _read(self) -> None:
-        self._next_slot, self._etag = await self._lanes.tenant(self._tenant)
-        # Slots are never taken so far ahead, so a process has paused the lane.
-        if self._next_slot > self._clock() + LEAD_MICROSECONDS + 2 * MAX_LEAD:
-            self.paused_until = self._next_slot
+        self.lane, self._etag = await self._lanes.tenant(self._tenant, self._clock())
 
     async def _take_slots(self) -> None:
         try:
@@ -178,16 +247,16 @@ class _TenantLane:
 
     async def _take_block(self) -> None:
         now = self._clock()
-        slots, next_slot = grant(self._next_slot, now + LEAD_MICROSECONDS, self._rate, len(self._waiting))
+        slots, lane = self.lane.take(now + LEAD_MICROSECONDS, self._rate, len(self._waiting))
         if not slots:
             await self._wait(now)
             return
         try:
-            self._etag = await self._lanes.save_tenant(self._tenant, next_slot, self._etag)
+            self._etag = await self._lanes.save_tenant(self._tenant, lane, self._etag)
         except Conflict:
             await self._read()  # another process took slots, or paused the lane
             return
-        self._next_slot = next_slot
+        self.lane = lane
         for slot in slots:
             if self._waiting:
                 *_, granted = heapq.heappop(self._waiting)
@@ -196,7 +265,7 @@ class _TenantLane:
 
     async def _wait(self, now: int) -> None:
         """Wait until slots are granted again; raise `RetryLater` in the requests that would wait too long."""
-        resumes = self._next_slot - MAX_LEAD
+        resumes = max(self.lane.next_slot, self.lane.paused_until) - MAX_LEAD
         is_brief = resumes <= now + MAX_PAUSE_MICROSECONDS
         remaining = [entry for entry in self._waiting if is_brief and entry[2] >= resumes]
         for _, _, deadline, granted in self._waiting:

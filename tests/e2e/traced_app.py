@@ -14,29 +14,26 @@ from pathlib import Path
 
 import azure.functions as func
 
-from shared.rate_windows import MAX_LEAD, grant
+from shared.rate_windows import TenantLane
 from shared.storage.rate_lanes import RateLanes
-from shared.teams import rate_limiter
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The latest grant of the current task: the slots, and the next free one after them.
-_granted: ContextVar[tuple[Sequence[int], int]] = ContextVar("granted", default=((), 0))
-_save_tenant = RateLanes.save_tenant
+#: The slots that the current task took last, and the lane after them.
+_taken: ContextVar[tuple[Sequence[int], TenantLane]] = ContextVar("taken", default=((), TenantLane()))
+_take, _save_tenant = TenantLane.take, RateLanes.save_tenant
 
 
-def _traced_grant(
-    next_slot: int, now: int, rate: int, max_count: int, lead: int = MAX_LEAD
-) -> tuple[Sequence[int], int]:
-    granted = grant(next_slot, now, rate, max_count, lead)
-    _granted.set(granted)
-    return granted
+def _traced_take(self: TenantLane, now: int, rate: int, max_count: int) -> tuple[Sequence[int], TenantLane]:
+    taken = _take(self, now, rate, max_count)
+    _taken.set(taken)
+    return taken
 
 
-async def _traced_save(self: RateLanes, tenant: str, next_slot: int, etag: str) -> str:
-    written = await _save_tenant(self, tenant, next_slot, etag)
-    slots, after = _granted.get()
-    if next_slot == after:  # otherwise the lane is paused
+async def _traced_save(self: RateLanes, tenant: str, lane: TenantLane, etag: str) -> str:
+    written = await _save_tenant(self, tenant, lane, etag)
+    slots, after = _taken.get()
+    if lane is after:  # otherwise the lane is paused
         _append_to_trace(tenant, slots)
     return written
 
@@ -46,7 +43,7 @@ def _append_to_trace(tenant: str, slots: Sequence[int]) -> None:
         file.write("".join(json.dumps([tenant, slot]) + "\n" for slot in slots))
 
 
-rate_limiter.grant = _traced_grant  # type: ignore[attr-defined]
+TenantLane.take = _traced_take  # type: ignore[method-assign]
 RateLanes.save_tenant = _traced_save  # type: ignore[method-assign]
 
 app: func.FunctionApp = runpy.run_path(str(ROOT / "function_app.py"))["app"]

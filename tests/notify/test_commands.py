@@ -527,7 +527,7 @@ async def test_delivery_says_why_an_edit_or_recall_did_not_change_it(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, command: str, fault: TeamsFault, reason: str
 ) -> None:
     """Answers of Teams: an edit or recall that Teams refuses."""
-    monkeypatch.setattr("notify.edit_recall.MAX_ATTEMPTS", 5)
+    monkeypatch.setattr("notify.delivery.change.MAX_ATTEMPTS", 5)
     [ada] = await add_people(timed, 1)
     submitted = await timed.submit(user(ada))
     await timed.handle_messages()

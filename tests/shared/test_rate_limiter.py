@@ -9,11 +9,12 @@ from itertools import chain
 
 import pytest
 
-from shared.rate_windows import SECOND
+from shared.rate_windows import SECOND, TenantLane
 from shared.storage.clients import open_storage
 from shared.storage.rate_lanes import RateLanes
 from shared.storage.table import Table
 from shared.teams.rate_limiter import RateLimiter, RetryLater
+from shared.time.clock import real_time
 from tests.shared.test_rate_windows import most_within
 
 
@@ -24,7 +25,7 @@ async def new_limiter(connection: str) -> AsyncIterator[Callable[[int], RateLimi
     async with queues, tables:
         table = Table(tables.get_table_client("HeraldRateLanes"))
         await table.create()
-        yield lambda rate: RateLimiter(RateLanes(table), rate)
+        yield lambda rate: RateLimiter(RateLanes(table), rate, real_time)
 
 
 async def take_slots(
@@ -66,7 +67,7 @@ async def test_busy_conversation_does_not_delay_another(new_limiter: Callable[[i
 async def test_urgent_request_goes_before_waiting_ones(new_limiter: Callable[[int], RateLimiter]) -> None:
     limiter = new_limiter(20)
     bulk = asyncio.create_task(take_slots(limiter, 80))
-    while not limiter._lane("t")._waiting:
+    while not limiter._queue("t")._waiting:
         await asyncio.sleep(0.01)
     [urgent] = await take_slots(limiter, 1, urgent=True)
     later = [at for at in await bulk if at > urgent]
@@ -111,13 +112,13 @@ async def test_storage_failure_fails_only_the_requests_that_wait(new_limiter: Ca
     class BrokenLanes(RateLanes):
         is_down = True
 
-        async def save_tenant(self, tenant: str, next_slot: int, etag: str) -> str:
+        async def save_tenant(self, tenant: str, lane: TenantLane, etag: str) -> str:
             if self.is_down:
                 raise OSError("down")
-            return await super().save_tenant(tenant, next_slot, etag)
+            return await super().save_tenant(tenant, lane, etag)
 
     lanes = BrokenLanes(new_limiter(1)._lanes._table)
-    limiter = RateLimiter(lanes, 45)
+    limiter = RateLimiter(lanes, 45, real_time)
     with pytest.raises(OSError, match="down"):
         await limiter.wait_for_slot("t", "")
     lanes.is_down = False

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from shared.rate_windows import (
     MAX_BLOCK,
     MAX_LEAD,
+    MAX_TURN_WAIT,
     PART_LENGTH,
+    PROBE_GAP,
+    ROSTER_WINDOWS,
     SECOND,
+    SEND_WINDOWS,
+    TURN_WINDOWS,
     WINDOW_MARGIN,
-    WINDOWS,
+    ConversationLane,
     RequestHistory,
+    TenantLane,
     grant,
 )
 
@@ -78,7 +84,7 @@ def test_conversation_keeps_each_window(pauses: list[int]) -> None:
         now = history.earliest(now + pause)
         times.append(now)
         history = history.with_request(now)
-    for limit, length in WINDOWS:
+    for limit, length in SEND_WINDOWS:
         assert most_within(times, length) <= limit
 
 
@@ -106,3 +112,95 @@ def test_seven_requests_may_be_sent_at_once_and_the_eighth_waits() -> None:
 def test_paused_conversation_waits_until_the_end_of_the_pause() -> None:
     assert RequestHistory().with_pause(20 * SECOND).earliest(0) == 20 * SECOND
     assert RequestHistory().with_pause(20 * SECOND).with_pause(5 * SECOND).earliest(0) == 20 * SECOND
+
+
+def test_rosters_have_windows_of_their_own() -> None:
+    """14 lists a second and 16 in two, of 7 and 8 messages."""
+    history, times = RequestHistory(windows=ROSTER_WINDOWS), list[int]()
+    for _ in range(300):
+        times.append(history.earliest(times[-1] if times else 0))
+        history = history.with_request(times[-1])
+    assert [most_within(times, length) for _, length in ROSTER_WINDOWS] == [14, 16, 120, 300]
+
+
+def test_one_request_probes_a_conversation_after_a_pause() -> None:
+    """Answers of Teams: `Retry-After`."""
+    history = RequestHistory().with_request(SECOND).with_pause(20 * SECOND)
+    probed = history.with_request(history.earliest(30 * SECOND))
+    assert probed.recent[-1] == 30 * SECOND
+    assert probed.earliest(30 * SECOND) == 30 * SECOND + PROBE_GAP
+    assert probed.earliest(40 * SECOND) == 40 * SECOND
+
+
+def test_one_request_probes_a_tenant_after_a_pause() -> None:
+    """Answers of Teams: `Retry-After`."""
+    lane = TenantLane(next_slot=SECOND).with_pause(20 * SECOND)
+    assert lane.take(5 * SECOND, 45, 10) == ([], lane)
+    [probe], lane = lane.take(20 * SECOND, 45, 10)
+    assert probe == 20 * SECOND
+    assert lane.take(20 * SECOND, 45, 10) == ([], lane)
+    slots, _ = lane.take(probe + PROBE_GAP, 45, 10)
+    assert (slots[0], len(slots)) == (probe + PROBE_GAP, 10)
+
+
+@pytest.mark.parametrize("year", [2100, 9999])
+def test_stored_pause_beyond_the_cap_is_not_believed(year: int) -> None:
+    """Answers of Teams: `Retry-After` in the far future, as an older instance has stored it."""
+    now, far = 1_800_000_000 * SECOND, (year - 1970) * 366 * 24 * 3600 * SECOND
+    for lane in (TenantLane(next_slot=far), TenantLane(next_slot=now, paused_until=far)):
+        assert lane.believed(now).take(now, 45, 10)[0] == [now]
+    history = RequestHistory((now, far), {far: 1800, now: 1}, paused_until=far).believed(now)
+    assert history.earliest(now) == now
+
+
+def test_pause_of_an_older_instance_is_respected() -> None:
+    """Such an instance moves the next slot, and stores no pause."""
+    lane = TenantLane(next_slot=300 * SECOND).believed(0)
+    assert (lane.paused_until, lane.take(0, 45, 10)[0]) == (300 * SECOND, [])
+
+
+def test_tenant_is_paused_once_teams_refuses_three_conversations_within_five_seconds() -> None:
+    lane = TenantLane()
+    for at, conversation in ((0, "a"), (1, "a"), (2, "b"), (9, "c"), (10, "a")):
+        lane = lane.with_refusal(conversation, at * SECOND, 100 * SECOND)
+        assert not lane.paused_until
+    assert lane.with_refusal("b", 12 * SECOND, 100 * SECOND).paused_until == 100 * SECOND
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4 * SECOND) | st.just(0), st.booleans(), st.booleans(), st.integers(0, 3 * SECOND)),
+        max_size=150,
+    )
+)
+def test_messages_that_pass_keep_the_windows_and_reserved_turns_have_room(
+    arrivals: list[tuple[int, bool, bool, int]],
+) -> None:
+    """The requests of one process: some messages are new, some come back `late` for their turn, some are urgent."""
+    lane, now, passed, reserved = ConversationLane(), 5_000 * SECOND, list[int](), list[int]()
+    for pause, urgent, returns, late in arrivals:
+        now += pause
+        has_turn = returns and bool(reserved)
+        if has_turn:
+            now = max(now, reserved.pop(0)) + late
+        lane, at = lane.take_turn(now, has_turn=has_turn, urgent=urgent)
+        if at <= now + MAX_TURN_WAIT:
+            passed.append(at)
+        elif not urgent:
+            assert not reserved or at >= reserved[-1]
+            reserved.append(at)
+    for limit, length in SEND_WINDOWS:
+        assert most_within(sorted(passed), length) <= limit
+    for limit, length in TURN_WINDOWS:
+        assert most_within(reserved, length) <= limit
+
+
+def test_request_that_was_not_sent_takes_no_room() -> None:
+    lane = ConversationLane()
+    for _ in range(7):
+        lane, later = lane.with_request(SECOND)
+        assert not later
+    full, later = lane.with_request(SECOND)
+    assert (full, later) == (lane, 2 * SECOND + WINDOW_MARGIN)
+    lane, later = lane.with_request(later, lapsed=SECOND)
+    assert (later, len(lane.sent.recent), sum(lane.sent.parts.values())) == (0, 7, 7)
