@@ -8,6 +8,7 @@ the fake Teams always creates.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -188,6 +189,22 @@ async def test_small_rows_of_an_old_instance_are_read(timed: Herald, people: Seq
     assert reference.preferences.categories == {"builds": Mode.DIGEST}
     digest = await services.held_deliveries.digest_state(timed.tenant, f"u:{bob.object_id}")
     assert (digest.number, str(digest.last_date), len(digest.included)) == (1, "2026-11-23", 2)
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+async def test_lane_of_an_old_instance_delays_the_next_request(timed: Herald, is_paused: bool) -> None:
+    """A conversation at its limit of 1,800 an hour, or paused by Teams (docs/odd-inputs.md, The platform)."""
+    now = int(time.time()) * 1_000_000
+    requests = f"[[],[],{now + 60_000_000}]" if is_paused else f"[[{now}],[[{now - 3_500_000_000},1800]],0]"
+    [ada] = (await timed.grow(people=1)).people
+    await timed.store_reference(ada)
+    row = {"PartitionKey": f"{timed.tenant};{ada.conversation}", "RowKey": "conversation", "v": 1, "requests": requests}
+    await MemoryTable(timed.outside_tables.get_table_client("HeraldRateLanes")).insert(row)
+    await send_to(timed, ada)
+    assert await timed.received() == []
+    [(due, queue, _)] = timed.delayed
+    assert queue == DELIVERIES
+    assert timedelta(seconds=30) < due - timed.clock() < timedelta(minutes=3)
 
 
 @pytest.mark.parametrize("queue", MESSAGES)
