@@ -75,7 +75,8 @@ async def list_page(
     """
     groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
     singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
-    position, after, had_any = orjson.loads(cursor) if cursor else (0, "", False)
+    position, after, *had = orjson.loads(cursor) if cursor else (0, "")
+    had_any = bool(had[0] if had else after)  # the cursors of earlier versions do not say so
     empty: Sequence[int] = ()
     if position < len(singles):
         batch = singles[position : position + limit]
@@ -135,7 +136,8 @@ async def _list_members(
         return [f"{_UNREACHABLE}{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
-    restarts, continuation = orjson.loads(after) if after else (0, "")
+    # The cursors of earlier versions are the continuation token alone.
+    restarts, continuation = orjson.loads(after) if after.startswith("[") else (0, after)
     outcome = await services.connector.members(route, team.id, size, continuation)
     _require_answer(outcome)
     await store_host(services, tenant, team, outcome)

@@ -47,7 +47,9 @@ class Invoker:
             async with asyncio.timeout(self._timeout) as deadline:
                 returned = await self._run(function, datum, metadata, InvocationContext(function.name, invocation))
             response = None
-            if function.trigger == "httpTrigger" and returned is not None:
+            if returned is not None:
+                if function.trigger != "httpTrigger":  # as the Python worker answers
+                    raise RuntimeError(f"function {function.name} returned a value: only an HTTP function may")
                 response = _converters.get("http").encode(returned, expected_type=None)
         except Exception as error:
             timed_out = isinstance(error, TimeoutError) and deadline.expired()

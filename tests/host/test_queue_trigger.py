@@ -114,6 +114,18 @@ async def test_message_at_the_count_moves_to_the_poison_queue(run_host: RunHost,
     assert poison.expires_on.year == 9999
 
 
+async def test_function_that_returns_a_value_has_failed(run_host: RunHost, queue: HostQueue) -> None:
+    app = func.FunctionApp()
+
+    @app.queue_trigger(arg_name="msg", queue_name=queue.name, connection="AzureWebJobsStorage")
+    async def handle(msg: func.QueueMessage) -> str:
+        return "no binding takes it"
+
+    await queue.send("text")
+    async with run_host(app, queues={"maxDequeueCount": 1}):
+        await eventually(lambda: _has_poison(queue))
+
+
 async def test_message_over_the_count_is_not_processed(run_host: RunHost, queue: HostQueue) -> None:
     handler, handled = collecting_handler()
     await queue.send("crashed its worker")

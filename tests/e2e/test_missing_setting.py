@@ -1,0 +1,41 @@
+"""A setting is missing at the start: messages wait on their queue, and are sent once it is set."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import aiohttp
+
+from shared.queue_messages import NOTIFICATIONS
+from tests.e2e.conftest import Deployment
+from tests.support.herald import notification, user
+
+#: The environment as in Azure: an app with a wrong setting starts there, and not on a developer's machine.
+AZURE = {"AZURE_FUNCTIONS_ENVIRONMENT": "Production"}
+MESSAGES = 50
+
+
+async def test_messages_wait_while_a_setting_is_missing_and_are_sent_once_when_it_is_set(
+    deployment: Deployment,
+) -> None:
+    """No trigger takes a message until the setting is there (docs/odd-inputs.md, The platform)."""
+    queue = await deployment.queues.create_queue(NOTIFICATIONS)  # as an upstream system may
+    await deployment.tables.create_table("HeraldConversations")
+    people = await deployment.add_people(MESSAGES)
+    incomplete = deployment.start_hosts(**AZURE, MicrosoftAppId="")
+    for number in range(MESSAGES):
+        await deployment.put(notification(user(people[number]), content={"title": f"Build {number}"}))
+    async with aiohttp.request("POST", deployment.endpoint, json={}) as response:
+        assert response.status == 503
+        assert "MicrosoftAppId" in await response.text()
+    [first] = await queue.peek_messages(1)
+    assert first.dequeue_count == 0
+    assert (await queue.get_queue_properties()).approximate_message_count == MESSAGES
+    assert await deployment.teams.received() == []
+    incomplete.stop()
+
+    deployment.start_hosts(**AZURE)
+    await deployment.wait_until_ended(within=60, count=MESSAGES)
+    titles = Counter(str(message.activity["summary"]) for message in await deployment.teams.received())
+    assert titles == Counter(f"Build {number}" for number in range(MESSAGES))
+    assert set(await deployment.check_counts()) == {"sent"}
