@@ -47,7 +47,7 @@ async def ingest(services: Services, body: bytes, message_id: str, dequeue_count
         pointer = data_pointer(request)
         if isinstance(request, Command):
             tenant = allowed_tenant(request.tenant, services.settings, pointer)
-            await run_command(services, request, tenant, pointer)
+            await run_command(services, request, tenant, pointer, with_id(body, message_id, commands=True))
             return
         tenant = allowed_tenant(request.notification.tenant, services.settings, pointer)
         check_content(request.notification, services.settings.max_activity_bytes, pointer)
