@@ -177,14 +177,18 @@ class Deliveries:
         await self._table.merge(row, etag)
 
     async def page(
-        self, notification: str, shard: str, after: str, limit: int
+        self, notification: str, shard: str, after: str, limit: int, *, only_open: bool = False
     ) -> Sequence[tuple[Delivery, DeliveryRecord]]:
-        """Return the first `limit` deliveries of a partition whose row key is above `after`, ordered by row key."""
-        rows = await self._table.query(
-            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts",
-            {"partition": _partition(notification, shard), "after": after, "counts": COUNTS},
-            limit=limit,
-        )
+        """Return the first `limit` deliveries of a partition whose row key is above `after`, ordered by row key.
+
+        With `only_open`, deliveries in a final state are left out, and not read.
+        """
+        where = "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts"
+        values = {"partition": _partition(notification, shard), "after": after, "counts": COUNTS}
+        if only_open:
+            where += " and ( state eq @queued or state eq @sending )"
+            values |= {"queued": str(DeliveryState.QUEUED), "sending": str(DeliveryState.SENDING)}
+        rows = await self._table.query(where, values, limit=limit)
         found = []
         for row in rows:
             record = _record(row, etag_of(row))
@@ -211,6 +215,13 @@ class Deliveries:
             if counts[OPEN]:
                 return None
         return counts
+
+    async def first_open_shard(self, notification: str, shards: Sequence[str]) -> str | None:
+        """Return the first of these partitions that has an open delivery, or None; read no counts after it."""
+        for shard in shards:
+            if (await self._partitions.counts(_partition(notification, shard)))[OPEN]:
+                return shard
+        return None
 
     async def _existing(self, partition: str, by_key: Mapping[str, str]) -> dict[str, DeliveryRecord]:
         """Return the rows with these row keys that exist, and maybe others between them."""
