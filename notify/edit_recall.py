@@ -90,16 +90,17 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
 
 async def _record_refusal(services: Services, message: Delivery, known: DeliveryRecord, reason: Reason) -> None:
     """Record why a sent message stays as it is, unless another command changes the row at the same time."""
+    await schedule_check(services, message.notification)  # it stores the number of refused changes
     with suppress(Conflict):
-        await services.deliveries.refuse_change(message, known.etag, reason)
+        await services.deliveries.refuse_change(message, known, reason)
 
 
 async def _record_change(services: Services, message: Delivery, known: DeliveryRecord, revision: int | None) -> None:
     """Record that the message shows `revision`, or that it was recalled (None); raises `Conflict`."""
-    if revision is None:
-        now, previous = services.real_time(), DeliveryState.SENT
-        # The final counts may be stored already. The check counts again, however late this recall is.
+    if revision is None or known.refused_change:
+        # The final counts may be stored already. The check counts again, however late this change is.
         await schedule_check(services, message.notification)
-        await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=previous, now=now)
+    if revision is None:
+        await services.deliveries.recall(message, known, services.real_time())
     else:
-        await services.deliveries.revise(message, known.etag, revision)
+        await services.deliveries.revise(message, known, revision)
