@@ -32,11 +32,21 @@ from shared.storage import timers
 from shared.storage.markers import snoozes
 from shared.storage.notifications import MAX_CACHE_SECONDS
 from shared.storage.table import Conflict
+from shared.storage.unreadable import SCHEDULES, TIMERS
 
 #: Delay before a command's sweep. By then no worker uses a cached notification from before the command.
 SWEEP_DELAY_SECONDS = 2 * MAX_CACHE_SECONDS
 #: Dead letters that one command requeues.
 MAX_DEAD_LETTERS = 1000
+
+#: What to do, instead of a redrive, about rows that were set aside, by the table that their dead letters name.
+_TABLE_ADVICE = {
+    TIMERS: (
+        "by what the timer was for, reschedule a scheduled notification (to the same time), redrive another, "
+        "or send the command schedule again"
+    ),
+    SCHEDULES: "delete the row in that table, then send the command schedule again",
+}
 
 _NEVER_SENT = (NotificationState.CANCELLED, NotificationState.SKIPPED)
 
@@ -192,6 +202,9 @@ async def _change(
 
 
 async def _redrive_dead_letters(services: Services, selection: DeadLetterSelection, pointer: str) -> None:
+    if advice := _TABLE_ADVICE.get(selection.queue):
+        fault = f"{selection.queue} is a table, not a queue: its rows cannot be put back; {advice}"
+        raise MessageRefused("invalid", [Fault(f"{pointer}/target/deadLetters/queue", fault)])
     letters = await services.dead_letters.find(selection.queue, selection.key, selection.reason, MAX_DEAD_LETTERS)
     if not letters:
         raise MessageRefused("unknown", [Fault(f"{pointer}/target/deadLetters", "selects no dead letter")])

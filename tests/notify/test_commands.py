@@ -19,6 +19,7 @@ from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.records import StoredNotification
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage.table import Conflict
+from shared.storage.unreadable import UnreadableRow
 from tests.support.herald import Herald, notification, user
 from tests.support.tapped import TAP, OperationCounter
 
@@ -502,6 +503,25 @@ async def test_redriven_dead_letter_is_requeued_and_deleted(timed: Herald) -> No
         assert await timed.dead_letters() == []
     await timed.run_until_idle()
     assert len(await timed.received()) == 1
+
+
+@pytest.mark.parametrize(("table", "advice"), [("Timers", "reschedule a scheduled"), ("Schedules", "delete the row")])
+async def test_redrive_of_a_row_that_was_set_aside_says_what_to_do_instead(
+    timed: Herald, table: str, advice: str
+) -> None:
+    """Times: a malformed row of table Timers or Schedules is set aside with a dead letter."""
+    malformed = UnreadableRow("has no text in the column key", {"PartitionKey": "p", "RowKey": "watchdog;x"})
+    key = await timed.services.dead_letters.put_row(table, malformed, timed.clock())
+    for number, target in enumerate(({"key": key}, {"reason": "unreadable"})):
+        command = {"command": "redrive", "target": {"deadLetters": {"queue": table, **target}}}
+        await ingest(timed.services, json.dumps(command).encode(), f"m{number}")
+    row, *refused = sorted(await timed.dead_letters(), key=lambda letter: letter["queue"] != table)
+    assert (row["queue"], len(refused)) == (table, 2)
+    for letter in refused:
+        [fault] = json.loads(letter["faults"])
+        assert (letter["reason"], fault["pointer"]) == ("invalid", "/target/deadLetters/queue")
+        assert fault["message"].startswith(f"{table} is a table, not a queue: its rows cannot be put back")
+        assert advice in fault["message"]
 
 
 async def test_commands_at_once_are_all_applied_to_the_current_row(timed: Herald) -> None:
