@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -121,11 +120,15 @@ def describe_result(notification: StoredNotification) -> str:
     if notification.state is NotificationState.SCHEDULED and notification.due:
         return f"due {_minute(notification.due)}"
     counts = orjson.loads(notification.counts) if notification.counts else {}
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
+    result = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{result} ({notification.refused_changes} with an old message)" if notification.refused_changes else result
 
 
 def describe_notification(
-    notification: StoredNotification, counts: Mapping[str, int], deliveries: Sequence[tuple[str, DeliveryRecord]]
+    notification: StoredNotification,
+    counts: Mapping[str, int],
+    deliveries: Sequence[tuple[str, DeliveryRecord]],
+    refused: int = 0,
 ) -> list[str]:
     """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
@@ -138,6 +141,8 @@ def describe_notification(
     if notification.recalled:
         state += ", recalled"
     lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or nothing}"]
+    if refused > 0:
+        lines.append(f"with an old message, as their edit or recall was refused: {refused}")
     rows = [("recipient", "state", "reason", "what to do")]
     for recipient, record in deliveries:
         advice = ADVICE.get(record.reason, "")
@@ -182,14 +187,14 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
         deliveries = Deliveries(table("Deliveries"))
         lines: list[str] = []
         for each in found:
-            counts: Counter[str] = await deliveries.counts(each.key, each.shards)
+            counts, refused = await deliveries.counts_and_refused(each.key, each.shards)
             shown: list[tuple[str, DeliveryRecord]] = []
             for shard in shard_names(each.shards):
                 page = await deliveries.page(each.key, shard, "", MAX_DELIVERIES - len(shown) or 1)
                 shown += [(message.recipient, record) for message, record in page]
                 if len(shown) >= MAX_DELIVERIES:
                     break
-            lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown)
+            lines += describe_notification(each, {OPEN: counts.pop(OPEN, 0), **counts}, shown, refused)
         letters = await dead_letters.list_newest(MAX_SEARCHED_LETTERS)
         lines += describe_letters(letter for letter in letters if _names(letter, identifier))
         return lines or None

@@ -1,6 +1,7 @@
 """Run the commands of upstream systems: cancel, recall, edit, redrive and reschedule; all are safe to repeat.
 
-Commands about recurring announcements are in `notify.schedule_commands`.
+Commands about recurring announcements are in `notify.schedule_commands`, and the pages of a command whose
+cancellation key many notifications have are in `notify.command_pages`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from dataclasses import replace
 
 import orjson
 
+from notify.command_pages import continue_command, read_page, store_refusals
 from notify.progress import finish, schedule_check, start_sweep
 from notify.redrive import reopen, resume_expansion
 from notify.schedule_commands import run_schedule_command
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content
+from shared.concurrency import gather_limited
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import with_id
-from shared.contract.models import Command, CommandTarget, DeadLetterSelection, ScheduleChange
+from shared.contract.models import Command, DeadLetterSelection, ScheduleChange
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json, parse_stored
 from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Task, Unreadable
 from shared.queues import to_text
@@ -26,24 +29,34 @@ from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState
 from shared.storage import timers
-from shared.storage.markers import cancellation, snoozes
+from shared.storage.markers import snoozes
 from shared.storage.notifications import MAX_CACHE_SECONDS
 from shared.storage.table import Conflict
+from shared.storage.unreadable import SCHEDULES, TIMERS
 
 #: Delay before a command's sweep. By then no worker uses a cached notification from before the command.
 SWEEP_DELAY_SECONDS = 2 * MAX_CACHE_SECONDS
 #: Dead letters that one command requeues.
 MAX_DEAD_LETTERS = 1000
 
+#: What to do, instead of a redrive, about rows that were set aside, by the table that their dead letters name.
+_TABLE_ADVICE = {
+    TIMERS: (
+        "by what the timer was for, reschedule a scheduled notification (to the same time), redrive another, "
+        "or send the command schedule again"
+    ),
+    SCHEDULES: "delete the row in that table, then send the command schedule again",
+}
+
 _NEVER_SENT = (NotificationState.CANCELLED, NotificationState.SKIPPED)
 
 log = logging.getLogger(__name__)
 
 
-async def run_command(services: Services, command: Command, tenant: str, pointer: str) -> None:
+async def run_command(services: Services, command: Command, tenant: str, pointer: str, body: bytes) -> None:
     """Run a command; raises `MessageRefused` if its target does not exist or no longer allows it.
 
-    `pointer` is the JSON pointer to the command in its message.
+    `pointer` is the JSON pointer to the command in its message, `body` is that message, with an id.
     """
     if command.target.dead_letters:
         await _redrive_dead_letters(services, command.target.dead_letters, pointer)
@@ -51,27 +64,47 @@ async def run_command(services: Services, command: Command, tenant: str, pointer
     if command.target.schedule:
         await run_schedule_command(services, command, tenant, pointer)
         return
-    keys = await _target_keys(services, command.target, tenant)
-    if command.command != "reschedule":
-        # A snoozed copy shows the same content: apply the command to it as to its original.
-        keys = [*keys, *[copy for key in keys for copy in await services.markers.list(snoozes(key))]]
-    found = [notification for key in keys if (notification := await services.notifications.get(key))]
+    target = command.target
+    if target.cancellation_key:
+        page = await read_page(services, tenant, target.cancellation_key, body)
+        found, refusals = await _apply_all(services, command, page.keys, pointer)
+        if not page.is_whole:
+            if refusals:
+                await store_refusals(services, page, refusals)
+            await continue_command(services, page)
+            return
+    else:
+        key = notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))
+        found, refusals = await _apply_all(services, command, [key], pointer)
     if not found:
         raise MessageRefused("unknown", [Fault(f"{pointer}/target", "names no notification that is stored")])
-    refused = None
-    for notification in found:
+    if refusals:
+        raise refusals[-1][1]
+
+
+async def _apply_all(
+    services: Services, command: Command, keys: Sequence[str], pointer: str
+) -> tuple[int, Sequence[tuple[StoredNotification, MessageRefused]]]:
+    """Apply the command to the notifications with these keys, and to their snoozed copies.
+
+    Returns how many of them are stored, and those that refused it. One that refuses it does not stop the others.
+    """
+    if command.command != "reschedule":
+        # A snoozed copy shows the same content: apply the command to it as to its original.
+        copies = await gather_limited(keys, lambda key: services.markers.list(snoozes(key)))
+        keys = [*keys, *(copy for of_key in copies for copy in of_key)]
+    stored = [each for each in await gather_limited(keys, services.notifications.get) if each]
+
+    refusals: list[tuple[StoredNotification, MessageRefused]] = []
+
+    async def apply(notification: StoredNotification) -> None:
         try:
             await _apply(services, command, notification, pointer)
-        except MessageRefused as error:  # apply the command to the others before it is refused
-            refused = error
-    if refused:
-        raise refused
+        except MessageRefused as refused:
+            refusals.append((notification, refused))
 
-
-async def _target_keys(services: Services, target: CommandTarget, tenant: str) -> Sequence[str]:
-    if target.cancellation_key:
-        return await services.markers.list(cancellation(tenant, target.cancellation_key))
-    return [notification_key(tenant, target.source or DEFAULT_SOURCE, str(target.id))]
+    await gather_limited(stored, apply)
+    return len(stored), refusals
 
 
 async def _apply(services: Services, command: Command, notification: StoredNotification, pointer: str) -> None:
@@ -169,6 +202,9 @@ async def _change(
 
 
 async def _redrive_dead_letters(services: Services, selection: DeadLetterSelection, pointer: str) -> None:
+    if advice := _TABLE_ADVICE.get(selection.queue):
+        fault = f"{selection.queue} is a table, not a queue: its rows cannot be put back; {advice}"
+        raise MessageRefused("invalid", [Fault(f"{pointer}/target/deadLetters/queue", fault)])
     letters = await services.dead_letters.find(selection.queue, selection.key, selection.reason, MAX_DEAD_LETTERS)
     if not letters:
         raise MessageRefused("unknown", [Fault(f"{pointer}/target/deadLetters", "selects no dead letter")])

@@ -40,11 +40,11 @@ async def finish(services: Services, key: str) -> bool:
     if not notification or notification.state is not NotificationState.EXPANDED or notification.counts:
         notification = await services.notifications.get(key)
     while notification and notification.state in _EXPANDED:
-        counts = await services.deliveries.final_counts(key, notification.shards)
-        if counts is None or _encode(counts) == notification.counts:
+        final = await services.deliveries.final_counts(key, notification.shards)
+        if final is None or (_encode(final[0]), final[1]) == (notification.counts, notification.refused_changes):
             return False
         try:
-            await _store_counts(services, notification, counts)
+            await _store_counts(services, notification, *final)
         except Conflict:
             notification = await services.notifications.get(key)
             continue
@@ -61,8 +61,12 @@ async def finish_single(services: Services, notification: StoredNotification, st
     await finish(services, notification.key)
 
 
-async def _store_counts(services: Services, notification: StoredNotification, counts: Counter[str]) -> None:
+async def _store_counts(
+    services: Services, notification: StoredNotification, counts: Counter[str], refused: int = 0
+) -> None:
     changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total()}
+    if refused != notification.refused_changes:
+        changes["refused_changes"] = refused
     if notification.state is NotificationState.EXPANDED:
         changes["state"] = NotificationState.FINISHED
     await services.notifications.advance(notification, **changes)

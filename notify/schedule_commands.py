@@ -13,20 +13,22 @@ from shared.services import Services
 from shared.states import ScheduleState
 from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
+from shared.storage.unreadable import SCHEDULES, UnreadableRow
 
 log = logging.getLogger(__name__)
 
 
 async def run_schedule_command(services: Services, command: Command, tenant: str, pointer: str) -> None:
-    """Apply a command to the schedule that it targets; safe to repeat. Raises `MessageRefused`.
+    """Apply a command to the schedule that it targets; safe to repeat.
 
-    `pointer` is the JSON pointer to the command in its message.
+    Raises `MessageRefused`, and `UnreadableRow` if only a newer instance can read the schedule. `pointer` is the JSON
+    pointer to the command in its message.
     """
     if command.announcement:
         _check(services, command.announcement, tenant, f"{pointer}/announcement/notification")
     name, schedule = command.target.schedule or "", None
     while schedule is None:
-        known = await services.schedules.get(tenant, name)
+        known = await _read(services, tenant, name, pointer)
         if known and known.state is ScheduleState.ACTIVE and known.next_due <= services.clock():
             # The command does not affect occurrences that were due before it.
             await announce_due(services, tenant, name)
@@ -43,6 +45,18 @@ async def run_schedule_command(services: Services, command: Command, tenant: str
     # After the row, and also if it did not change: the worker that wrote it may have died before it set the timer.
     await set_timer(services, schedule)
     log.info("Schedule command %s was applied: the schedule is %s", command.command, schedule.state)
+
+
+async def _read(services: Services, tenant: str, name: str, pointer: str) -> StoredSchedule | None:
+    try:
+        return await services.schedules.get(tenant, name)
+    except UnreadableRow as row:
+        if row.is_newer:
+            raise
+        fault = (
+            f"names a row of table {SCHEDULES} that {row.fault}: delete it there, then send the command schedule again"
+        )
+        raise MessageRefused("invalid", [Fault(f"{pointer}/target/schedule", fault)]) from None
 
 
 def _check(services: Services, announcement: Announcement, tenant: str, pointer: str) -> None:

@@ -37,7 +37,16 @@ async def sweep_page(services: Services, message: Sweep) -> None:
     notification = await services.notifications.get(message.notification)
     if notification is None:
         return
-    page = await services.deliveries.page(message.notification, message.shard, message.after, PAGE_DELIVERIES)
+    only_open = message.task is Task.WATCHDOG
+    if only_open and not message.after:
+        remaining = [name for name in shard_names(notification.shards) if name >= message.shard]
+        shard = await services.deliveries.first_open_shard(message.notification, remaining)
+        if shard is None:
+            return
+        message = replace(message, shard=shard)
+    page = await services.deliveries.page(
+        message.notification, message.shard, message.after, PAGE_DELIVERIES, only_open=only_open
+    )
     messages = await _messages(services, message, notification, page)
     await gather_limited(
         messages, lambda delivery: services.queues.enqueue_delivery(delivery, urgent=notification.urgent)
@@ -65,10 +74,9 @@ async def _messages(
     """Return a message for each delivery of the page to which the sweep's task applies."""
     if message.task is Task.REDRIVE:
         return await reopen(services, message.notification, page)
-    if message.task is Task.WATCHDOG:
-        unfinished = [(delivery, known) for delivery, known in page if not known.state.final]
-        if unfinished:
-            counts = dict(Counter(f"{known.state} {known.reason}".strip() for _, known in unfinished))
+    if message.task is Task.WATCHDOG:  # the page has only open deliveries
+        if page:
+            counts = dict(Counter(f"{known.state} {known.reason}".strip() for _, known in page))
             log.info(
                 "Notification %s (%s) has open deliveries in shard %s: %s",
                 notification.key,
@@ -79,7 +87,7 @@ async def _messages(
         held_due, other_due = services.clock() - HELD_OVERDUE, services.real_time()
         return [
             delivery
-            for delivery, known in unfinished
+            for delivery, known in page
             if policy.next_step(known, held_due if known.reason in policy.HOLD_REASONS else other_due)[0]
             is not Step.WAIT
         ]

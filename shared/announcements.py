@@ -28,15 +28,13 @@ from shared.states import NotificationState, ScheduleState
 from shared.storage import timers
 from shared.storage.schedules import StoredSchedule
 from shared.storage.table import Conflict
-from shared.storage.unreadable import UnreadableRow
+from shared.storage.unreadable import SCHEDULES, UnreadableRow
 from shared.time.holidays import Holidays
 from shared.time.localtime import FIRST_ZONE, load_zone, to_wall_time
 from shared.time.recurrence import Occurrence, Recurrence, zone_of_rule
 
 #: Prefix of the source of a schedule's notifications; the schedule's name follows.
 SOURCE = "/herald/schedules/"
-#: The queue that a dead letter about a row of table Schedules names.
-SCHEDULES = "Schedules"
 #: Events of one calendar that a log line names if they cannot be read.
 MAX_LEFT_OUT_LOGGED = 10
 #: Occurrences of one schedule that are stored as missed after an outage; beyond them, only the log names them.

@@ -75,8 +75,9 @@ class StoredNotification:
     partitions of its deliveries (`deliveries.shard_names`). `total` is the number of recipients, None until all are
     listed. `due` is when a scheduled notification is to be sent, and `rescheduled` when that was last changed. `time`
     is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
-    the number of deliveries in each final state, as JSON, and is "" while any is open. `page_retry` is when the page is
-    listed again that Teams did not list.
+    the number of deliveries in each final state, as JSON, and is "" while any is open; `refused_changes` is how many of
+    these show an old message because their edit or recall was refused. `page_retry` is when the page is listed again
+    that Teams did not list.
     """
 
     key: str
@@ -94,6 +95,7 @@ class StoredNotification:
     revision: int = 0
     recalled: bool = False
     counts: str = ""
+    refused_changes: int = 0
     due: datetime | None = None
     rescheduled: datetime | None = None
     expires: datetime | None = None

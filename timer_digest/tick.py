@@ -18,6 +18,7 @@ from shared.queue_messages import Expansion, RecipientTask, Sweep, Task
 from shared.services import Services
 from shared.storage import timers
 from shared.storage.timers import DueTimer
+from shared.storage.unreadable import TIMERS
 
 #: Timers that are read in one query.
 PAGE_TIMERS = 100
@@ -27,9 +28,6 @@ EARLY_SECONDS = 1.0
 #: A tick leaves the rest to the next one after this time. Far below `functionTimeout` in host.json, which ends the
 #: process and everything that it is sending.
 MAX_TICK_SECONDS = 240.0
-
-#: What a dead letter of a row of table Timers has as its queue.
-TIMERS = "Timers"
 
 log = logging.getLogger(__name__)
 

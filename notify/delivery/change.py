@@ -108,18 +108,19 @@ async def _refuse(
         message.task,
         reason,
     )
+    await schedule_check(services, message.notification)  # it stores the number of refused changes
     with suppress(Conflict):
-        await services.deliveries.refuse_change(message, known.etag, reason)
+        await services.deliveries.refuse_change(message, known, reason)
 
 
 async def _record_change(
     services: Services, notification: StoredNotification, message: Delivery, known: DeliveryRecord
 ) -> None:
     """Record that the message shows the notification's revision, or that it was recalled; raises `Conflict`."""
-    if message.task is Task.EDIT:
-        await services.deliveries.revise(message, known.etag, notification.revision)
-        return
-    # The final counts may be stored already. The check counts again, however late this recall is.
-    await schedule_check(services, message.notification)
-    now, previous = services.real_time(), DeliveryState.SENT
-    await services.deliveries.settle(message, known.etag, DeliveryState.RECALLED, previous=previous, now=now)
+    if message.task is Task.RECALL or known.refused_change:
+        # The final counts may be stored already. The check counts again, however late this change is.
+        await schedule_check(services, message.notification)
+    if message.task is Task.RECALL:
+        await services.deliveries.recall(message, known, services.real_time())
+    else:
+        await services.deliveries.revise(message, known, notification.revision)

@@ -47,10 +47,11 @@ def read_identity(body: bytes) -> Identity:
     return Identity(_name(named.get("source")), _name(named.get("id")))
 
 
-def with_id(body: bytes, identifier: str) -> bytes:
+def with_id(body: bytes, identifier: str, *, commands: bool = False) -> bytes:
     """Return a notification without an envelope and an id with this id; return any other message unchanged.
 
-    The rest of the text stays as it was: the same notification has the same hash.
+    With `commands`, a command without both also gets the id. The rest of the text stays as it was: the same
+    notification has the same hash.
     """
     try:
         value = decode_json(body)
@@ -58,7 +59,7 @@ def with_id(body: bytes, identifier: str) -> bytes:
         return body
     if not isinstance(value, dict) or not value or not identifier:
         return body
-    if value.get("id") is not None or "specversion" in value or "command" in value:
+    if value.get("id") is not None or "specversion" in value or ("command" in value and not commands):
         return body
     # Of two fields of the same name, the last counts: it replaces an id that is null.
     text = f'{unwrap(body)[:-1]},"id":{orjson.dumps(identifier).decode()}}}'.encode()

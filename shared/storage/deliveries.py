@@ -166,25 +166,39 @@ class Deliveries:
         row |= _MAYBE_TWICE if known.state is DeliveryState.UNKNOWN else {}
         await self._partitions.change(row, known.etag, known.state, DeliveryState.QUEUED)
 
-    async def revise(self, message: Delivery, etag: str, revision: int) -> None:
+    async def revise(self, message: Delivery, known: DeliveryRecord, revision: int) -> None:
         """Record that the sent message now shows this revision; raise `Conflict`."""
-        row = _key_columns(message) | {"revision": revision, "refused_change": "", "change_reason": ""}
-        await self._table.merge(row, etag)
+        await self._record_change(message, known, known.state, {"revision": revision})
 
-    async def refuse_change(self, message: Delivery, etag: str, reason: Reason) -> None:
+    async def recall(self, message: Delivery, known: DeliveryRecord, now: datetime) -> None:
+        """Record that the sent message was deleted; raise `Conflict`."""
+        await self._record_change(message, known, DeliveryState.RECALLED, {"reason": "", "updated": now})
+
+    async def _record_change(
+        self, message: Delivery, known: DeliveryRecord, state: DeliveryState, columns: Mapping[str, object]
+    ) -> None:
+        row = _key_columns(message) | {"state": str(state), "refused_change": "", "change_reason": "", **columns}
+        await self._partitions.change(row, known.etag, known.state, state, refused=-bool(known.refused_change))
+
+    async def refuse_change(self, message: Delivery, known: DeliveryRecord, reason: Reason) -> None:
         """Record why the task of `message`, an edit or recall, did not change the sent message; raise `Conflict`."""
         row = _key_columns(message) | {"refused_change": str(message.task), "change_reason": str(reason)}
-        await self._table.merge(row, etag)
+        refused = 0 if known.refused_change else 1
+        await self._partitions.change(row, known.etag, known.state, known.state, refused=refused)
 
     async def page(
-        self, notification: str, shard: str, after: str, limit: int
+        self, notification: str, shard: str, after: str, limit: int, *, only_open: bool = False
     ) -> Sequence[tuple[Delivery, DeliveryRecord]]:
-        """Return the first `limit` deliveries of a partition whose row key is above `after`, ordered by row key."""
-        rows = await self._table.query(
-            "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts",
-            {"partition": _partition(notification, shard), "after": after, "counts": COUNTS},
-            limit=limit,
-        )
+        """Return the first `limit` deliveries of a partition whose row key is above `after`, ordered by row key.
+
+        With `only_open`, deliveries in a final state are left out, and not read.
+        """
+        where = "PartitionKey eq @partition and RowKey gt @after and RowKey lt @counts"
+        values = {"partition": _partition(notification, shard), "after": after, "counts": COUNTS}
+        if only_open:
+            where += " and ( state eq @queued or state eq @sending )"
+            values |= {"queued": str(DeliveryState.QUEUED), "sending": str(DeliveryState.SENDING)}
+        rows = await self._table.query(where, values, limit=limit)
         found = []
         for row in rows:
             record = _record(row, etag_of(row))
@@ -194,23 +208,36 @@ class Deliveries:
 
     async def counts(self, notification: str, shards: int) -> Counter[str]:
         """Return how many deliveries are `open`, and how many are in each final state."""
-        found = await asyncio.gather(
-            *(self._partitions.counts(_partition(notification, shard)) for shard in shard_names(shards))
-        )
-        return sum(found, Counter())
+        return (await self.counts_and_refused(notification, shards))[0]
 
-    async def final_counts(self, notification: str, shards: int) -> Counter[str] | None:
+    async def counts_and_refused(self, notification: str, shards: int) -> tuple[Counter[str], int]:
+        """Return the counts, and the number of deliveries whose edit or recall was refused."""
+        found = await asyncio.gather(
+            *(self._partitions.counts_and_refused(_partition(notification, shard)) for shard in shard_names(shards))
+        )
+        return sum((counts for counts, _ in found), Counter()), sum(refused for _, refused in found)
+
+    async def final_counts(self, notification: str, shards: int) -> tuple[Counter[str], int] | None:
         """Return how many deliveries are in each final state, or None while any delivery is open.
 
-        Partitions are read one after another, up to the first that has an open delivery.
+        With the counts comes the number of deliveries whose edit or recall was refused. Partitions are read one after
+        another, up to the first that has an open delivery.
         """
-        counts = Counter[str]()
+        counts, refused = Counter[str](), 0
         # From the last one: an expansion fills the partitions in order, so the last one usually ends last.
         for shard in reversed(shard_names(shards)):
-            counts += await self._partitions.counts(_partition(notification, shard))
-            if counts[OPEN]:
+            of_shard, refused_of_shard = await self._partitions.counts_and_refused(_partition(notification, shard))
+            if of_shard[OPEN]:
                 return None
-        return counts
+            counts, refused = counts + of_shard, refused + refused_of_shard
+        return counts, refused
+
+    async def first_open_shard(self, notification: str, shards: Sequence[str]) -> str | None:
+        """Return the first of these partitions that has an open delivery, or None; read no counts after it."""
+        for shard in shards:
+            if (await self._partitions.counts(_partition(notification, shard)))[OPEN]:
+                return shard
+        return None
 
     async def _existing(self, partition: str, by_key: Mapping[str, str]) -> dict[str, DeliveryRecord]:
         """Return the rows with these row keys that exist, and maybe others between them."""

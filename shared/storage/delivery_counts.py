@@ -1,6 +1,7 @@
 """Partitions of deliveries with a row `~counts`: how many deliveries are open, and how many ended in each final state.
 
-The counts change in the same entity group transaction as the state of a delivery. Changes that arrive while a
+The row also counts the deliveries whose edit or recall was refused (`refused_changes`); that is no state of its own.
+The counts change in the same entity group transaction as the row of a delivery. Changes that arrive while a
 transaction of the partition is in flight share the next one.
 """
 
@@ -25,20 +26,24 @@ MAX_CACHED_PARTITIONS = 4096
 #: Deliveries in one transaction: one operation is for the counts.
 MAX_BATCH = MAX_TRANSACTION_ROWS - 1
 
-_COUNT_COLUMNS = (OPEN, *(str(state) for state in DeliveryState if state.final))
+#: The column that counts deliveries which show an old message because their edit or recall was refused.
+REFUSED_CHANGES = "refused_changes"
+_COUNT_COLUMNS = (OPEN, *(str(state) for state in DeliveryState if state.final), REFUSED_CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
     """New columns for the row with this ETag, which is counted as `previous` now and as `state` afterwards.
 
-    `done` receives the new ETag, and whether this change ended the last open delivery of the partition.
+    `refused` is added to the refused changes. `done` receives the new ETag, and whether this change ended the last open
+    delivery of the partition.
     """
 
     row: Row
     etag: str
     previous: str
     state: str
+    refused: int
     done: asyncio.Future[tuple[str, bool]]
 
 
@@ -53,7 +58,13 @@ class CountedPartitions:
 
     async def counts(self, partition: str) -> Counter[str]:
         """Return how many deliveries are `open`, and how many are in each final state."""
-        return (await self._read(partition))[0]
+        return (await self.counts_and_refused(partition))[0]
+
+    async def counts_and_refused(self, partition: str) -> tuple[Counter[str], int]:
+        """Return the counts, and the number of deliveries whose edit or recall was refused."""
+        counts, _ = await self._read(partition)
+        refused = counts.pop(REFUSED_CHANGES, 0)
+        return counts, refused
 
     async def add(self, partition: str, rows: Sequence[Row], *, fresh: bool = False) -> Sequence[str]:
         """Insert up to `MAX_BATCH` open deliveries and return their ETags.
@@ -70,14 +81,17 @@ class CountedPartitions:
         self._remember(partition, counts, etag)
         return etags
 
-    async def change(self, row: Row, etag: str, previous: DeliveryState, state: DeliveryState) -> tuple[str, bool]:
+    async def change(
+        self, row: Row, etag: str, previous: DeliveryState, state: DeliveryState, *, refused: int = 0
+    ) -> tuple[str, bool]:
         """Merge the columns of `row`, and count the delivery under `state` instead of `previous`.
 
-        Returns the new ETag, and whether this ended the last open delivery of the partition. Raises `Conflict` if the
-        row has another ETag.
+        `refused` is 1 if its edit or recall was refused now, and -1 if one succeeded after that. Returns the new ETag,
+        and whether this ended the last open delivery of the partition. Raises `Conflict` if the row has another ETag.
         """
         partition = str(row["PartitionKey"])
-        change = _Change(row, etag, previous.count_name, state.count_name, asyncio.get_running_loop().create_future())
+        done: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+        change = _Change(row, etag, previous.count_name, state.count_name, refused, done)
         if partition in self._pending:
             self._pending[partition].append(change)
         else:
@@ -112,6 +126,8 @@ class CountedPartitions:
         rows: list[Operation] = [("update", change.row, change.etag) for change in batch]
         difference = Counter(change.state for change in batch)
         difference.subtract(change.previous for change in batch)
+        if refused := sum(change.refused for change in batch):
+            difference[REFUSED_CHANGES] = refused
         is_single = _is_single(partition)
         known = await self._recent(partition) if any(difference.values()) and not is_single else None
         while True:
@@ -150,7 +166,9 @@ class CountedPartitions:
     async def _read(self, partition: str) -> tuple[Counter[str], str]:
         if _is_single(partition):
             rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=1)
-            return Counter(DeliveryState(row["state"]).count_name for row in rows), ""
+            counts = Counter(DeliveryState(row["state"]).count_name for row in rows)
+            counts[REFUSED_CHANGES] = sum(bool(row.get("refused_change")) for row in rows)
+            return counts, ""
         found = await self._table.get(partition, COUNTS)
         if found is None:
             return Counter(), ""

@@ -30,9 +30,10 @@ class Markers:
             self._known.clear()
         self._known.add((kind, name))
 
-    async def put(self, kind: str, name: str) -> None:
-        """Set a marker without an owner; to repeat it has no effect."""
-        await self._table.put({"PartitionKey": keys.key(kind), "RowKey": keys.key(name), "v": VERSION})
+    async def put(self, kind: str, name: str, owner: str = "") -> None:
+        """Set a marker, whoever owns it; to repeat it has no effect. "" stands for a marker without an owner."""
+        row = {"PartitionKey": keys.key(kind), "RowKey": keys.key(name), "v": VERSION, "owner": owner or None}
+        await self._table.put(row)
 
     async def claim(self, kind: str, name: str, owner: str) -> bool:
         """Set the marker for `owner` unless it exists; return whether it now belongs to `owner`."""
@@ -44,16 +45,22 @@ class Markers:
             return found is not None and found[0].get("owner") == owner
         return True
 
-    async def delete(self, kind: str, name: str, owner: str = "") -> None:
-        """Delete the marker if it belongs to `owner`; "" stands for a marker without an owner."""
+    async def delete(self, kind: str, name: str, owner: str = "") -> bool:
+        """Delete the marker if it belongs to `owner` ("" stands for a marker without one); return whether it did."""
         partition, row = keys.key(kind), keys.key(name)
         found = await self._table.get(partition, row)
         if found is None or found[0].get("owner", "") != owner:
-            return
+            return False
         try:
             await self._table.delete(partition, row, found[1])
         except Conflict:  # another owner has claimed it
-            return
+            return False
+        return True
+
+    async def owner(self, kind: str, name: str) -> str:
+        """Return the owner of the marker, or "" if it has none or does not exist."""
+        found = await self._table.get(keys.key(kind), keys.key(name))
+        return str(found[0].get("owner", "")) if found else ""
 
     async def has(self, kind: str, name: str) -> bool:
         """Return whether the marker exists."""
@@ -62,6 +69,15 @@ class Markers:
     async def list(self, kind: str) -> Sequence[str]:
         """Return the names of all markers of a kind."""
         rows = await self._table.query("PartitionKey eq @kind", {"kind": keys.key(kind)}, limit=MAX_MARKERS)
+        return [keys.unkey(row["RowKey"]) for row in rows]
+
+    async def page(self, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return the first `limit` names of a kind above `after` ("" for the first page), ordered by row key."""
+        rows = await self._table.query(
+            "PartitionKey eq @kind and RowKey gt @after",
+            {"kind": keys.key(kind), "after": keys.key(after)},
+            limit=limit,
+        )
         return [keys.unkey(row["RowKey"]) for row in rows]
 
 
@@ -83,6 +99,11 @@ def used_categories(tenant: str) -> str:
 def cancellation(tenant: str, cancellation_key: str) -> str:
     """Return the kind of marker for a tenant's notifications with this cancellation key."""
     return f"cancellation;{keys.hash_of(tenant, cancellation_key)}"
+
+
+def command_cursor(digest: str) -> str:
+    """Return the kind of the marker that says how far a command has come; `digest` is the hash of its message."""
+    return f"commandCursor;{digest}"
 
 
 def snoozes(notification: str) -> str:

@@ -115,6 +115,7 @@ def _notification(row: Row, etag: str) -> StoredNotification:
         revision=row.get("revision", 0),
         recalled=row.get("recalled", False),
         counts=row.get("counts", ""),
+        refused_changes=row.get("refused_changes", 0),
         due=row.get("due"),
         rescheduled=row.get("rescheduled"),
         expires=row.get("expires"),

@@ -7,6 +7,10 @@ import json
 from shared.storage.entity_writes import Row
 from shared.storage.table import COLUMN_BYTES
 
+#: The tables of which dead letters store rows, with the table as their queue.
+TIMERS = "Timers"
+SCHEDULES = "Schedules"
+
 
 class UnreadableRow(Exception):
     """A row is malformed, or (`is_newer`) of a newer version: only a newer instance may touch it then.

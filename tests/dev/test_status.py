@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from local import status
 from notify.ingest import ingest
 from shared.contract.faults import Fault
+from shared.queue_messages import Task
 from shared.records import DeliveryRecord
 from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, Reason, ScheduleState
 from shared.storage.clients import CONNECTION, open_storage
 from tests.shared.test_settings import BOT
-from tests.support.herald import Herald, user
+from tests.support.herald import Herald, notification, user
 
 
 async def test_list_shows_the_newest_notifications_and_dead_letters(herald: Herald) -> None:
@@ -84,6 +86,27 @@ async def test_long_list_says_how_many_deliveries_are_shown(herald: Herald) -> N
     assert lines[1] == "deliveries: 3 sent"
     assert lines[-2].endswith("it may have arrived twice")
     assert lines[-1] == "The first 1 of 3 are shown."
+
+
+async def test_status_says_how_many_deliveries_kept_an_old_message(connection: str) -> None:
+    """Answers of Teams: an edit or recall that Teams refuses."""
+    environ = {CONNECTION: connection}
+    services = await open_services(load_settings(environ | BOT), open_storage(environ))
+    await ingest(services, notification({"user": "00000000-0000-4000-8000-000000000001"}, id="a"), "m1")
+    [found] = await services.notifications.find("a")
+    [(message, known)] = await services.deliveries.page(found.key, "0", "", 10)
+    await services.deliveries.settle(message, known.etag, DeliveryState.SENT, now=services.clock())
+    sent = await services.deliveries.get(message)
+    assert sent
+    await services.deliveries.refuse_change(replace(message, task=Task.EDIT), sent, Reason.BLOCKED)
+    await services.close()
+    lines = await status.read_status("a", environ)
+    assert lines
+    assert lines[1:3] == ["deliveries: 1 sent", "with an old message, as their edit or recall was refused: 1"]
+    assert lines[-1].endswith("edit failed: blocked")
+    finished = replace(found, counts='{"sent":3}', total=3)
+    assert status.describe_result(finished) == "3 sent"
+    assert status.describe_result(replace(finished, refused_changes=2)) == "3 sent (2 with an old message)"
 
 
 async def test_status_of_an_id_shows_the_dead_letters_that_name_it(connection: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from shared.queue_messages import DELIVERIES, NOTIFICATIONS, Expansion
 from shared.records import StoredNotification
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage.table import Conflict
+from shared.storage.unreadable import UnreadableRow
 from tests.support.herald import Herald, notification, user
+from tests.support.tapped import TAP, OperationCounter
 
 NEW_CONTENT = {"title": "Build 42 succeeded"}
 
@@ -502,6 +505,25 @@ async def test_redriven_dead_letter_is_requeued_and_deleted(timed: Herald) -> No
     assert len(await timed.received()) == 1
 
 
+@pytest.mark.parametrize(("table", "advice"), [("Timers", "reschedule a scheduled"), ("Schedules", "delete the row")])
+async def test_redrive_of_a_row_that_was_set_aside_says_what_to_do_instead(
+    timed: Herald, table: str, advice: str
+) -> None:
+    """Times: a malformed row of table Timers or Schedules is set aside with a dead letter."""
+    malformed = UnreadableRow("has no text in the column key", {"PartitionKey": "p", "RowKey": "watchdog;x"})
+    key = await timed.services.dead_letters.put_row(table, malformed, timed.clock())
+    for number, target in enumerate(({"key": key}, {"reason": "unreadable"})):
+        command = {"command": "redrive", "target": {"deadLetters": {"queue": table, **target}}}
+        await ingest(timed.services, json.dumps(command).encode(), f"m{number}")
+    row, *refused = sorted(await timed.dead_letters(), key=lambda letter: letter["queue"] != table)
+    assert (row["queue"], len(refused)) == (table, 2)
+    for letter in refused:
+        [fault] = json.loads(letter["faults"])
+        assert (letter["reason"], fault["pointer"]) == ("invalid", "/target/deadLetters/queue")
+        assert fault["message"].startswith(f"{table} is a table, not a queue: its rows cannot be put back")
+        assert advice in fault["message"]
+
+
 async def test_commands_at_once_are_all_applied_to_the_current_row(timed: Herald) -> None:
     """Eight edits and a cancel at once: none is lost, and none fails."""
     [ada] = await add_people(timed, 1)
@@ -537,3 +559,43 @@ async def test_delivery_says_why_an_edit_or_recall_did_not_change_it(
     await timed.run_until_idle()
     row = await timed.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["refused_change"], row["change_reason"]) == ("sent", command, reason)
+
+
+@pytest.mark.parametrize("command", ["edit", "recall"])
+@pytest.mark.parametrize("shards", [1, 16])
+async def test_counts_say_how_many_deliveries_kept_an_old_message(timed: Herald, command: str, shards: int) -> None:
+    """Answers of Teams: an edit or recall that Teams refuses. It is no state: these sum to the recipients."""
+    people = await add_people(timed, 3)
+    topic: list[dict[str, Any]] = [{"topic": "nobody's"}] if shards > 1 else []
+    submitted = await timed.submit(*map(user, people), *topic)
+    await timed.run_until_idle()
+    sent = {"sent": 3}
+    # Two of three are refused, one of these again, and then none.
+    for number, (faults, refused) in enumerate(((2, 2), (1, 1), (0, 0))):
+        operation: Any = "update" if command == "edit" else "delete"
+        if faults:
+            await timed.teams.inject(TeamsFault(operation=operation, status=400, code="Bad Argument", count=faults))
+        await timed.command(command, submitted, **({"content": {"title": f"{number}"}} if command == "edit" else {}))
+        await timed.run_until_idle()
+        states = sent if command == "edit" else {"sent": refused, "recalled": 3 - refused}
+        counts, in_rows = await timed.services.deliveries.counts_and_refused(submitted.key, submitted.shards)
+        after = await timed.reload(submitted)
+        assert (+counts, in_rows) == (+Counter(states), refused)
+        assert (json.loads(after.counts), after.refused_changes) == (+Counter(states), refused)
+        for person in people:
+            row = await timed.row(submitted, f"u:{person.object_id}")
+            assert bool(row.get("refused_change")) == bool(row.get("change_reason"))
+    assert submitted.shards == shards
+
+
+async def test_edit_that_teams_accepts_needs_one_write_of_its_delivery(tapped: Herald) -> None:
+    [ada] = await add_people(tapped, 1)
+    submitted = await tapped.submit(user(ada))
+    await tapped.run_until_idle()
+    await tapped.command("edit", submitted, content=NEW_CONTENT)
+    counter = OperationCounter()
+    token = TAP.set(counter)
+    await tapped.advance_clock(10)
+    TAP.reset(token)
+    assert (await tapped.row(submitted, f"u:{ada.object_id}"))["revision"] == 1
+    assert (counter.operations["HeraldDeliveries"], counter.operations["HeraldTimers"]) == (1, 0)

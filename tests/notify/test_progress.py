@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +15,9 @@ from notify.delivery.deliver import deliver
 from notify.expansion import expand
 from notify.progress import FIRST_CHECK_DELAY, finish
 from notify.redrive import reopen
+from notify.sweep import sweep_page
 from shared import publishing
-from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Task
+from shared.queue_messages import DELIVERIES, EXPANSIONS, SWEEPS, Delivery, Expansion, Sweep, Task
 from shared.records import StoredNotification
 from shared.services import open_services
 from shared.settings import load_settings
@@ -252,6 +253,42 @@ async def test_watchdog_logs_states_of_open_deliveries(timed: Herald, caplog: py
     assert "{'queued precondition': 1}" in caplog.text
     await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
+
+
+async def test_watchdog_reads_only_open_deliveries_of_partitions_that_have_any(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries, table = timed.services.deliveries, timed.services.deliveries._table
+    query, rows_read, partitions = table.query, 0, []
+
+    async def record(where: str, values: Mapping[str, Any], **more: Any) -> Any:
+        nonlocal rows_read
+        found = await query(where, values, **more)
+        rows_read += len(found)
+        partitions.append(values["partition"])
+        return found
+
+    submitted = await submit_accepted(timed, {"topic": "nobody's"})
+    await timed.services.notifications.advance(submitted, state=NotificationState.EXPANDED)
+    for shard in shard_names(submitted.shards):
+        for message in await deliveries.add(
+            submitted.key, shard, {f"u:{shard}{n}": n for n in range(9)}, timed.clock()
+        ):
+            if message.recipient not in ("u:34", "u:35", "u:b8"):
+                await deliveries.settle(message, message.etag, DeliveryState.SENT, now=timed.clock())
+    monkeypatch.setattr(table, "query", record)
+    monkeypatch.setattr("notify.sweep.PAGE_DELIVERIES", 2)
+    await sweep_page(timed.services, Sweep(submitted.key, Task.WATCHDOG, ""))
+    for _ in range(9):
+        await timed.handle_messages(SWEEPS)
+        timed.clock.offset += timedelta(seconds=1)
+        sweeps = [text for _, name, text in timed.delayed if name == SWEEPS]
+        timed.delayed.clear()
+        for text in sweeps:
+            await timed.services.queues.put(SWEEPS, text)
+    # The third read of a page finds that nothing follows a full page.
+    assert (rows_read, partitions) == (3, [f"{submitted.key};{shard}" for shard in "33b"])
+    assert await timed.message_count(DELIVERIES) == 3
 
 
 async def test_watchdog_adds_no_message_for_a_delivery_whose_next_try_is_not_due(timed: Herald) -> None:

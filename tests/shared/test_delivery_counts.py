@@ -150,6 +150,19 @@ async def test_second_change_of_a_row_goes_into_the_next_transaction(partitions:
     assert +(await partitions.counts(PARTITION)) == Counter({"sent": 1, "digested": 1})
 
 
+async def test_refused_change_is_counted_beside_the_states(partitions: RecordedPartitions) -> None:
+    """It costs a transaction; a change that alters no count is one write without it."""
+    etags = await partitions.add_deliveries(2)
+    await partitions.end_all(etags)
+    partitions.transactions.clear()
+    row, etag = {"PartitionKey": PARTITION, "RowKey": "u:0"}, "*"
+    for refused, number in ((0, 0), (1, 1), (0, 1), (-1, 0), (0, 0)):
+        etag, last = await partitions.change(row, etag, DIGESTED, DIGESTED, refused=refused)
+        assert not last
+        assert await partitions.counts_and_refused(PARTITION) == (Counter({"open": 0, "digested": 2}), number)
+    assert partitions.transactions == [2, 2]
+
+
 async def test_single_shard_has_no_counts_row_and_needs_no_transaction(partitions: RecordedPartitions) -> None:
     single = f"notification;{SINGLE_SHARD}"
     etags = await partitions.add_deliveries(1, single)

@@ -22,7 +22,7 @@ from shared.contract import models
 from shared.contract.decoding import MAX_WRAPPINGS, decode_json
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import MAX_MESSAGE_BYTES, Identity, read_identity, with_id
-from shared.contract.models import Command
+from shared.contract.models import BareCommand, Command
 from shared.contract.parsing import Request, parse_message
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
@@ -371,6 +371,17 @@ def test_message_with_an_id_or_without_a_notification_stays_as_it_is(message: An
     body = json.dumps(message).encode()
     assert with_id(body, "m1") == body
     assert with_id(b"not json", "m1") == b"not json"
+
+
+@pytest.mark.parametrize("message", COMMANDS)
+def test_command_without_an_envelope_gets_an_id_on_request_and_stays_the_same(message: Any) -> None:
+    body = json.dumps(message).encode()
+    identified = with_id(body, "m1", commands=True)
+    assert with_id(identified, "m2", commands=True) == identified
+    after = parse_message(identified)
+    assert isinstance(after, BareCommand)
+    assert after.id == "m1"
+    assert after.model_copy(update={"id": None}) == parse_message(body)
 
 
 def test_message_of_the_largest_size_gets_its_id() -> None:

@@ -223,6 +223,8 @@ class Host(Herald):
         counts_row = next((row for row in rows if row["RowKey"] == "~counts"), {})
         stored = +Counter({name: counts_row.get(name, 0) for name in ("open", *DeliveryState)})
         actual = Counter(DeliveryState(row["state"]).count_name for row in rows if "state" in row)
+        stored["refused"] = counts_row.get("refused_changes", 0)
+        actual["refused"] = sum(bool(row.get("refused_change")) for row in rows)
         return "" if stored == actual else f"the counts are {dict(stored)}, the rows {dict(actual)}"
 
 

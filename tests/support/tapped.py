@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -27,6 +28,17 @@ class Tap:
     async def after(self, written: str) -> None: ...
 
     def failed(self) -> None: ...
+
+
+class OperationCounter(Tap):
+    """Count operations by table or queue; reads under ""."""
+
+    def __init__(self) -> None:
+        self.operations: Counter[str] = Counter()
+
+    async def before(self, written: str) -> None:
+        place, _, name = written.partition("/")
+        self.operations[f"{place}/{name}" if place == "queue" else place] += 1
 
 
 TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)

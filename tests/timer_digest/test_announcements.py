@@ -15,6 +15,7 @@ from azure.core.exceptions import HttpResponseError
 from local.fake_teams.api import PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
+from shared.queue_messages import NEWER_VERSION_DELAY_SECONDS, NOTIFICATIONS
 from shared.records import StoredNotification, notification_key
 from shared.states import NotificationState, ScheduleState
 from shared.storage.schedules import Schedules, StoredSchedule
@@ -512,6 +513,42 @@ async def test_row_of_a_schedule_that_cannot_be_read_is_set_aside(
     assert (letter["queue"], letter["reason"]) == ("Schedules", reason)
     due = [timer.subject async for page in timed.services.timers.read_due(NINE, 100) for timer in page]
     assert due == ([] if reason == "unreadable" else [[timed.tenant, "morning"]])
+
+
+@pytest.mark.parametrize("command", ["schedule", "pauseSchedule", "resumeSchedule", "deleteSchedule"])
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({"state": "sleepy"}, "that has the state 'sleepy', which no schedule has: delete it there"),
+        ({"data": "{}"}, "that has no announcement in the column data"),
+        ({"v": "1"}, "that has '1' as its version: a number is expected"),
+    ],
+)
+async def test_command_for_a_row_that_cannot_be_read_is_refused(
+    timed: Herald, ada: PersonView, command: str, columns: dict[str, object], fault: str
+) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    await change_row(timed, **columns)
+    more: dict[str, Any] = {"announcement": announcement(ada)} if command == "schedule" else {}
+    await command_schedule(timed, command, **more)
+    [letter] = await timed.dead_letters()
+    [found] = json.loads(letter["faults"])
+    assert (letter["queue"], letter["reason"], found["pointer"]) == (NOTIFICATIONS, "invalid", "/target/schedule")
+    assert fault in found["message"]
+    assert json.loads(letter["body"])["command"] == command
+
+
+async def test_command_for_a_schedule_of_a_newer_version_is_put_back(timed: Herald, ada: PersonView) -> None:
+    """docs/odd-inputs.md, Times."""
+    await set_schedule(timed, ada)
+    timed.delayed.clear()
+    await change_row(timed, v=2)
+    await command_schedule(timed, "pauseSchedule")
+    [(at, queue, text)] = timed.delayed
+    assert (queue, json.loads(text)["command"]) == (NOTIFICATIONS, "pauseSchedule")
+    assert at > timed.clock() + timedelta(seconds=NEWER_VERSION_DELAY_SECONDS - 10)
+    assert await timed.dead_letters() == []
 
 
 async def test_schedule_that_cannot_be_fetched_does_not_block_others(

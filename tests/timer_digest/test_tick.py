@@ -21,7 +21,7 @@ from shared.storage.dead_letters import DeadLetters
 from shared.storage.entity_writes import Operation, Row
 from shared.storage.table import Table
 from tests.support.herald import Herald, user
-from tests.support.tapped import TAP, Tap
+from tests.support.tapped import TAP, OperationCounter
 
 
 async def schedule(herald: Herald, ahead: timedelta) -> tuple[PersonView, StoredNotification]:
@@ -216,18 +216,6 @@ async def test_work_is_enqueued_in_the_order_of_its_minutes(herald: Herald) -> N
     found = [Expansion.decode(each.content.encode()).notification async for each in queue.receive_messages()]
     assert found == keys[: len(found)]
     assert len(found) == 60
-
-
-class OperationCounter(Tap):
-    """Count operations by table or queue; reads under ""."""
-
-    def __init__(self) -> None:
-        self.operations: Counter[str] = Counter()
-
-    async def before(self, written: str) -> None:
-        self.operations[
-            written.split("/")[0] + ("/" + written.split("/")[1] if written.startswith("queue") else "")
-        ] += 1
 
 
 @pytest.mark.parametrize(
