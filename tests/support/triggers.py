@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import azure.functions as func
@@ -52,11 +53,12 @@ def queue_message(body: bytes, tries: int = 1, identifier: str = "m1") -> func.Q
     return Delivered(id=identifier, body=body)
 
 
-def use_services(patch: pytest.MonkeyPatch, services: Services) -> None:
-    """Let the functions use these services."""
+def use_services(patch: pytest.MonkeyPatch, *services: Services) -> None:
+    """Let the functions use these services; if several, in turn, as if a load balancer chose a process."""
+    turns = cycle(services)
 
     async def get_services() -> Services:
-        return services
+        return next(turns)
 
     for module in ("shared.triggers", "notify.functions", "timer_digest.functions"):
         patch.setattr(f"{module}.get_services", get_services)
