@@ -196,6 +196,9 @@ def find_faults(run: Run) -> Iterator[str]:
     for (_, recipient), log in run.teams.by_delivery.items():
         refused = {each.answer.reason for each in log if each.answer.meaning is Meaning.REFUSED}
         marks |= {(recipient, str(reason)) for reason in refused & set(MARKING)}
+    for tenant in run.tenants:  # a team that refuses to list its members is marked with its channels
+        if any(each.answer.reason is Reason.NOT_INSTALLED for each in run.teams.by_expansion[tenant.id]):
+            marks |= {(key, Reason.NOT_INSTALLED) for key, named in tenant.recipients.items() if "channel" in named}
     for (key, recipient), row in run.rows.items():
         stored = run.notifications[key]
         log = run.teams.by_delivery.get((key, recipient), [])
@@ -242,7 +245,9 @@ def find_delivery_faults(
     if len(unknown) > (1 if is_stop else MAX_UNKNOWN_OUTCOMES) or (is_stop and unknown and last is not unknown[0]):
         yield "it was sent again after an unknown outcome"
     is_superseded = row.state is DeliveryState.SUPERSEDED
-    if row.maybe_twice and not is_superseded and not unknown and not (last and last.status == 500):
+    # Of a card that two deliveries update, each may have to show the newest again; until then it is marked, too.
+    is_update = any(each.kind == "update" for each in log)
+    if row.maybe_twice and not is_update and not unknown and not (last and last.status == 500):
         yield "nothing made it uncertain"
     says_so = row.maybe_twice or is_superseded or row.state is DeliveryState.UNKNOWN
     if not says_so and (unknown or (last and last.is_stored)):
