@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from notify.policy import MAX_UNKNOWN_OUTCOMES
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, NOTIFICATIONS, SWEEPS, WORK_QUEUES
 from shared.records import DeliveryRecord, StoredNotification
 from shared.services import Services, open_services
@@ -33,6 +32,12 @@ RATE, MIN_RATE = 10, 0.75
 LATENESS_SECONDS = 0.05
 #: Processes that share the queues.
 WORKERS = 2
+#: Requests of one delivery whose outcome is unknown, unless `onUnknown` is `stop` (docs/contract.md).
+MAX_UNKNOWN_OUTCOMES = 3
+#: How long requests may still leave for a recipient that is refused meanwhile: two that end without an answer.
+MARK_SECONDS = 70
+#: How long slots may still be used that another process took before a pause (`rate_windows.MAX_LEAD`, twice).
+PAUSE_SLACK_SECONDS = 2.5
 #: Teams makes nobody wait longer than 15 minutes; the rest is jitter.
 MAX_DELAY_SECONDS = 900 + 30
 SERVICE_URL = "https://smba.trafficmanager.net/emea/"
@@ -60,6 +65,8 @@ class Tenant:
     #: Expected recipients of each notification, by its title.
     expected: dict[str, set[str]] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
+    #: The recipients with a stored reference.
+    stored: set[str] = field(default_factory=set)
 
     def person(self, number: int) -> str:
         return f"{self.id[:8]}-0000-4000-8000-{number:012x}"
@@ -95,6 +102,7 @@ async def store_recipients(services: Services, tenant: Tenant, people: int) -> N
         if number % 3:
             chat = {"conversation_id": chat_of(person), "conversation_type": "personal", "user_id": f"29:{person}"}
             await save(tenant.id, ReferenceKind.USER, person, observed | chat, at=now, status=ReferenceStatus.ACTIVE)
+            tenant.stored.add(f"u:{person}")
     team = f"19:team!{tenant.id}!@thread.tacv2"
     await save(tenant.id, ReferenceKind.TEAM, team, observed, at=now, status=ReferenceStatus.ACTIVE)
     for number in range(people // 8):
@@ -106,6 +114,7 @@ async def store_recipients(services: Services, tenant: Tenant, people: int) -> N
         known = observed | {"conversation_type": "groupChat"}
         await save(tenant.id, ReferenceKind.CONVERSATION, group, known, at=now)
         tenant.recipients[f"c:{group}"] = {"conversation": group}
+        tenant.stored |= {f"c:{channel}", f"c:{group}"}
 
 
 def add_notifications(tenant: Tenant, count: int, chance: random.Random) -> None:
@@ -299,6 +308,39 @@ def measured_rate(run: Run, tenant: str) -> float:
     return (len(times) - 1) / (max(times) - min(times))
 
 
+def find_requests_after_marks(run: Run) -> Iterator[str]:
+    """Yield a line for each request to a recipient that Teams had refused before."""
+    stored = {recipient for tenant in run.tenants for recipient in tenant.stored}
+    by_recipient: dict[str, list[Request]] = {}
+    for (_, recipient), log in run.teams.by_delivery.items():
+        by_recipient.setdefault(recipient, []).extend(log)
+    for recipient in stored & set(by_recipient):
+        log = by_recipient[recipient]
+        marked = [each.answered_at for each in log if each.kind != "create" and each.answer.reason in MARKING]
+        late = [each.at for each in log if marked and each.at > min(marked) + MARK_SECONDS]
+        if late:
+            yield f"{recipient} was refused at {min(marked)}, and got requests at {late}"
+
+
+def find_ignored_pauses(run: Run) -> Iterator[str]:
+    """Yield a line for each request within the time for which Teams had asked for none.
+
+    A 429 to a message is about its conversation, one to any other request about the tenant.
+    """
+    for throttled in run.teams.requests:
+        if throttled.answer.status != 429:
+            continue
+        is_message = throttled.kind in ("send", "update")
+        first = throttled.answered_at + PAUSE_SLACK_SECONDS
+        last = throttled.answered_at + throttled.answer.pause_seconds - 0.01  # slots are whole microseconds
+        for each in run.teams.requests:
+            is_meant = each.tenant == throttled.tenant
+            if is_message:
+                is_meant = each.conversation.split(";")[0] == throttled.conversation.split(";")[0]
+            if is_meant and first < each.at < last:
+                yield f"{each.kind} at {each.at} in spite of {throttled}"
+
+
 def find_bursts(run: Run) -> Iterator[str]:
     """Yield a line for each tenant that got more requests in a second than its rate."""
     for tenant in run.tenants:
@@ -320,6 +362,8 @@ def test_each_delivery_ends_as_its_answers_justify(count: int, seed: int, monkey
     assert list(find_recipient_faults(run)) == []
     assert list(find_faults(run)) == []
     assert list(find_second_posts(run)) == []
+    assert list(find_requests_after_marks(run)) == []
+    assert list(find_ignored_pauses(run)) == []
     assert list(find_bursts(run)) == []
     assert not any(run.left.values()), run.left
     assert {queue: delay for queue, delay in run.host.delays.items() if delay > MAX_DELAY_SECONDS} == {}

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +49,8 @@ class Meaning(StrEnum):
 class Answer:
     """One answer. `body` None stands for the body of a Teams that works; `error` is raised instead of an answer.
 
-    `is_stored`: the message may be shown in spite of the failure.
+    `is_stored`: the message may be shown in spite of the failure. `pause_seconds`: for how long a 429 asks for no more
+    requests, as the app must understand it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Answer:
     error: Callable[[], Exception] | None = None
     seconds: float = ANSWER_SECONDS
     is_stored: bool = False
+    pause_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,20 +76,25 @@ class Request:
     title: str
     answer: Answer
 
+    @property
+    def answered_at(self) -> float:
+        return self.at + self.answer.seconds
+
 
 WELL = Answer("as documented", Meaning.DONE, body=None)
 _HTML = b"<!DOCTYPE html><html><body>Service Unavailable</body></html>"
-_RETRY_AFTER = {
-    "none": [],
-    "decimal": ["2.128"],
-    "zero": ["0"],
-    "negative": ["-5"],
-    "huge": ["99999999999999999999"],
-    "a date": ["Mon, 23 Nov 2026 10:30:00 GMT"],
-    "a date in 9999": ["Fri, 31 Dec 9999 23:59:59 GMT"],
-    "garbage": ["soon \u00fc"],
-    "repeated": ["3", "700"],
-    "a list": ["3, 700"],
+#: Values of Retry-After, with the seconds for which the app must wait: at least 1, at most 900, and what it can read.
+_RETRY_AFTER: dict[str, tuple[Sequence[str], float]] = {
+    "none": ([], 1.0),
+    "decimal": (["2.128"], 2.128),
+    "zero": (["0"], 1.0),
+    "negative": (["-5"], 1.0),
+    "huge": (["99999999999999999999"], 900.0),
+    "a past date": (["Mon, 23 Nov 2020 10:30:00 GMT"], 1.0),
+    "a date in 9999": (["Fri, 31 Dec 9999 23:59:59 GMT"], 900.0),
+    "garbage": (["soon \u00fc"], 1.0),
+    "repeated": (["30", "700"], 30.0),
+    "a list": (["30, 700"], 1.0),
 }
 _CODES_403 = {
     "BotDisabledByAdmin": (Meaning.REFUSED, Reason.DISABLED_BY_ADMIN),
@@ -146,9 +153,10 @@ def _answers() -> Iterator[Answer]:
     for status in (400, 404, 405, 406, 408, 409, 410, 412, 413, 415, 418, 422, 423, 425, 431, 451, 499):
         meaning, reason = _BY_STATUS.get(status, (Meaning.FAILED, Reason.BAD_REQUEST))
         yield Answer(f"{status}", meaning, reason, status=status)
-    for name, values in _RETRY_AFTER.items():
+    for name, (values, seconds) in _RETRY_AFTER.items():
         headers = [("Retry-After", value) for value in values]
-        yield Answer(f"429, Retry-After {name}", Meaning.RETRY, Reason.THROTTLED, status=429, headers=headers)
+        throttled = Answer(f"429, Retry-After {name}", Meaning.RETRY, Reason.THROTTLED, status=429, headers=headers)
+        yield replace(throttled, pause_seconds=seconds)
         yield Answer(f"503, Retry-After {name}", Meaning.UNKNOWN, Reason.NO_ANSWER, status=503, headers=headers)
         yield Answer(f"412, Retry-After {name}", Meaning.RETRY, Reason.PRECONDITION, status=412, headers=headers)
     for is_stored in (False, True):
