@@ -206,8 +206,7 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and outcome.reason is not Reason.NOT_PERMITTED:
         raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
     listed = _require_list(outcome, "conversations") if outcome.verdict is Verdict.DONE else []
-    ids = {each.get("id") for each in listed}
-    if identifier not in ids | {team.id}:
+    if identifier not in [team.id, *(each.get("id") for each in listed)]:
         log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
         return f"{_UNREACHABLE}{identifier}"
     observed = {"conversation_type": "channel", "team": team.id, "service_url": team.service_url}

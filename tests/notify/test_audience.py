@@ -203,6 +203,22 @@ async def test_answer_without_a_list_does_not_look_like_an_empty_team(
     assert (await timed.counts(roster), await timed.counts(channel)) == ({"sent": 3}, {"sent": 1})
 
 
+async def test_list_of_channels_with_ids_of_odd_types_refuses_only_the_channel(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of Teams: channels."""
+    team = await add_team(timed, 1)
+
+    async def odd_ids(*_: Any) -> Outcome:
+        return Outcome(Verdict.DONE, body={"conversations": [None, 5, {}, {"id": None}, {"id": []}, {"id": {}}]})
+
+    monkeypatch.setattr(timed.services.connector, "channels", odd_ids)
+    unknown = {"channel": {"teamId": team.id, "channelId": "19:unknown@thread.tacv2"}}
+    submitted = await timed.submit(unknown, {"user": team.members[0]})
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1, "suppressed": 1}
+
+
 async def test_channel_that_neither_teams_nor_an_event_has_shown_gets_no_request(timed: Herald) -> None:
     """Answers of Teams: channels."""
     team, other = await add_team(timed, 3), await add_team(timed, 3)
