@@ -153,8 +153,7 @@ async def _list_members(
                 tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
             )
         return [f"{_UNREACHABLE}{team.id}"], ""
-    members = outcome.body.get("members")
-    found = [_member(each) for each in members if isinstance(each, dict)] if isinstance(members, list) else []
+    found = [_member(each) for each in _require_list(outcome, "members")]
     token = str(outcome.body.get("continuationToken") or "")
     return [each for each in found if each], orjson.dumps([restarts, token]).decode() if token else ""
 
@@ -163,6 +162,14 @@ def _require_answer(outcome: Outcome) -> None:
     """Raise `RetryLater` if Teams did not answer a request that reads."""
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) or outcome.reason is Reason.SERVICE_ERROR:
         raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
+
+
+def _require_list(outcome: Outcome, name: str) -> Sequence[Mapping[str, object]]:
+    """Return the objects in the list `name` of an answer; raise `RetryLater` if it has none, for Teams always lists."""
+    listed = outcome.body.get(name)
+    if not isinstance(listed, list):
+        raise RetryLater(RETRY_DELAY_SECONDS)
+    return [each for each in listed if isinstance(each, dict)]
 
 
 def _member(member: Mapping[str, object]) -> str:
@@ -202,9 +209,8 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     # Other answers would keep the whole page waiting for one channel.
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and outcome.reason is not Reason.NOT_PERMITTED:
         raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
-    listed = outcome.body.get("conversations")
-    ids = {each.get("id") for each in listed if isinstance(each, dict)} if isinstance(listed, list) else set()
-    if identifier not in ids | {team.id}:
+    listed = _require_list(outcome, "conversations") if outcome.verdict is Verdict.DONE else []
+    if identifier not in [team.id, *(each.get("id") for each in listed)]:
         log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
         return f"{_UNREACHABLE}{identifier}"
     await store_host(services, tenant, team, outcome)

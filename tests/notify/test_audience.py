@@ -12,7 +12,7 @@ from local.fake_teams.api import Behaviour, TeamsFault, TeamView
 from local.status import describe_notification, describe_result
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
-from shared.teams.outcome import Outcome
+from shared.teams.outcome import Outcome, Verdict
 from tests.support.herald import Herald, user
 
 
@@ -181,6 +181,42 @@ async def test_guest_without_an_object_id_is_counted_with_a_reason(
     await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1, "suppressed": 1}
     assert (await timed.row(submitted, "t:29:1x"))["reason"] == "notInstalled"
+
+
+@pytest.mark.parametrize("body", [{}, {"members": None, "conversations": {}}], ids=["none", "of another type"])
+async def test_answer_without_a_list_does_not_look_like_an_empty_team(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
+    """Answers of Teams: rosters and channels."""
+    team, connector = await add_team(timed, 3), timed.services.connector
+
+    async def without_list(*_: Any) -> Outcome:
+        return Outcome(Verdict.DONE, body=body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connector, "members", without_list)
+        patch.setattr(connector, "channels", without_list)
+        roster = await timed.submit({"team": team.id})
+        channel = await timed.submit({"channel": {"teamId": team.id, "channelId": team.channels[-1].id}})
+        await timed.advance_clock(60)
+    await timed.run_until_idle()
+    assert (await timed.counts(roster), await timed.counts(channel)) == ({"sent": 3}, {"sent": 1})
+
+
+async def test_list_of_channels_with_ids_of_odd_types_refuses_only_the_channel(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of Teams: channels."""
+    team = await add_team(timed, 1)
+
+    async def odd_ids(*_: Any) -> Outcome:
+        return Outcome(Verdict.DONE, body={"conversations": [None, 5, {}, {"id": None}, {"id": []}, {"id": {}}]})
+
+    monkeypatch.setattr(timed.services.connector, "channels", odd_ids)
+    unknown = {"channel": {"teamId": team.id, "channelId": "19:unknown@thread.tacv2"}}
+    submitted = await timed.submit(unknown, {"user": team.members[0]})
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1, "suppressed": 1}
 
 
 async def test_channel_that_neither_teams_nor_an_event_has_shown_gets_no_request(timed: Herald) -> None:

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import azure.functions as func
 import pytest
 from azure.core.exceptions import HttpResponseError
 
 from notify.delivery.deliver import deliver
-from notify.functions import ingest_message, send_delivery
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS
 from shared.triggers import MAX_STORAGE_TRIES, STORAGE_RETRY_SECONDS
 from tests.support.herald import Herald, notification, user
 from tests.support.tapped import TAP, Tap
-
-
-def message(body: bytes, tries: int) -> func.QueueMessage:
-    """Return a message that the queue delivers for this try."""
-
-    class Delivered(func.QueueMessage):
-        dequeue_count = tries
-
-    return Delivered(id="m1", body=body)
+from tests.support.triggers import FUNCTIONS, queue_message, use_services
 
 
 @pytest.fixture
-def triggers(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Any], Awaitable[None]]]:
-    async def get_services() -> object:
-        return timed.services
-
-    monkeypatch.setattr("shared.triggers.get_services", get_services)
-    monkeypatch.setattr("notify.functions.get_services", get_services)
-    functions = {NOTIFICATIONS: ingest_message, DELIVERIES: send_delivery}
-    return {queue: each.build().get_user_function() for queue, each in functions.items()}  # type: ignore[attr-defined]
+def triggers(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_services(monkeypatch, timed.services)
 
 
 async def fail(*_: object, **__: object) -> Any:
@@ -44,7 +27,7 @@ async def fail(*_: object, **__: object) -> Any:
 
 
 async def test_message_outlasts_an_outage_of_the_tables_with_its_identity(
-    timed: Herald, triggers: dict[str, Callable[[Any], Awaitable[None]]], monkeypatch: pytest.MonkeyPatch
+    timed: Herald, triggers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await timed.grow(people=1)
     [ada] = await timed.store_people(1)
@@ -54,20 +37,20 @@ async def test_message_outlasts_an_outage_of_the_tables_with_its_identity(
         for _ in range(9):  # each is more than a minute
             for tries in range(1, MAX_STORAGE_TRIES):
                 with pytest.raises(HttpResponseError):
-                    await triggers[NOTIFICATIONS](message(text, tries))
-            await triggers[NOTIFICATIONS](message(text, MAX_STORAGE_TRIES))
+                    await FUNCTIONS[NOTIFICATIONS](queue_message(text, tries))
+            await FUNCTIONS[NOTIFICATIONS](queue_message(text, MAX_STORAGE_TRIES))
             at, queue, copy = timed.delayed.pop()
             assert (queue, round(abs((at - timed.clock()).total_seconds()))) == (NOTIFICATIONS, STORAGE_RETRY_SECONDS)
             text = copy.encode()
             assert json.loads(text)["id"] == "m1"
-    await triggers[NOTIFICATIONS](message(text, 1))
+    await FUNCTIONS[NOTIFICATIONS](queue_message(text, 1))
     await timed.handle_messages()
     assert len(await timed.received()) == 1
     assert await timed.dead_letters() == []
 
 
 async def test_delivery_outlasts_an_outage_and_is_sent_once(
-    timed: Herald, triggers: dict[str, Callable[[Any], Awaitable[None]]], monkeypatch: pytest.MonkeyPatch
+    timed: Herald, triggers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await timed.grow(people=1)
     [ada] = await timed.store_people(1)
@@ -77,8 +60,8 @@ async def test_delivery_outlasts_an_outage_and_is_sent_once(
     with monkeypatch.context() as outage:
         outage.setattr(timed.services.deliveries, "claim", fail)
         with pytest.raises(HttpResponseError):
-            await triggers[DELIVERIES](message(text, 1))
-        await triggers[DELIVERIES](message(text, MAX_STORAGE_TRIES))
+            await FUNCTIONS[DELIVERIES](queue_message(text, 1))
+        await FUNCTIONS[DELIVERIES](queue_message(text, MAX_STORAGE_TRIES))
     await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
     assert len(await timed.received()) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import operator
 import re
 import time
@@ -357,6 +358,10 @@ class MemoryQueueClient:
     async def peek_messages(self, max_messages: int = 1) -> list[Message]:
         now = time.monotonic()
         return [each for each in self._existing.values() if each.visible_at <= now][:max_messages]
+
+    def next_visible_at(self) -> float:
+        """Return when the next message is visible (`time.monotonic`), infinity if there is none."""
+        return min((each.visible_at for each in self._existing.values()), default=math.inf)
 
     async def delete_message(self, message: Message) -> None:
         await asyncio.sleep(0)
