@@ -12,9 +12,11 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import orjson
 
+from notify.policy import is_probed
 from notify.recipients import store_host
 from shared.concurrency import gather_limited
 from shared.contract.models import (
@@ -132,7 +134,8 @@ async def _list_members(
     """Return members of a team or group chat as Teams lists them; if Teams refuses, `t:` and its id."""
     now = services.real_time()
     team = await _find_team_or_chat(services, tenant, team_id)
-    if team is None or team.status is not ReferenceStatus.ACTIVE:
+    is_marked = team is not None and team.status is not ReferenceStatus.ACTIVE
+    if team is None or (is_marked and not is_probed(team, now - services.settings.probe_after)):
         return [f"{_UNREACHABLE}{team.id if team else team_id}"], ""
     route = Route(tenant, team.service_url)
     size = min(max(limit, MIN_PAGE_MEMBERS), MAX_PAGE_MEMBERS)
@@ -141,21 +144,27 @@ async def _list_members(
     outcome = await services.connector.members(route, team.id, size, continuation)
     _require_answer(outcome)
     await store_host(services, tenant, team, outcome)
-    if outcome.reason is Reason.BAD_REQUEST and continuation:
-        # The continuation token has expired. Listing anew adds nobody twice.
-        if restarts == MAX_RESTARTS:
+    if outcome.reason is Reason.BAD_REQUEST:  # it says nothing about the team
+        if not continuation or restarts == MAX_RESTARTS:
             raise RetryLater(RETRY_DELAY_SECONDS)
+        # The continuation token has expired. Listing anew adds nobody twice.
         return [], orjson.dumps([restarts + 1, ""]).decode()
     if outcome.verdict is not Verdict.DONE:
         log.warning("Teams refused to list the members of a team (%s); nobody in it is notified", outcome.reason)
         if outcome.reason is Reason.NOT_INSTALLED:
-            await services.conversations.save(
-                tenant, team.kind, team.id, {}, at=now, status=ReferenceStatus.UNINSTALLED
-            )
+            await _mark(services, team, ReferenceStatus.UNINSTALLED, now)
         return [f"{_UNREACHABLE}{team.id}"], ""
+    if is_marked:
+        await _mark(services, team, ReferenceStatus.ACTIVE, now)
     found = [_member(each) for each in _require_list(outcome, "members")]
     token = str(outcome.body.get("continuationToken") or "")
     return [each for each in found if each], orjson.dumps([restarts, token]).decode() if token else ""
+
+
+async def _mark(services: Services, team: ConversationReference, status: ReferenceStatus, at: datetime) -> None:
+    """Store what an answer says about the team; the time is stored even if the mark was there before."""
+    observed = {"status_at": at.isoformat()}
+    await services.conversations.save(team.tenant, team.kind, team.id, observed, at=at, status=status)
 
 
 def _require_answer(outcome: Outcome) -> None:
@@ -206,6 +215,7 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if known and (known.user or known.team):
         return f"{_UNREACHABLE}{identifier}"
     outcome = await services.connector.channels(Route(tenant, team.service_url), team.id)
+    await store_host(services, tenant, team, outcome)
     # Other answers would keep the whole page waiting for one channel.
     if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN) and outcome.reason is not Reason.NOT_PERMITTED:
         raise RetryLater(outcome.retry_after or RETRY_DELAY_SECONDS)
@@ -213,7 +223,6 @@ async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) 
     if identifier not in [team.id, *(each.get("id") for each in listed)]:
         log.warning("A channel was refused: it is not in the list of its team's channels, and no event came from it")
         return f"{_UNREACHABLE}{identifier}"
-    await store_host(services, tenant, team, outcome)
     service_url = outcome.service_url or team.service_url
     observed = {"conversation_type": "channel", "team": team.id, "service_url": service_url}
     now = services.real_time()

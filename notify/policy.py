@@ -176,7 +176,7 @@ def person_target(
     Somebody who blocked the bot before `probe_before` may have unblocked it.
     """
     is_marked = reference.status is not ReferenceStatus.ACTIVE
-    if is_marked and not _is_probed(reference, probe_before):
+    if is_marked and not is_probed(reference, probe_before):
         return _REASON_BY_STATUS[reference.status]
     service_url = reference.service_url or (tenant and tenant.service_url)
     if not service_url:
@@ -193,12 +193,12 @@ def conversation_target(
 
     A mark from before `probe_before` may no longer hold.
     """
-    if team and team.status is not ReferenceStatus.ACTIVE:
+    if team and team.status is not ReferenceStatus.ACTIVE and not is_probed(team, probe_before):
         return _REASON_BY_STATUS[team.status]
     # A refusal marks one channel. The bot may since have been installed in the team again.
     is_marked = reference.status is not ReferenceStatus.ACTIVE
     is_outdated = team and reference.status is ReferenceStatus.UNINSTALLED and team.status_at > reference.status_at
-    if is_marked and not is_outdated and not _is_probed(reference, probe_before):
+    if is_marked and not is_outdated and not is_probed(reference, probe_before):
         return _REASON_BY_STATUS[reference.status]
     if not reference.service_url:
         return Reason.NOT_INSTALLED
@@ -212,13 +212,14 @@ def conversation_target(
     )
 
 
-def _is_probed(reference: ConversationReference, probe_before: datetime) -> bool:
+def is_probed(reference: ConversationReference, probe_before: datetime) -> bool:
     """Return whether a mark is so old that one request shows whether it still holds: no event tells of an unblocking.
 
-    An uninstall of a person or team is an event, and its mark stays until the next install.
+    An uninstall of a person is an event, and its mark stays until the next install. One of a team is also marked after
+    Teams has refused to list its members.
     """
     may_be_outdated = reference.status is ReferenceStatus.BLOCKED or (
-        reference.status is ReferenceStatus.UNINSTALLED and reference.kind is ReferenceKind.CONVERSATION
+        reference.status is ReferenceStatus.UNINSTALLED and reference.kind is not ReferenceKind.USER
     )
     return may_be_outdated and reference.status_at < probe_before.isoformat()
 

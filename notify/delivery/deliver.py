@@ -134,7 +134,7 @@ async def _try(sending: Sending) -> None:
             await sending.release(known)
         raise
     if outcome is None:
-        await _yield_to_newer(replace(sending, known=replace(claimed, maybe_twice=True)), route)
+        await _yield_to_newer(sending, route)
         return
     # Record: the result first, so that what Teams has confirmed is not sent again if the storage fails after it.
     await record_outcome(sending, outcome, conversation)
@@ -208,6 +208,7 @@ async def _yield_to_newer(sending: Sending, route: Route) -> None:
     """Show the newest notification of the thread on the card that our update may have overwritten, and end ours."""
     outcome = await threads.show_newest(sending.services, sending.notification, sending.message.recipient, route)
     if outcome.verdict is Verdict.RETRY:
-        await record_outcome(sending, outcome, "")
+        # The mark lets the next try show the newest again.
+        await record_outcome(replace(sending, known=replace(sending.known, maybe_twice=True)), outcome, "")
     else:
         await sending.end(DeliveryState.SUPERSEDED)

@@ -47,7 +47,7 @@ class RateLanes:
         if found is None:
             return TenantLane(), ""
         row, etag = found
-        refused = [(int(at), str(name)) for at, name in orjson.loads(row.get("refused") or b"[]")]
+        refused = tuple((int(at), str(name)) for at, name in orjson.loads(row.get("refused") or b"[]"))
         return TenantLane(int(row["next_slot"]), int(row.get("paused_until", 0)), refused).believed(now), etag
 
     async def save_tenant(self, tenant: str, lane: TenantLane, etag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -322,3 +323,30 @@ async def test_existing_rows_far_apart_in_a_large_partition_are_found(
     messages = await timed.services.deliveries.add(submitted.key, "0", dict.fromkeys(some, 0), timed.clock())
     assert sorted(each.recipient for each in messages) == sorted(some)
     assert sum((await timed.counts(submitted)).values()) == 31
+
+
+async def test_mark_of_a_team_whose_list_was_refused_decays(timed: Herald) -> None:
+    """Answers of Teams: marks."""
+    team = await add_team(timed, 3)
+    await timed.teams.inject(
+        TeamsFault(operation="pagedMembers", status=403, code="BotNotInConversationRoster", count=1)
+    )
+    for days, counts in ((0, {"suppressed": 1}), (1, {"suppressed": 1}), (8, {"sent": 3}), (0, {"sent": 3})):
+        timed.clock.offset += timedelta(days=days)
+        submitted = await timed.submit({"team": team.id})
+        await timed.run_until_idle()
+        assert await timed.counts(submitted) == counts
+    assert (await timed.teams.stats()).requests["pagedMembers"] == {"403": 1, "200": 2}
+    channel = await timed.submit({"channel": {"teamId": team.id, "channelId": team.id}})
+    await timed.run_until_idle()
+    assert await timed.counts(channel) == {"sent": 1}
+
+
+@pytest.mark.parametrize("status", [307, 400, 405, 418])
+async def test_answer_that_says_nothing_about_the_team_is_asked_again(timed: Herald, status: int) -> None:
+    """Answers of Teams: rosters."""
+    team = await add_team(timed, 3)
+    await timed.teams.inject(TeamsFault(operation="pagedMembers", status=status, count=2))
+    submitted = await timed.submit({"team": team.id})
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 3}

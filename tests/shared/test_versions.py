@@ -38,7 +38,7 @@ from shared.queue_messages import (
     Sweep,
     Task,
 )
-from shared.rate_windows import RequestHistory
+from shared.rate_windows import RequestHistory, TenantLane
 from shared.records import DigestState, notification_key
 from shared.states import Mode, ReferenceKind, ReferenceStatus
 from shared.storage.entity_writes import Operation
@@ -181,9 +181,9 @@ async def test_small_rows_of_an_old_instance_are_read(timed: Herald, people: Seq
     subscribers = [f"u:{people[index].object_id}" for index in (0, 8, 9)]
     assert await services.topics.subscribers(timed.tenant, "releases", "", 9) == (sorted(subscribers), "")
     lanes = RateLanes(MemoryTable(timed.outside_tables.get_table_client("HeraldRateLanes")))
-    history, _ = await lanes.conversation(timed.tenant, jon.conversation)
-    assert history == RequestHistory((1700000000000000,), {1699999980000000: 1}, 0)
-    assert (await lanes.tenant(timed.tenant))[0] == 1700000000000000
+    lane, _ = await lanes.conversation(timed.tenant, jon.conversation, 1700000000000000)
+    assert lane.sent == RequestHistory((1700000000000000,), {1699999980000000: 1}, 0)
+    assert (await lanes.tenant(timed.tenant, 1700000000000000))[0] == TenantLane(next_slot=1700000000000000)
     reference = await services.conversations.get_recipient(timed.tenant, f"u:{bob.object_id}")
     assert (reference.status, reference.time_zone) == (ReferenceStatus.ACTIVE, "Europe/Berlin")
     assert reference.preferences.categories == {"builds": Mode.DIGEST}
