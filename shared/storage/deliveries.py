@@ -224,9 +224,11 @@ class Deliveries:
         another, up to the first that has an open delivery.
         """
         counts, refused = Counter[str](), 0
-        # From the last one: an expansion fills the partitions in order, so the last one usually ends last.
-        for shard in reversed(shard_names(shards)):
-            of_shard, refused_of_shard = await self._partitions.counts_and_refused(_partition(notification, shard))
+        # First those that this process believes to be open, and else from the last one: an expansion fills the
+        # partitions in order, so the last one usually ends last.
+        partitions = [_partition(notification, shard) for shard in reversed(shard_names(shards))]
+        for partition in sorted(partitions, key=self._partitions.is_believed_open, reverse=True):
+            of_shard, refused_of_shard = await self._partitions.counts_and_refused(partition)
             if of_shard[OPEN]:
                 return None
             counts, refused = counts + of_shard, refused + refused_of_shard

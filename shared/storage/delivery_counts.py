@@ -60,6 +60,11 @@ class CountedPartitions:
         """Return how many deliveries are `open`, and how many are in each final state."""
         return (await self.counts_and_refused(partition))[0]
 
+    def is_believed_open(self, partition: str) -> bool:
+        """Return whether the partition had an open delivery when this process last wrote its counts."""
+        counts, _ = self._cache.get(partition, (Counter[str](), ""))
+        return counts[OPEN] > 0
+
     async def counts_and_refused(self, partition: str) -> tuple[Counter[str], int]:
         """Return the counts, and the number of deliveries whose edit or recall was refused."""
         counts, _ = await self._read(partition)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from shared.states import DeliveryState
-from shared.storage.deliveries import Deliveries
+from shared.storage.deliveries import Deliveries, shard_names
 from tests.support.storage import Storage
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -60,3 +61,28 @@ async def test_first_open_shard_is_found_by_the_counts(deliveries: Deliveries, a
             await deliveries.settle(message, message.etag, DeliveryState.SENT, now=NOW)
     assert await deliveries.first_open_shard(NOTIFICATION, "0123") == "2"
     assert await deliveries.first_open_shard(NOTIFICATION, "013") is None
+
+
+async def test_counts_of_a_partition_with_open_deliveries_are_read_first(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a delivery that ends its partition costs one more read, and only the last one reads all counts."""
+    reads, read = list[str](), deliveries._table.get
+
+    async def get(partition: str, row: str, *arguments: Any) -> Any:
+        reads.append(partition)
+        return await read(partition, row, *arguments)
+
+    monkeypatch.setattr(deliveries._table, "get", get)
+    shards = shard_names(16)
+    messages = [
+        message
+        for shard in shards
+        for message in await deliveries.add(NOTIFICATION, shard, {"u:1": 0}, NOW, fresh=True)
+    ]
+    for message in reversed(messages):
+        is_last = await deliveries.settle(message, message.etag, DeliveryState.SENT, now=NOW)
+        assert is_last
+        final = await deliveries.final_counts(NOTIFICATION, 16)
+    assert final == ({DeliveryState.SENT: 16}, 0)
+    assert len(reads) == 15 + 16
