@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -79,13 +80,13 @@ class QueueHost:
     """Calls the function of each message that is visible, many at a time, and the tick each minute.
 
     `errors` has each exception that left a function, with the queue and body of its message; that message is dropped.
-    `delays` has the longest delay in seconds that a message of each queue got.
+    `delays` has the longest delay in seconds that a message of each queue got, `received` the number of its messages.
     """
 
     account: MemoryAccount
     errors: list[tuple[str, bytes, Exception]] = field(default_factory=list)
     delays: dict[str, float] = field(default_factory=dict)
-    handled: int = 0
+    received: Counter[str] = field(default_factory=Counter)
     _changed: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def observe(self, queue: str, text: str, delay: float) -> None:
@@ -133,7 +134,7 @@ class QueueHost:
     async def _call(self, name: str, queue: MemoryQueueClient, message: Message) -> None:
         body = message.content.encode()
         IN_WORK.set((name, body))
-        self.handled += 1
+        self.received[name] += 1
         try:
             await FUNCTIONS[name](queue_message(body, message.dequeue_count, message.id))
         except Exception as error:  # noqa: BLE001 (the test looks at it)

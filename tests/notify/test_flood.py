@@ -1,0 +1,111 @@
+"""110 notifications to one chat at once, from the queue to `sent`, in virtual time.
+
+Answers of Teams: more messages to one conversation than Teams allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from shared.queue_messages import NOTIFICATIONS
+from shared.rate_windows import SECOND, SEND_WINDOWS
+from shared.services import open_services
+from shared.settings import load_settings
+from shared.states import ReferenceKind, ReferenceStatus
+from tests.notify.test_random_hour import ENVIRON, SERVICE_URL, WELL
+from tests.shared.test_rate_windows import most_within
+from tests.support.herald import notification
+from tests.support.memory import MemoryAccount
+from tests.support.odd_teams import OddTeams, chat_of
+from tests.support.tapped import TAP, Tap, TappedMemory
+from tests.support.triggers import IN_WORK, ObservedQueues, QueueHost, use_services
+from tests.support.virtual_time import run_virtual, virtual_now
+
+MESSAGES, OTHERS = 110, 30
+#: The time that each storage operation takes.
+STORAGE_SECONDS = 0.005
+
+
+@dataclass
+class DeliveryCounter(Tap):
+    """Counts the operations of the functions that deliver, and lets each take some time."""
+
+    operations: int = 0
+
+    def count(self) -> None:
+        self.operations += IN_WORK.get(("", b""))[0].startswith("deliveries")
+
+    async def before(self, written: str) -> None:
+        self.count()
+        await asyncio.sleep(STORAGE_SECONDS)
+
+
+def person(number: int) -> str:
+    return f"{WELL[:8]}-0000-4000-8000-{number:012x}"
+
+
+async def run(patch: pytest.MonkeyPatch) -> tuple[OddTeams, QueueHost, DeliveryCounter, dict[str, float]]:
+    account, teams = MemoryAccount(), OddTeams({}, 0.0, random.Random(1))
+    host, counter, put_at = QueueHost(account), DeliveryCounter(), dict[str, float]()
+    patch.setattr("shared.services.Table", TappedMemory)
+    patch.setattr("shared.queues.Queues", ObservedQueues)
+    patch.setattr("shared.teams.tokens._request_token", lambda _: {"access_token": "t", "expires_in": 3600})
+    storage: Any = (account, account)
+    services = await open_services(load_settings(ENVIRON | {"HERALD_TENANT_RATE": "45"}), storage, virtual_now)
+    assert isinstance(services.queues, ObservedQueues)
+
+    def observe(queue: str, text: str, delay: float) -> None:
+        counter.count()
+        host.observe(queue, text, delay)
+
+    services.queues.observe = observe
+    connector: Any = services.connector
+    connector._session = teams
+    use_services(patch, services)
+    for number in range(1 + OTHERS):
+        observed = {"service_url": SERVICE_URL, "conversation_id": chat_of(person(number))}
+        await services.conversations.save(
+            WELL, ReferenceKind.USER, person(number), observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
+        )
+
+    async def put(number: int, title: str) -> None:
+        body = notification({"user": person(number)}, id=title, tenant=WELL, content={"title": title})
+        put_at[title] = asyncio.get_running_loop().time()
+        await account.get_queue_client(NOTIFICATIONS).send_message(body.decode())
+        host.observe(NOTIFICATIONS, "", 0)
+
+    async def put_all() -> None:
+        for number in range(MESSAGES):
+            await put(0, f"Notice a{number:03d}")
+        for number in range(OTHERS):
+            await put(number + 1, f"Notice b{number:03d}")
+            await asyncio.sleep(1)
+
+    TAP.set(counter)
+    putting = asyncio.create_task(put_all())
+    await host.run(120)
+    await putting
+    await services.close()
+    return teams, host, counter, put_at
+
+
+def test_each_message_is_put_back_once_and_others_do_not_wait() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        teams, host, counter, put_at = run_virtual(lambda: run(patch))
+    assert host.errors == []
+    assert Counter(each.title for each in teams.requests) == Counter(dict.fromkeys(put_at, 1))
+    flood = sorted(round(each.at * SECOND) for each in teams.requests if each.title < "Notice b")
+    for limit, length in SEND_WINDOWS:
+        assert most_within(flood, length) <= limit
+    waits = [each.at - put_at[each.title] for each in teams.requests if each.title > "Notice b"]
+    assert max(waits) < 1
+    received = sum(count for queue, count in host.received.items() if queue.startswith("deliveries"))
+    assert received <= 2 * MESSAGES + OTHERS
+    # Beside the operations of the function, each message is received and deleted.
+    assert (counter.operations + 2 * received) / (MESSAGES + OTHERS) <= 15
