@@ -33,7 +33,7 @@ from shared.teams.rate_limiter import RetryLater
 #: A page has as many recipients as the tenant's rate allows in PAGE_SECONDS, and at most MAX_PAGE_RECIPIENTS.
 PAGE_SECONDS = 5
 MAX_PAGE_RECIPIENTS = 1000
-#: Delay of a page that arrives while the page before it is still being added.
+#: Delay of a page that arrives while the page before it is still being added; it doubles for each later try.
 EARLY_PAGE_DELAY_SECONDS = 2
 #: Largest difference between the clocks of two workers.
 CLOCK_SKEW_SECONDS = 60.0
@@ -56,7 +56,8 @@ async def expand(services: Services, message: Expansion) -> None:
         notification = begun
     if notification.state in EXPANDABLE and message.page >= notification.page:
         if message.page > notification.page:
-            await services.queues.enqueue_expansion(message, EARLY_PAGE_DELAY_SECONDS)
+            wait = min(EARLY_PAGE_DELAY_SECONDS * 2 ** min(message.tries, 10), MAX_BACKOFF_SECONDS)
+            await services.queues.enqueue_expansion(replace(message, tries=message.tries + 1), wait)
             return
         if notification.page_retry and notification.page_retry > services.real_time():
             return  # another message lists it then: the watchdog's must not add a try
@@ -84,7 +85,11 @@ async def _retry_page(services: Services, notification: StoredNotification, mess
         fault = Fault("", "Teams did not list the recipients: `redrive` the notification to try again")
         body, identifier = message.encode().encode(), f"{message.notification};{message.page}"
         await services.dead_letters.put(EXPANSIONS, identifier, body, Reason.EXHAUSTED, [fault], services.clock())
-        log.error("Notification %s has failed: Teams did not list its recipients", message.notification)
+        log.error(
+            "Notification %s (%s) has failed: Teams did not list its recipients",
+            notification.key,
+            notification.identity,
+        )
         await fail_expansion(services, message)
         return
     tries = message.tries + 1

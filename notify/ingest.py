@@ -17,7 +17,7 @@ from shared.contract.identity import read_identity, with_id
 from shared.contract.models import Command
 from shared.contract.parsing import Request, data_pointer, parse_message
 from shared.publishing import accept, shard_count
-from shared.queue_messages import NEWER_VERSION_DELAY_SECONDS, NOTIFICATIONS, Expansion
+from shared.queue_messages import NEWER_VERSION_WAITS, NOTIFICATIONS, Expansion
 from shared.queues import to_text
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
@@ -55,7 +55,7 @@ async def ingest(services: Services, body: bytes, message_id: str, dequeue_count
         await _store(services, request, tenant, request.id or message_id, now)
     except UnreadableRow as unreadable:  # of a newer version: a newer instance must run the command
         log.warning("Message %s is put back: a row that it needs %s", message_id, unreadable.fault)
-        await services.queues.put(NOTIFICATIONS, to_text(body), NEWER_VERSION_DELAY_SECONDS)
+        await services.queues.put(NOTIFICATIONS, to_text(body), NEWER_VERSION_WAITS.failed())
     except MessageRefused as refused:
         identity = read_identity(body)
         row = await services.dead_letters.put(

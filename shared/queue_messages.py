@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Self
 
 from shared.contract.decoding import decode_json
+from shared.time.longer_waits import LongerWaits
 
 NOTIFICATIONS = "notifications"
 EXPANSIONS = "expansions"
@@ -27,8 +28,8 @@ WORK_QUEUES = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS,
 RESPONSES = "responses"
 
 VERSION = 1
-#: Delay before a message of a newer version is read again.
-NEWER_VERSION_DELAY_SECONDS = 60
+#: Delays before a message of a newer version is read again, which grow with the age of this process.
+NEWER_VERSION_WAITS = LongerWaits(60, 900)
 
 
 class NewerVersion(Exception):

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import azure.functions as func
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, HttpResponseError
 
 from shared import queue_messages
 from shared.contract.faults import Fault, MessageRefused
@@ -20,10 +20,14 @@ from shared.contract.identity import with_id
 from shared.queues import Queues, to_text
 from shared.services import Services, get_services
 from shared.storage.clients import CONNECTION, open_storage
+from shared.time.longer_waits import LongerWaits
 
-#: Tries of a message after which a fault of the storage puts a copy in its place, and the delay of that copy.
+#: Tries of a message after which a fault of the storage puts a copy in its place.
 MAX_STORAGE_TRIES = 4
-STORAGE_RETRY_SECONDS = 60
+#: Statuses of a request that the storage understood and refused: it would refuse it again.
+_REFUSED = (400, 409, 411, 412, 413, 414)
+#: The delays of copies, by queue.
+_waits = LongerWaits(60, 900)
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +51,29 @@ async def outlast_storage_faults(message: func.QueueMessage, queue: str) -> Asyn
     try:
         yield
     except AzureError as error:
-        if (message.dequeue_count or 1) < MAX_STORAGE_TRIES:
+        is_refused = isinstance(error, HttpResponseError) and error.status_code in _REFUSED
+        if is_refused or (message.dequeue_count or 1) < MAX_STORAGE_TRIES:
             raise
         body = message.get_body()
         if queue.startswith(queue_messages.NOTIFICATIONS):
             body = with_id(body, str(message.id))
-        await _put_back(queue, to_text(body))
+        wait = _waits.failed(queue)
+        await _put_back(queue, to_text(body), wait)
         log.warning(
             "Message %s on %s waits for the storage: %s; it is tried again in %d s",
-            message.id, queue, type(error).__name__, STORAGE_RETRY_SECONDS,
+            message.id, queue, type(error).__name__, wait,
         )  # fmt: skip
+    else:
+        _waits.succeeded(queue)
 
 
-async def _put_back(queue: str, text: str) -> None:
+async def _put_back(queue: str, text: str, wait: float) -> None:
     try:
-        await (await get_services()).queues.put(queue, text, STORAGE_RETRY_SECONDS)
+        await (await get_services()).queues.put(queue, text, wait)
     except AzureError:  # a process that starts without the tables has no services
         queues, tables = open_storage()
         async with queues, tables:
-            await Queues(queues).put(queue, text, STORAGE_RETRY_SECONDS)
+            await Queues(queues).put(queue, text, wait)
 
 
 async def handle_internal(
@@ -90,7 +98,7 @@ async def _handle(
     try:
         decoded = kind.decode(body)
     except queue_messages.NewerVersion:
-        await services.queues.put(queue, to_text(body), queue_messages.NEWER_VERSION_DELAY_SECONDS)
+        await services.queues.put(queue, to_text(body), queue_messages.NEWER_VERSION_WAITS.failed())
         return
     except (queue_messages.Unreadable, MessageRefused):
         fault = Fault("", f"is not a message of the queue {queue}")

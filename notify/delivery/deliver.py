@@ -66,7 +66,11 @@ async def deliver(services: Services, message: Delivery) -> None:
     known = untried if message.etag else await services.deliveries.get(message)
     for _ in range(MAX_CONFLICTS):
         if known is None:
-            log.warning("A delivery of notification %s was dropped: it has no row", message.notification)
+            log.warning(
+                "A delivery of notification %s (%s) was dropped: it has no row",
+                notification.key,
+                notification.identity,
+            )
             return
         sending = Sending(services, notification, message, known, services.real_time())
         step, until = policy.next_step(known, sending.now)

@@ -27,7 +27,7 @@ async def is_its_turn(services: Services, notification: StoredNotification, mess
     else:
         try:
             turn = await limiter.reserve_turn(tenant, channel_of(lane), message.turn, urgent=urgent)
-            wait = turn - services.real_time().timestamp()
+            wait = limiter.seconds_until(turn)
         except RetryLater as later:
             wait, turn = later.seconds, 0.0
         else:

@@ -25,14 +25,15 @@ from shared.storage.rate_lanes import LaneKind
 from shared.teams.outcome import Outcome, Verdict, classify
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
+from shared.time.longer_waits import LongerWaits
 
 #: Timeout of a request to Teams, and of its connection.
 TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
 #: API host of the GCC cloud, which is asked after an answer `InvalidBotApiHost` ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
-#: Pause of a tenant's lane if the bot's token is not accepted: an operator must correct the settings.
-TOKEN_PAUSE_SECONDS = 60.0
+#: Shortest and longest pause of a tenant's lane if the bot's token is not accepted: an operator must mend the settings.
+TOKEN_PAUSE_SECONDS = (60.0, 900.0)
 #: Range of the random pause after a 429 without Retry-After.
 THROTTLED_PAUSE_SECONDS = (1.0, 5.0)
 
@@ -80,6 +81,7 @@ class Connector:
         """`allowed` returns whether the bot's token may be sent to a serviceUrl; without a limiter nothing waits."""
         self._session, self._tokens, self._allowed, self._clock = session, tokens, allowed, clock
         self._rate_limiter = rate_limiter
+        self._token_waits = LongerWaits(*TOKEN_PAUSE_SECONDS)
 
     async def create_conversation(self, route: Route, bot_id: str, user: str) -> Outcome:
         """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one.
@@ -134,12 +136,14 @@ class Connector:
         outcome, token = await self._attempt(method, route, url, body, lane, "")
         if outcome.reason is Reason.UNAUTHORIZED and token:
             outcome, _ = await self._attempt(method, route, url, body, lane, token)
+        if outcome.verdict is Verdict.DONE:
+            self._token_waits.succeeded()
         if outcome.reason is Reason.THROTTLED:
             wait = outcome.retry_after
             outcome = replace(outcome, retry_after=random.uniform(*THROTTLED_PAUSE_SECONDS) if wait is None else wait)  # noqa: S311
         elif outcome.reason in (Reason.UNAUTHORIZED, Reason.NO_TOKEN):
             log.error("Teams does not accept the bot's token (%s): check MicrosoftAppId and its secret", outcome.reason)
-            outcome = replace(outcome, retry_after=TOKEN_PAUSE_SECONDS)
+            outcome = replace(outcome, retry_after=self._token_waits.failed())
         if self._rate_limiter and outcome.reason in _PAUSING and outcome.retry_after:
             if lane.has_own_limit and outcome.reason is Reason.THROTTLED:
                 await self._rate_limiter.pause_conversation(route.tenant, lane.key, outcome.retry_after)

@@ -92,6 +92,10 @@ class RateLimiter:
             if queue.lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
+    def seconds_until(self, turn: float) -> float:
+        """Return the time from now to a turn."""
+        return turn - self._clock() / SECOND
+
     def paused_seconds(self, tenant: str) -> float:
         """Return for how long the tenant's lane is paused, or 0 if requests wait for that in the process."""
         wait = self._queue(tenant).lane.paused_until - self._clock()

@@ -89,6 +89,7 @@ async def test_temporary_failure_is_retried_and_a_lost_response_is_marked_maybe_
     herald: Herald, fault: TeamsFault, attempts: int, maybe_twice: bool, received: int
 ) -> None:
     set_token(herald.services, "")
+    herald.services.rate_limiter._real_time = herald.clock
     ada = await add_person(herald)
     await herald.teams.inject(fault)
     submitted = await herald.submit(user(ada))

@@ -11,7 +11,9 @@ from azure.core.exceptions import HttpResponseError
 
 from notify.delivery.deliver import deliver
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS
-from shared.triggers import MAX_STORAGE_TRIES, STORAGE_RETRY_SECONDS
+from shared.storage.entity_writes import StorageRefusal
+from shared.time.longer_waits import LongerWaits
+from shared.triggers import MAX_STORAGE_TRIES
 from tests.support.herald import Herald, notification, user
 from tests.support.tapped import TAP, Tap
 from tests.support.triggers import FUNCTIONS, queue_message, use_services
@@ -40,13 +42,37 @@ async def test_message_outlasts_an_outage_of_the_tables_with_its_identity(
                     await FUNCTIONS[NOTIFICATIONS](queue_message(text, tries))
             await FUNCTIONS[NOTIFICATIONS](queue_message(text, MAX_STORAGE_TRIES))
             at, queue, copy = timed.delayed.pop()
-            assert (queue, round(abs((at - timed.clock()).total_seconds()))) == (NOTIFICATIONS, STORAGE_RETRY_SECONDS)
+            assert (queue, round(abs((at - timed.clock()).total_seconds()))) == (NOTIFICATIONS, 60)
             text = copy.encode()
             assert json.loads(text)["id"] == "m1"
     await FUNCTIONS[NOTIFICATIONS](queue_message(text, 1))
     await timed.handle_messages()
     assert len(await timed.received()) == 1
     assert await timed.dead_letters() == []
+
+
+async def test_request_that_the_storage_refuses_is_no_outage(
+    timed: Herald, triggers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be refused for ever: the message becomes poison."""
+    text = notification({"all": True})
+
+    async def refuse(*_: object) -> str:
+        raise StorageRefusal(400, b'{"code": "PropertyValueTooLarge"}')
+
+    monkeypatch.setattr(timed.services.notifications, "insert", refuse)
+    with pytest.raises(StorageRefusal):
+        await FUNCTIONS[NOTIFICATIONS](queue_message(text, MAX_STORAGE_TRIES))
+    assert timed.delayed == []
+
+
+def test_waits_grow_with_the_time_of_an_outage_and_not_with_its_messages() -> None:
+    times = [0.0, 1.0, 100.0, 600.0, 600.0, 5000.0, 5000.0, 5000.0]
+    waits = LongerWaits(60, 900, lambda: times.pop(0))
+    assert [waits.failed("a") for _ in range(6)] == [60, 60, 60, 300, 300, 900]
+    assert waits.failed("b") == 60
+    waits.succeeded("a")
+    assert waits.failed("a") == 60
 
 
 async def test_delivery_outlasts_an_outage_and_is_sent_once(

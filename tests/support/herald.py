@@ -45,6 +45,7 @@ from shared.services import Services, open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import shard_of
+from shared.time.clock import real_time
 from tests.support.storage import Storage
 from timer_digest.release_held import release
 from timer_digest.tick import tick
@@ -284,6 +285,7 @@ async def open_herald(
         monkeypatch.setattr("shared.teams.rate_limiter.LEAD_MICROSECONDS", SECOND // 100)
     clock = Clock()
     services = await open_services(load_settings(environ), storage.open(), clock)
+    services.rate_limiter._real_time = real_time  # the fake Teams follows it, and tests also move their clock back
     set_token(services, token)
     queues, tables = storage.open()
     async with queues, tables:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from azure.core.exceptions import HttpResponseError
 
-from local.fake_teams.api import PersonView
+from local.fake_teams.api import Behaviour, PersonView
 from notify.ingest import ingest
 from shared.announcements import MAX_MISSED_STORED, SOURCE
-from shared.queue_messages import NEWER_VERSION_DELAY_SECONDS, NOTIFICATIONS
+from shared.queue_messages import NEWER_VERSION_WAITS, NOTIFICATIONS
 from shared.records import StoredNotification, notification_key
 from shared.states import NotificationState, ScheduleState
 from shared.storage.schedules import Schedules, StoredSchedule
@@ -405,9 +405,12 @@ async def test_tick_that_pauses_at_any_operation_repeats_nothing(timed: Herald) 
 
 
 async def test_concurrent_ticks_send_each_message_once(timed: Herald) -> None:
+    await timed.teams.set_behaviour(Behaviour(enforce_limits=False))
+    timed.services.rate_limiter._real_time = timed.clock
     expected = await add_timers(timed, "t")
     set_clock(timed, NINE)
     await asyncio.gather(*(tick(timed.services) for _ in range(4)))
+    await timed.advance_clock(5)  # each repeated message takes a turn of the conversation
     await check_next_tick(timed, "t", expected)
 
 
@@ -547,7 +550,7 @@ async def test_command_for_a_schedule_of_a_newer_version_is_put_back(timed: Hera
     await command_schedule(timed, "pauseSchedule")
     [(at, queue, text)] = timed.delayed
     assert (queue, json.loads(text)["command"]) == (NOTIFICATIONS, "pauseSchedule")
-    assert at > timed.clock() + timedelta(seconds=NEWER_VERSION_DELAY_SECONDS - 10)
+    assert at > timed.clock() + timedelta(seconds=NEWER_VERSION_WAITS.shortest - 10)
     assert await timed.dead_letters() == []
 
 
