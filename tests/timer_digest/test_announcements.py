@@ -410,7 +410,8 @@ async def test_concurrent_ticks_send_each_message_once(timed: Herald) -> None:
     expected = await add_timers(timed, "t")
     set_clock(timed, NINE)
     await asyncio.gather(*(tick(timed.services) for _ in range(4)))
-    await timed.advance_clock(5)  # each repeated message takes a turn of the conversation
+    for _ in range(5):
+        await timed.advance_clock(30)  # each repeated message takes a turn of the conversation
     await check_next_tick(timed, "t", expected)
 
 
