@@ -1,4 +1,4 @@
-"""Hosts on the same storage account share rate lanes: together they respect Teams' limits and its Retry-After."""
+"""Hosts on the same storage account share rate lanes: together they keep Teams' limits and its Retry-After."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _suspend(host: FunctionHost) -> None:
 @pytest.mark.parametrize(
     ("seconds", "count"), [(8, 120), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
 )
-async def test_retry_after_pauses_its_tenant_on_all_hosts_but_no_other_tenant(
+async def test_refusals_of_three_conversations_pause_their_tenant_on_all_hosts_but_no_other(
     deployment: Deployment, seconds: int, count: int
 ) -> None:
     teams = deployment.teams
@@ -91,7 +91,7 @@ async def test_retry_after_pauses_its_tenant_on_all_hosts_but_no_other_tenant(
     }
     await deployment.put(notification(*audiences[teams.tenant], tenant=teams.tenant))
     await teams.wait(count // 5, tenant=teams.tenant, timeout=30)
-    await teams.inject(TeamsFault(operation="send", tenant=teams.tenant, status=429, retry_after=seconds, count=1))
+    await teams.inject(TeamsFault(operation="send", tenant=teams.tenant, status=429, retry_after=seconds, count=3))
     await deployment.put(notification(*audiences[other_tenant], tenant=other_tenant))
     await deployment.wait_until_ended(within=count / 8 + seconds + 60, count=2)
 
