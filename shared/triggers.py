@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import azure.functions as func
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError
 
 from shared import queue_messages
 from shared.contract.faults import Fault, MessageRefused
@@ -20,12 +20,11 @@ from shared.contract.identity import with_id
 from shared.queues import Queues, to_text
 from shared.services import Services, get_services
 from shared.storage.clients import CONNECTION, open_storage
+from shared.storage.outages import is_outage
 from shared.time.longer_waits import LongerWaits
 
 #: Tries of a message after which a fault of the storage puts a copy in its place.
 MAX_STORAGE_TRIES = 4
-#: Statuses of a request that the storage understood and refused: it would refuse it again.
-_REFUSED = (400, 409, 411, 412, 413, 414)
 #: The delays of copies, by queue.
 _waits = LongerWaits(60, 900)
 
@@ -51,8 +50,7 @@ async def outlast_storage_faults(message: func.QueueMessage, queue: str) -> Asyn
     try:
         yield
     except AzureError as error:
-        is_refused = isinstance(error, HttpResponseError) and error.status_code in _REFUSED
-        if is_refused or (message.dequeue_count or 1) < MAX_STORAGE_TRIES:
+        if not is_outage(error) or (message.dequeue_count or 1) < MAX_STORAGE_TRIES:
             raise
         body = message.get_body()
         if queue.startswith(queue_messages.NOTIFICATIONS):

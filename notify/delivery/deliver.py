@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 from azure.core.exceptions import AzureError
 
@@ -27,14 +28,18 @@ from shared.records import DeliveryRecord
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus, Rule
+from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
-from shared.teams.connector import Route
+from shared.teams.connector import TIMEOUT_SECONDS, Route
 from shared.teams.outcome import Outcome, Verdict
+from shared.teams.rate_limiter import MAX_WAIT_SECONDS
 
 #: Tries per message while other workers change the delivery's row.
 MAX_CONFLICTS = 8
 
+#: How long after the begin of a try a request may still be sent: otherwise the claim could end before the request does.
+MAX_CLAIM_TIME = timedelta(seconds=CLAIM_SECONDS - TIMEOUT_SECONDS - MAX_WAIT_SECONDS)
 #: The status of a conversation reference after Teams refused a request for this reason.
 _STATUS_AFTER = {
     Reason.BLOCKED: ReferenceStatus.BLOCKED,
@@ -131,6 +136,10 @@ async def _try(sending: Sending) -> None:
     # Send
     claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
     sending = replace(sending, known=claimed)
+    if services.real_time() - sending.now > MAX_CLAIM_TIME:  # the storage failed meanwhile
+        await sending.release(known)
+        await sending.requeue(0, replace(sending.message, etag=""))
+        return
     try:
         outcome, conversation, is_update = await _send_claimed(sending, target, route, activity, previous)
     except AzureError:  # of a rate lane or the thread's row: no message left, or an update, which is safe to repeat

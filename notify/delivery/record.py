@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
-
-from azure.core.exceptions import AzureError
 
 from notify import policy
 from notify.progress import finish, finish_single
@@ -23,14 +19,11 @@ from shared.states import DIGESTS, DeliveryState, Purpose, Reason, ReferenceKind
 from shared.storage import timers
 from shared.storage.delivery_counts import SINGLE_SHARD
 from shared.storage.markers import welcomed
+from shared.storage.outages import OUTAGE_SECONDS, outlast_faults
 from shared.teams.outcome import Outcome, Verdict
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Delays before the result of a request is stored again; with the storage's own retries they are shorter than a claim.
-RECORD_RETRY_DELAYS_SECONDS = (0.1, 1.0, 3.0, 6.0)
 #: Final states after which a person is not welcomed again.
 _ARRIVED = (DeliveryState.SENT, DeliveryState.SIMULATED, DeliveryState.UNKNOWN, DeliveryState.RECALLED)
 
@@ -142,15 +135,26 @@ class Sending:
 
     async def release(self, known: DeliveryRecord) -> None:
         """Give up the claim before a request was sent, so that the delivery is as `known` before."""
-        await self.services.deliveries.defer(
-            self.message,
-            self.known.etag,
-            None,
-            attempts=known.attempts,
-            maybe_twice=known.maybe_twice,
-            not_before=self.now,
-            now=self.now,
+        await self.outlast_faults(
+            lambda: self.services.deliveries.defer(
+                self.message,
+                self.known.etag,
+                None,
+                attempts=known.attempts,
+                maybe_twice=known.maybe_twice,
+                not_before=self.now,
+                now=self.now,
+            )
         )
+
+    async def outlast_faults(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write what only this worker knows about the delivery, again and again while the storage fails.
+
+        Without it, nobody would know whether the message arrived. Raises `Conflict` also if an earlier try succeeded
+        and its answer was lost: the row then has the result.
+        """
+        used = (self.services.real_time() - self.now).total_seconds()
+        return await outlast_faults(write, OUTAGE_SECONDS - used)
 
     async def delete_held(self) -> None:
         """Delete its row in HeldDeliveries, if there is one."""
@@ -175,7 +179,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
         is_exhausted = state is DeliveryState.FAILED and outcome.verdict is not Verdict.FAILED
         reason = Reason.EXHAUSTED if is_exhausted else outcome.reason
         ids = {"activity_id": outcome.activity_id, "conversation_id": conversation}
-        await _outlast_faults(lambda: sending.end(state, reason, **ids, revision=notification.revision))
+        await sending.outlast_faults(lambda: sending.end(state, reason, **ids, revision=notification.revision))
         if state is DeliveryState.SENT:
             await _enqueue_missed_change(sending)
         return
@@ -183,7 +187,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
     if wait is None:
         wait = policy.backoff(claimed.attempts + 1, random.random())  # noqa: S311 (jitter)
     attempts = claimed.attempts + (outcome.reason not in policy.UNCOUNTED_REASONS)
-    etag = await _outlast_faults(
+    etag = await sending.outlast_faults(
         lambda: services.deliveries.defer(
             sending.message,
             claimed.etag,
@@ -196,21 +200,6 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
         )
     )
     await sending.requeue(wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts, turn=0.0))
-
-
-async def _outlast_faults(write: Callable[[], Awaitable[T]]) -> T:
-    """Write the result of a request, and try again within its claim if the storage fails.
-
-    Without the result, nobody would know whether the message arrived. Raises `Conflict` also if an earlier try
-    succeeded and its answer was lost: the row then has the result.
-    """
-    for delay in RECORD_RETRY_DELAYS_SECONDS:
-        try:
-            return await write()
-        except AzureError as error:
-            log.warning("The result of a request could not be stored, and is stored again: %s", type(error).__name__)
-            await asyncio.sleep(delay)
-    return await write()
 
 
 async def _enqueue_missed_change(sending: Sending) -> None:

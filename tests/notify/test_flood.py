@@ -9,24 +9,22 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.rate_windows import SECOND, SEND_WINDOWS
-from shared.services import open_services
-from shared.settings import load_settings
 from shared.states import ReferenceKind, ReferenceStatus
-from tests.notify.test_random_hour import ENVIRON, SERVICE_URL, WELL
 from tests.shared.test_rate_windows import most_within
 from tests.support.herald import notification
 from tests.support.memory import MemoryAccount
 from tests.support.odd_teams import OddTeams, chat_of
 from tests.support.tapped import TAP, Tap, TappedMemory
-from tests.support.triggers import IN_WORK, ObservedQueues, QueueHost, use_services
+from tests.support.triggers import IN_WORK, ObservedQueues, QueueHost
 from tests.support.virtual_time import run_virtual, virtual_now
+from tests.support.virtual_workers import SERVICE_URL, open_workers
 
+TENANT = "0000000c-0000-4000-8000-000000000000"
 MESSAGES, OTHERS = 110, 30
 #: The time that each storage operation takes.
 STORAGE_SECONDS = 0.005
@@ -47,35 +45,28 @@ class DeliveryCounter(Tap):
 
 
 def person(number: int) -> str:
-    return f"{WELL[:8]}-0000-4000-8000-{number:012x}"
+    return f"{TENANT[:8]}-0000-4000-8000-{number:012x}"
 
 
 async def run(patch: pytest.MonkeyPatch) -> tuple[OddTeams, QueueHost, DeliveryCounter, dict[str, float]]:
     account, teams = MemoryAccount(), OddTeams({}, 0.0, random.Random(1))
     host, counter, put_at = QueueHost(account), DeliveryCounter(), dict[str, float]()
-    patch.setattr("shared.services.Table", TappedMemory)
-    patch.setattr("shared.queues.Queues", ObservedQueues)
-    patch.setattr("shared.teams.tokens._request_token", lambda _: {"access_token": "t", "expires_in": 3600})
-    storage: Any = (account, account)
-    services = await open_services(load_settings(ENVIRON | {"HERALD_TENANT_RATE": "45"}), storage, virtual_now)
-    assert isinstance(services.queues, ObservedQueues)
+    [services] = await open_workers(host, teams, patch, 1, [TENANT], 45, table=TappedMemory)
 
     def observe(queue: str, text: str, delay: float) -> None:
         counter.count()
         host.observe(queue, text, delay)
 
+    assert isinstance(services.queues, ObservedQueues)
     services.queues.observe = observe
-    connector: Any = services.connector
-    connector._session = teams
-    use_services(patch, services)
     for number in range(1 + OTHERS):
         observed = {"service_url": SERVICE_URL, "conversation_id": chat_of(person(number))}
         await services.conversations.save(
-            WELL, ReferenceKind.USER, person(number), observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
+            TENANT, ReferenceKind.USER, person(number), observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
         )
 
     async def put(number: int, title: str) -> None:
-        body = notification({"user": person(number)}, id=title, tenant=WELL, content={"title": title})
+        body = notification({"user": person(number)}, id=title, tenant=TENANT, content={"title": title})
         put_at[title] = asyncio.get_running_loop().time()
         await account.get_queue_client(NOTIFICATIONS).send_message(body.decode())
         host.observe(NOTIFICATIONS, "", 0)

@@ -13,15 +13,15 @@ import pytest
 
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, NOTIFICATIONS, SWEEPS, WORK_QUEUES
 from shared.records import DeliveryRecord, StoredNotification
-from shared.services import Services, open_services
-from shared.settings import load_settings
+from shared.services import Services
 from shared.states import DeliveryState, NotificationState, Reason, ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import shard_names
 from tests.support.herald import notification
-from tests.support.memory import MemoryAccount, MemoryTable
+from tests.support.memory import MemoryAccount
 from tests.support.odd_teams import NOT_PAUSING, ODD_ANSWERS, Meaning, OddTeams, Request, chat_of
-from tests.support.triggers import ObservedQueues, QueueHost, use_services
+from tests.support.triggers import QueueHost
 from tests.support.virtual_time import run_virtual, virtual_now
+from tests.support.virtual_workers import SERVICE_URL, open_workers
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 #: Half of the notifications of the tenants with odd answers come later, at the latest after this time.
@@ -40,14 +40,7 @@ MARK_SECONDS = 70
 PAUSE_SLACK_SECONDS = 2.5
 #: Teams makes nobody wait longer than 15 minutes; the rest is jitter.
 MAX_DELAY_SECONDS = 900 + 30
-SERVICE_URL = "https://smba.trafficmanager.net/emea/"
 ODD_A, ODD_B, WELL = (f"0000000{letter}-0000-4000-8000-000000000000" for letter in "abc")
-ENVIRON = {
-    "MicrosoftAppId": "00000000-0000-4000-8000-00000000000f",
-    "MicrosoftAppPassword": "secret",
-    "HERALD_ALLOWED_TENANTS": f"{ODD_A},{ODD_B},{WELL}",
-    "HERALD_TENANT_RATE": str(RATE),
-}
 #: A request so refused marks the recipient, who gets no other request for days.
 MARKING = (Reason.BLOCKED, Reason.NOT_INSTALLED)
 #: States that only an answer of Teams leads to, here where nothing expires, is cancelled or held.
@@ -155,20 +148,7 @@ async def run_hour(count: int, seed: int, patch: pytest.MonkeyPatch) -> Run:
     # A pause stops a tenant's requests, so that only the tenant without pauses gets many answers in an hour.
     teams = OddTeams({ODD_A: ODD_ANSWERS, ODD_B: NOT_PAUSING}, HOUR, chance)
     host = QueueHost(account)
-    patch.setattr("shared.services.Table", MemoryTable)
-    patch.setattr("shared.queues.Queues", ObservedQueues)
-    tokens: Iterator[int] = iter(range(10**6))
-    patch.setattr(
-        "shared.teams.tokens._request_token", lambda _: {"access_token": f"t{next(tokens)}", "expires_in": 3600}
-    )
-    storage: Any = (account, account)
-    workers = [await open_services(load_settings(ENVIRON), storage, virtual_now) for _ in range(WORKERS)]
-    for worker in workers:
-        assert isinstance(worker.queues, ObservedQueues)
-        worker.queues.observe = host.observe
-        connector: Any = worker.connector
-        connector._session = teams
-    use_services(patch, *workers)
+    workers = await open_workers(host, teams, patch, WORKERS, [each.id for each in tenants], RATE)
     services = workers[0]
     members = 60 if count < 1000 else 130  # in pages of 50
     for tenant in tenants:

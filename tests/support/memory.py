@@ -44,18 +44,27 @@ RowTest = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 KeyBound = tuple[Callable[[Any, Any], bool], str]
 
 
+@dataclass
+class Outage:
+    """While one of these is set, each operation on the tables or queues raises it, before it takes effect."""
+
+    tables: Exception | None = None
+    queues: Exception | None = None
+
+
 class MemoryAccount:
     """The tables and queues of one account, with the interface of both service clients."""
 
     def __init__(self) -> None:
+        self.outage = Outage()
         self._tables: dict[str, MemoryTableClient] = {}
         self._queues: dict[str, MemoryQueueClient] = {}
 
     def get_table_client(self, name: str) -> MemoryTableClient:
-        return self._tables.setdefault(name, MemoryTableClient(name))
+        return self._tables.setdefault(name, MemoryTableClient(name, self.outage))
 
     def get_queue_client(self, name: str) -> MemoryQueueClient:
-        return self._queues.setdefault(name, MemoryQueueClient(name))
+        return self._queues.setdefault(name, MemoryQueueClient(name, self.outage))
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,12 +92,14 @@ class MemoryTableClient:
 
     _etags = count(1)
 
-    def __init__(self, name: str) -> None:
-        self.table_name = name
+    def __init__(self, name: str, outage: Outage) -> None:
+        self.table_name, self._outage = name, outage
         self._partitions: dict[str, dict[str, TableEntity]] | None = None
 
     @property
     def _rows(self) -> dict[str, dict[str, TableEntity]]:
+        if self._outage.tables:
+            raise self._outage.tables
         if self._partitions is None:
             raise ResourceNotFoundError("TableNotFound")
         return self._partitions
@@ -129,6 +140,8 @@ class MemoryTableClient:
     async def write(self, operations: Sequence[Operation]) -> list[str]:
         """Apply all operations, or none and raise `StorageRefusal`; return the new ETags, "" for deleted rows."""
         await asyncio.sleep(0)
+        if self._outage.tables:
+            raise self._outage.tables
         if self._partitions is None:
             raise _refusal(404, "TableNotFound")
         keys = [(str(row["PartitionKey"]), str(row["RowKey"])) for _, row, *_ in operations]
@@ -319,11 +332,14 @@ class MemoryQueueClient:
     """One queue, with the interface of `azure.storage.queue.aio.QueueClient`."""
 
     queue_name: str
+    _outage: Outage
     _messages: dict[str, Message] | None = field(default=None)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
     def _existing(self) -> dict[str, Message]:
+        if self._outage.queues:
+            raise self._outage.queues
         if self._messages is None:
             raise ResourceNotFoundError("QueueNotFound")
         return self._messages
@@ -365,10 +381,18 @@ class MemoryQueueClient:
 
     async def delete_message(self, message: Message) -> None:
         await asyncio.sleep(0)
+        del self._existing[self._received(message).id]
+
+    async def hide_message(self, message: Message, seconds: float) -> None:
+        """Make a received message visible again after `seconds`."""
+        await asyncio.sleep(0)
+        self._received(message).visible_at = time.monotonic() + seconds
+
+    def _received(self, message: Message) -> Message:
         found = self._existing.get(message.id)
         if found is None or found.pop_receipt != message.pop_receipt:
             raise ResourceNotFoundError("MessageNotFound")
-        del self._existing[message.id]
+        return found
 
     async def clear_messages(self) -> None:
         self._existing.clear()

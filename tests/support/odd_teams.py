@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A request and its answer. `kind` is create, send, update or list; `title` is the notification in the message."""
+    """A request and its answer. `kind` is create, send, update, delete or list; `title` that of its notification."""
 
     at: float
     tenant: str
@@ -75,6 +75,12 @@ class Request:
     conversation: str
     title: str
     answer: Answer
+    number: int = 0
+
+    @property
+    def activity_id(self) -> str:
+        """The id of the message in Teams, unless the answer says otherwise."""
+        return f"a{self.number}"
 
     @property
     def answered_at(self) -> float:
@@ -207,7 +213,9 @@ class OddTeams:
         answer = self._next(tenant) if is_odd and (kind != "list" or self.chance.random() < ODD_LISTS) else WELL
         title = TITLE.search(data or b"")
         queue, message = IN_WORK.get()
-        sent = Request(loop.time(), tenant, kind, conversation, title[0].decode() if title else "", answer)
+        sent = Request(
+            loop.time(), tenant, kind, conversation, title[0].decode() if title else "", answer, len(self.requests)
+        )
         self.requests.append(sent)
         await asyncio.sleep(answer.seconds)
         if queue.startswith("deliveries"):
@@ -216,7 +224,7 @@ class OddTeams:
             self.by_expansion[tenant].append(sent)
         if answer.error:
             raise answer.error()
-        body = self._body(kind, url, conversation) if answer.body is None else answer.body
+        body = self._body(sent, url) if answer.body is None else answer.body
         headers = CIMultiDict(answer.headers)
 
         async def read() -> bytes:
@@ -237,14 +245,15 @@ class OddTeams:
             body = json.loads(data or b"")
             return body["tenantId"], "create", body["members"][0]["id"]
         conversation = unquote(parts[1])
-        kind = {"POST": "send", "PUT": "update", "GET": "list"}[method]
+        kind = {"POST": "send", "PUT": "update", "GET": "list", "DELETE": "delete"}[method]
         return conversation.split("!")[1], kind, conversation
 
-    def _body(self, kind: str, url: URL, conversation: str) -> bytes:
+    def _body(self, request: Request, url: URL) -> bytes:
+        kind, conversation = request.kind, request.conversation
         if kind == "create":
             return json.dumps({"id": chat_of(conversation)}).encode()
         if kind != "list":
-            return json.dumps({"id": f"a{len(self.requests)}"}).encode()
+            return json.dumps({"id": request.activity_id}).encode()
         if not url.raw_path.endswith("pagedmembers"):
             return json.dumps({"conversations": [{"id": each} for each in self.channels[conversation]]}).encode()
         start, size = int(url.query.get("continuationToken", "0")), int(url.query["pageSize"])

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from shared.queues import Queues
 from shared.storage.entity_writes import Operation, Row
 from shared.storage.table import Conflict, Table
 from tests.support.herald import TimedQueues
@@ -109,13 +110,16 @@ class TappedAzure(Tapped, Table): ...
 class TappedMemory(Tapped, MemoryTable): ...
 
 
-class TappedQueues(TimedQueues):
+class TappedPut(Queues):
     async def create(self, name: str) -> None:
         if TAP.get() is None:
             await super().create(name)
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
         await _notify(super().put(name, text, delay), f"queue/{name}")
+
+
+class TappedQueues(TappedPut, TimedQueues): ...
 
 
 def tap(storage: Storage) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -12,32 +13,36 @@ from typing import Any
 
 import azure.functions as func
 import pytest
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
-from notify.functions import expand_audience, ingest_message, send_delivery, send_urgent_delivery, sweep_deliveries
-from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS, NOTIFICATIONS, RECIPIENTS, SWEEPS
+from notify import functions as notify_functions
 from shared.queues import Queues
 from shared.services import Services
 from tests.support.memory import MemoryAccount, MemoryQueueClient, Message
-from timer_digest.functions import release_held_deliveries, tick_each_minute
+from timer_digest import functions as timer_functions
+from timer_digest.functions import tick_each_minute
 
 #: Messages that the host takes from a queue at a time, and until how many are in work it takes more (host.json).
 BATCH_SIZE = NEW_BATCH_THRESHOLD = 32
-#: The host renews the lease of a message for as long as its function runs.
-LEASE_SECONDS = 3600
+#: Until when a message is invisible whose function runs; no function runs longer (host.json: functionTimeout).
+LEASE_SECONDS = 600
+#: After how long a message comes again whose function failed, and after how many tries it is poison (host.json).
+VISIBILITY_SECONDS, MAX_DEQUEUE_COUNT = 30, 5
+#: Seconds over which the host tries to delete a message, or to make it visible again, and the interval of its tries.
+COMPLETION_SECONDS, RETRY_SECONDS = 12, 2
 TICK_SECONDS = 60
 
-_BUILDERS: dict[str, Any] = {
-    NOTIFICATIONS: ingest_message,
-    EXPANSIONS: expand_audience,
-    DELIVERIES: send_delivery,
-    DELIVERIES_URGENT: send_urgent_delivery,
-    SWEEPS: sweep_deliveries,
-    RECIPIENTS: release_held_deliveries,
-}
-#: The function of each queue.
-FUNCTIONS: dict[str, Callable[[func.QueueMessage], Awaitable[None]]] = {
-    queue: each.build().get_user_function() for queue, each in _BUILDERS.items()
-}
+
+def _queue_functions() -> Iterator[tuple[str, Callable[[func.QueueMessage], Awaitable[None]]]]:
+    for module in (notify_functions, timer_functions):
+        for builder in module.blueprint._function_builders:
+            function = builder.build()
+            if queue := getattr(function.get_trigger(), "queue_name", ""):
+                yield queue, function.get_user_function()
+
+
+#: The function of each queue, also of the poison queues.
+FUNCTIONS: dict[str, Callable[[func.QueueMessage], Awaitable[None]]] = dict(_queue_functions())
 _tick: Any = tick_each_minute
 TICK: Callable[[Any], Awaitable[None]] = _tick.build().get_user_function()
 
@@ -79,12 +84,14 @@ class ObservedQueues(Queues):
 class QueueHost:
     """Calls the function of each message that is visible, many at a time, and the tick each minute.
 
-    `errors` has each exception that left a function, with the queue and body of its message; that message is dropped.
+    A message whose function raises comes again, and after five tries it is moved to the poison queue. `errors` has each
+    exception that left a function, with the queue and body of its message; `poison` has the messages that were moved.
     `delays` has the longest delay in seconds that a message of each queue got, `received` the number of its messages.
     """
 
     account: MemoryAccount
     errors: list[tuple[str, bytes, Exception]] = field(default_factory=list)
+    poison: list[tuple[str, str]] = field(default_factory=list)
     delays: dict[str, float] = field(default_factory=dict)
     received: Counter[str] = field(default_factory=Counter)
     _changed: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -97,6 +104,9 @@ class QueueHost:
 
     async def run(self, seconds: float) -> None:
         """Serve all queues for so many seconds."""
+        for queue in FUNCTIONS:
+            with suppress(ResourceExistsError):
+                await self.account.get_queue_client(queue).create_queue()
         self._changed = {queue: asyncio.Event() for queue in FUNCTIONS}
         servers = [asyncio.create_task(self._serve(queue)) for queue in FUNCTIONS]
         servers.append(asyncio.create_task(self._tick()))
@@ -113,10 +123,16 @@ class QueueHost:
         while True:
             changed.clear()
             if len(in_work) <= NEW_BATCH_THRESHOLD:
-                received = [
-                    each
-                    async for each in queue.receive_messages(max_messages=BATCH_SIZE, visibility_timeout=LEASE_SECONDS)
-                ]
+                try:
+                    received = [
+                        each
+                        async for each in queue.receive_messages(
+                            max_messages=BATCH_SIZE, visibility_timeout=LEASE_SECONDS
+                        )
+                    ]
+                except AzureError:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
                 for each in received:
                     task = asyncio.create_task(self._call(name, queue, each))
                     in_work.add(task)
@@ -124,7 +140,10 @@ class QueueHost:
                     task.add_done_callback(lambda _: changed.set())
                 if received:
                     continue
-            wait = queue.next_visible_at() - asyncio.get_running_loop().time()
+            try:
+                wait = queue.next_visible_at() - asyncio.get_running_loop().time()
+            except AzureError:
+                wait = RETRY_SECONDS
             try:
                 async with asyncio.timeout(max(wait, 0.01) if len(in_work) <= NEW_BATCH_THRESHOLD else None):
                     await changed.wait()
@@ -139,9 +158,36 @@ class QueueHost:
             await FUNCTIONS[name](queue_message(body, message.dequeue_count, message.id))
         except Exception as error:  # noqa: BLE001 (the test looks at it)
             self.errors.append((name, body, error))
-        await queue.delete_message(message)
+            if message.dequeue_count < MAX_DEQUEUE_COUNT:
+                await _complete(lambda: queue.hide_message(message, VISIBILITY_SECONDS))
+                self._changed[name].set()
+                return
+            poison = f"{name}-poison"
+            assert poison in FUNCTIONS, f"the function of {name} failed"
+            self.poison.append((name, message.content))
+            if not await _complete(lambda: self.account.get_queue_client(poison).send_message(message.content)):
+                return
+            self._changed[poison].set()
+        await _complete(lambda: queue.delete_message(message))
 
     async def _tick(self) -> None:
         while True:
             await TICK(None)
             await asyncio.sleep(TICK_SECONDS)
+
+
+async def _complete(operation: Callable[[], Awaitable[None]]) -> bool:
+    """Do an operation on a message whose function has ended, with retries; return whether it succeeded.
+
+    Otherwise the message comes again at the end of its lease.
+    """
+    for _ in range(COMPLETION_SECONDS // RETRY_SECONDS):
+        try:
+            await operation()
+        except ResourceNotFoundError:
+            return False
+        except AzureError:
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return True
+    return False
