@@ -19,7 +19,7 @@ from notify.audience import explain_empty, is_unlisted_team, list_page
 from notify.policy import MAX_BACKOFF_SECONDS, RETRY_PERIOD
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
-from shared.contract.faults import Fault
+from shared.contract.faults import Fault, unknown_notification
 from shared.contract.models import RECIPIENT
 from shared.queue_messages import EXPANSIONS, Expansion
 from shared.records import StoredNotification
@@ -45,11 +45,13 @@ log = logging.getLogger(__name__)
 
 
 async def expand(services: Services, message: Expansion) -> None:
-    """List one page of recipients, and enqueue its deliveries and the next page."""
+    """List one page of recipients, and enqueue its deliveries and the next page.
+
+    Raises `MessageRefused` if the notification is not stored.
+    """
     notification = await services.notifications.get(message.notification)
     if notification is None:
-        log.warning("A page was dropped: its notification %s is not stored", message.notification)
-        return
+        raise unknown_notification()
     if notification.state is NotificationState.SCHEDULED:
         if (begun := await _begin_scheduled(services, notification, message)) is None:
             return

@@ -14,6 +14,7 @@ from notify.progress import resume_stalled
 from notify.redrive import reopen
 from shared import keys
 from shared.concurrency import gather_limited
+from shared.contract.faults import unknown_notification
 from shared.queue_messages import Delivery, Sweep, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.services import Services
@@ -30,13 +31,16 @@ log = logging.getLogger(__name__)
 
 
 async def sweep_page(services: Services, message: Sweep) -> None:
-    """Enqueue messages for one page of deliveries, then the next page, delayed by the time that sending them takes."""
+    """Enqueue messages for one page of deliveries, then the next page, delayed by the time that sending them takes.
+
+    Raises `MessageRefused` if the notification is not stored.
+    """
     if message.task is Task.WATCHDOG and not message.shard:
         await resume_stalled(services, message.notification)
         return
     notification = await services.notifications.get(message.notification)
     if notification is None:
-        return
+        raise unknown_notification()
     only_open = message.task is Task.WATCHDOG
     if only_open and not message.after:
         remaining = [name for name in shard_names(notification.shards) if name >= message.shard]

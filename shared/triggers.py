@@ -7,7 +7,7 @@ message, so that an `id` in the body would replace the id of the message (`docs/
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -79,7 +79,8 @@ async def handle_internal(
 ) -> None:
     """Decode an internal message and do its work.
 
-    A message of a newer version is put back; one that cannot be decoded becomes a dead letter.
+    A message of a newer version is put back; one that cannot be decoded, or that names a row which does not exist,
+    becomes a dead letter.
     """
     async with outlast_storage_faults(message, queue):
         await _handle(await get_services(), message, queue, kind, work)
@@ -94,13 +95,17 @@ async def _handle(
 ) -> None:
     body = message.get_body()
     try:
-        decoded = kind.decode(body)
+        await work(services, kind.decode(body))
     except queue_messages.NewerVersion:
         await services.queues.put(queue, to_text(body), queue_messages.NEWER_VERSION_WAITS.failed())
-        return
-    except (queue_messages.Unreadable, MessageRefused):
-        fault = Fault("", f"is not a message of the queue {queue}")
-        row = await services.dead_letters.put(queue, str(message.id), body, "unreadable", [fault], services.clock())
-        log.warning("Message %s on %s was not written by the app: see DeadLetters row %s", message.id, queue, row)
-        return
-    await work(services, decoded)
+    except queue_messages.Unreadable:
+        await _refuse(services, message, queue, "unreadable", [Fault("", f"is not a message of the queue {queue}")])
+    except MessageRefused as refused:
+        await _refuse(services, message, queue, refused.reason, refused.faults)
+
+
+async def _refuse(
+    services: Services, message: func.QueueMessage, queue: str, reason: str, faults: Sequence[Fault]
+) -> None:
+    row = await services.dead_letters.put(queue, str(message.id), message.get_body(), reason, faults, services.clock())
+    log.warning("Message %s on %s was refused (%s): see DeadLetters row %s", message.id, queue, reason, row)

@@ -7,7 +7,6 @@ recorded nothing, the request may have reached Teams; the row then says so.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +22,7 @@ from notify.delivery.send import send
 from notify.policy import Step, Target
 from notify.recipients import resolve, store_host
 from shared.cards.size import TooLarge
+from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord
 from shared.rendering import render_notification
@@ -46,37 +46,33 @@ _STATUS_AFTER = {
     Reason.NOT_INSTALLED: ReferenceStatus.UNINSTALLED,
 }
 
-log = logging.getLogger(__name__)
-
 
 async def deliver(services: Services, message: Delivery) -> None:
     """Do a delivery's task: send, edit or recall it, hold it, or put it back on the queue for a later try.
 
-    Raises `Conflict` if other workers changed the row on every try; the queue message then comes again.
+    Raises `Conflict` if other workers changed the row on every try; the queue message then comes again. Raises
+    `MessageRefused` if the notification or the delivery is not stored.
     """
     if message.next_page:
         await services.queues.enqueue_expansion(Expansion(message.notification, message.next_page))
         message = replace(message, next_page=0)
     if message.task is not Task.SEND:
         current = await services.notifications.get(message.notification)
-        if current is not None:
-            await edit_or_recall(services, current, message)
+        if current is None:
+            raise unknown_notification()
+        await edit_or_recall(services, current, message)
         return
     notification = await services.notifications.recent(message.notification)
     if notification is None:
-        log.warning("A delivery was dropped: its notification %s is not stored", message.notification)
-        return
+        raise unknown_notification()
     # While the row still has the message's ETag, the delivery was not tried yet, and its row need not be read.
     untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
     known = untried if message.etag else await services.deliveries.get(message)
     for _ in range(MAX_CONFLICTS):
         if known is None:
-            log.warning(
-                "A delivery of notification %s (%s) was dropped: it has no row",
-                notification.key,
-                notification.identity,
+            raise MessageRefused(
+                "unknown", [Fault("", f"names a delivery of {notification.identity} that is not stored")]
             )
-            return
         sending = Sending(services, notification, message, known, services.real_time())
         step, until = policy.next_step(known, sending.now)
         if step is Step.END:

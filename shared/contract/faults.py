@@ -51,3 +51,8 @@ def describe_type(value: Any) -> str:
 def escape_controls(text: str) -> str:
     """Return the text as one line, with its control characters escaped as in JSON."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def unknown_notification() -> MessageRefused:
+    """Return the refusal of a message whose notification is not stored."""
+    return MessageRefused("unknown", [Fault("", "names a notification that is not stored")])

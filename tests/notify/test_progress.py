@@ -418,9 +418,7 @@ async def test_wrong_secret_for_days_fails_no_delivery(timed: Herald) -> None:
     assert await timed.counts(submitted) == {"open": 1}
 
 
-async def test_messages_about_unknown_notifications_are_ignored(timed: Herald) -> None:
+async def test_notification_that_is_not_stored_is_not_finished(timed: Herald) -> None:
     assert await finish(timed.services, "0" * 64) is False
-    await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0, Task.RECALL))
-    await deliver(timed.services, Delivery("0" * 64, "0", "u:x", "", 0))
-    await expand(timed.services, Expansion("0" * 64, 0))
+    await sweep_page(timed.services, Sweep("0" * 64, Task.WATCHDOG, ""))
     assert await timed.received() == []

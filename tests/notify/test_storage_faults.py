@@ -11,7 +11,8 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 
 from notify.delivery.deliver import deliver
-from shared.queue_messages import DELIVERIES, NOTIFICATIONS
+from shared.contract.faults import MessageRefused
+from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, SWEEPS, Delivery, Expansion, Sweep, Task
 from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.entity_writes import StorageRefusal
 from shared.time.longer_waits import LongerWaits
@@ -140,3 +141,37 @@ async def test_claim_that_is_known_too_late_is_released(tapped: Herald) -> None:
     await tapped.run_until_idle()
     row = await tapped.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row.get("maybe_twice", False), len(await tapped.received())) == ("sent", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("queue", "message"),
+    [
+        (EXPANSIONS, Expansion("0" * 64, 0)),
+        (DELIVERIES, Delivery("0" * 64, "0", "u:1", "", 0)),
+        (DELIVERIES, Delivery("0" * 64, "0", "u:1", "", 0, task=Task.EDIT)),
+        (SWEEPS, Sweep("0" * 64, Task.CANCEL, "0")),
+    ],
+)
+async def test_message_about_a_row_that_is_not_stored_is_a_dead_letter(
+    timed: Herald, triggers: None, queue: str, message: Expansion | Delivery | Sweep
+) -> None:
+    """The platform."""
+    await FUNCTIONS[queue](queue_message(message.encode().encode()))
+    [letter] = await timed.dead_letters()
+    assert (letter["queue"], letter["reason"]) == (queue, "unknown")
+    assert "is not stored" in letter["faults"]
+    await timed.services.queues.put(queue, message.encode())
+    with pytest.raises(MessageRefused):
+        await timed.handle_messages()
+
+
+async def test_message_about_a_delivery_that_is_not_stored_names_its_notification(
+    timed: Herald, triggers: None
+) -> None:
+    """The platform."""
+    [ada] = (await timed.grow(people=1)).people
+    submitted = await timed.submit(user(ada), id="n1")
+    message = Delivery(submitted.key, "0", "u:nobody", "", 0)
+    await FUNCTIONS[DELIVERIES](queue_message(message.encode().encode()))
+    [letter] = await timed.dead_letters()
+    assert "id n1" in letter["faults"]
