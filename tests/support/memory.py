@@ -21,7 +21,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any, Self
 
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
 from shared.storage.entity_writes import Operation, Row, StorageRefusal
@@ -48,8 +48,8 @@ KeyBound = tuple[Callable[[Any, Any], bool], str]
 class Outage:
     """While one of these is set, each operation on the tables or queues raises it, before it takes effect."""
 
-    tables: Exception | None = None
-    queues: Exception | None = None
+    tables: type[AzureError] | None = None
+    queues: type[AzureError] | None = None
 
 
 class MemoryAccount:
@@ -99,7 +99,7 @@ class MemoryTableClient:
     @property
     def _rows(self) -> dict[str, dict[str, TableEntity]]:
         if self._outage.tables:
-            raise self._outage.tables
+            raise self._outage.tables("the storage is away")
         if self._partitions is None:
             raise ResourceNotFoundError("TableNotFound")
         return self._partitions
@@ -141,7 +141,7 @@ class MemoryTableClient:
         """Apply all operations, or none and raise `StorageRefusal`; return the new ETags, "" for deleted rows."""
         await asyncio.sleep(0)
         if self._outage.tables:
-            raise self._outage.tables
+            raise self._outage.tables("the storage is away")
         if self._partitions is None:
             raise _refusal(404, "TableNotFound")
         keys = [(str(row["PartitionKey"]), str(row["RowKey"])) for _, row, *_ in operations]
@@ -339,7 +339,7 @@ class MemoryQueueClient:
     @property
     def _existing(self) -> dict[str, Message]:
         if self._outage.queues:
-            raise self._outage.queues
+            raise self._outage.queues("the storage is away")
         if self._messages is None:
             raise ResourceNotFoundError("QueueNotFound")
         return self._messages
