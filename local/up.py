@@ -42,8 +42,8 @@ CHECK_SECONDS = 1.0
 RUN_PATTERN = "????-??-??_??-??-??"
 MAX_KEPT_RUNS = 10
 PLAYGROUND_NAME = "the Playground"
-#: How long --clock stands still from the start of the app: enough for the first message, and to send another.
-CLOCK_START_DELAY = timedelta(seconds=20)
+#: Seconds for which --clock stands still from the start of the app: enough for the first message, and to send another.
+CLOCK_DELAY_SECONDS = 20.0
 
 
 class StopSignal(KeyboardInterrupt):
@@ -92,6 +92,8 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--clock", metavar="TIME", help="start time of the clock for schedules: 2027-03-28T00:55Z")
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="speed factor of this clock")
+    delay_help = "seconds from the start of the app for which this clock stands still"
+    parser.add_argument("--clock-delay", type=float, default=CLOCK_DELAY_SECONDS, metavar="N", help=delay_help)
     parser.add_argument("--logs", type=Path, default=ROOT / ".local" / "log", help="log folder")
     options = parser.parse_args()
     options.logs = _new_log_folder(options.logs)
@@ -146,7 +148,7 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> tuple[Sequence[Prog
         "HERALD_ALLOWED_TENANTS": TENANT,
         "HERALD_SERVICE_HOSTS": f"127.0.0.1:{playground.port}",
     }
-    clock_start = clock.real_time() + CLOCK_START_DELAY
+    clock_start = clock.real_time() + timedelta(seconds=options.clock_delay)
     if options.clock:
         app_settings["HERALD_CLOCK"] = clock.format_clock(options.clock, options.speed, clock_start)
     run(host := FunctionHost(options.logs, app_settings, port=options.host_port))

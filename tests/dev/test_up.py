@@ -68,7 +68,7 @@ def test_stack_runs_until_a_signal_and_stops_all_programs(stack: LocalStack, nam
 async def test_printed_command_sends_a_message_and_the_clock_runs_at_its_speed(
     stack: LocalStack, tmp_path: Path
 ) -> None:
-    with stack.start("--clock", "2027-03-28T00:59Z", "--speed", "60") as process:
+    with stack.start("--clock", "2027-03-28T00:59Z", "--speed", "60", "--clock-delay", "6") as process:
         output = wait_until_ready(process)
         found = re.search(r"stays at 2027-03-28T00:59Z until (\d\d:\d\d:\d\d), then runs 60 times as fast", output)
         assert found

@@ -32,6 +32,8 @@ SHORT_VISIBILITY = {"HERALD_LOCAL_VISIBILITY_SECONDS": "3"}
 CLOCK_DELAY_SECONDS = 8
 POLL_SECONDS = 0.2
 MAX_CONCURRENT_TRANSACTIONS = 8
+#: The modules with several hosts or many messages: one group of tests. The others, with browser and chat, are another.
+LOAD_TESTS = ("test_broadcast", "test_clock", "test_faults", "test_kills", "test_pacing")
 #: Users that one notification can name: a queue message holds 64 KiB.
 MAX_NAMED_USERS = 1000
 
@@ -89,7 +91,7 @@ class Deployment:
     stack: ExitStack = field(default_factory=ExitStack)
 
     def start_hosts(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
-        """Start `count` more hosts, and return the last; the end of the test stops them.
+        """Start `count` more hosts, and return the last; the end of the test kills them, which waits for nothing.
 
         They send no welcome messages, unless `settings` contain another HERALD_CATEGORIES_FILE.
         """
@@ -101,7 +103,7 @@ class Deployment:
         started = [FunctionHost(folder, environ, app=app) for folder in folders]
         self.hosts += started
         for host in started:
-            self.stack.push(host)
+            self.stack.callback(host.kill)
         for host in started:
             host.wait_until_healthy()
         return self.hosts[-1]
@@ -218,11 +220,13 @@ class Deployment:
 
 @pytest.hookimpl(tryfirst=True)  # before the same hook of xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a group one after the other, since the hosts of several tests would slow each other down."""
+    """Run the tests of a group one after the other, since the hosts of several tests would slow each other down.
+
+    The groups take about the same time.
+    """
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            group = "playground" if item.path.stem in ("test_people", "test_playground") else "hosts"
-            item.add_marker(pytest.mark.xdist_group(group))
+            item.add_marker(pytest.mark.xdist_group("load" if item.path.stem in LOAD_TESTS else "chat"))
 
 
 def build_audience(people: Sequence[PersonView]) -> Sequence[Row]:

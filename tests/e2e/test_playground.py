@@ -46,13 +46,14 @@ async def open_listener(connection: str, folder: Path, **settings: str) -> Async
 async def test_notification_arrives_in_chat_immediately_or_at_its_scheduled_minute(
     connection: str, tmp_path: Path
 ) -> None:
-    at = datetime(2027, 3, 1, 9, tzinfo=UTC)
-    clock = MovedClock.starting_at(at - timedelta(seconds=3), 1)
+    """The clock runs fast: the next full minute but one is 2 to 4 s away."""
+    clock = MovedClock.starting_at(datetime(2027, 3, 1, 9, tzinfo=UTC), 30, delay=0)
     async with open_listener(connection, tmp_path, HERALD_CLOCK=clock.setting) as listener:
         listener.chat.send({"title": "Build 42 failed", "text": "Stage test failed"})
         event = await listener.wait_for("Build 42 failed")
         assert "Stage test failed" in event
         assert CHAT in event
+        at = clock.now().replace(second=0, microsecond=0) + timedelta(minutes=2)
         local_time = at.replace(tzinfo=None).isoformat(timespec="minutes")
         listener.chat.send({"title": "Good morning"}, schedule={"at": local_time, "timeZone": "UTC"})
         await listener.wait_for("Good morning")

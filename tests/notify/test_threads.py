@@ -15,8 +15,11 @@ from notify import threads
 from notify.delivery.deliver import deliver
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES
+from shared.rate_windows import SECOND, SEND_WINDOWS
 from shared.records import StoredNotification
 from shared.states import ReferenceKind, ReferenceStatus
+from shared.storage import rate_lanes
+from shared.storage.rate_lanes import LaneKind
 from tests.support.herald import Herald, user
 
 
@@ -105,7 +108,10 @@ async def test_older_notification_than_the_shown_one_is_superseded(timed: Herald
     assert shown_titles(await timed.received()) == ["Done"]
 
 
-async def test_updates_at_once_and_out_of_order_end_with_the_newest(timed: Herald) -> None:
+async def test_updates_at_once_and_out_of_order_end_with_the_newest(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rate_lanes._WINDOWS, LaneKind.CONVERSATION, ((1000, SECOND), SEND_WINDOWS[-1]))
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
     await timed.run_until_idle()

@@ -50,6 +50,9 @@ from tests.support.storage import Storage
 from timer_digest.release_held import release
 from timer_digest.tick import tick
 
+#: Requests a second to a tenant at which hardly any waits for its slot, for tests that are not about the rate.
+HIGH_RATE = 1000
+
 
 @dataclass
 class Clock:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.pipeline.transport import AsyncHttpTransport
 
 from local.fake_teams.client import FakeTeams
 from shared.contract.models import Announcement
@@ -201,6 +202,10 @@ async def test_person_needs_no_app_id_in_a_container(
     assert capsys.readouterr().out.startswith(f"Asia/Tokyo: {ada.object_id}\n")
 
 
+async def _do_not_wait(_: object, seconds: float) -> None:
+    """Replace the wait between two attempts of a storage client."""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -218,6 +223,7 @@ def test_person_that_cannot_be_looked_up_is_refused_with_the_reason(
     value: str,
     message: str,
 ) -> None:
+    monkeypatch.setattr(AsyncHttpTransport, "sleep", _do_not_wait)
     for each, text in (teams.settings | {"AzureWebJobsStorage": UNREACHABLE_STORAGE, name: value}).items():
         monkeypatch.setenv(each, text)
     with pytest.raises(SystemExit) as exit_info:
