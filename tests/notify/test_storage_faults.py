@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 
+from local.processes import ROOT
 from notify.delivery.deliver import deliver
 from shared.queue_messages import DELIVERIES, NOTIFICATIONS
 from shared.storage.deliveries import CLAIM_SECONDS
+from shared.storage.outages import OUTAGE_SECONDS
 from shared.triggers import MAX_STORAGE_TRIES, STORAGE_RETRY_SECONDS
 from tests.support.herald import Clock, Herald, notification, user
 from tests.support.tapped import TAP, Tap
@@ -114,3 +116,9 @@ async def test_claim_that_is_known_too_late_is_released(tapped: Herald) -> None:
     await tapped.run_until_idle()
     row = await tapped.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row.get("maybe_twice", False), len(await tapped.received())) == ("sent", False, 1)
+
+
+def test_worker_stops_waiting_for_the_storage_before_its_function_times_out() -> None:
+    """The storage client takes up to half a minute for the last of its own retries."""
+    hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
+    assert 3600 * hours + 60 * minutes + seconds >= OUTAGE_SECONDS + 30
