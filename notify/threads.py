@@ -6,12 +6,14 @@ A thread's row (`StoredThread`) names the message that shows the thread to a rec
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from notify.policy import Target
 from shared.conversation_ids import channel_of
 from shared.records import StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
+from shared.storage.outages import outlast_faults
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
@@ -65,7 +67,9 @@ async def update_card(
             previous = await services.threads.get(tenant, recipient, thread.key) or replace(previous, etag="")
             continue
         outcome = await _send_update(services, route, previous, activity)
-        return outcome, await find_newer(services, notification, recipient, previous.activity_id)
+        # If the storage fails now, only this worker knows that its request may have replaced a newer notification.
+        find = partial(find_newer, services, notification, recipient, previous.activity_id)
+        return outcome, await outlast_faults(find)
     return Outcome(Verdict.DONE), previous
 
 

@@ -65,7 +65,7 @@ _TEXTS = {
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
 }
 #: Fields that are a time, in seconds since 1970.
-_TIMES = ("due_called_at", "since", "turn")
+_TIMES = ("due_called_at", "since", "reserved_turn")
 #: Range of the other numbers: some are stored in 32 bits.
 _COUNTS = range(2**31)
 
@@ -127,8 +127,8 @@ class Delivery(_Message):
     was written: while the row has this ETag, it need not be read. `poison_retries` counts how often the message was put
     back from its poison queue. `due_called_at` is when the tick made the delivery due at its recipient's local time, in
     seconds since 1970; 0 for other deliveries. `next_page` is the page to expand as soon as this message is handled; 0
-    if none. `turn` is when it may be sent by the windows of its conversation, in seconds since 1970; 0 if it has no
-    turn yet.
+    if none. `reserved_turn` is when the windows of its conversation allow to send it, in seconds since 1970; 0 if it has
+    no turn yet.
     """
 
     notification: str
@@ -140,7 +140,7 @@ class Delivery(_Message):
     poison_retries: int = 0
     due_called_at: float = 0.0
     next_page: int = 0
-    turn: float = 0.0
+    reserved_turn: float = 0.0
 
     @property
     def identity(self) -> tuple[str, str]:

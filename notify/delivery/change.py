@@ -16,6 +16,7 @@ from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Reason
+from shared.storage.outages import outlast_faults
 from shared.storage.table import Conflict
 from shared.teams.connector import Route
 from shared.teams.outcome import Outcome, Verdict
@@ -72,7 +73,8 @@ async def _send(
         return Outcome(Verdict.DONE) if is_gone else outcome
     activity = render_notification(services, notification)
     outcome = await services.connector.update(route, known.conversation_id, activity_id, activity)
-    if await threads.find_newer(services, notification, recipient, activity_id):
+    # If the storage fails now, only this worker knows that its request may have replaced a newer notification.
+    if await outlast_faults(lambda: threads.find_newer(services, notification, recipient, activity_id)):
         return await threads.show_newest(services, notification, recipient, route)
     return outcome
 
@@ -90,7 +92,7 @@ async def _record(
     elif may_retry and message.attempts < MAX_ATTEMPTS:
         attempts = message.attempts + (outcome.reason not in policy.UNCOUNTED_REASONS)
         wait = policy.backoff(attempts, random.random()) if outcome.retry_after is None else outcome.retry_after  # noqa: S311
-        again = replace(message, attempts=attempts, turn=0.0)
+        again = replace(message, attempts=attempts, reserved_turn=0.0)
         await services.queues.enqueue_delivery(again, wait, urgent=notification.urgent)
     else:
         reason = Reason.EXHAUSTED if may_retry else outcome.reason or Reason.SERVICE_ERROR

@@ -1,4 +1,4 @@
-"""Prepare a request: whether its turn in the rate lanes has come, and where to store what its answer shows."""
+"""Prepare a request: whether its turn in the rate lanes has come."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ async def is_its_turn(services: Services, notification: StoredNotification, mess
     """
     tenant, urgent, limiter = notification.tenant, notification.urgent, services.rate_limiter
     if paused := limiter.paused_seconds(tenant):
-        wait, turn = paused + random.uniform(0, min(paused, JITTER_SECONDS)), message.turn  # noqa: S311 (jitter)
+        wait, reserved_turn = paused + random.uniform(0, min(paused, JITTER_SECONDS)), message.reserved_turn  # noqa: S311
     else:
         try:
-            turn = await limiter.reserve_turn(tenant, channel_of(lane), message.turn, urgent=urgent)
-            wait = limiter.seconds_until(turn)
+            reserved_turn = await limiter.reserve_turn(tenant, channel_of(lane), message.reserved_turn, urgent=urgent)
+            wait = limiter.seconds_until(reserved_turn)
         except RetryLater as later:
-            wait, turn = later.seconds, 0.0
+            wait, reserved_turn = later.seconds, 0.0
         else:
-            if not turn:
+            if not reserved_turn:
                 return True
-    await services.queues.enqueue_delivery(replace(message, turn=turn), wait, urgent=urgent)
+    await services.queues.enqueue_delivery(replace(message, reserved_turn=reserved_turn), wait, urgent=urgent)
     return False
 
 

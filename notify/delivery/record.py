@@ -119,7 +119,7 @@ class Sending:
             rule=str(self.rule or ""),
         )
         item = HeldDelivery(
-            delivery=replace(self.message, etag="", attempts=0, turn=0.0),
+            delivery=replace(self.message, etag="", attempts=0, reserved_turn=0.0),
             reason=reason,
             until=until,
             notification_time=self.notification.notification_time,
@@ -199,7 +199,9 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
             now=now,
         )
     )
-    await sending.requeue(wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts, turn=0.0))
+    await sending.requeue(
+        wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts, reserved_turn=0.0)
+    )
 
 
 async def _enqueue_missed_change(sending: Sending) -> None:
@@ -208,7 +210,7 @@ async def _enqueue_missed_change(sending: Sending) -> None:
     current = await sending.services.notifications.recent(sent.key)
     if current and (current.recalled or current.revision > sent.revision):
         task = Task.RECALL if current.recalled else Task.EDIT
-        await sending.requeue(0, replace(sending.message, etag="", attempts=0, turn=0.0, task=task))
+        await sending.requeue(0, replace(sending.message, etag="", attempts=0, reserved_turn=0.0, task=task))
 
 
 async def store_chat(services: Services, tenant: str, person: str, conversation: str, service_url: str = "") -> None:

@@ -59,15 +59,17 @@ class RateLimiter:
         self._tenants: dict[str, _TenantQueue] = {}
         self._conversations: dict[tuple[str, str, LaneKind], _Conversation] = {}
 
-    async def reserve_turn(self, tenant: str, conversation: str, turn: float = 0.0, *, urgent: bool = False) -> float:
+    async def reserve_turn(
+        self, tenant: str, conversation: str, reserved_turn: float = 0.0, *, urgent: bool = False
+    ) -> float:
         """Return 0 if a message to `conversation` may be sent now, or else the time of the turn reserved for it.
 
-        Its queue message then has to come back at that time, with the time as its `turn`. Times are in seconds since
-        1970. Urgent messages do not wait for the turns of others. Raises `RetryLater` if no turn can be reserved.
+        Its queue message then has to come back at that time, with the time as its `reserved_turn`. Times are in seconds
+        since 1970. Urgent messages do not wait for the turns of others. Raises `RetryLater` if no turn can be reserved.
         """
 
         def take_turn(lane: ConversationLane) -> tuple[ConversationLane, int]:
-            return lane.take_turn(self._clock(), has_turn=turn > 0, urgent=urgent)
+            return lane.take_turn(self._clock(), has_turn=reserved_turn > 0, urgent=urgent)
 
         at = await self._conversation(tenant, conversation, LaneKind.CONVERSATION).change(take_turn)
         wait = at - self._clock()
@@ -92,9 +94,9 @@ class RateLimiter:
             if queue.lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
-    def seconds_until(self, turn: float) -> float:
-        """Return the time from now to a turn."""
-        return turn - self._clock() / SECOND
+    def seconds_until(self, at: float) -> float:
+        """Return the time from now until `at`, in seconds since 1970."""
+        return at - self._clock() / SECOND
 
     def paused_seconds(self, tenant: str) -> float:
         """Return for how long the tenant's lane is paused, or 0 if requests wait for that in the process."""

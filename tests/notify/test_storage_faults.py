@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 
+from local.processes import ROOT
 from notify.delivery.deliver import deliver
 from shared.contract.faults import MessageRefused
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, SWEEPS, Delivery, Expansion, Sweep, Task
 from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.entity_writes import StorageRefusal
+from shared.storage.outages import OUTAGE_SECONDS
 from shared.time.longer_waits import LongerWaits
 from shared.triggers import MAX_STORAGE_TRIES
 from tests.support.herald import Clock, Herald, notification, user
@@ -175,3 +177,9 @@ async def test_message_about_a_delivery_that_is_not_stored_names_its_notificatio
     await FUNCTIONS[DELIVERIES](queue_message(message.encode().encode()))
     [letter] = await timed.dead_letters()
     assert "id n1" in letter["faults"]
+
+
+def test_worker_stops_waiting_for_the_storage_before_its_function_times_out() -> None:
+    """The storage client takes up to half a minute for the last of its own retries."""
+    hours, minutes, seconds = map(int, json.loads((ROOT / "host.json").read_text())["functionTimeout"].split(":"))
+    assert 3600 * hours + 60 * minutes + seconds >= OUTAGE_SECONDS + 30

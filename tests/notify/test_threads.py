@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from local.fake_teams.api import Behaviour, ChannelView, PersonView, Received, TeamsFault
 from notify import threads
@@ -180,6 +181,54 @@ async def test_newer_notification_is_shown_again_after_retries(
     await timed.run_until_idle()
     assert shown_titles(await timed.received()) == ["NewerVersion"]
     assert await timed.counts(older) == {"superseded": 1}
+
+
+async def test_newer_notification_is_shown_again_if_the_storage_fails_after_an_older_update(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform: the tables or the storage are away."""
+    ada = await add_person(timed)
+    await submit(timed, user(ada), "First", ago=100)
+    await timed.run_until_idle()
+    find_newer, failures = threads.find_newer, [HttpResponseError("the storage is busy")]
+
+    async def fail_once(*args: Any) -> Any:
+        if failures and args[1].content.content.title == "Older":
+            raise failures.pop()
+        return await find_newer(*args)
+
+    monkeypatch.setattr(threads, "find_newer", fail_once)
+    older = await deliver_older_after_newer(timed, monkeypatch, ada)
+    assert (failures, shown_titles(await timed.received())) == ([], ["NewerVersion"])
+    assert await timed.counts(older) == {"superseded": 1}
+
+
+async def test_newer_notification_is_shown_again_if_the_storage_fails_after_an_edit(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform: the tables or the storage are away."""
+    ada = await add_person(timed)
+    older = await submit(timed, user(ada), "Older", ago=100)
+    await timed.run_until_idle()
+    find_newer, calls = threads.find_newer, 0
+
+    async def find_too_early_and_fail(*args: Any) -> Any:
+        nonlocal calls
+        if args[1].content.content.title != "Edited":
+            return await find_newer(*args)
+        calls += 1
+        if calls == 2:
+            raise HttpResponseError("the storage is busy")
+        found = await find_newer(*args)
+        if calls == 1:
+            await submit(timed, user(ada), "NewerVersion", ago=10)
+            await timed.handle_messages()
+        return found
+
+    monkeypatch.setattr(threads, "find_newer", find_too_early_and_fail)
+    await timed.command("edit", older, content={"title": "Edited"})
+    await timed.run_until_idle()
+    assert (calls, shown_titles(await timed.received())) == (3, ["NewerVersion"])
 
 
 async def test_update_with_a_lost_response_is_repeated_on_the_same_card(timed: Herald) -> None:

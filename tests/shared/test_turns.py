@@ -68,12 +68,12 @@ class Flood:
 
     async def send(self, message: str, conversation: str, *, urgent: bool = False) -> None:
         """Send a message as `notify.delivery` does: wait for its turn on the queue, and then for its slot."""
-        turn, sent = 0.0, self.sent.setdefault(conversation, [])
+        reserved_turn, sent = 0.0, self.sent.setdefault(conversation, [])
         while True:
             self.received[message] += 1
             limiter = random.choice(self.limiters)
-            turn = await limiter.reserve_turn("t", conversation, turn, urgent=urgent)
-            if not turn:
+            reserved_turn = await limiter.reserve_turn("t", conversation, reserved_turn, urgent=urgent)
+            if not reserved_turn:
                 await asyncio.sleep(self.table.seconds)  # the claim
                 try:
                     await limiter.wait_for_slot("t", conversation, urgent=urgent)
@@ -83,7 +83,7 @@ class Flood:
                     continue
                 sent.append(round(virtual_now().timestamp() * SECOND))
                 return
-            delay = turn - virtual_now().timestamp()
+            delay = reserved_turn - virtual_now().timestamp()
             await asyncio.sleep(math.ceil(delay) + random.uniform(*LATE_SECONDS))
 
 
