@@ -127,8 +127,8 @@ class Delivery(_Message):
     was written: while the row has this ETag, it need not be read. `poison_retries` counts how often the message was put
     back from its poison queue. `due_called_at` is when the tick made the delivery due at its recipient's local time, in
     seconds since 1970; 0 for other deliveries. `next_page` is the page to expand as soon as this message is handled; 0
-    if none. `reserved_turn` is when the windows of its conversation allow to send it, in seconds since 1970; 0 if it has
-    no turn yet.
+    if none. `reserved_turn` is when the windows of its conversation allow it, in seconds since 1970; 0 if it has no
+    turn yet.
     """
 
     notification: str
