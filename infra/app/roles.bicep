@@ -46,7 +46,7 @@ resource appOnTelemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 
 // Who deploys uploads the package, and may look at queues and tables.
 resource deployerOnStorage 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
-  for role in [blobOwner, queueContributor, tableContributor]: if (!empty(principalId)) {
+  for role in (empty(principalId) ? [] : [blobOwner, queueContributor, tableContributor]): {
     name: guid(storage.id, principalId, role)
     scope: storage
     properties: {
