@@ -116,8 +116,8 @@ async def test_updates_at_once_and_out_of_order_end_with_the_newest(
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
     await timed.run_until_idle()
-    for round_ in range(3):
-        await asyncio.gather(*(submit(timed, user(ada), f"{round_}.{n}", ago=50 - 10 * round_ - n) for n in range(6)))
+    for round_, order in enumerate(((5, 0, 3, 1, 4, 2), (2, 5, 1, 4, 0, 3), (0, 1, 2, 3, 4, 5))):
+        await asyncio.gather(*(submit(timed, user(ada), f"{round_}.{n}", ago=50 - 10 * round_ - n) for n in order))
         await timed.run_until_idle()
         assert shown_titles(await timed.received()) == [f"{round_}.5"]
 
