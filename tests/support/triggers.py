@@ -66,6 +66,7 @@ def use_services(patch: pytest.MonkeyPatch, *services: Services) -> None:
     async def get_services() -> Services:
         return next(turns)
 
+    patch.setattr("timer_digest.functions._release_limit", asyncio.Semaphore(MAX_CONCURRENT_RELEASES))  # of this loop
     for module in ("shared.triggers", "notify.functions", "timer_digest.functions"):
         patch.setattr(f"{module}.get_services", get_services)
 
