@@ -20,7 +20,7 @@ from shared.queues import Queues
 from shared.services import Services
 from tests.support.memory import MemoryAccount, MemoryQueueClient, Message
 from timer_digest import functions as timer_functions
-from timer_digest.functions import tick_each_minute
+from timer_digest.functions import MAX_CONCURRENT_RELEASES, tick_each_minute
 
 #: Messages that the host takes from a queue at a time, and until how many are in work it takes more (host.json).
 BATCH_SIZE = NEW_BATCH_THRESHOLD = 32
