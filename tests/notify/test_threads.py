@@ -159,6 +159,7 @@ async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
     [
         TeamsFault(operation="update", status=412, code="PreconditionFailed", count=2, after=0),
         TeamsFault(operation="update", drop=True, count=2),
+        TeamsFault(operation="update", status=429, retry_after=2, count=1),
     ],
 )
 async def test_newer_notification_is_shown_again_after_retries(
