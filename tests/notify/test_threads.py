@@ -7,6 +7,7 @@ import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -113,6 +114,7 @@ async def test_updates_at_once_and_out_of_order_end_with_the_newest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rate_lanes._WINDOWS, LaneKind.CONVERSATION, ((1000, SECOND), SEND_WINDOWS[-1]))
+    monkeypatch.setattr(timed.services.rate_limiter, "reserve_turn", AsyncMock(return_value=0.0))
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
     await timed.run_until_idle()
