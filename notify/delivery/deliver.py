@@ -130,7 +130,8 @@ async def _try(sending: Sending) -> None:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return
     # Send
-    claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
+    etag = await services.deliveries.claim(sending.message, known, sending.now, sending.outage_seconds)
+    claimed = replace(known, etag=etag)
     sending = replace(sending, known=claimed)
     if services.real_time() - sending.now > MAX_CLAIM_TIME:  # the storage failed meanwhile
         await sending.release(known)

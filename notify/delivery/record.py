@@ -153,8 +153,12 @@ class Sending:
         Without it, nobody would know whether the message arrived. Raises `Conflict` also if an earlier try succeeded
         and its answer was lost: the row then has the result.
         """
-        used = (self.services.real_time() - self.now).total_seconds()
-        return await outlast_faults(write, OUTAGE_SECONDS - used)
+        return await outlast_faults(write, self.outage_seconds)
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long this try may still wait for the storage."""
+        return OUTAGE_SECONDS - (self.services.real_time() - self.now).total_seconds()
 
     async def delete_held(self) -> None:
         """Delete its row in HeldDeliveries, if there is one."""

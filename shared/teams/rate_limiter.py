@@ -93,7 +93,8 @@ class RateLimiter:
             lapsed = slot
             queue.adapt_lead(slot - self._clock())
             await asyncio.sleep((slot - self._clock()) / SECOND)
-            if queue.lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
+            paused_until = max(queue.lane.paused_until, lane.paused_until)
+            if paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
     def seconds_until(self, at: float) -> float:
@@ -156,6 +157,11 @@ class _Conversation:
         self._etag: str | None = None
         self._waiting: list[tuple[LaneChange, asyncio.Future[int]]] = []
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def paused_until(self) -> int:
+        """The time until which the lane is or was paused, as far as it is known."""
+        return self._lane.sent.paused_until
 
     def earliest(self, now: int) -> int:
         """Return the first time from `now` on that keeps all windows, as far as it is known."""
