@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Self
 
@@ -27,7 +27,9 @@ WORK_QUEUES = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS,
 #: The responses of people, for the upstream systems.
 RESPONSES = "responses"
 
-VERSION = 1
+VERSION = 2
+#: Fields of version 2. An instance of version 1 puts a message that has one of them back for a newer instance.
+_FIELDS_OF_VERSION_2 = frozenset({"next_page", "reserved_turn", "tries", "since"})
 #: Delays before a message of a newer version is read again, which grow with the age of this process.
 NEWER_VERSION_WAITS = LongerWaits(60, 900)
 
@@ -73,8 +75,11 @@ _COUNTS = range(2**31)
 @dataclass(frozen=True, slots=True)
 class _Message:
     def encode(self) -> str:
+        # Only what is not the default: an instance of version 1 refuses fields that it does not know.
+        values = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+        version = VERSION if _FIELDS_OF_VERSION_2 & values.keys() else 1
         # In ASCII: a queue uses XML, which does not allow some characters that an id may contain.
-        return json.dumps({"v": VERSION, **asdict(self)})
+        return json.dumps({"v": version, **values})
 
     @classmethod
     def decode(cls, body: bytes) -> Self:

@@ -91,7 +91,8 @@ class TenantLane:
         """Return the lane after Teams asked to wait until `until`."""
         if until <= self.paused_until:
             return self
-        return replace(self, next_slot=max(self.next_slot, until), paused_until=max(self.next_slot, until))
+        until = max(self.next_slot, until)  # slots before `next_slot` are taken: the next one is the probe
+        return replace(self, next_slot=until, paused_until=until)
 
     def with_refusal(self, conversation: str, now: int, until: int) -> TenantLane:
         """Return the lane after Teams refused a request to `conversation` and asked to wait until `until`."""
@@ -116,15 +117,16 @@ class RequestHistory:
     def earliest(self, now: int) -> int:
         """Return the first time from `now` on at which one more request keeps all windows; any later one does, too."""
         at = max(now, self.paused_until)
-        if self.paused_until and (probe := bisect_left(self.recent, self.paused_until)) < len(self.recent):
-            at = max(at, self.recent[probe] + PROBE_GAP)
+        first_after_pause = bisect_left(self.recent, self.paused_until)
+        if self.paused_until and first_after_pause < len(self.recent):  # it is the probe
+            at = max(at, self.recent[first_after_pause] + PROBE_GAP)
         for limit, length in self.windows[:-1]:
             if len(self.recent) >= limit:
                 at = max(at, self.recent[-limit] + length + WINDOW_MARGIN)
         return max(at, self._earliest_within_hour(at))
 
     def _earliest_within_hour(self, at: int) -> int:
-        # A part counts until its end has left the hour.
+        # A part counts until its end has left the hour. The oldest ones have to leave until there is room.
         limit, hour = self.windows[-1]
         counted = sum(self.parts.values())
         for start in sorted(self.parts):
@@ -188,15 +190,16 @@ class ConversationLane:
         A message that has reached its turn, or is urgent, does not wait for the turns of others. A turn that is further
         ahead than `MAX_TURN_LEAD`, or that of an urgent message, is not reserved.
         """
-        at = self._earliest(now, after_turns=not (has_turn or urgent))
-        if at <= now + MAX_TURN_WAIT:
-            turns = self.turns if has_turn or urgent else self.turns.with_request(at)
-            return replace(self, turns=turns, expected=self.expected.with_request(at)), at
-        if not urgent:  # also if it comes too late for its turn, or the conversation was paused
-            at = self._earliest(now, after_turns=True)
-            if at <= now + MAX_TURN_LEAD:
-                return replace(self, turns=self.turns.with_request(at)), at
-        return self, at
+        may_pass_at = self._earliest(now, after_turns=not (has_turn or urgent))
+        if may_pass_at <= now + MAX_TURN_WAIT:
+            turns = self.turns if has_turn or urgent else self.turns.with_request(may_pass_at)
+            return replace(self, turns=turns, expected=self.expected.with_request(may_pass_at)), may_pass_at
+        if urgent:
+            return self, may_pass_at
+        # Also if it comes too late for its turn, or if the conversation was paused.
+        next_turn = self._earliest(now, after_turns=True)
+        is_reserved = next_turn <= now + MAX_TURN_LEAD
+        return (replace(self, turns=self.turns.with_request(next_turn)) if is_reserved else self), next_turn
 
     def with_request(self, at: int, lapsed: int = 0) -> tuple[ConversationLane, int]:
         """Return the lane with a request at `at`, instead of one at `lapsed` that was not sent, and 0.

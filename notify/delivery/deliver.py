@@ -17,7 +17,7 @@ from notify import policy, threads
 from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.prepare import is_its_turn, lane_of
-from notify.delivery.record import Sending, record_outcome, store_chat
+from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
 from notify.policy import Step, Target
 from notify.recipients import resolve, store_host
@@ -130,7 +130,8 @@ async def _try(sending: Sending) -> None:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return
     # Send
-    claimed = replace(known, etag=await services.deliveries.claim(sending.message, known, sending.now))
+    etag = await services.deliveries.claim(sending.message, known, sending.now, sending.outage_seconds)
+    claimed = replace(known, etag=etag)
     sending = replace(sending, known=claimed)
     if services.real_time() - sending.now > MAX_CLAIM_TIME:  # the storage failed meanwhile
         await sending.release(known)
@@ -204,6 +205,7 @@ async def _repeat_records(sending: Sending) -> None:
     services, known, message = sending.services, sending.known, sending.message
     if known.state is not DeliveryState.SENT or not known.conversation_id:
         return
+    await enqueue_missed_change(sending, known.revision)
     previous = await threads.get_thread(services, sending.notification, message.recipient)
     if sending.notification.thread and not (previous and previous.notification == sending.notification.key):
         await _record_conversation(sending, previous, known.activity_id, known.conversation_id)

@@ -153,8 +153,12 @@ class Sending:
         Without it, nobody would know whether the message arrived. Raises `Conflict` also if an earlier try succeeded
         and its answer was lost: the row then has the result.
         """
-        used = (self.services.real_time() - self.now).total_seconds()
-        return await outlast_faults(write, OUTAGE_SECONDS - used)
+        return await outlast_faults(write, self.outage_seconds)
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long this try may still wait for the storage."""
+        return OUTAGE_SECONDS - (self.services.real_time() - self.now).total_seconds()
 
     async def delete_held(self) -> None:
         """Delete its row in HeldDeliveries, if there is one."""
@@ -181,7 +185,7 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
         ids = {"activity_id": outcome.activity_id, "conversation_id": conversation}
         await sending.outlast_faults(lambda: sending.end(state, reason, **ids, revision=notification.revision))
         if state is DeliveryState.SENT:
-            await _enqueue_missed_change(sending)
+            await enqueue_missed_change(sending, notification.revision)
         return
     wait = outcome.retry_after
     if wait is None:
@@ -199,16 +203,17 @@ async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) 
             now=now,
         )
     )
+    # With the ETag, the row is not read again: only if it says no more than the message.
+    is_read = attempts or claimed.maybe_twice or outcome.verdict is Verdict.UNKNOWN
     await sending.requeue(
-        wait, replace(sending.message, etag="" if attempts else etag, attempts=attempts, reserved_turn=0.0)
+        wait, replace(sending.message, etag="" if is_read else etag, attempts=attempts, reserved_turn=0.0)
     )
 
 
-async def _enqueue_missed_change(sending: Sending) -> None:
-    """Enqueue the edit or recall that came while the message was being sent, after the sweep had passed it."""
-    sent = sending.notification
-    current = await sending.services.notifications.recent(sent.key)
-    if current and (current.recalled or current.revision > sent.revision):
+async def enqueue_missed_change(sending: Sending, shown: int) -> None:
+    """Enqueue the edit or recall that came while revision `shown` was being sent, after the sweep had passed it."""
+    current = await sending.services.notifications.recent(sending.notification.key)
+    if current and (current.recalled or current.revision > shown):
         task = Task.RECALL if current.recalled else Task.EDIT
         await sending.requeue(0, replace(sending.message, etag="", attempts=0, reserved_turn=0.0, task=task))
 

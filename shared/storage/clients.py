@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies_environment
 
 from azure.data.tables.aio import TableServiceClient
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 CONNECTION = "AzureWebJobsStorage"
 #: The newest REST version of queues that both Azure and Azurite 3.35 support.
 QUEUE_API_VERSION = "2025-11-05"
+#: Timeouts of a connection to the tables, of its answer, and of a request with its retries, after which none is begun:
+#: at most 40 s in all. The SDK's own are 300 s, 300 s and a week: one request that gets no answer would outlast
+#: `functionTimeout`, and with it `outages.outlast_faults`.
+TABLE_TIMEOUTS: Mapping[str, Any] = {"connection_timeout": 5, "read_timeout": 15, "timeout": 20}
 #: The default account of Azurite, from its documentation.
 _DEVELOPMENT_CONNECTION = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
@@ -64,7 +68,7 @@ def open_storage(
                 QueueServiceClient.from_connection_string(
                     text, api_version=QUEUE_API_VERSION, use_env_settings=proxied
                 ),
-                TableServiceClient.from_connection_string(text, use_env_settings=proxied),
+                TableServiceClient.from_connection_string(text, use_env_settings=proxied, **TABLE_TIMEOUTS),
             )
         except ValueError:
             raise SettingsError(f"{connection} is not a connection string of a storage account: correct it") from None
@@ -76,7 +80,7 @@ def open_storage(
     credential = _credential(values.get(f"{connection}__clientId"))
     return (
         QueueServiceClient(queue_url, credential=credential, api_version=QUEUE_API_VERSION, use_env_settings=proxied),
-        TableServiceClient(table_url, credential=credential, use_env_settings=proxied),
+        TableServiceClient(table_url, credential=credential, use_env_settings=proxied, **TABLE_TIMEOUTS),
     )
 
 

@@ -21,7 +21,7 @@ from shared.records import DeliveryRecord
 from shared.states import OPEN, DeliveryState, Reason
 from shared.storage.delivery_counts import COUNTS, MAX_BATCH, SINGLE_SHARD, CountedPartitions
 from shared.storage.entity_writes import Row
-from shared.storage.outages import outlast_faults
+from shared.storage.outages import OUTAGE_SECONDS, outlast_faults
 from shared.storage.table import Conflict, Table, etag_of
 
 VERSION = 1
@@ -79,11 +79,13 @@ class Deliveries:
         found = await self._table.get(_partition(message.notification, message.shard), keys.key(message.recipient))
         return _record(*found) if found else None
 
-    async def claim(self, message: Delivery, known: DeliveryRecord, now: datetime) -> str:
+    async def claim(
+        self, message: Delivery, known: DeliveryRecord, now: datetime, outage_seconds: float = OUTAGE_SECONDS
+    ) -> str:
         """Claim the delivery for `CLAIM_SECONDS` and one more attempt; return the ETag, or raise `Conflict`.
 
         After a fault of the storage this returns only when it is known whether the delivery is claimed, which may be
-        too late to use the claim.
+        too late to use the claim; it waits for that at most `outage_seconds`.
         """
         claim = uuid4().hex
         row = _key_columns(message) | {
@@ -102,7 +104,9 @@ class Deliveries:
         except (Conflict, AzureError):
             # The write may be ours: its answer was lost. If the SDK repeated the request, it met that write.
             keys_of_row = str(row["PartitionKey"]), str(row["RowKey"])
-            found = await outlast_faults(lambda: self._table.get(*keys_of_row, select=["claim", "Timestamp"]))
+            found = await outlast_faults(
+                lambda: self._table.get(*keys_of_row, select=["claim", "Timestamp"]), outage_seconds
+            )
             if found is None or found[0].get("claim") != claim:
                 raise
             return found[1]

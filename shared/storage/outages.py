@@ -12,9 +12,9 @@ from azure.core.exceptions import AzureError, HttpResponseError
 
 T = TypeVar("T")
 
-#: How long a function repeats an operation: below `functionTimeout` in host.json, which would end the process, by more
-#: than the storage client takes for its own retries.
-OUTAGE_SECONDS = 560.0
+#: How long a function repeats an operation, from its begin on: nine minutes, and below `functionTimeout` in host.json,
+#: which would end the process, by more than the storage client takes for its own retries.
+OUTAGE_SECONDS = 555.0
 #: Delays before an operation is repeated; the last one again and again.
 RETRY_DELAYS_SECONDS = (0.1, 0.5, 1.0, 2.0)
 #: Statuses of a request that the storage understood and refused: it would refuse it again.

@@ -62,10 +62,11 @@ class RateLanes:
         """Return the lane of a conversation or team, and the ETag of its row, "" if there is none."""
         found = await self._table.get(_partition(tenant, conversation), kind)
         row, etag = found or ({}, "")
-        sent = _decode(row.get("requests"), _WINDOWS[kind]).believed(now)
-        # Without reserved turns, those of the latest messages were when they were sent.
-        turns = _decode(row.get("turns") or row.get("requests"), TURN_WINDOWS).believed(now, MAX_TURN_LEAD)
-        return ConversationLane(sent, turns), etag
+        requests, turns = row.get("requests"), row.get("turns")
+        if not turns:  # none is reserved: those of the latest messages were when they were sent
+            turns = requests
+        sent = _decode(requests, _WINDOWS[kind]).believed(now)
+        return ConversationLane(sent, _decode(turns, TURN_WINDOWS).believed(now, MAX_TURN_LEAD)), etag
 
     async def save_conversation(
         self,

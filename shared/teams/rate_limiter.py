@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -33,8 +34,8 @@ MAX_WAIT_SECONDS = 5.0
 #: Requests wait in the process only while a lane is paused for at most this long. Otherwise they would fill the process
 #: and delay other tenants.
 MAX_PAUSE_MICROSECONDS = SECOND
-#: How far ahead slots are taken, so that the request history of the conversation is stored before the slot even if
-#: storage is slow: a slot that is missed is lost.
+#: How far ahead slots are taken at least, so that the request history of the conversation is stored before the slot: a
+#: slot that is missed is lost. While storage is slower than that, they are taken up to `MAX_LEAD` ahead.
 LEAD_MICROSECONDS = SECOND // 5
 #: Conversations whose lane is kept in memory, which saves a read if no other process wrote to it.
 MAX_CACHED_CONVERSATIONS = 4096
@@ -90,8 +91,10 @@ class RateLimiter:
                 await self._sleep_until(later, deadline)
                 continue
             lapsed = slot
+            queue.adapt_lead(slot - self._clock())
             await asyncio.sleep((slot - self._clock()) / SECOND)
-            if queue.lane.paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
+            paused_until = max(queue.lane.paused_until, lane.paused_until)
+            if paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 
     def seconds_until(self, at: float) -> float:
@@ -155,6 +158,11 @@ class _Conversation:
         self._waiting: list[tuple[LaneChange, asyncio.Future[int]]] = []
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def paused_until(self) -> int:
+        """The time until which the lane is or was paused, as far as it is known."""
+        return self._lane.sent.paused_until
+
     def earliest(self, now: int) -> int:
         """Return the first time from `now` on that keeps all windows, as far as it is known."""
         return self._lane.sent.earliest(now)
@@ -213,6 +221,7 @@ class _TenantQueue:
         self._lanes, self._tenant, self._rate, self._clock = lanes, tenant, rate, clock
         #: Slots before its `paused_until` are void, including those already granted.
         self.lane, self._etag = TenantLane(), ""
+        self._lead = LEAD_MICROSECONDS
         self._waiting: list[tuple[bool, int, int, asyncio.Future[int]]] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
@@ -224,6 +233,13 @@ class _TenantQueue:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._take_slots())
         return await granted
+
+    def adapt_lead(self, spare: int) -> None:
+        """Take slots further ahead if one was stored too late, or less far if there were `spare` microseconds."""
+        if spare < -MAX_LATENESS:
+            self._lead = min(2 * self._lead, MAX_LEAD)
+        elif spare > self._lead // 2:
+            self._lead = max(self._lead * 3 // 4, LEAD_MICROSECONDS)
 
     async def change(self, change: Callable[[TenantLane], TenantLane]) -> None:
         """Read the lane, and store what `change` makes of it."""
@@ -253,7 +269,8 @@ class _TenantQueue:
 
     async def _take_block(self) -> None:
         now = self._clock()
-        slots, lane = self.lane.take(now + LEAD_MICROSECONDS, self._rate, len(self._waiting))
+        self._refuse(now - MAX_LEAD, SECOND)  # storage is slow, or other processes were faster each time
+        slots, lane = self.lane.take(now + self._lead, self._rate, len(self._waiting))
         if not slots:
             await self._wait(now)
             return
@@ -273,11 +290,14 @@ class _TenantQueue:
         """Wait until slots are granted again; raise `RetryLater` in the requests that would wait too long."""
         resumes = max(self.lane.next_slot, self.lane.paused_until) - MAX_LEAD
         is_brief = resumes <= now + MAX_PAUSE_MICROSECONDS
-        remaining = [entry for entry in self._waiting if is_brief and entry[2] >= resumes]
-        for _, _, deadline, granted in self._waiting:
-            if not (is_brief and deadline >= resumes) and not granted.done():
-                granted.set_exception(RetryLater((resumes - now) / SECOND))
-        heapq.heapify(remaining)
-        self._waiting = remaining
-        if remaining:
+        self._refuse(resumes if is_brief else sys.maxsize, resumes - now)
+        if self._waiting:
             await asyncio.sleep(max(resumes - now, SECOND // 100) / SECOND)
+
+    def _refuse(self, until: int, wait: int) -> None:
+        """Raise `RetryLater`, with `wait` in microseconds, in the requests whose deadline is before `until`."""
+        for _, _, deadline, granted in self._waiting:
+            if deadline < until and not granted.done():
+                granted.set_exception(RetryLater(wait / SECOND))
+        self._waiting = [entry for entry in self._waiting if entry[2] >= until]
+        heapq.heapify(self._waiting)

@@ -81,7 +81,7 @@ async def test_people_get_announcement_once_and_not_before_their_nine_o_clock_un
     await _wait_between_ticks(deployment)
     deployment.hosts[-1].kill()
     restart = times[0] + OUTAGE
-    later_clock = MovedClock.starting_at(restart, speed)
+    later_clock = MovedClock.starting_at(restart, speed, delay=12)
     deployment.start_hosts(2, HERALD_CLOCK=later_clock.setting, **grace)
     [stored] = await deployment.wait_until_ended(within=later_clock.seconds_until(times[-1]) + TIMEOUT_SECONDS)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ServiceRequestError
 
 from local.fake_teams.api import Behaviour, PersonView, TeamsFault
 from notify.delivery.deliver import deliver
@@ -225,6 +226,43 @@ async def test_worker_that_stalled_before_a_recall_sends_nothing(
     await resume()
     assert await timed.counts(submitted) == {"cancelled": 1}
     assert await timed.received() == []
+
+
+@pytest.mark.parametrize("command", ["recall", "edit"])
+async def test_change_that_a_stalled_worker_missed_follows_although_it_dies(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The worker records that it sent the message, and dies before it looks for a change."""
+    [ada] = await add_people(timed, 1)
+    submitted = await timed.submit(user(ada))
+    message = await timed.message(submitted, f"u:{ada.object_id}")
+    send, recent, is_dead = timed.services.connector.send, timed.services.notifications.recent, False
+
+    async def send_and_die(*args: Any) -> Any:
+        nonlocal is_dead
+        await timed.services.notifications.advance(
+            await timed.reload(submitted), **({"recalled": True} if command == "recall" else {"revision": 1})
+        )
+        outcome = await send(*args)
+        is_dead = True
+        return outcome
+
+    async def recent_if_alive(key: str) -> Any:
+        if is_dead:
+            raise ServiceRequestError("the worker died")
+        return await recent(key)
+
+    monkeypatch.setattr(timed.services.connector, "send", send_and_die)
+    monkeypatch.setattr(timed.services.notifications, "recent", recent_if_alive)
+    await timed.clear_queue(DELIVERIES)
+    with pytest.raises(ServiceRequestError):
+        await deliver(timed.services, message)
+    is_dead = False
+    await deliver(timed.services, message)  # it comes again
+    await timed.run_until_idle()
+    row = await timed.row(submitted, f"u:{ada.object_id}")
+    assert (row["state"], row.get("revision", 0)) == (("recalled", 0) if command == "recall" else ("sent", 1))
+    assert len(await titles_by_person(timed)) == (command == "edit")
 
 
 async def test_worker_that_stalled_during_an_edit_edits_its_message(

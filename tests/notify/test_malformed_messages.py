@@ -235,7 +235,7 @@ def schema(queue: str) -> Mapping[str, Any]:
     needed = [field.name for field in declared if field.default is MISSING]
     return {
         "type": "object",
-        "properties": types_by_field | {"v": {"const": VERSION}},
+        "properties": types_by_field | {"v": {"enum": list(range(1, VERSION + 1))}},
         "required": ["v", *needed],
     }
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -113,11 +114,12 @@ async def test_updates_at_once_and_out_of_order_end_with_the_newest(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rate_lanes._WINDOWS, LaneKind.CONVERSATION, ((1000, SECOND), SEND_WINDOWS[-1]))
+    monkeypatch.setattr(timed.services.rate_limiter, "reserve_turn", AsyncMock(return_value=0.0))
     ada = await add_person(timed)
     await submit(timed, user(ada), "First", ago=100)
     await timed.run_until_idle()
-    for round_ in range(3):
-        await asyncio.gather(*(submit(timed, user(ada), f"{round_}.{n}", ago=50 - 10 * round_ - n) for n in range(6)))
+    for round_, order in enumerate(((5, 0, 3, 1, 4, 2), (2, 5, 1, 4, 0, 3), (0, 1, 2, 3, 4, 5))):
+        await asyncio.gather(*(submit(timed, user(ada), f"{round_}.{n}", ago=50 - 10 * round_ - n) for n in order))
         await timed.run_until_idle()
         assert shown_titles(await timed.received()) == [f"{round_}.5"]
 
@@ -159,6 +161,7 @@ async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
     [
         TeamsFault(operation="update", status=412, code="PreconditionFailed", count=2, after=0),
         TeamsFault(operation="update", drop=True, count=2),
+        TeamsFault(operation="update", status=429, retry_after=2, count=1),
     ],
 )
 async def test_newer_notification_is_shown_again_after_retries(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from itertools import chain
+from uuid import uuid4
 
 import pytest
 
@@ -31,12 +32,16 @@ async def new_limiter(connection: str) -> AsyncIterator[Callable[[int], RateLimi
 async def take_slots(
     limiter: RateLimiter, count: int, tenant: str = "t", conversation: str = "", *, urgent: bool = False
 ) -> list[int]:
-    """Wait for `count` slots at the same time, with retries; return their times."""
+    """Wait for `count` slots at the same time, with retries; return their times.
+
+    Without a conversation, each slot is for another one, so that only the tenant's lane delays them.
+    """
 
     async def take_slot() -> int:
+        name = conversation or uuid4().hex
         while True:
             try:
-                await limiter.wait_for_slot(tenant, conversation, urgent=urgent)
+                await limiter.wait_for_slot(tenant, name, urgent=urgent)
             except RetryLater as later:
                 await asyncio.sleep(later.seconds)
             else:

@@ -5,14 +5,16 @@ Where Azurite accepts more than the real service, memory storage refuses it (`me
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 
 from shared.queues import Queues
+from shared.storage.clients import TABLE_TIMEOUTS, open_storage
 from shared.storage.entity_writes import Operation, Row
 from shared.storage.table import COLUMN_BYTES, Conflict, Table, etag_of, removal
 from tests.support.storage import Storage
@@ -368,3 +370,27 @@ async def test_character_that_xml_does_not_allow_is_refused(queue: tuple[Queues,
 async def test_missing_queue_is_an_error(queue: tuple[Queues, Any]) -> None:
     with pytest.raises(ResourceNotFoundError):
         await queue[0].put("nowhere", "x")
+
+
+async def test_request_to_tables_that_do_not_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform: the tables or the storage are away. Connections are accepted, and nothing comes back."""
+    short = {name: seconds / 100 for name, seconds in TABLE_TIMEOUTS.items()}
+    monkeypatch.setattr("shared.storage.clients.TABLE_TIMEOUTS", short)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
+    text = (
+        f"AccountName=a;AccountKey=YQ==;TableEndpoint={endpoint};QueueEndpoint={endpoint};DefaultEndpointsProtocol=http"
+    )
+    queues, tables = open_storage({"AzureWebJobsStorage": text})
+    async with queues, tables:
+        with pytest.raises(AzureError):
+            await Table(tables.get_table_client("HeraldTopics")).get("a", "b")
+    assert 0 < len(writers) <= 3
+    for writer in writers:
+        writer.close()
+    server.close()

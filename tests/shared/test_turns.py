@@ -172,3 +172,30 @@ def test_pause_of_a_conversation_is_ended_by_one_request() -> None:
     assert len(later) >= 20
     assert not [at for at in flood.sent["c"] if paused_until - 38 * SECOND < at < paused_until - SECOND]
     assert later[1] - later[0] >= 2 * SECOND
+
+
+@pytest.mark.parametrize(("hosts", "seconds"), [(1, 0.3), (5, 0.3), (5, 1.0)])
+def test_no_request_waits_long_for_a_slot_while_storage_is_slow(hosts: int, seconds: float) -> None:
+    """The platform: the tables or the storage are away."""
+
+    async def run() -> tuple[float, int]:
+        flood, waits, sent = await open_flood(hosts, seconds), list[float](), 0
+
+        async def wait(number: int) -> int:
+            before = virtual_now().timestamp()
+            try:
+                async with asyncio.timeout(60):
+                    await flood.limiters[number % hosts].wait_for_slot("t", f"c{number}")
+            except RetryLater:
+                return 0
+            finally:
+                waits.append(virtual_now().timestamp() - before)
+            return 1
+
+        for number in range(0, 40, 5):
+            sent += sum(await asyncio.gather(*map(wait, range(number, number + 5))))
+        return max(waits), sent
+
+    longest, sent = run_virtual(run)
+    assert longest < 5 + 2 + 4 * seconds
+    assert seconds == 1 or sent > 20

@@ -7,6 +7,7 @@ the fake Teams always creates.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import Counter
@@ -212,6 +213,20 @@ def test_message_of_an_old_instance_is_read(queue: str) -> None:
     """Each type of message of commit c1c7a16 (docs/odd-inputs.md, The platform)."""
     fields, message = OLD_MESSAGES[queue]
     assert MESSAGES[queue].decode(json.dumps(fields).encode()) == message
+
+
+@pytest.mark.parametrize("queue", MESSAGES)
+def test_old_instance_reads_a_message_or_puts_it_back(queue: str) -> None:
+    """It reads only fields that it knows, but leaves a newer version alone (docs/odd-inputs.md, The platform)."""
+    old_fields, message = OLD_MESSAGES[queue]
+    written = json.loads(message.encode())
+    assert written["v"] == 1
+    assert written.keys() <= old_fields.keys()
+    for name in {"next_page", "reserved_turn", "tries", "since"} & {each.name for each in dataclasses.fields(message)}:
+        newer: dict[str, Any] = {name: 1.5 if name in ("reserved_turn", "since") else 1}
+        with_field = dataclasses.replace(message, **newer)
+        assert json.loads(with_field.encode())["v"] == 2
+        assert MESSAGES[queue].decode(with_field.encode().encode()) == with_field
 
 
 async def test_list_of_a_team_goes_on_from_the_cursor_of_an_old_instance(

@@ -20,7 +20,7 @@ from shared.queues import Queues
 from shared.services import Services
 from tests.support.memory import MemoryAccount, MemoryQueueClient, Message
 from timer_digest import functions as timer_functions
-from timer_digest.functions import tick_each_minute
+from timer_digest.functions import MAX_CONCURRENT_RELEASES, tick_each_minute
 
 #: Messages that the host takes from a queue at a time, and until how many are in work it takes more (host.json).
 BATCH_SIZE = NEW_BATCH_THRESHOLD = 32
@@ -66,6 +66,7 @@ def use_services(patch: pytest.MonkeyPatch, *services: Services) -> None:
     async def get_services() -> Services:
         return next(turns)
 
+    patch.setattr("timer_digest.functions._release_limit", asyncio.Semaphore(MAX_CONCURRENT_RELEASES))  # of this loop
     for module in ("shared.triggers", "notify.functions", "timer_digest.functions"):
         patch.setattr(f"{module}.get_services", get_services)
 

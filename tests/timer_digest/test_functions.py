@@ -22,6 +22,7 @@ async def test_process_limits_concurrent_releases(monkeypatch: pytest.MonkeyPatc
         running -= 1
 
     monkeypatch.setattr(functions, "release", release)
+    monkeypatch.setattr(functions, "_release_limit", asyncio.Semaphore(functions.MAX_CONCURRENT_RELEASES))
     task = RecipientTask("t", "u:1", Task.RELEASE)
     await asyncio.gather(*(functions._release(None, task) for _ in range(50)))  # type: ignore[arg-type]
     assert most == functions.MAX_CONCURRENT_RELEASES
