@@ -5,6 +5,7 @@
     python dev.py host [--port N] [--local]    run only the function host (Core Tools if installed, unless --local)
     python dev.py send TITLE [TEXT] [...]      send a notification to the chat of `up`; see --help
     python dev.py status [ID]                  list notifications, or show what became of one
+    python dev.py package [...]                build the Teams app package; see --help
     python dev.py test [--full] [...]          run all checks and tests; further arguments are for pytest
     python dev.py bench [names] [--quick]      run the benchmarks; see --help
 
@@ -58,6 +59,11 @@ def run_send(setup: Setup, arguments: list[str]) -> int:
 def run_status(setup: Setup, arguments: list[str]) -> int:
     setup.ensure_python(RUNTIME)
     return replace_process([str(setup.python), "-m", "local.status", *arguments], setup.environ())
+
+
+def run_package(setup: Setup, arguments: list[str]) -> int:
+    setup.ensure_python(RUNTIME)
+    return replace_process([str(setup.python), "-m", "local.package", *arguments], setup.environ())
 
 
 def run_tests(setup: Setup, arguments: list[str]) -> int:
@@ -143,6 +149,7 @@ COMMANDS: dict[str, Callable[[Setup, list[str]], int]] = {
     "host": run_host,
     "send": run_send,
     "status": run_status,
+    "package": run_package,
     "test": run_tests,
     "bench": run_benchmarks,
 }
