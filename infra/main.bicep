@@ -28,15 +28,15 @@ param allowedTenants string = ''
 @description('Name of the bot in Teams.')
 param botDisplayName string = 'Herald'
 
-@allowed(['UserAssignedMSI', 'SingleTenant'])
-@description('How the bot proves who it is: by the identity (UserAssignedMSI), or by an app registration of your own with a secret.')
+@allowed(['UserAssignedMSI', 'SingleTenant', 'MultiTenant'])
+@description('How the bot proves who it is: by the identity (UserAssignedMSI), or by an app registration of your own with a secret. Microsoft creates no new MultiTenant registrations.')
 param botAppType string = 'UserAssignedMSI'
 
-@description('Client id of your app registration; only with SingleTenant.')
+@description('Client id of your app registration; not with UserAssignedMSI.')
 param botAppId string = ''
 
 @secure()
-@description('Secret of your app registration; only with SingleTenant.')
+@description('Secret of your app registration; not with UserAssignedMSI.')
 param botAppPassword string = ''
 
 @description('Reach the storage only through private endpoints in a virtual network.')
