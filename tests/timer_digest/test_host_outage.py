@@ -1,4 +1,4 @@
-"""A host that is down for hours: an announcement at each recipient's local time is sent late, or missed, but never twice.
+"""Hosts that are down for hours: an announcement at local times is sent late or missed, but never twice.
 
 In virtual time; `tests/e2e/test_clock.py` has the same with real hosts.
 """
