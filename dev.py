@@ -28,7 +28,7 @@ from pathlib import Path
 from local.bootstrap import Setup, SetupError
 
 #: Parallel test processes: more than two cores, because tests of processes mostly wait.
-TEST_WORKERS = 3
+TEST_WORKERS = 4
 
 ROOT = Path(__file__).resolve().parent
 RUNTIME, DEVELOPMENT, CONTENDERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"

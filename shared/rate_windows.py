@@ -96,7 +96,8 @@ class TenantLane:
 
     def with_refusal(self, conversation: str, now: int, until: int) -> TenantLane:
         """Return the lane after Teams refused a request to `conversation` and asked to wait until `until`."""
-        refused = [(at, name) for at, name in self.refused if now - REFUSAL_WINDOW < at <= now and name != conversation]
+        # Refusals at the same time are stored in any order.
+        refused = [(at, name) for at, name in self.refused if abs(at - now) < REFUSAL_WINDOW and name != conversation]
         lane = replace(self, refused=(*refused, (now, conversation)))
         return lane.with_pause(until) if len(lane.refused) >= MAX_REFUSED_CONVERSATIONS else lane
 

@@ -58,7 +58,7 @@ PUT_INTERVAL = timedelta(hours=4)
 @pytest.mark.parametrize(
     ("count", "zones", "speed"),
     [
-        (42, SIX_ZONES, 750),
+        pytest.param(42, SIX_ZONES, 750, marks=pytest.mark.full),
         pytest.param(500, WORLD_ZONES, 300, marks=[pytest.mark.full, pytest.mark.timeout(600)]),
     ],
 )

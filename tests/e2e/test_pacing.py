@@ -78,7 +78,11 @@ async def _suspend(host: FunctionHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "count"), [(8, 120), pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    ("seconds", "count"),
+    [
+        pytest.param(8, 120, marks=pytest.mark.full),
+        pytest.param(20, 1000, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
+    ],
 )
 async def test_refusals_of_three_conversations_pause_their_tenant_on_all_hosts_but_no_other(
     deployment: Deployment, seconds: int, count: int

@@ -152,6 +152,7 @@ async def test_team_is_listed_anew_when_its_continuation_token_has_expired(timed
 
 async def test_team_that_is_never_listed_fails_after_a_day_and_can_be_redriven(timed: Herald) -> None:
     """Answers of Teams: rosters."""
+    timed.services.rate_limiter._real_time = timed.clock  # which passes a day
     team = await add_team(timed, 3)
     await timed.teams.inject(TeamsFault(operation="pagedMembers", status=500, code="ServiceError"))
     submitted = await timed.submit({"team": team.id})

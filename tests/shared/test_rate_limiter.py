@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import chain
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,16 +19,38 @@ from shared.storage.table import Table
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.time.clock import real_time
 from tests.shared.test_rate_windows import most_within
+from tests.support.memory import MemoryAccount, MemoryTable
+from tests.support.virtual_time import run_virtual, virtual_now
+
+NewLimiter = Callable[[int], RateLimiter]
 
 
 @pytest.fixture
-async def new_limiter(connection: str) -> AsyncIterator[Callable[[int], RateLimiter]]:
+async def new_azurite_limiter(connection: str) -> AsyncIterator[NewLimiter]:
     """Return a function that creates rate limiters that share only the table, like those of several processes."""
     queues, tables = open_storage({"AzureWebJobsStorage": connection})
     async with queues, tables:
         table = Table(tables.get_table_client("HeraldRateLanes"))
         await table.create()
         yield lambda rate: RateLimiter(RateLanes(table), rate, real_time)
+
+
+@pytest.fixture
+def new_limiter() -> NewLimiter:
+    """The same in memory and in virtual time."""
+    table = MemoryTable(MemoryAccount().get_table_client("HeraldRateLanes"))
+    asyncio.run(table.create())
+    return lambda rate: RateLimiter(RateLanes(table), rate, virtual_now)
+
+
+def virtual(test: Callable[[NewLimiter], Coroutine[Any, Any, None]]) -> Callable[[NewLimiter], None]:
+    """Run a test in virtual time."""
+
+    @functools.wraps(test)
+    def run(new_limiter: NewLimiter) -> None:
+        run_virtual(lambda: test(new_limiter))
+
+    return run
 
 
 async def take_slots(
@@ -50,26 +74,29 @@ async def take_slots(
     return sorted(await asyncio.gather(*(take_slot() for _ in range(count))))
 
 
-async def test_three_processes_together_keep_the_rate(new_limiter: Callable[[int], RateLimiter]) -> None:
-    times = sorted(chain(*await asyncio.gather(*(take_slots(new_limiter(45), 45) for _ in range(3)))))
+async def test_three_processes_together_keep_the_rate(new_azurite_limiter: NewLimiter) -> None:
+    times = sorted(chain(*await asyncio.gather(*(take_slots(new_azurite_limiter(45), 45) for _ in range(3)))))
     assert most_within(times, SECOND) <= 50
 
 
-async def test_conversation_keeps_its_windows_over_processes(new_limiter: Callable[[int], RateLimiter]) -> None:
+@virtual
+async def test_conversation_keeps_its_windows_over_processes(new_limiter: NewLimiter) -> None:
     taken = await asyncio.gather(*(take_slots(new_limiter(1000), 5, conversation="c") for _ in range(3)))
     times = sorted(chain(*taken))
     assert most_within(times, SECOND) <= 7
     assert most_within(times, 2 * SECOND) <= 8
 
 
-async def test_busy_conversation_does_not_delay_another(new_limiter: Callable[[int], RateLimiter]) -> None:
+@virtual
+async def test_busy_conversation_does_not_delay_another(new_limiter: NewLimiter) -> None:
     limiter = new_limiter(1000)
     busy = asyncio.create_task(take_slots(limiter, 12, conversation="busy"))
     times = await take_slots(limiter, 3, conversation="other")
     assert times[-1] < (await busy)[-1]
 
 
-async def test_urgent_request_goes_before_waiting_ones(new_limiter: Callable[[int], RateLimiter]) -> None:
+@virtual
+async def test_urgent_request_goes_before_waiting_ones(new_limiter: NewLimiter) -> None:
     limiter = new_limiter(20)
     bulk = asyncio.create_task(take_slots(limiter, 80))
     while not limiter._queue("t")._waiting:
@@ -79,8 +106,9 @@ async def test_urgent_request_goes_before_waiting_ones(new_limiter: Callable[[in
     assert len(later) >= 20
 
 
+@virtual
 async def test_paused_tenant_gets_no_slot_in_any_process_and_others_are_not_delayed(
-    new_limiter: Callable[[int], RateLimiter],
+    new_limiter: NewLimiter,
 ) -> None:
     first, second = new_limiter(45), new_limiter(45)
     await first.wait_for_slot("t", "")
@@ -93,8 +121,9 @@ async def test_paused_tenant_gets_no_slot_in_any_process_and_others_are_not_dela
     await second.wait_for_slot("another", "")
 
 
+@virtual
 async def test_pause_voids_slots_that_were_granted_in_the_same_process(
-    new_limiter: Callable[[int], RateLimiter],
+    new_limiter: NewLimiter,
 ) -> None:
     limiter = new_limiter(10)
     waiting = [asyncio.create_task(limiter.wait_for_slot("t", "")) for _ in range(8)]
@@ -104,7 +133,8 @@ async def test_pause_voids_slots_that_were_granted_in_the_same_process(
     assert sum(isinstance(result, RetryLater) for result in results) >= 5
 
 
-async def test_paused_conversation_is_paused_in_every_process(new_limiter: Callable[[int], RateLimiter]) -> None:
+@virtual
+async def test_paused_conversation_is_paused_in_every_process(new_limiter: NewLimiter) -> None:
     first, second = new_limiter(45), new_limiter(45)
     await first.pause_conversation("t", "c", 30)
     for limiter in (first, second):
@@ -113,7 +143,8 @@ async def test_paused_conversation_is_paused_in_every_process(new_limiter: Calla
         await limiter.wait_for_slot("t", "d")
 
 
-async def test_storage_failure_fails_only_the_requests_that_wait(new_limiter: Callable[[int], RateLimiter]) -> None:
+@virtual
+async def test_storage_failure_fails_only_the_requests_that_wait(new_limiter: NewLimiter) -> None:
     class BrokenLanes(RateLanes):
         is_down = True
 

@@ -165,6 +165,10 @@ def test_tenant_is_paused_once_teams_refuses_three_conversations_within_five_sec
         lane = lane.with_refusal(conversation, at * SECOND, 100 * SECOND)
         assert not lane.paused_until
     assert lane.with_refusal("b", 12 * SECOND, 100 * SECOND).paused_until == 100 * SECOND
+    lane = TenantLane()
+    for at, conversation in ((3, "a"), (2, "b"), (1, "c")):  # in the order in which they are stored
+        lane = lane.with_refusal(conversation, at * SECOND, 100 * SECOND)
+    assert lane.paused_until == 100 * SECOND
 
 
 @given(
