@@ -52,7 +52,7 @@ def test_once_exits_with_0_after_the_first_message_in_any_environment(stack: Loc
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-@pytest.mark.full  # quick: SIGINT below, and that all ends with a killed parent in test_processes.py
+@pytest.mark.full  # quick: SIGINT in test_first_minute, and that all ends with a killed parent in test_processes.py
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGKILL"])
 def test_stack_runs_until_a_signal_and_stops_all_programs(stack: LocalStack, name: str) -> None:
     number = getattr(signal, name)
@@ -65,13 +65,18 @@ def test_stack_runs_until_a_signal_and_stops_all_programs(stack: LocalStack, nam
     assert eventually(stack.is_stopped)
 
 
-async def test_printed_command_sends_a_message_and_the_clock_runs_at_its_speed(
+async def test_printed_command_sends_the_clock_runs_at_its_speed_and_a_failed_program_stops_the_others(
     stack: LocalStack, tmp_path: Path
 ) -> None:
+    """A second `up` meanwhile says where the chat is, and changes nothing."""
+    chat = f"http://127.0.0.1:{stack.ports[1]}"
+    already_running = f"`dev.py up` is already running, and its chat is {chat}: use it, or stop it with Ctrl-C there\n"
     with stack.start("--clock", "2027-03-28T00:59Z", "--speed", "60", "--clock-delay", "6") as process:
         output = wait_until_ready(process)
         found = re.search(r"stays at 2027-03-28T00:59Z until (\d\d:\d\d:\d\d), then runs 60 times as fast", output)
         assert found
+        second = stack.start("--once")
+        assert second.communicate(timeout=60) == ("", already_running)
         printed = next(line for line in output.splitlines() if line.startswith("Send another:")).split(":", 1)[1]
         await send_and_wait(stack, printed, ROOT, shown="Build 42 failed")
         command = f'"{sys.executable}" "{ROOT / "local" / "send.py"}" "Night shift" --at 2027-03-28T02:30'
@@ -81,8 +86,12 @@ async def test_printed_command_sends_a_message_and_the_clock_runs_at_its_speed(
         begun = datetime.combine(now.date(), time_of_day.fromisoformat(found[1]))
         # 02:30 does not exist in Berlin; it becomes 03:00, a minute after the start, which is one second at this speed.
         assert timedelta(seconds=1) <= (now - begun) % timedelta(days=1) < timedelta(minutes=10)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        os.kill(find_child(process.pid, "m365agentsplayground"), signal.SIGKILL)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert errors.startswith("The Playground has ended with exit code -9: ")
+    assert errors.count("\n") == 1
+    assert eventually(stack.is_stopped)
 
 
 async def send_and_wait(stack: LocalStack, command: str, folder: Path, *, shown: str) -> None:
@@ -96,20 +105,6 @@ async def send_and_wait(stack: LocalStack, command: str, folder: Path, *, shown:
         async with asyncio.timeout(40):
             while shown not in await chat.receive_str():
                 pass
-
-
-def test_failed_program_is_named_and_stops_the_others_but_a_second_start_does_not(stack: LocalStack) -> None:
-    chat = f"http://127.0.0.1:{stack.ports[1]}"
-    already_running = f"`dev.py up` is already running, and its chat is {chat}: use it, or stop it with Ctrl-C there\n"
-    with stack.start() as process:
-        wait_until_ready(process)
-        second = stack.start("--once")
-        assert second.communicate(timeout=60) == ("", already_running)
-        os.kill(find_child(process.pid, "azurite.js"), signal.SIGKILL)
-        errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 1
-    assert errors.startswith("Azurite has ended with exit code -9: ")
-    assert errors.count("\n") == 1
 
 
 def find_child(parent: int, name: str) -> int:

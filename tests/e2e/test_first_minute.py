@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,7 +27,7 @@ async def test_whoever_opens_the_chat_is_welcomed_and_sets_preferences_without_t
                 await page.reload()
                 await _try_german(page)
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
 

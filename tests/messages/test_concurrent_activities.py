@@ -21,7 +21,6 @@ from shared.preferences.preferences import MAX_ENTRIES, Preferences
 from shared.records import ConversationReference, notification_key
 from shared.services import Services, open_services
 from shared.states import Mode, ReferenceKind
-from shared.storage.clients import open_storage
 from tests.messages.conftest import (
     ADA,
     PERSONAL,
@@ -32,6 +31,7 @@ from tests.messages.conftest import (
     make_settings,
     message_json,
 )
+from tests.support.storage import Storage
 
 PROCESSES = 2
 TOPICS = [f"topic {number}" for number in range(MAX_ENTRIES)]
@@ -46,18 +46,20 @@ SETTING_COMMANDS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(params=["memory", pytest.param("azurite", marks=pytest.mark.full)])
 async def processes(
-    openid_server: OpenIdServer, connection: str, monkeypatch: pytest.MonkeyPatch
+    openid_server: OpenIdServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Sequence[Services]]:
     """The services of two processes, each with its own clients, locks and caches."""
+    storage = Storage(request.getfixturevalue("connection") if request.param == "azurite" else "")
+    monkeypatch.setattr("shared.services.Table", storage.table)
     # Both share the event loop and the processor of the test, and a storage that is slower than Azure's.
     monkeypatch.setattr("messages.endpoint.ACTIVITY_TIMEOUT_SECONDS", 60)
     configured = make_settings(ToBotFromChannelOpenIdMetadataUrl=f"{openid_server.url}/openid")
     async with AsyncExitStack() as stack:
         opened = []
         for _ in range(PROCESSES):
-            services = await open_services(configured, open_storage({"AzureWebJobsStorage": connection}))
+            services = await open_services(configured, storage.open())
             stack.push_async_callback(services.close)
             opened.append(replace(services, categories=CATEGORIES))
         yield opened
