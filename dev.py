@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from local.bootstrap import Setup, SetupError
+from local.bootstrap import BENCH_ALONE, Setup, SetupError
 
 #: Parallel test processes: more than two cores, because tests of processes mostly wait.
 TEST_WORKERS = 4
@@ -108,7 +108,7 @@ def run_benchmarks(setup: Setup, arguments: list[str]) -> int:
     contenders = Setup(ROOT)
     contenders.venv = setup.local / "peers"  # separate, so that their requirements do not change those of the app
     try:
-        if not os.environ.get("HERALD_BENCH_ALONE"):
+        if not os.environ.get(BENCH_ALONE):
             contenders.ensure_python(CONTENDERS)
     except SetupError as error:
         print(f"The benchmarks run without the other SDKs: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from statistics import median
 import orjson
 
 from benchmarks.report import Report
-from benchmarks.send import ALONE
+from local.bootstrap import BENCH_ALONE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +71,7 @@ def _run_benchmarks(checkout: Path, names: Sequence[str], *, quick: bool) -> Fig
         subprocess.run(
             [*command, *(["--quick"] if quick else [])],
             cwd=checkout,
-            env={name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {ALONE: "1"},
+            env={name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {BENCH_ALONE: "1"},
             stdout=subprocess.DEVNULL,
             check=True,
         )

@@ -25,14 +25,13 @@ import orjson
 from benchmarks.contenders.workload import Chat, Workload
 from benchmarks.cores import pin_processes
 from benchmarks.report import Options, Report, Run, median_ratio, medians
+from local.bootstrap import BENCH_ALONE
 from local.fake_teams.client import FakeTeams
 from shared.cards.notification import render_activity
 from shared.contract.parsing import parse_stored
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".local" / "peers" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-#: The environment variable that leaves out the other SDKs: two checkouts of Herald are compared without them.
-ALONE = "HERALD_BENCH_ALONE"
 #: The delay of each answer of the fake Teams.
 LATENCY_SECONDS = 0.08
 #: The number of personal chats, which get messages in turn.
@@ -81,7 +80,7 @@ CONTENT = {
 
 
 async def run(options: Options) -> Report:
-    with_peers = PEERS_PYTHON.exists() and not os.environ.get(ALONE)
+    with_peers = PEERS_PYTHON.exists() and not os.environ.get(BENCH_ALONE)
     contenders = [contender for contender in CONTENDERS if with_peers or not contender.is_peer]
     levels = QUICK_IN_FLIGHT_LEVELS if options.quick else IN_FLIGHT_LEVELS
     runs: defaultdict[str, defaultdict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))

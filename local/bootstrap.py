@@ -27,6 +27,8 @@ UV = "uv==0.13.9"
 #: The files that npm needs. The package `none` stands in for what Azurite imports and this stack does not use:
 #: telemetry and SQL databases, 126 of 200 MB.
 NODE_FILES = ("package.json", "package-lock.json", "none/package.json", "none/index.js")
+#: The environment variable that leaves the other SDKs out of the benchmarks: checkouts of Herald are compared without.
+BENCH_ALONE = "HERALD_BENCH_ALONE"
 #: How often a lock of another process is tried again.
 LOCK_RETRY_SECONDS = 0.2
 

@@ -25,6 +25,7 @@ from typing import Any
 from azure.core.exceptions import AzureError
 
 from shared.concurrency import gather_limited
+from shared.conversation_ids import OBJECT_ID
 from shared.states import ReferenceKind, SettingsError
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
@@ -37,13 +38,12 @@ USERS, TEAMS = "UserData", "TeamData"
 PAGE_ROWS = 500
 
 _NAMES = {ReferenceKind.USER: "people", ReferenceKind.TEAM: "teams"}
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TEAM = re.compile(r"19:[^\s/]+@thread\.(tacv2|skype)")
 
 
 @dataclass
 class Report:
-    """What became of the rows: how many were `imported`, `known` before, and left out by reason."""
+    """The numbers of people and teams that were `imported` or `known` before, and of rows `left_out`, by reason."""
 
     imported: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ class Report:
 def read_user(row: Mapping[str, Any], tenants: frozenset[str]) -> tuple[str, str, Mapping[str, str]] | str:
     """Return tenant, object id and reference of a row of `UserData`, or why it is left out."""
     person, tenant = str(row.get("AadId") or ""), str(row.get("TenantId") or "")
-    if not _UUID.fullmatch(person):
+    if not OBJECT_ID.fullmatch(person):
         return "no Entra object id (AadId)"
     if why := _refuse(row, tenant, tenants):
         return why
@@ -88,7 +88,7 @@ def read_team(row: Mapping[str, Any], tenants: frozenset[str]) -> tuple[str, str
 
 
 def _refuse(row: Mapping[str, Any], tenant: str, tenants: frozenset[str]) -> str:
-    if not _UUID.fullmatch(tenant):
+    if not OBJECT_ID.fullmatch(tenant):
         return "no tenant (TenantId)"
     if tenant.lower() not in tenants:
         return "a tenant that HERALD_ALLOWED_TENANTS does not name"

@@ -9,7 +9,6 @@ another team. Nothing is sent to it, and its row gives the reason.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +28,7 @@ from shared.contract.models import (
     TopicRecipient,
     UserRecipient,
 )
-from shared.conversation_ids import channel_of
+from shared.conversation_ids import OBJECT_ID, channel_of
 from shared.records import ConversationReference
 from shared.services import Services
 from shared.states import Reason, ReferenceKind, ReferenceStatus
@@ -43,7 +42,6 @@ MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
 MAX_RESTARTS = 3
 #: Longest user id of a guest that is kept.
 MAX_USER_ID_CHARS = 500
-_OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
 #: The prefixes of a recipient that cannot be reached, and of the user ids of guests.
@@ -184,7 +182,7 @@ def _require_list(outcome: Outcome, name: str) -> Sequence[Mapping[str, object]]
 def _member(member: Mapping[str, object]) -> str:
     """Return a member of a team as a recipient: `t:` and the user id for a guest without an object id, "" for a bot."""
     identifier, user_id = member.get("aadObjectId") or member.get("objectId"), str(member.get("id") or "")
-    if isinstance(identifier, str) and _OBJECT_ID.fullmatch(identifier):
+    if isinstance(identifier, str) and OBJECT_ID.fullmatch(identifier):
         return f"u:{identifier.lower()}"
     return f"{_UNREACHABLE}{user_id[:MAX_USER_ID_CHARS]}" if user_id and not user_id.startswith("28:") else ""
 

@@ -1,7 +1,12 @@
-"""The parts of a Teams conversation id ("Get Teams specific context", Microsoft Learn)."""
+"""The forms of conversation ids ("Get Teams specific context", Microsoft Learn) and of Entra object ids."""
+
+import re
 
 #: Separates the id of a channel from the id of a thread's first message.
 THREAD = ";messageid="
+
+#: An Entra object id or tenant id, in any case.
+OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def channel_of(conversation: str) -> str:

@@ -43,7 +43,7 @@ class Unreadable(Exception):
 
 
 class Task(StrEnum):
-    """What to do with a delivery, with all deliveries of a notification, or with all held for a recipient."""
+    """A task for a delivery, for all deliveries of a notification, or for all that are held for a recipient."""
 
     SEND = "send"
     CANCEL = "cancel"  #: end deliveries that are held or were never attempted

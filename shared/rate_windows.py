@@ -48,14 +48,14 @@ MAX_SKEW = 60 * SECOND
 MAX_REFUSED_CONVERSATIONS, REFUSAL_WINDOW = 3, 5 * SECOND
 
 
-def grant(next_slot: int, now: int, rate: int, max_count: int, lead: int = MAX_LEAD) -> tuple[Sequence[int], int]:
+def grant(next_slot: int, now: int, rate: int, max_count: int) -> tuple[Sequence[int], int]:
     """Return up to `max_count` slots, and the next free slot after them; `next_slot` is the next free slot before.
 
-    Slots are evenly spaced, `rate` a second, from `now` on and at most `lead` ahead. There may be none.
+    Slots are evenly spaced, `rate` a second, from `now` on and at most `MAX_LEAD` ahead. There may be none.
     """
     gap = -(-SECOND // rate)
     first = max(next_slot, now)
-    count = min(max_count, max(1, MAX_BLOCK // gap), max(0, (now + lead - first) // gap + 1))
+    count = min(max_count, max(1, MAX_BLOCK // gap), max(0, (now + MAX_LEAD - first) // gap + 1))
     return [first + gap * index for index in range(count)], first + gap * count if count else next_slot
 
 

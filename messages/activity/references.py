@@ -30,6 +30,7 @@ from functools import lru_cache
 from itertools import chain
 
 from messages.activity.schema import Account, Activity
+from shared.conversation_ids import channel_of
 from shared.states import ReferenceKind, ReferenceStatus
 from shared.time.zone_names import find_zone
 
@@ -64,8 +65,6 @@ CHANNEL_EVENT_STATUSES: dict[str, ReferenceStatus | None] = {
 #: Statuses that deactivate a row: a change that sets one of them never creates the row.
 INACTIVE_STATUSES = (ReferenceStatus.UNINSTALLED, ReferenceStatus.DELETED)
 
-#: Separates the id of a channel from that of a thread in it.
-_THREAD_SUFFIX = ";messageid="
 #: A personal chat as Graph names it.
 _GRAPH_CHAT = re.compile(r"19:([0-9a-f-]{36})_([0-9a-f-]{36})@unq\.gbl\.spaces", re.IGNORECASE)
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
@@ -177,7 +176,7 @@ def _channel_changes(activity: Activity, status: ReferenceStatus | None) -> Iter
     yield from _team_changes(activity, status)
     if status in INACTIVE_STATUSES and data.team.id:
         return
-    channels = {activity.conversation.id.partition(_THREAD_SUFFIX)[0]}
+    channels = {channel_of(activity.conversation.id)}
     if _includes_bot(activity.members_added, activity) or activity.type == "installationUpdate":
         # The General channel has the id of its team; the person who installs the bot selects one of the channels.
         channels |= {data.team.id, data.settings.selected_channel.id}

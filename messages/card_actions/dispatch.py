@@ -8,7 +8,6 @@ Sources: "Work with Universal Actions for Adaptive Cards" and "Universal Action 
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +18,7 @@ from messages.card_actions.handlers import BUTTON_HANDLERS, record_response
 from messages.card_actions.save_preferences import save_preferences, show_preferences
 from shared.cards import action_verbs, refreshed
 from shared.cards.size import TooLarge
+from shared.conversation_ids import OBJECT_ID
 from shared.preferences.preferences import TooManyPreferences
 from shared.services import Services
 from shared.storage.markers import clicks
@@ -33,7 +33,6 @@ ERROR_TYPE = "application/vnd.microsoft.error"
 _PREFERENCE_VERBS = (
     action_verbs.SAVE, action_verbs.MUTE, action_verbs.TO_DIGEST, action_verbs.STOP, action_verbs.PAUSE,
 )  # fmt: skip
-_OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def dispatch_card_action(services: Services, verified: VerifiedActivity) -> tuple[int, dict[str, Any] | None]:
@@ -62,7 +61,7 @@ def _build_answer(kind: str, value: object, status: int = HTTPStatus.OK) -> tupl
 async def _run_once(context: ActionContext) -> ActionAnswer:
     """Run the action, and mark its activity if a repetition must not run again; raises `ActionRefused`."""
     person, activity = context.verified.person_id, context.verified.activity
-    if not _OBJECT_ID.fullmatch(person) or (
+    if not OBJECT_ID.fullmatch(person) or (
         activity.is_from_another_tenant and context.action.verb in _PREFERENCE_VERBS
     ):
         raise ActionRefused("refused")

@@ -49,7 +49,7 @@ class Sending:
 
     @property
     def on_unknown(self) -> str:
-        """What to do if it is unknown whether a request reached Teams: `resend` or `stop`."""
+        """`resend` or `stop`: the answer to whether a message is sent again if nobody knows whether it arrived."""
         content = self.notification.content
         return content.on_unknown or self.services.categories.of(content.category).on_unknown
 
@@ -157,7 +157,7 @@ class Sending:
 
     @property
     def outage_seconds(self) -> float:
-        """How long this try may still wait for the storage."""
+        """The seconds for which this try may still wait for the storage."""
         return OUTAGE_SECONDS - (self.services.real_time() - self.now).total_seconds()
 
     async def delete_held(self) -> None:

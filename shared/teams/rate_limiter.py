@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -214,6 +214,16 @@ class _Conversation:
             return answers
 
 
+@dataclass(order=True, slots=True)
+class _Waiting:
+    """A request that waits for a slot: urgent ones first, then in the order in which they came."""
+
+    is_bulk: bool
+    number: int
+    deadline: int = field(compare=False)
+    granted: asyncio.Future[int] = field(compare=False)
+
+
 class _TenantQueue:
     """A tenant's lane as this process knows it, and the requests that wait for a slot in it."""
 
@@ -222,14 +232,14 @@ class _TenantQueue:
         #: Slots before its `paused_until` are void, including those already granted.
         self.lane, self._etag = TenantLane(), ""
         self._lead = LEAD_MICROSECONDS
-        self._waiting: list[tuple[bool, int, int, asyncio.Future[int]]] = []
+        self._waiting: list[_Waiting] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
 
     async def slot(self, deadline: int, *, urgent: bool) -> int:
         """Take the next slot and return its time; raise `RetryLater` if there is none before `deadline`."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (not urgent, next(self._order), deadline, granted))
+        heapq.heappush(self._waiting, _Waiting(not urgent, next(self._order), deadline, granted))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._take_slots())
         return await granted
@@ -262,9 +272,9 @@ class _TenantQueue:
             while self._waiting:
                 await self._take_block()
         except Exception as error:  # noqa: BLE001 (passed on to each request that waits)
-            for *_, granted in self._waiting:
-                if not granted.done():
-                    granted.set_exception(error)
+            for each in self._waiting:
+                if not each.granted.done():
+                    each.granted.set_exception(error)
             self._waiting.clear()
 
     async def _take_block(self) -> None:
@@ -282,7 +292,7 @@ class _TenantQueue:
         self.lane = lane
         for slot in slots:
             if self._waiting:
-                *_, granted = heapq.heappop(self._waiting)
+                granted = heapq.heappop(self._waiting).granted
                 if not granted.done():
                     granted.set_result(slot)
 
@@ -296,8 +306,8 @@ class _TenantQueue:
 
     def _refuse(self, until: int, wait: int) -> None:
         """Raise `RetryLater`, with `wait` in microseconds, in the requests whose deadline is before `until`."""
-        for _, _, deadline, granted in self._waiting:
-            if deadline < until and not granted.done():
-                granted.set_exception(RetryLater(wait / SECOND))
-        self._waiting = [entry for entry in self._waiting if entry[2] >= until]
+        for each in self._waiting:
+            if each.deadline < until and not each.granted.done():
+                each.granted.set_exception(RetryLater(wait / SECOND))
+        self._waiting = [each for each in self._waiting if each.deadline >= until]
         heapq.heapify(self._waiting)

@@ -21,7 +21,7 @@ def package_files() -> list[Path]:
     """Return the tracked files that `.funcignore` leaves, which has the patterns of `.gitignore`."""
 
     def listed(*options: str) -> set[str]:
-        command = ["git", "ls-files", "-z", *options]
+        command = ["git", "-c", "safe.directory=*", "ls-files", "-z", *options]  # a container may have another user
         output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         return {name for name in output.split("\0") if name}
 

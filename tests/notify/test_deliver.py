@@ -75,6 +75,22 @@ async def test_audience_all_excludes_people_without_a_chat_and_uninstalled(heral
     assert {m.person for m in await herald.received()} == {ada.object_id, eve.object_id}
 
 
+async def test_people_of_another_tenant_are_not_reached(herald: Herald) -> None:
+    """Not by their id, and not with everybody, although their references are in the same table."""
+    await herald.grow(people=1)
+    [ada] = await herald.store_people(1)
+    tenant, person = "0000000b-0000-4000-8000-00000000000b", "00000001-0000-4000-8000-00000000000b"
+    observed = {"service_url": herald.teams.service_url, "conversation_id": "a:other", "conversation_type": "personal"}
+    await herald.services.conversations.save(
+        tenant, ReferenceKind.USER, person, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE
+    )
+    everybody, named = await herald.submit({"all": True}), await herald.submit({"user": person})
+    await herald.handle_messages()
+    assert [message.person for message in await herald.received()] == [ada.object_id]
+    assert await herald.counts(everybody) == {"sent": 1}
+    assert await herald.counts(named) == {"suppressed": 1}
+
+
 async def test_missing_chat_is_created_and_stored(herald: Herald) -> None:
     ada = (await herald.grow(people=1)).people[0]
     await herald.store_tenant()

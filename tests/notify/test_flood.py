@@ -14,15 +14,14 @@ import pytest
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.rate_windows import SECOND, SEND_WINDOWS
-from shared.states import ReferenceKind, ReferenceStatus
 from tests.shared.test_rate_windows import most_within
 from tests.support.herald import notification
 from tests.support.memory import MemoryAccount
-from tests.support.odd_teams import OddTeams, chat_of
+from tests.support.odd_teams import OddTeams
 from tests.support.tapped import TAP, Tap, TappedMemory
 from tests.support.triggers import IN_WORK, ObservedQueues, QueueHost
-from tests.support.virtual_time import run_virtual, virtual_now
-from tests.support.virtual_workers import SERVICE_URL, open_workers
+from tests.support.virtual_time import run_virtual
+from tests.support.virtual_workers import open_workers, store_person
 
 TENANT = "0000000c-0000-4000-8000-000000000000"
 MESSAGES, OTHERS = 110, 30
@@ -60,10 +59,7 @@ async def run(patch: pytest.MonkeyPatch) -> tuple[OddTeams, QueueHost, DeliveryC
     assert isinstance(services.queues, ObservedQueues)
     services.queues.observe = observe
     for number in range(1 + OTHERS):
-        observed = {"service_url": SERVICE_URL, "conversation_id": chat_of(person(number))}
-        await services.conversations.save(
-            TENANT, ReferenceKind.USER, person(number), observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
-        )
+        await store_person(services, TENANT, person(number))
 
     async def put(number: int, title: str) -> None:
         body = notification({"user": person(number)}, id=title, tenant=TENANT, content={"title": title})

@@ -15,14 +15,14 @@ from azure.core.exceptions import AzureError, ServiceRequestError
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.services import Services
-from shared.states import DeliveryState, NotificationState, ReferenceKind, ReferenceStatus
+from shared.states import DeliveryState, NotificationState, ReferenceKind
 from shared.storage.deliveries import shard_names
 from tests.support.herald import notification
 from tests.support.memory import MemoryAccount
-from tests.support.odd_teams import OddTeams, chat_of
+from tests.support.odd_teams import OddTeams
 from tests.support.triggers import FUNCTIONS, QueueHost
-from tests.support.virtual_time import START, run_virtual, virtual_now
-from tests.support.virtual_workers import SERVICE_URL, open_workers
+from tests.support.virtual_time import START, run_virtual
+from tests.support.virtual_workers import open_workers, store_person
 
 TENANTS = [f"0000000{letter}-0000-4000-8000-000000000000" for letter in "ab"]
 #: Of each tenant. Requests a second to each, so that a broadcast takes 20 s; and processes that share the queues.
@@ -65,12 +65,7 @@ async def run_outage(parts: Sequence[str], patch: pytest.MonkeyPatch) -> Run:
     for letter, tenant in zip("ab", TENANTS, strict=True):
         people = [person_of(tenant, number) for number in range(PEOPLE + MORE_PEOPLE)]
         for person in people:
-            known = {
-                "service_url": SERVICE_URL, "conversation_id": chat_of(person), "conversation_type": "personal"
-            }  # fmt: skip
-            await services.conversations.save(
-                tenant, ReferenceKind.USER, person, known, at=virtual_now(), status=ReferenceStatus.ACTIVE
-            )
+            await store_person(services, tenant, person)
         *broadcast, scheduled, paused, later = people
         await services.conversations.change_preferences(
             tenant, ReferenceKind.USER, paused, lambda old: replace(old, paused_until=DUE)

@@ -10,13 +10,22 @@ import pytest
 from shared.queues import Queues
 from shared.services import Services, open_services
 from shared.settings import load_settings
+from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.table import Table
 from tests.support.memory import MemoryTable
-from tests.support.odd_teams import OddTeams
+from tests.support.odd_teams import OddTeams, chat_of
 from tests.support.triggers import ObservedQueues, QueueHost, use_services
 from tests.support.virtual_time import virtual_now
 
 SERVICE_URL = "https://smba.trafficmanager.net/emea/"
+
+
+async def store_person(services: Services, tenant: str, person: str, **observed: str) -> None:
+    """Store the reference of a person with a chat, as the install event does."""
+    known = {"service_url": SERVICE_URL, "conversation_id": chat_of(person), "conversation_type": "personal"}
+    await services.conversations.save(
+        tenant, ReferenceKind.USER, person, known | observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
+    )
 
 
 async def open_workers(

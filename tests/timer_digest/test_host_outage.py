@@ -16,13 +16,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from shared.queue_messages import NOTIFICATIONS
-from shared.states import DeliveryState, ReferenceKind, ReferenceStatus
+from shared.states import DeliveryState
 from shared.storage.deliveries import shard_names
 from tests.support.memory import MemoryAccount
 from tests.support.odd_teams import OddTeams, chat_of
 from tests.support.triggers import QueueHost
 from tests.support.virtual_time import START, run_virtual, virtual_now
-from tests.support.virtual_workers import SERVICE_URL, open_workers
+from tests.support.virtual_workers import open_workers, store_person
 
 TENANT = "0000000a-0000-4000-8000-000000000000"
 #: Zones in which it is nine o'clock one hour after the other, and the people in each.
@@ -42,10 +42,7 @@ async def run(patch: pytest.MonkeyPatch) -> tuple[OddTeams, QueueHost, Mapping[s
     for number in range(PEOPLE * len(ZONES)):
         person, zone = f"{TENANT[:8]}-0000-4000-8000-{number:012x}", ZONES[number % len(ZONES)]
         due[person] = datetime.combine(DATE, time(9), ZoneInfo(zone)).astimezone(UTC)
-        observed = {"service_url": SERVICE_URL, "conversation_id": chat_of(person), "time_zone": zone}
-        await services.conversations.save(
-            TENANT, ReferenceKind.USER, person, observed, at=virtual_now(), status=ReferenceStatus.ACTIVE
-        )
+        await store_person(services, TENANT, person, time_zone=zone)
     announcement = {
         "rule": "0 9 * * *", "timeZone": "recipient", "start": f"{DATE}T00:00", "end": f"{DATE}T23:59",
         "notification": {"recipients": [{"all": True}], "category": "news", "content": {"title": "Notice a000"}},
