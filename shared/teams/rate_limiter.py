@@ -215,7 +215,7 @@ class _Conversation:
 
 
 @dataclass(order=True, slots=True)
-class _Waiting:
+class _SlotRequest:
     """A request that waits for a slot: urgent ones first, then in the order in which they came."""
 
     is_bulk: bool
@@ -232,14 +232,14 @@ class _TenantQueue:
         #: Slots before its `paused_until` are void, including those already granted.
         self.lane, self._etag = TenantLane(), ""
         self._lead = LEAD_MICROSECONDS
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_SlotRequest] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
 
     async def slot(self, deadline: int, *, urgent: bool) -> int:
         """Take the next slot and return its time; raise `RetryLater` if there is none before `deadline`."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, _Waiting(not urgent, next(self._order), deadline, granted))
+        heapq.heappush(self._waiting, _SlotRequest(not urgent, next(self._order), deadline, granted))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._take_slots())
         return await granted
