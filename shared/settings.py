@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from shared.certificates import read_certificate
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.states import SettingsError
 from shared.time.clock import parse_clock
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     """The settings; the `alias` of each field is its environment variable.
 
     `app_id` is empty only in Development, where activities are accepted without a token, but only from loopback.
+    Of `app_password`, `app_certificate` (PEM) and `federated_client_id`, an app registration has one, an identity none.
     `tenant_rate` is the number of requests a second to one tenant, over all instances.
     """
 
@@ -41,6 +43,8 @@ class Settings(BaseModel):
     app_type: Literal["", "SingleTenant", "UserAssignedMSI", "MultiTenant"] = Field("", alias="MicrosoftAppType")
     app_id: str = Field("", alias="MicrosoftAppId")
     app_password: str = Field("", alias="MicrosoftAppPassword", repr=False)
+    app_certificate: str = Field("", alias="HERALD_APP_CERTIFICATE", repr=False)
+    federated_client_id: str = Field("", alias="HERALD_FEDERATED_CLIENT_ID")
     app_tenant: str = Field("", alias="MicrosoftAppTenantId")
     openid_metadata_url: str = Field(OPENID_METADATA_URL, alias="ToBotFromChannelOpenIdMetadataUrl")
     token_issuer: str = Field(TOKEN_ISSUER, alias="ToBotFromChannelTokenIssuer")
@@ -70,6 +74,14 @@ class Settings(BaseModel):
         if isinstance(value, str):
             return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("app_certificate")
+    @classmethod
+    def _certificate_is_readable(cls, value: str) -> str:
+        # App settings may have each line break as the two characters \n.
+        pem = value.replace("\\n", "\n")
+        read_certificate(pem)
+        return pem
 
     @field_validator("default_time_zone")
     @classmethod
@@ -107,17 +119,31 @@ class Settings(BaseModel):
             return self
         if self.app_type == "SingleTenant" and not self.app_tenant:
             raise ValueError("MicrosoftAppTenantId is missing: set it, MicrosoftAppType SingleTenant requires it")
-        if self.effective_app_type == "UserAssignedMSI" and self.app_password:
-            raise ValueError("MicrosoftAppPassword contradicts MicrosoftAppType UserAssignedMSI: remove one of them")
-        if self.effective_app_type != "UserAssignedMSI" and not self.app_password:
-            app_type = self.effective_app_type
-            raise ValueError(f"MicrosoftAppPassword is missing: set it, MicrosoftAppType {app_type} requires it")
+        self._check_credential()
         if not self.tenants:
             raise ValueError("HERALD_ALLOWED_TENANTS is missing: set it to the ids of the tenants that may use the bot")
         login = urlsplit(self.authority)
         if login.scheme != "https" or not login.path.strip("/"):
             raise ValueError("ToChannelFromBotLoginUrl is invalid: set it to a URL such as https://host/tenant")
         return self
+
+    def _check_credential(self) -> None:
+        credentials = {
+            "MicrosoftAppPassword": self.app_password,
+            "HERALD_APP_CERTIFICATE": self.app_certificate,
+            "HERALD_FEDERATED_CLIENT_ID": self.federated_client_id,
+        }
+        given = [name for name, value in credentials.items() if value]
+        app_type = self.effective_app_type
+        if app_type == "UserAssignedMSI" and given:
+            raise ValueError(f"{given[0]} contradicts MicrosoftAppType UserAssignedMSI: remove one of them")
+        if app_type != "UserAssignedMSI" and not given:
+            raise ValueError(
+                "MicrosoftAppPassword is missing: set it, or HERALD_APP_CERTIFICATE, or HERALD_FEDERATED_CLIENT_ID; "
+                f"MicrosoftAppType {app_type} requires one of them"
+            )
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} contradicts {given[1]}: remove one of them")
 
     @property
     def effective_app_type(self) -> str:

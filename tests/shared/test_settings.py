@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
 
 import pytest
 from azure.core.exceptions import HttpResponseError
 
+from shared.certificates import read_certificate
 from shared.settings import Settings, load_settings
 from shared.states import SettingsError
 from shared.storage.clients import open_storage
+from tests.support.certificates import create_certificate, encrypt
 
 TENANT = "11111111-1111-1111-1111-111111111111"
 BOT = {
@@ -18,6 +24,13 @@ BOT = {
     "MicrosoftAppPassword": "a-secret",
     "MicrosoftAppTenantId": TENANT,
 }
+
+
+def without(name: str) -> dict[str, str]:
+    return {key: value for key, value in BOT.items() if key != name}
+
+
+FEDERATED = without("MicrosoftAppPassword") | {"HERALD_FEDERATED_CLIENT_ID": "33333333-3333-3333-3333-333333333333"}
 
 
 def test_single_tenant_bot_allows_only_its_own_tenant() -> None:
@@ -40,10 +53,6 @@ def test_empty_value_counts_as_missing() -> None:
     assert load_settings(BOT | {"ToBotFromChannelTokenIssuer": "", "HERALD_TENANT_RATE": ""}) == load_settings(BOT)
 
 
-def without(name: str) -> dict[str, str]:
-    return {key: value for key, value in BOT.items() if key != name}
-
-
 @pytest.mark.parametrize(
     ("environ", "setting"),
     [
@@ -51,9 +60,11 @@ def without(name: str) -> dict[str, str]:
         (without("MicrosoftAppId"), "MicrosoftAppId"),
         ({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "WEBSITE_SITE_NAME": "herald"}, "MicrosoftAppId"),
         ({"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "CONTAINER_NAME": "herald"}, "MicrosoftAppId"),
-        (without("MicrosoftAppPassword"), "MicrosoftAppPassword"),
+        (without("MicrosoftAppPassword"), "MicrosoftAppPassword is missing"),
         (without("MicrosoftAppTenantId"), "MicrosoftAppTenantId"),
-        (BOT | {"MicrosoftAppType": "UserAssignedMSI"}, "MicrosoftAppPassword"),
+        (BOT | {"MicrosoftAppType": "UserAssignedMSI"}, "MicrosoftAppPassword contradicts"),
+        (FEDERATED | {"MicrosoftAppType": "UserAssignedMSI"}, "HERALD_FEDERATED_CLIENT_ID contradicts"),
+        (BOT | FEDERATED, "MicrosoftAppPassword contradicts HERALD_FEDERATED_CLIENT_ID"),
         (BOT | {"MicrosoftAppType": "Unknown"}, "MicrosoftAppType"),
         (without("MicrosoftAppTenantId") | {"MicrosoftAppType": "MultiTenant"}, "HERALD_ALLOWED_TENANTS"),
         (BOT | {"ToChannelFromBotLoginUrl": "http://127.0.0.1/tenant"}, "ToChannelFromBotLoginUrl"),
@@ -72,6 +83,78 @@ def test_invalid_setting_is_refused_with_one_line_that_names_it(environ: dict[st
     assert setting in text
     assert "\n" not in text
     assert "a-secret" not in text
+
+
+def _bot_with(pem: str) -> dict[str, str]:
+    return without("MicrosoftAppPassword") | {"HERALD_APP_CERTIFICATE": pem}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda key, certificate: key + certificate,
+        lambda key, certificate: certificate + key,
+        lambda key, certificate: create_certificate(number=2)[1] + certificate + key,
+        lambda key, certificate: (key + certificate).replace("\n", "\\n"),
+        lambda key, certificate: (key + certificate).replace("\n", "\r\n"),
+    ],
+    ids=["key first", "certificate first", "chain", "two characters for a line break", "CRLF"],
+)
+def test_certificate_is_read_with_its_key_in_any_order(write: Callable[[str, str], str]) -> None:
+    """The platform."""
+    key, certificate = create_certificate()
+    settings = load_settings(_bot_with(write(key, certificate)))
+    _, own = read_certificate(settings.app_certificate)
+    assert own.serial_number == 1
+    assert "PRIVATE KEY" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda _: "nonsense",
+        lambda rsa: rsa[0],
+        lambda rsa: rsa[1],
+        lambda rsa: rsa[0] + create_certificate(number=2)[1],
+        lambda rsa: encrypt(rsa[0]) + rsa[1],
+        lambda rsa: rsa[0][:200] + rsa[1],
+        lambda _: "".join(create_certificate("ec")),
+    ],
+    ids=["no PEM", "key only", "certificate only", "of another key", "passphrase", "cut off", "elliptic curve"],
+)
+def test_certificate_that_cannot_be_used_is_refused_and_not_shown(write: Callable[[tuple[str, str]], str]) -> None:
+    pem = write(create_certificate())
+    with pytest.raises(SettingsError, match=r"^HERALD_APP_CERTIFICATE: cannot be read: set it to [^\n]+$") as refused:
+        load_settings(_bot_with(pem))
+    shown = "".join(traceback.format_exception(refused.value))
+    assert not [line for line in pem.splitlines() if line in shown]
+
+
+def test_key_vault_reference_that_azure_left_in_place_is_named() -> None:
+    """The platform."""
+    with pytest.raises(SettingsError, match="HERALD_APP_CERTIFICATE: is a Key Vault reference"):
+        load_settings(_bot_with("@Microsoft.KeyVault(SecretUri=https://vault.example/secrets/herald)"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"MicrosoftAppType": "UserAssignedMSI"}, "HERALD_APP_CERTIFICATE contradicts MicrosoftAppType"),
+        ({"MicrosoftAppPassword": "x"}, "MicrosoftAppPassword contradicts HERALD_APP_CERTIFICATE"),
+        ({"HERALD_FEDERATED_CLIENT_ID": "x"}, "HERALD_APP_CERTIFICATE contradicts HERALD_FEDERATED_CLIENT_ID"),
+    ],
+)
+def test_certificate_is_the_only_credential(more: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(_bot_with("".join(create_certificate())) | more)
+
+
+def test_start_without_a_certificate_imports_no_cryptography() -> None:
+    code = (
+        "import sys; from shared.settings import load_settings; import shared.teams.tokens; "
+        f"load_settings({BOT!r}); assert not {{'cryptography', 'msal', 'requests'}} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_development_without_an_app_id_allows_any_tenant_unless_some_are_listed() -> None:
