@@ -142,7 +142,9 @@ class Connector:
             wait = outcome.retry_after
             outcome = replace(outcome, retry_after=random.uniform(*THROTTLED_PAUSE_SECONDS) if wait is None else wait)  # noqa: S311
         elif outcome.reason in (Reason.UNAUTHORIZED, Reason.NO_TOKEN):
-            log.error("Teams does not accept the bot's token (%s): check MicrosoftAppId and its secret", outcome.reason)
+            log.error(
+                "Teams does not accept the bot's token (%s): check MicrosoftAppId and its credential", outcome.reason
+            )
             outcome = replace(outcome, retry_after=self._token_waits.failed())
         if self._rate_limiter and outcome.reason in _PAUSING and outcome.retry_after:
             if lane.has_own_limit and outcome.reason is Reason.THROTTLED:
@@ -160,7 +162,7 @@ class Connector:
             if self._rate_limiter:
                 await self._rate_limiter.wait_for_slot(route.tenant, lane.key, urgent=route.urgent, kind=lane.kind)
         except NoToken as error:
-            log.error("The token service returned no token (%s): check MicrosoftAppId and its secret", error)
+            log.error("The token service returned no token (%s): check MicrosoftAppId and its credential", error)
             return Outcome(Verdict.RETRY, Reason.NO_TOKEN), ""
         except RetryLater as later:
             return Outcome(Verdict.RETRY, Reason.PACED, later.seconds), ""

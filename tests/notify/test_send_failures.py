@@ -236,7 +236,7 @@ async def test_wrong_secret_fails_no_delivery_and_counts_no_attempt(
     await herald.handle_messages()
     row = await herald.row(submitted, f"u:{ada.object_id}")
     assert (row["state"], row["attempts"]) == ("queued", 0)
-    assert "check MicrosoftAppId and its secret" in caplog.text
+    assert "check MicrosoftAppId and its credential" in caplog.text
     assert herald.environ["MicrosoftAppPassword"] not in caplog.text
 
 

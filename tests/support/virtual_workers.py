@@ -50,7 +50,7 @@ async def open_workers(
     patch.setattr("shared.queues.Queues", queues)
     tokens: Iterator[int] = iter(range(10**6))
     patch.setattr(
-        "shared.teams.tokens._request_token", lambda _: {"access_token": f"t{next(tokens)}", "expires_in": 3600}
+        "shared.teams.tokens.request_token", lambda *_: {"access_token": f"t{next(tokens)}", "expires_in": 3600}
     )
     storage: Any = (host.account, host.account)
     workers = [await open_services(load_settings(environ), storage, virtual_now) for _ in range(count)]
