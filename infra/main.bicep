@@ -29,15 +29,22 @@ param allowedTenants string = ''
 param botDisplayName string = 'Herald'
 
 @allowed(['UserAssignedMSI', 'SingleTenant', 'MultiTenant'])
-@description('How the bot proves who it is: by the identity (UserAssignedMSI), or by an app registration of your own with a secret. Microsoft creates no new MultiTenant registrations.')
+@description('How the bot proves who it is: by the identity (UserAssignedMSI), or by an app registration of your own with a secret, a certificate, or an identity that it trusts. Microsoft creates no new MultiTenant registrations.')
 param botAppType string = 'UserAssignedMSI'
 
 @description('Client id of your app registration; not with UserAssignedMSI.')
 param botAppId string = ''
 
 @secure()
-@description('Secret of your app registration; not with UserAssignedMSI.')
+@description('Secret of your app registration; not with UserAssignedMSI, a certificate or a federated client id.')
 param botAppPassword string = ''
+
+@secure()
+@description('Certificate of your app registration with its private key, as PEM, or a Key Vault reference to it; instead of a secret.')
+param botAppCertificate string = ''
+
+@description('Client id of the managed identity that your app registration trusts, which must be the one of this deployment (output HERALD_IDENTITY_CLIENT_ID); instead of a secret.')
+param botFederatedClientId string = ''
 
 @description('Reach the storage only through private endpoints in a virtual network.')
 param usePrivateEndpoints bool = false
@@ -198,6 +205,8 @@ module app 'app/app.bicep' = {
     botAppType: botAppType
     botAppId: botAppType == 'UserAssignedMSI' ? identity.outputs.clientId : botAppId
     botAppPassword: botAppPassword
+    botAppCertificate: botAppCertificate
+    botFederatedClientId: botFederatedClientId
     botTenantId: botTenantId
     appSettings: {
       ToBotFromChannelOpenIdMetadataUrl: clouds[cloud].openIdMetadata
@@ -238,5 +247,7 @@ output AZURE_LOCATION string = location
 output AZURE_TENANT_ID string = botTenantId
 output SERVICE_APP_NAME string = functionAppName
 output HERALD_APP_ID string = botAppType == 'UserAssignedMSI' ? identity.outputs.clientId : botAppId
+output HERALD_IDENTITY_CLIENT_ID string = identity.outputs.clientId
+output HERALD_IDENTITY_PRINCIPAL_ID string = identity.outputs.principalId
 output HERALD_ENDPOINT string = 'https://${app.outputs.hostName}/api/messages'
 output HERALD_QUEUE_URL string = 'https://${storage.outputs.name}.queue.${environment().suffixes.storage}/notifications'

@@ -24,6 +24,11 @@ param botAppId string
 @secure()
 param botAppPassword string
 
+@secure()
+param botAppCertificate string
+
+param botFederatedClientId string
+
 param botTenantId string
 
 @description('Further settings of the app, by name.')
@@ -48,8 +53,12 @@ var botSettings = {
   MicrosoftAppType: botAppType
   MicrosoftAppId: botAppId
   MicrosoftAppTenantId: botTenantId
+  HERALD_FEDERATED_CLIENT_ID: botFederatedClientId
 }
-var secretSettings = empty(botAppPassword) ? {} : { MicrosoftAppPassword: botAppPassword }
+var secretSettings = union(
+  empty(botAppPassword) ? {} : { MicrosoftAppPassword: botAppPassword },
+  empty(botAppCertificate) ? {} : { HERALD_APP_CERTIFICATE: botAppCertificate }
+)
 
 resource site 'Microsoft.Web/sites@2024-04-01' = {
   name: name
@@ -66,6 +75,8 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
   properties: {
     serverFarmId: planId
     httpsOnly: true
+    // Settings that are Key Vault references are read by this identity, and not by the system-assigned one.
+    keyVaultReferenceIdentity: identityId
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
     siteConfig: {
       minTlsVersion: '1.2'

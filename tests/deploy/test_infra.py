@@ -91,6 +91,13 @@ def test_each_setting_of_the_app_is_in_the_template() -> None:
     assert written <= settings
 
 
+@pytest.mark.parametrize("name", ["main.bicep", "app/app.bicep"])
+def test_each_secret_is_a_secure_parameter(name: str) -> None:
+    text = (INFRA / name).read_text("utf-8")
+    secure = set(re.findall(r"^@secure\(\)\n(?:@description\(.*\)\n)?param (\w+)", text, re.MULTILINE))
+    assert secure == {"botAppPassword", "botAppCertificate"}
+
+
 def test_each_role_is_assigned() -> None:
     text = (INFRA / "app/roles.bicep").read_text("utf-8")
     roles = re.findall(r"^var (\w+) = '[0-9a-f-]{36}'", text, re.MULTILINE)
