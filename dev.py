@@ -5,7 +5,7 @@
     python dev.py host [--port N] [--local]    run only the function host (Core Tools if installed, unless --local)
     python dev.py send TITLE [TEXT] [...]      send a notification to the chat of `up`; see --help
     python dev.py status [ID]                  list notifications, or show what became of one
-    python dev.py package [...]                build the Teams app package; see --help
+    python dev.py package [...]                build the Teams app package and an SBOM; see --help
     python dev.py test [--full] [...]          run all checks and tests; further arguments are for pytest
     python dev.py bench [names] [--quick]      run the benchmarks; see --help
 
@@ -62,7 +62,7 @@ def run_status(setup: Setup, arguments: list[str]) -> int:
 
 
 def run_package(setup: Setup, arguments: list[str]) -> int:
-    setup.ensure_python(RUNTIME)
+    setup.ensure_python(RUNTIME, DEVELOPMENT)
     return replace_process([str(setup.python), "-m", "local.package", *arguments], setup.environ())
 
 

@@ -24,8 +24,8 @@ PYTHON_VERSIONS = ("3.13", "3.12", "3.11")
 MIN_NODE_VERSION = 20
 #: The installer of Python packages, if there is none on PATH.
 UV = "uv==0.13.9"
-#: The files that npm needs. The package `none` stands in for what Azurite imports and this stack does not use:
-#: telemetry and SQL databases, 126 of 200 MB.
+#: The files that npm needs. The package `none` stands in for what others import and this stack does not use,
+#: such as telemetry and SQL databases: 140 of 220 MB.
 NODE_FILES = ("package.json", "package-lock.json", "none/package.json", "none/index.js")
 #: The environment variable that leaves the other SDKs out of the benchmarks: checkouts of Herald are compared without.
 BENCH_ALONE = "HERALD_BENCH_ALONE"

@@ -1,5 +1,7 @@
 """Build the Teams app package: a zip with the manifest, its texts in other languages, and the icons.
 
+Beside it goes the SBOM of the deployed app (`local/sbom.py`).
+
     python dev.py package --developer "Example Ltd" --website https://www.example.com
 
 The ids and the host come from the deployment that `azd up` made last, or from the options.
@@ -16,6 +18,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from local.sbom import write_sbom
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "app_package"
@@ -104,6 +108,9 @@ def main() -> int:
         return 1
     write_package(files, options.output)
     print(f"{options.output}: upload it in Teams (Apps > Manage your apps) or in the Teams admin center")
+    sbom = options.output.with_suffix(".cdx.json")
+    write_sbom(sbom)
+    print(f"{sbom}: the SBOM (CycloneDX) of the packages that Azure installs beside the app")
     return 0
 
 

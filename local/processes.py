@@ -247,7 +247,8 @@ class Playground(Program):
 class FunctionHost(Program):
     """The local function host with the app in the folder `app`.
 
-    The app has only these `settings`, not those of the environment or of local.settings.json.
+    The app has only these `settings`, not those of the environment or of local.settings.json. It can import from its
+    folder and from `packages`; by default these are the repository and all installed packages.
     """
 
     name = "The function host"
@@ -259,16 +260,19 @@ class FunctionHost(Program):
         *,
         port: int | None = None,
         app: Path = ROOT,
+        packages: Path | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        python = [sys.executable, *(["-S"] if packages else [])]  # -S: without the installed packages
         unset = {str(field.alias): "" for field in Settings.model_fields.values()}
         super().__init__(
-            [sys.executable, "-m", "local.host", "--port", str(self.port), "--stop-with-stdin"],
+            [*python, "-m", "local.host", "--port", str(self.port), "--stop-with-stdin"],
             logs / "host.log",
             _environ(
                 unset
-                | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+                | {"AZURE_FUNCTIONS_ENVIRONMENT": "Development", "PYTHONUNBUFFERED": "1"}
+                | {"PYTHONPATH": str(packages or ROOT)}
                 | dict(settings)
             ),
             app,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from local.package import FILES, SOURCE, PackageError, fill_in, read_deployment, write_package
+from local.processes import NODE_MODULES
 from messages.commands.parser import COMMANDS, UnknownCommand, parse_command
 
 VALUES = {
@@ -51,6 +54,28 @@ def test_manifest_has_the_ids_and_the_host(manifest: dict[str, Any]) -> None:
     assert set(bot["scopes"]) == {"personal", "team", "groupChat"}
     assert manifest["supportsChannelFeatures"] == "tier1"
     assert "authorization" not in manifest  # Herald uses no resource-specific permission
+
+
+def find_manifest_faults(file: Path) -> list[str]:
+    """Return what Microsoft's package for manifests finds wrong in one; it has the schemas of all versions."""
+    code = """
+        const {AppManifestUtils} = require("@microsoft/app-manifest");
+        AppManifestUtils.readAndValidateTeamsManifest(process.argv[1])
+            .then(([, faults]) => console.log(JSON.stringify(faults)));
+    """
+    command = [shutil.which("node") or "node", "-e", code, str(file)]
+    done = subprocess.run(command, cwd=NODE_MODULES.parent, check=True, capture_output=True, text=True)
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def test_manifest_is_valid_for_microsofts_own_package(manifest: dict[str, Any], tmp_path: Path) -> None:
+    valid, invalid = tmp_path / "manifest.json", tmp_path / "invalid.json"
+    valid.write_bytes(fill_in(VALUES)["manifest.json"])
+    invalid.write_text(json.dumps(manifest | {"accentColor": "red"}), "utf-8")
+    assert find_manifest_faults(valid) == []
+    [fault] = find_manifest_faults(invalid)
+    assert fault.startswith("/accentColor ")
 
 
 @pytest.mark.parametrize("missing", sorted(VALUES))

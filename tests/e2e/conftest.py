@@ -90,17 +90,20 @@ class Deployment:
     hosts: list[FunctionHost] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start_hosts(self, count: int = 1, app: Path = ROOT, /, **settings: str) -> FunctionHost:
+    def start_hosts(
+        self, count: int = 1, app: Path = ROOT, packages: Path | None = None, /, **settings: str
+    ) -> FunctionHost:
         """Start `count` more hosts, and return the last; the end of the test kills them, which waits for nothing.
 
-        They send no welcome messages, unless `settings` contain another HERALD_CATEGORIES_FILE.
+        `app` and `packages` are those of `FunctionHost`. The hosts send no welcome messages, unless `settings` contain
+        another HERALD_CATEGORIES_FILE.
         """
         categories = self.folder / "categories.json"
         categories.write_text('[{"name": "welcome", "default": "off"}]', encoding="utf-8")
         defaults = {"AzureWebJobsStorage": self.connection, "HERALD_CATEGORIES_FILE": str(categories)}
         environ = self.teams.settings | defaults | settings
         folders = [self.folder / f"host{len(self.hosts) + number}" for number in range(count)]
-        started = [FunctionHost(folder, environ, app=app) for folder in folders]
+        started = [FunctionHost(folder, environ, app=app, packages=packages) for folder in folders]
         self.hosts += started
         for host in started:
             self.stack.callback(host.kill)

@@ -1,4 +1,4 @@
-"""A setting is missing at the start: messages wait on their queue, and are sent once it is set."""
+"""The deployment package, without all else: messages wait while a setting is missing, and are sent once it is set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import Counter
 
 import aiohttp
 
+from local.processes import ROOT
 from shared.queue_messages import NOTIFICATIONS
 from tests.e2e.conftest import Deployment
 from tests.support.herald import notification, user
+from tests.support.package import link_packages, unpack_package
 
 #: The environment as in Azure: an app with a wrong setting starts there, and not on a developer's machine.
 AZURE = {"AZURE_FUNCTIONS_ENVIRONMENT": "Production"}
@@ -18,11 +20,16 @@ MESSAGES = 50
 async def test_messages_wait_while_a_setting_is_missing_and_are_sent_once_when_it_is_set(
     deployment: Deployment,
 ) -> None:
-    """No trigger takes a message until the setting is there (docs/odd-inputs.md, The platform)."""
+    """No trigger takes a message until the setting is there (docs/odd-inputs.md, The platform).
+
+    The app has what `azd deploy` uploads, with what `requirements.txt` installs.
+    """
+    app, packages = unpack_package(deployment.folder / "app"), link_packages(deployment.folder / "packages")
+    (packages / "local").symlink_to(ROOT / "local")  # the function host, which Azure has itself
     queue = await deployment.queues.create_queue(NOTIFICATIONS)  # as an upstream system may
     await deployment.tables.create_table("HeraldConversations")
     people = await deployment.add_people(MESSAGES)
-    incomplete = deployment.start_hosts(**AZURE, MicrosoftAppId="")
+    incomplete = deployment.start_hosts(1, app, packages, **AZURE, MicrosoftAppId="")
     for number in range(MESSAGES):
         await deployment.put(notification(user(people[number]), content={"title": f"Build {number}"}))
     async with aiohttp.request("POST", deployment.endpoint, json={}) as response:
@@ -34,7 +41,9 @@ async def test_messages_wait_while_a_setting_is_missing_and_are_sent_once_when_i
     assert await deployment.teams.received() == []
     incomplete.stop()
 
-    deployment.start_hosts(**AZURE)
+    deployment.start_hosts(1, app, packages, **AZURE)
+    async with aiohttp.request("POST", deployment.endpoint, json={}) as response:
+        assert response.status == 401
     await deployment.wait_until_ended(within=60, count=MESSAGES)
     titles = Counter(str(message.activity["summary"]) for message in await deployment.teams.received())
     assert titles == Counter(f"Build {number}" for number in range(MESSAGES))

@@ -7,7 +7,7 @@ the worker uses of `FunctionRpc.proto` (Azure/azure-functions-language-worker-pr
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +54,11 @@ class LibraryWorker:
 
     def __init__(self, functions: Mapping[str, str]) -> None:
         self._functions = functions
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the functions."""
+        return self._functions.keys()
 
     async def invoke(self, function: str, data: TypedData, metadata: Mapping[str, TypedData] | None = None) -> Any:
         """Invoke a function with the data of its trigger; return the `InvocationResponse`."""
