@@ -43,7 +43,7 @@ ACCOUNTS = 900
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """Start Azurite in memory, on free ports."""
-    accounts = [*(f"account{number}" for number in range(ACCOUNTS)), "people"]
+    accounts = [*(f"account{number}" for number in range(ACCOUNTS)), "people", "playground"]
     with Azurite(tmp_path_factory.mktemp("azurite"), accounts=accounts) as server:
         yield server
 

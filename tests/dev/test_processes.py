@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestServer
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue import QueueClient
 
-from local.processes import ROOT, Azurite, FunctionHost, Playground, ProgramError, free_port, is_taken
+from local.processes import ROOT, Azurite, FunctionHost, Playground, Program, ProgramError, free_port, is_taken
 from local.send import API_VERSION
 from tests.support.local_stack import eventually
 
@@ -70,6 +70,16 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+def start_sleeper(folder: Path) -> Program:
+    """Start a program that does nothing, until its standard input ends."""
+
+    class Sleeper(Program):
+        name = "The sleeper"
+
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    return Sleeper(command, folder / "sleeper.log", {}, folder, "Listening", "http://127.0.0.1:9/")
+
+
 def is_gone(pid: int) -> bool:
     """Return whether the process has ended; a zombie counts as ended."""
     try:
@@ -94,19 +104,23 @@ def addresses(port: int) -> set[str]:
 
 
 @linux
-def test_all_programs_listen_only_on_loopback(azurite: Azurite, connection: str, app: Path, tmp_path: Path) -> None:
+def test_all_programs_listen_only_on_loopback_and_the_host_stops_gracefully(
+    azurite: Azurite, connection: str, app: Path, tmp_path: Path
+) -> None:
     settings = {"AzureWebJobsStorage": connection}
     with Playground(tmp_path, "http://127.0.0.1:9/") as playground, FunctionHost(tmp_path, settings, app=app) as host:
         for port in (*azurite.ports, playground.port, host.port):
             assert addresses(port) == {"0100007F"}  # 127.0.0.1
+        host.stop()
+        assert host.process.returncode == 0
+    assert not is_taken(playground.port)
 
 
-def test_accounts_of_azurite_are_separate(tmp_path: Path) -> None:
-    with Azurite(tmp_path, accounts=("one", "two")) as azurite:
-        with queue(azurite.connection_string("one")) as one:
-            one.create_queue()
-        with queue(azurite.connection_string("two")) as two, pytest.raises(ResourceNotFoundError):
-            two.peek_messages()
+def test_accounts_of_azurite_are_separate(azurite: Azurite, connection: str) -> None:
+    with queue(connection) as one:
+        one.create_queue()
+    with queue(azurite.connection_string("people")) as two, pytest.raises(ResourceNotFoundError):
+        two.peek_messages()
 
 
 def test_data_of_azurite_survives_a_stop(tmp_path: Path) -> None:
@@ -131,12 +145,14 @@ def test_program_that_ends_at_its_start_is_one_line_with_its_last_output(
 
 
 def test_program_that_is_not_healthy_in_time_is_named(tmp_path: Path) -> None:
-    playground = Playground(tmp_path, "http://127.0.0.1:9/")
+    sleeper = start_sleeper(tmp_path)
     try:
-        with pytest.raises(ProgramError, match=r"^The Playground is not healthy after 0 s: no output"):
-            playground.wait_until_healthy(0)
+        with pytest.raises(ProgramError, match=r"^The sleeper is not healthy after 0 s: no output"):
+            sleeper.wait_until_healthy(0)
     finally:
-        playground.kill()
+        sleeper.kill()
+    with pytest.raises(ProgramError, match=r"^The sleeper has ended with exit code "):
+        sleeper.check()
 
 
 def test_playground_on_another_port_is_refused(listener: socket.socket, tmp_path: Path) -> None:
@@ -147,6 +163,9 @@ def test_playground_on_another_port_is_refused(listener: socket.socket, tmp_path
 
 
 async def test_page_closed_while_loading_does_not_end_the_playground(tmp_path: Path) -> None:
+    """It starts on another port than one before it with the same log folder."""
+    log = tmp_path / "playground.log"
+    log.write_text("Listening on 1")
     connected = asyncio.Barrier(4)
 
     async def poll_page(http: aiohttp.ClientSession) -> None:
@@ -185,23 +204,12 @@ def test_app_has_only_the_given_settings(
     assert seen.keys().isdisjoint({"HERALD_UNKNOWN", "HTTPS_PROXY"})
 
 
-def test_stop_is_graceful_and_kill_is_not(connection: str, app: Path, tmp_path: Path) -> None:
-    settings = {"AzureWebJobsStorage": connection}
-    with FunctionHost(tmp_path, settings, app=app) as host:
-        host.stop()
-        assert host.process.returncode == 0
-    with FunctionHost(tmp_path, settings, app=app) as host:
-        host.kill()
-        with pytest.raises(ProgramError, match=r"^The function host has ended with exit code "):
-            host.check()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 def test_program_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
-    with Playground(tmp_path, "http://127.0.0.1:9/") as playground:
-        os.kill(playground.pid, signal.SIGSTOP)
-        playground.stop(grace=0.1)
-        assert playground.process.returncode == -signal.SIGKILL
+    sleeper = start_sleeper(tmp_path)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    sleeper.stop(grace=0.1)
+    assert sleeper.process.returncode == -signal.SIGKILL
 
 
 @linux
@@ -218,11 +226,3 @@ def test_all_programs_end_when_their_parent_is_killed(app: Path, tmp_path: Path)
 
 def test_port_with_a_listener_on_all_addresses_is_taken(listener: socket.socket) -> None:
     assert is_taken(listener.getsockname()[1])
-
-
-def test_program_starts_after_another_with_the_same_logs(tmp_path: Path) -> None:
-    with Playground(tmp_path, "http://127.0.0.1:9/") as one:
-        pass
-    assert not is_taken(one.port)
-    with Playground(tmp_path, "http://127.0.0.1:9/") as other:  # on another port, with the same log folder
-        assert other.port != one.port

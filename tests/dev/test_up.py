@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
@@ -17,27 +16,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from local.first_message import PERSON, TENANT, send_first_message
-from local.processes import ROOT, FunctionHost, Playground, ProgramError
+from local.first_message import PERSON
+from local.processes import ROOT
 from local.send import build_event
 from shared.contract import parsing
-from shared.preferences.preferences import FOREVER, Preferences
-from shared.services import open_services
-from shared.settings import load_settings
-from shared.states import Mode, ReferenceKind
-from shared.storage.clients import open_storage
-from tests.e2e.playground import open_chat
 from tests.support.local_stack import LocalStack, eventually, wait_until_ready
-
-REFUSING_APP = """
-import azure.functions as func
-
-app = func.FunctionApp()
-
-@app.route("messages", auth_level=func.AuthLevel.ANONYMOUS)
-async def messages(req: func.HttpRequest) -> func.HttpResponse:
-    return func.HttpResponse(status_code=403)
-"""
 
 
 def test_once_exits_with_0_after_the_first_message_in_any_environment(stack: LocalStack) -> None:
@@ -130,45 +113,6 @@ def test_taken_port_is_one_line_with_the_option(tmp_path: Path) -> None:
     assert errors.startswith(f"Port {stack.ports[1]} for the Playground is taken by ")
     assert "choose another port with --playground-port" in errors
     assert errors.count("\n") == 1
-
-
-async def test_failed_first_message_has_a_reason(connection: str, tmp_path: Path) -> None:
-    app = tmp_path / "app"
-    app.mkdir()
-    (app / "function_app.py").write_text(REFUSING_APP)
-    (app / "host.json").write_text('{"version": "2.0"}')
-    settings = {"AzureWebJobsStorage": connection, "AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
-    with (
-        FunctionHost(tmp_path, settings, app=app) as host,
-        Playground(tmp_path, f"{host.url}/api/messages") as playground,
-        pytest.raises(ProgramError, match=r"^The first message failed: the app answered .* with 403; .*"),
-    ):
-        await send_first_message(playground.url, settings, [playground, host], print)
-
-
-def replace_with(preferences: Preferences) -> Callable[[Preferences], Preferences]:
-    return lambda _: preferences
-
-
-async def test_first_message_that_preferences_hold_is_no_failure(connection: str, tmp_path: Path) -> None:
-    cases: Sequence[tuple[Preferences, str]] = (
-        (Preferences(categories={"builds": Mode.DIGEST}), "queued (digest)"),
-        (Preferences(paused_until=FOREVER), "queued (paused)"),
-        (Preferences(stopped=True), "suppressed (optedOut)"),
-    )
-    with open_chat(connection, tmp_path) as chat:
-        services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
-        for preferences, state in cases:
-            output: list[str] = []
-            await services.conversations.change_preferences(
-                TENANT, ReferenceKind.USER, PERSON, replace_with(preferences)
-            )
-            await send_first_message(chat.url, chat.settings, [], output.append)
-            assert (
-                output[-1]
-                == f"Not shown to Ada: {state} because of stored preferences (write `start`, or delete .local/azurite)"
-            )
-        await services.close()
 
 
 def test_event_of_send_matches_the_contract() -> None:

@@ -18,7 +18,7 @@ from tests.support.herald import notification, user
 
 #: Recipients, messages received before the urgent notification is put, and messages a second. The rate is so low that
 #: the broadcast is not over when the cancel command arrives.
-SIZES = [(300, 30, 15), pytest.param(10_000, 1000, 45, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+SIZES = [(150, 15, 10), pytest.param(10_000, 1000, 45, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
 #: Queue messages with the same notification.
 DUPLICATES = 20
 

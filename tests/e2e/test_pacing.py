@@ -22,8 +22,9 @@ from tests.support.herald import notification, user
 
 #: Requests a second that Teams allows an app in a tenant, and that the hosts use together.
 TEAMS_LIMIT_PER_SECOND, RATE_PER_SECOND = 50, 45
-#: Long enough for other hosts to take the slots that the suspended host has and waits for.
-SUSPEND_SECONDS = 3.0
+#: Long enough for other hosts to take the slots that the suspended host has and waits for. A request that it sends late
+#: arrives between two turns of its conversation, which are 3 s apart.
+SUSPEND_SECONDS = 4.5
 SETTINGS = {"HERALD_TENANT_RATE": str(RATE_PER_SECOND)}
 #: The minimum share of Retry-After in which no message arrives: at its start, hosts still use slots that they have.
 MIN_SILENT_SHARE = 0.5

@@ -64,12 +64,11 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Screen:
-    """The chat in a browser; `services` access the app's storage, and pictures are saved in `folder`."""
+    """The chat in a browser; `services` access the app's storage."""
 
     chat: PlaygroundChat
     page: Page
     services: Services
-    folder: Path
 
     async def find_card(self, text: str) -> Locator:
         return await find_card(self.page, text)
@@ -77,13 +76,14 @@ class Screen:
     async def write_message(self, text: str) -> None:
         await write_message(self.page, text)
 
-    async def save_picture(self, name: str, card: Locator) -> None:
-        """Save pictures of a card with its frame in each look; on a phone, nothing may be wider than the card."""
+    async def check_looks(self, name: str, card: Locator) -> None:
+        """Check that nothing is wider than the card, nor on a phone; save pictures in `IMAGE_FOLDER` if it is set."""
         frame = self.page.locator(".fai-OutputCard", has=card).last
         for look in LOOKS:
             await self.page.evaluate("look => { document.documentElement.className = look }", look)
             assert await frame.evaluate("card => card.scrollWidth <= card.clientWidth"), f"{name} is too wide ({look})"
-            await frame.screenshot(path=self.folder / f"{name}{look and '-' + look}.png")
+            if IMAGE_FOLDER:
+                await frame.screenshot(path=Path(IMAGE_FOLDER) / f"{name}{look and '-' + look}.png")
         await self.page.evaluate("document.documentElement.className = ''")
 
     async def read_preferences(self) -> Preferences:
@@ -134,13 +134,11 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_screen(
-    chat: PlaygroundChat, browser: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Screen]:
+async def shared_screen(chat: PlaygroundChat, browser: Browser) -> AsyncIterator[Screen]:
     """The page that all tests share, since it takes long to load; loading it installs the bot."""
     services = await open_services(load_settings(chat.settings), open_storage(chat.settings))
     page = await open_page(browser, chat.url, device_scale_factor=1.5 if IMAGE_FOLDER else 1)
-    screen = Screen(chat, page, services, Path(IMAGE_FOLDER) if IMAGE_FOLDER else tmp_path_factory.mktemp("pictures"))
+    screen = Screen(chat, page, services)
     await screen.find_card(WELCOME)
     yield screen
     await page.close()
@@ -158,7 +156,7 @@ async def screen(shared_screen: Screen) -> Screen:
 
 async def test_install_sends_welcome_card_whose_buttons_work(screen: Screen) -> None:
     welcome = await screen.find_card(WELCOME)
-    await screen.save_picture("welcome", welcome)
+    await screen.check_looks("welcome", welcome)
     await press_button(welcome, "Send me a sample")
     await expect(welcome).to_contain_text("A sample notification is on its way.")
     sample = await screen.find_card("Triggered by you")
@@ -176,7 +174,7 @@ async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> No
     card = await screen.find_card("Build 42 failed")
     for text in ("3 of 412 tests", "Not deployed", "Triggered by the nightly schedule", "Open the build"):
         await expect(card).to_contain_text(text)
-    await screen.save_picture("chat", card)
+    await screen.check_looks("chat", card)
 
     await press_button(card, "Retry")
     await expect(card).to_contain_text("Retry: recorded on ")
@@ -191,7 +189,7 @@ async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> No
     await press_button(card, "Manage")
     for title in ("Mute this thread for 7 days", "Turn off Builds", "Remind me in 1 hour", "Preferences"):
         await expect(card.get_by_role("button", name=title)).to_be_visible()
-    await screen.save_picture("acted", card)
+    await screen.check_looks("acted", card)
 
     await press_button(card, "Why did I get this?")
     why = await screen.find_card("It was sent directly to you.")
@@ -220,7 +218,7 @@ async def test_preferences_card_reports_invalid_input_and_saves_valid_input(scre
     preferences = await screen.read_preferences()
     assert (preferences.categories, preferences.quiet) == ({"builds": Mode.DIGEST}, "18:00-08:00")
     await expect(card.get_by_label("Quiet hours every day until")).to_have_value("8:00 AM")
-    await screen.save_picture("preferences", card)
+    await screen.check_looks("preferences", card)
 
 
 async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> None:
@@ -247,7 +245,7 @@ async def test_held_notifications_arrive_on_one_digest_card(screen: Screen) -> N
         await expect(card).to_contain_text(text)
     await expect(card).not_to_contain_text("Build 51 failed")
     await expect(card.get_by_text("Release 1 is out")).to_be_hidden()
-    await screen.save_picture("digest", card)
+    await screen.check_looks("digest", card)
     await press_button(card, "Show 2 more")
     await expect(card.get_by_text("Release 1 is out")).to_be_visible()
     for key in (last, urgent, *releases):
@@ -286,7 +284,7 @@ async def test_commands_written_in_chat_are_answered(screen: Screen) -> None:
         await screen.write_message(text)
         card = await screen.find_card(title)
         await expect(card).to_contain_text(answer)
-    await screen.save_picture("answer", card)
+    await screen.check_looks("answer", card)
     preferences = await screen.read_preferences()
     assert preferences.paused_until
     assert preferences.topics == ("releases",)

@@ -197,8 +197,8 @@ def test_too_many_recurring_events_are_refused() -> None:
     ],
 )
 def test_calendar_of_expensive_rules_is_read_in_bounded_time(rule: str) -> None:
-    text = calendar(*[f"DTSTART;VALUE=DATE:19000101\nRRULE:{rule}"] * (50 if "YEARLY" in rule else 20))
-    assert calls(lambda: holidays(text, NEW_YEAR, NEW_YEAR)) < 200_000
+    text = calendar(*[f"DTSTART;VALUE=DATE:19000101\nRRULE:{rule}"] * 10)
+    assert calls(lambda: holidays(text, NEW_YEAR, NEW_YEAR)) < 40_000
 
 
 @pytest.mark.parametrize(
