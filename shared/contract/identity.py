@@ -64,7 +64,10 @@ def with_id(body: bytes, identifier: str, *, commands: bool = False) -> bytes:
     # Of two fields of the same name, the last counts: it replaces an id that is null.
     text = f'{unwrap(body)[:-1]},"id":{orjson.dumps(identifier).decode()}}}'.encode()
     if len(text) > MAX_MESSAGE_BYTES:  # without its white space, valid data is smaller
-        text = orjson.dumps(value | {"id": identifier})
+        try:
+            text = orjson.dumps(value | {"id": identifier})
+        except orjson.JSONEncodeError:  # nested too deeply, and so refused
+            return body
     return text if len(text) <= MAX_MESSAGE_BYTES else body
 
 

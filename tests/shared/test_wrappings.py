@@ -392,6 +392,12 @@ def test_message_of_the_largest_size_gets_its_id() -> None:
     assert decode_json(identified) == BARE | {"id": "m1"}
 
 
+def test_message_that_is_nested_too_deeply_for_its_id_stays_as_it_is() -> None:
+    body = json.dumps(BARE).encode()[:-1] + b',"x":' + b"[" * 500 + b"]" * 500
+    padded = body + b" " * (MAX_MESSAGE_BYTES - len(body) - 1) + b"}"
+    assert with_id(padded, "m1") == padded
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
