@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from messages.activity.references import is_install, person_of, scope_of
 from messages.activity.verified import VerifiedActivity
@@ -78,6 +79,10 @@ async def _welcome_members(services: Services, verified: VerifiedActivity) -> No
         language, key, added_to=await _describe_place(services, verified, language), adder=adder_name
     )
     data = encode_welcome({"team": team}, card, language)
+    try:
+        recipients = parse_stored(data).recipients
+    except ValidationError:  # the id of the team or chat is not one of Teams
+        return
     await accept(
         services,
         StoredNotification(
@@ -89,7 +94,7 @@ async def _welcome_members(services: Services, verified: VerifiedActivity) -> No
             data=data,
             state=NotificationState.ACCEPTED,
             created=services.clock(),
-            shards=shard_count(parse_stored(data).recipients),
+            shards=shard_count(recipients),
             purpose=Purpose.WELCOME,
         ),
     )

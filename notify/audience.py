@@ -42,6 +42,9 @@ MIN_PAGE_MEMBERS, MAX_PAGE_MEMBERS = 50, 500
 MAX_RESTARTS = 3
 #: Longest user id of a guest that is kept.
 MAX_USER_ID_CHARS = 500
+#: Longest continuation token, in characters: it is stored in a row, and sent in a URL. A page with a longer one counts
+#: as one that cannot be read.
+MAX_TOKEN_CHARS = 8000
 #: Delay before Teams is asked again for the members of a team, unless its answer names one.
 RETRY_DELAY_SECONDS = 5.0
 #: The prefixes of a recipient that cannot be reached, and of the user ids of guests.
@@ -156,6 +159,8 @@ async def _list_members(
         await _mark(services, team, ReferenceStatus.ACTIVE, now)
     found = [_member(each) for each in _require_list(outcome, "members")]
     token = str(outcome.body.get("continuationToken") or "")
+    if len(token) > MAX_TOKEN_CHARS:
+        raise RetryLater(RETRY_DELAY_SECONDS)
     return [each for each in found if each], orjson.dumps([restarts, token]).decode() if token else ""
 
 

@@ -30,7 +30,7 @@ from functools import lru_cache
 from itertools import chain
 
 from messages.activity.schema import Account, Activity
-from shared.conversation_ids import channel_of
+from shared.conversation_ids import OBJECT_ID, channel_of
 from shared.states import ReferenceKind, ReferenceStatus
 from shared.time.zone_names import find_zone
 
@@ -251,7 +251,8 @@ def _includes_bot(accounts: list[Account], activity: Activity) -> bool:
 
 
 def _is_person(account: Account, activity: Activity) -> bool:
-    return bool(account.aad_object_id) and account.id != activity.recipient.id and not account.id.startswith("28:")
+    is_bot = account.id == activity.recipient.id or account.id.startswith("28:")
+    return OBJECT_ID.fullmatch(account.aad_object_id) is not None and not is_bot
 
 
 def _observe_bot(activity: Activity) -> dict[str, str]:

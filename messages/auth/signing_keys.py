@@ -18,6 +18,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from messages.activity.schema import TEAMS_CHANNEL_ID
+from shared.limited_read import read_limited
 
 #: Age at which the keys are read again.
 KEY_LIFETIME = timedelta(hours=24)
@@ -27,6 +28,8 @@ READ_RETRY_DELAY = timedelta(seconds=10)
 FIRST_READ_RETRY_DELAY = timedelta(seconds=1)
 #: For each of the two documents.
 DOCUMENT_TIMEOUT = aiohttp.ClientTimeout(total=10)
+#: Largest document; those of Teams have less than 20 KB.
+MAX_DOCUMENT_BYTES = 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +102,10 @@ class SigningKeys:
         async with self._session.get(url, timeout=DOCUMENT_TIMEOUT, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"{url} answered {response.status}")
-            return orjson.loads(await response.read())
+            body = await read_limited(response, MAX_DOCUMENT_BYTES)
+            if body is None:
+                raise ValueError(f"the document at {url} has more than {MAX_DOCUMENT_BYTES} bytes")
+            return orjson.loads(body)
 
 
 def select_trusted_keys(published: Iterable[Any]) -> dict[str, RSAPublicKey]:

@@ -62,10 +62,18 @@ def with_id(body: bytes, identifier: str, *, commands: bool = False) -> bytes:
     if value.get("id") is not None or "specversion" in value or ("command" in value and not commands):
         return body
     # Of two fields of the same name, the last counts: it replaces an id that is null.
-    text = f'{unwrap(body)[:-1]},"id":{orjson.dumps(identifier).decode()}}}'.encode()
+    text = _escape(f'{unwrap(body)[:-1]},"id":{orjson.dumps(identifier).decode()}}}')
     if len(text) > MAX_MESSAGE_BYTES:  # without its white space, valid data is smaller
-        text = orjson.dumps(value | {"id": identifier})
+        try:
+            text = _escape(orjson.dumps(value | {"id": identifier}).decode())
+        except orjson.JSONEncodeError:  # nested too deeply, and so refused
+            return body
     return text if len(text) <= MAX_MESSAGE_BYTES else body
+
+
+def _escape(text: str) -> bytes:
+    """Return JSON without the characters that a queue takes only in base64, in which it may be too large."""
+    return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff").encode()
 
 
 def _name(value: Any) -> str:

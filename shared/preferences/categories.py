@@ -20,6 +20,8 @@ from shared.states import Mode, SettingsError
 #: Path of the file if `HERALD_CATEGORIES_FILE` is not set, relative to the folder of `host.json`.
 DEFAULT_FILE = "categories.json"
 DEFAULT = "default"
+#: Largest file.
+MAX_FILE_BYTES = 1024 * 1024
 
 
 class Category(BaseModel):
@@ -88,7 +90,11 @@ def load_categories(file: str) -> Categories:
     if not file and not path.exists():
         return Categories([])
     try:
-        return Categories(TypeAdapter(list[Category]).validate_json(path.read_bytes()))
+        with path.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise SettingsError(f"{path}: has more than {MAX_FILE_BYTES} bytes")
+        return Categories(TypeAdapter(list[Category]).validate_json(text))
     except OSError as error:
         raise SettingsError(f"HERALD_CATEGORIES_FILE cannot be read: {path}: {error.strerror}") from None
     except ValidationError as error:

@@ -20,6 +20,7 @@ import orjson
 from yarl import URL
 
 from shared.conversation_ids import channel_of
+from shared.limited_read import read_limited
 from shared.states import Reason
 from shared.storage.rate_lanes import LaneKind
 from shared.teams.outcome import Outcome, Verdict, classify
@@ -30,6 +31,8 @@ from shared.time.longer_waits import LongerWaits
 #: Timeout of a request to Teams, and of its connection.
 TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
+#: Largest body of an answer. A page of 500 members has about 200 KB.
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 #: API host of the GCC cloud, which is asked after an answer `InvalidBotApiHost` ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 #: Shortest and longest pause of a tenant's lane if the bot's token is not accepted: an operator must mend the settings.
@@ -174,7 +177,9 @@ class Connector:
             async with self._session.request(
                 method, url, data=body or None, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as answer:
-                return classify(answer.status, answer.headers, await answer.read(), self._clock()), token
+                # The status of a larger answer counts, too, as if it had no body.
+                content = await read_limited(answer, MAX_ANSWER_BYTES) or b""
+                return classify(answer.status, answer.headers, content, self._clock()), token
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Outcome(Verdict.RETRY, Reason.UNREACHABLE), token
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):  # ValueError: an answer that is not HTTP

@@ -49,6 +49,8 @@ class Outcome:
 
 #: Shortest and longest wait that Teams' answers can cause. Longer ones are asked for again, by the answer to one try.
 RETRY_AFTER_SECONDS = (1.0, MAX_PAUSE / SECOND)
+#: Longest id in an answer, in characters, as in activities. A longer one could not be stored, and counts as missing.
+MAX_ID_CHARS = 1000
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _REASON_BY_403_CODE = {
     "BotDisabledByAdmin": Reason.DISABLED_BY_ADMIN,
@@ -82,7 +84,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
         # There is no body after update and delete, and after 202 to a text with an attachment.
         value = _json(body)
         identifier = value.get("activityId") or value.get("id")
-        return Outcome(Verdict.DONE, activity_id=_text(identifier), conversation_id=_text(value.get("id")), body=value)
+        return Outcome(Verdict.DONE, activity_id=_id(identifier), conversation_id=_id(value.get("id")), body=value)
     if status == 403:
         code = error_code(body)
         if code == "InvalidBotApiHost":
@@ -139,6 +141,11 @@ def _json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _id(value: object) -> str:
+    text = _text(value)
+    return text if len(text) <= MAX_ID_CHARS else ""
 
 
 def _text(value: object) -> str:

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages.auth.signing_keys import KeysUnavailable, SigningKeys, select_trusted_keys
-from messages.auth.token_verifier import TokenRefused, TokenVerifier
+from messages.auth.signing_keys import MAX_DOCUMENT_BYTES, KeysUnavailable, SigningKeys, select_trusted_keys
+from messages.auth.token_verifier import MAX_HEADER_CHARS, TokenRefused, TokenVerifier
 from tests.messages.conftest import (
     APP,
     ISSUER,
@@ -297,6 +297,29 @@ async def test_unreadable_metadata_is_a_failed_read(
     openid_server.metadata = metadata
     with pytest.raises(KeysUnavailable):
         await verifier.verify(bearer())
+
+
+@pytest.mark.parametrize("is_metadata", [True, False])
+async def test_larger_document_than_any_real_one_is_a_failed_read(
+    openid_server: OpenIdServer, verifier: TokenVerifier, clock: Clock, is_metadata: bool
+) -> None:
+    if is_metadata:
+        openid_server.metadata = {"jwks_uri": f"{openid_server.url}/keys", "more": "x" * MAX_DOCUMENT_BYTES}
+    else:
+        openid_server.keys.append("x" * MAX_DOCUMENT_BYTES)
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(bearer())
+    openid_server.metadata, openid_server.keys[1:] = None, []
+    clock.advance(seconds=1)
+    assert await verifier.verify(bearer()) == SERVICE_URL
+
+
+async def test_longest_authorization_header_is_read_and_a_longer_one_is_refused(verifier: TokenVerifier) -> None:
+    token = bearer()
+    spaces = " " * (MAX_HEADER_CHARS - len(token))
+    assert await verifier.verify(token.replace(" ", " " + spaces)) == SERVICE_URL
+    with pytest.raises(TokenRefused):
+        await verifier.verify(token.replace(" ", "  " + spaces))
 
 
 async def test_unreachable_metadata_host_is_a_failed_read(session: aiohttp.ClientSession, clock: Clock) -> None:

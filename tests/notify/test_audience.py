@@ -11,6 +11,7 @@ import pytest
 
 from local.fake_teams.api import Behaviour, TeamsFault, TeamView
 from local.status import describe_notification, describe_result
+from notify.audience import MAX_TOKEN_CHARS
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage import deliveries
 from shared.teams.outcome import Outcome, Verdict
@@ -186,7 +187,11 @@ async def test_guest_without_an_object_id_is_counted_with_a_reason(
     assert (await timed.row(submitted, "t:29:1x"))["reason"] == "notInstalled"
 
 
-@pytest.mark.parametrize("body", [{}, {"members": None, "conversations": {}}], ids=["none", "of another type"])
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"members": None, "conversations": {}}, {"members": [], "continuationToken": "x" * (MAX_TOKEN_CHARS + 1)}],
+    ids=["none", "of another type", "a token that cannot be stored"],
+)
 async def test_answer_without_a_list_does_not_look_like_an_empty_team(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
 ) -> None:

@@ -41,6 +41,11 @@ def test_invalid_file_stops_the_start_with_one_line(tmp_path: Path, value: objec
     assert "\n" not in str(refused.value)
 
 
+def test_file_without_end_stops_the_start() -> None:
+    with pytest.raises(SettingsError, match="/dev/zero: has more than"):
+        load_categories("/dev/zero")
+
+
 def test_missing_configured_file_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="HERALD_CATEGORIES_FILE"):
         load_categories(str(tmp_path / "missing.json"))

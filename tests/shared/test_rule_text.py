@@ -104,6 +104,7 @@ def test_times_in_utc_are_refused_for_the_zones_of_recipients(rule: str, says: s
         ("DTSTART:20261307T090000\nRRULE:FREQ=DAILY", "DTSTART must be a date such as"),
         ("DTSTART:20261207T090000", "has no RRULE such as"),
         ("RRULE:FREQ=DAILY\nRRULE:FREQ=WEEKLY", "RRULE may be written at most once"),
+        ("RRULE:FREQ=DAILY" + "\n" * 4000, "at most 4000 characters with all its lines"),
         ("RRULE:FREQ=DAILY\nRDATE:20261207T090000", "RDATE is not supported: write a second announcement"),
         ("RRULE:FREQ=DAILY\nSUMMARY:Stand-up", "SUMMARY is not a line of a rule: write DTSTART, RRULE and EXDATE"),
         ("FREQ=WEEKLY;BYWEEKDAY=MO", "'BYWEEKDAY' is not a part of an RRULE: did you mean BYDAY"),

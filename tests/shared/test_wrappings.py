@@ -24,6 +24,7 @@ from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import MAX_MESSAGE_BYTES, Identity, read_identity, with_id
 from shared.contract.models import BareCommand, Command
 from shared.contract.parsing import Request, parse_message
+from shared.queues import to_text
 
 PERSON = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 TEAM = "19:team@thread.tacv2"
@@ -390,6 +391,21 @@ def test_message_of_the_largest_size_gets_its_id() -> None:
     identified = with_id(padded, "m1")
     assert len(padded) == MAX_MESSAGE_BYTES >= len(identified)
     assert decode_json(identified) == BARE | {"id": "m1"}
+
+
+def test_message_with_its_id_can_be_put_on_a_queue() -> None:
+    message = BARE | {"content": {"title": "\uffff" * 4000}}
+    text = json.dumps(message, ensure_ascii=False).encode()
+    body = base64.b64encode(text[:-1] + b" " * (MAX_MESSAGE_BYTES // 4 * 3 - len(text)) + b"}")
+    identified = with_id(body, "m1")
+    assert decode_json(identified) == message | {"id": "m1"}
+    assert len(body) == MAX_MESSAGE_BYTES >= len(to_text(identified))
+
+
+def test_message_that_is_nested_too_deeply_for_its_id_stays_as_it_is() -> None:
+    body = json.dumps(BARE).encode()[:-1] + b',"x":' + b"[" * 500 + b"]" * 500
+    padded = body + b" " * (MAX_MESSAGE_BYTES - len(body) - 1) + b"}"
+    assert with_id(padded, "m1") == padded
 
 
 @pytest.mark.parametrize(

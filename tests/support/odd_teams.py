@@ -227,10 +227,11 @@ class OddTeams:
         body = self._body(sent, url) if answer.body is None else answer.body
         headers = CIMultiDict(answer.headers)
 
-        async def read() -> bytes:
-            return body
+        async def iter_any() -> AsyncIterator[bytes]:
+            yield body
 
-        yield SimpleNamespace(status=answer.status, headers=headers, read=read)
+        content = SimpleNamespace(iter_any=iter_any)
+        yield SimpleNamespace(status=answer.status, headers=headers, content=content)
 
     def _next(self, tenant: str) -> Answer:
         deck = self._decks[tenant]

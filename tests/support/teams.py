@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
+from local.fake_teams.activity_sender import ActivitySender
 from local.fake_teams.server import Options, Server
 
 #: Longest time to start, to stop, and to issue a token.
@@ -39,6 +40,11 @@ class ServerThread:
     def token(self) -> str:
         """Return a new access token of the bot, without a request."""
         return asyncio.run_coroutine_threadsafe(self._issue_token(), self._loop).result(TIMEOUT_SECONDS)
+
+    def authorization(self, service_url: str) -> str:
+        """Return the header of Teams' requests from a serviceUrl, valid for an hour."""
+        state = self._server.state
+        return ActivitySender(state.keys, state.bot.app_id)._sign(service_url)
 
     @property
     def url(self) -> str:
