@@ -1,4 +1,4 @@
-"""Answers of Teams that are larger than any real one: their status counts, and the rest is not read."""
+"""Answers that Teams does not give: larger ones than any real one, of which the status counts, and redirects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from shared.limited_read import read_limited
 from shared.states import Reason
@@ -71,6 +72,14 @@ async def connector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connector]
 
 async def send(connector: Connector, teams: LargeTeams) -> Outcome:
     return await connector.send(Route(TENANT, teams.url), "a:1", b"{}")
+
+
+async def test_redirect_to_another_host_is_not_followed(connector: Connector, teams: LargeTeams) -> None:
+    """It would send the token there."""
+    async with TestServer(web.Application()) as other:
+        teams.status, teams.headers = 307, {"Location": str(other.make_url("/"))}
+        outcome = await send(connector, teams)
+    assert (outcome.verdict, outcome.reason) == (Verdict.FAILED, Reason.BAD_REQUEST)
 
 
 def object_of(size: int) -> bytes:
