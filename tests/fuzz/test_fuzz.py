@@ -103,12 +103,14 @@ async def test_no_change_of_the_corpus_causes_an_error(
     for _ in range(0, COUNT, BATCH):
         with monkeypatch.context() as patch:
             async with open_app(teams, patch, token, authorization) as app:
+                is_in_identity = False  # of a stored notification, which log lines name
                 for _ in range(BATCH):
                     body = mutator.mutate()
                     caplog.clear()
                     try:
                         results[await check(app, body, rng)] += 1
-                        assert SECRET not in caplog.text or names_secret(body)
+                        is_in_identity = is_in_identity or names_secret(body)
+                        assert SECRET not in caplog.text or is_in_identity
                     except BaseException:
                         found = folder / f"{hashlib.sha256(body).hexdigest()[:16]}.json"
                         found.write_bytes(body)
