@@ -27,8 +27,8 @@ from pathlib import Path
 
 from local.bootstrap import BENCH_ALONE, Setup, SetupError
 
-#: Parallel test processes: more than two cores, because tests of processes mostly wait.
-TEST_WORKERS = 4
+#: Parallel test processes: more than two cores, because tests of processes often wait.
+TEST_WORKERS = 3
 
 ROOT = Path(__file__).resolve().parent
 RUNTIME, DEVELOPMENT, CONTENDERS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"

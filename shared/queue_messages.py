@@ -29,7 +29,7 @@ RESPONSES = "responses"
 
 VERSION = 2
 #: Fields of version 2. An instance of version 1 puts a message that has one of them back for a newer instance.
-_FIELDS_OF_VERSION_2 = frozenset({"next_page", "reserved_turn", "tries", "since"})
+_FIELDS_OF_VERSION_2 = frozenset({"next_page", "reserved_turn", "tries", "since", "sent_digest"})
 #: Delays before a message of a newer version is read again, which grow with the age of this process.
 NEWER_VERSION_WAITS = LongerWaits(60, 900)
 
@@ -65,6 +65,7 @@ _TEXTS = {
     "etag": re.compile(r'(W/"[ !#-~]{1,256}")?'),
     "task": re.compile("|".join(Task)),
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
+    "sent_digest": re.compile(r"[0-9a-z]{0,64}"),
 }
 #: Fields that are a time, in seconds since 1970.
 _TIMES = ("due_called_at", "since", "reserved_turn")
@@ -169,6 +170,8 @@ class RecipientTask(_Message):
     """Do `task` with the deliveries held for one recipient (`Delivery.recipient`), after the row `after` ("" at first).
 
     `due_called_at` is when the tick enqueued the message, in seconds since 1970; 0 if another function did.
+    `sent_digest` is the key of the recipient's digest if it was sent, and surely not twice: its delivery need not be
+    read.
     """
 
     tenant: str
@@ -177,6 +180,7 @@ class RecipientTask(_Message):
     after: str = ""
     poison_retries: int = 0
     due_called_at: float = 0.0
+    sent_digest: str = ""
 
 
 #: The type of the messages on each internal queue.

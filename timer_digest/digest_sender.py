@@ -108,6 +108,8 @@ async def settle_last_digest(
     None if it has not ended; its message is enqueued again if it may be lost.
     """
     key = digest_key(task.tenant, task.recipient, state)
+    if task.sent_digest == key:
+        return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.SENT))
     known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, task.recipient, "", 0))
     if known and known.state.final:
         reason = Reason(known.reason) if known.reason else None

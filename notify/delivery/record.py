@@ -91,8 +91,11 @@ class Sending:
         elif is_last:
             await finish(self.services, notification.key)
         if notification.purpose in DIGESTS:
-            task = RecipientTask(notification.tenant, self.message.recipient, Task.RELEASE)
-            await self.services.queues.enqueue_recipient(task)
+            is_surely_sent = state is DeliveryState.SENT and not self.known.maybe_twice
+            sent_digest = notification.key if is_surely_sent else ""
+            await self.services.queues.enqueue_recipient(
+                RecipientTask(notification.tenant, self.message.recipient, Task.RELEASE, sent_digest=sent_digest)
+            )
 
     async def end_unsent(self, state: DeliveryState, reason: Reason | None) -> None:
         """End it in `state` without a request, or as `unknown` if an earlier request may have reached Teams."""

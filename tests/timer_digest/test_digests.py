@@ -11,7 +11,8 @@ import pytest
 from local.fake_teams.api import TeamsFault
 from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import FOREVER
-from shared.queue_messages import Task
+from shared.queue_messages import Delivery, Task
+from shared.records import DeliveryRecord
 from shared.states import Mode, ReferenceKind, ReferenceStatus
 from tests.support.digests import add_person, advance_to, card_texts, received_by, run_task, send_to, set_preferences
 from tests.support.herald import Herald, user
@@ -540,3 +541,20 @@ async def test_recipient_time_notification_is_in_the_next_digest_with_its_own_ti
     await advance_to(timed, "2026-11-28T08:01")
     [digest] = await received_by(timed, ada)
     assert any("27\u00a0Nov\u00a02026,\u00a010:00" in text for text in card_texts(digest))
+
+
+async def test_digest_that_was_surely_sent_is_settled_without_a_read_of_its_delivery(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    builds = [await send_to(timed, ada, f"Build {number}") for number in range(2)]
+    read, get = [], timed.services.deliveries.get
+
+    async def record(message: Delivery) -> DeliveryRecord | None:
+        read.append(message.notification)
+        return await get(message)
+
+    monkeypatch.setattr(timed.services.deliveries, "get", record)
+    await advance_to(timed, "2026-11-24T08:00")
+    assert [(await timed.row(build, f"u:{ada.object_id}"))["state"] for build in builds] == ["digested", "digested"]
+    assert [key for key in read if key not in {build.key for build in builds}] == []
