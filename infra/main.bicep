@@ -73,6 +73,7 @@ param tablePrefix string = ''
 param defaultTimeZone string = ''
 param defaultDigest string = ''
 param lateGraceMinutes string = ''
+param holdDays string = ''
 param probeDays string = ''
 param maxActivityKB string = ''
 param categoriesFile string = ''
@@ -220,6 +221,7 @@ module app 'app/app.bicep' = {
       HERALD_DEFAULT_TIME_ZONE: defaultTimeZone
       HERALD_DEFAULT_DIGEST: defaultDigest
       HERALD_LATE_GRACE_MINUTES: lateGraceMinutes
+      HERALD_HOLD_DAYS: holdDays
       HERALD_PROBE_DAYS: probeDays
       HERALD_MAX_ACTIVITY_KB: maxActivityKB
       HERALD_CATEGORIES_FILE: categoriesFile

@@ -48,7 +48,7 @@ ADVICE: Mapping[str, str] = {
     Reason.NOT_INSTALLED: "install the app for this person, chat or team",
     Reason.BLOCKED: "the person blocked the app: nothing to do",
     Reason.DISABLED_BY_ADMIN: "ask the tenant's administrator to allow the app",
-    Reason.NOT_PERSONAL_SCOPE: "add the personal scope to the app's manifest",
+    Reason.NOT_PERSONAL_SCOPE: "install the app for this person; its manifest must have the personal scope",
     Reason.NOT_PERMITTED: "see the log for the error code of Teams",
     Reason.WRONG_CLOUD: "use a bot of the recipient's cloud",
     Reason.BAD_REQUEST: "correct the card, then send it again",

@@ -17,9 +17,10 @@ from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
 from shared.records import ConversationReference
 from shared.services import Services
-from shared.states import ReferenceKind
+from shared.states import ReferenceKind, ReferenceStatus
 
-#: Delay before held deliveries are re-evaluated after a time zone change, so that the new zone is stored by then.
+#: Delay before held deliveries are re-evaluated after a new time zone or an install: it is stored by then, and the
+#: welcome is sent.
 RECHECK_DELAY_SECONDS = 5
 #: Pairs of tenant and serviceUrl that are remembered as stored. When there are more, all are forgotten.
 MAX_REMEMBERED_SERVICE_URLS = 1000
@@ -64,11 +65,11 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
 
         async def reevaluate(stored: ConversationReference | None, changed: Mapping[str, str]) -> None:
             zone, default = changed.get("time_zone"), self._services.settings.default_time_zone
-            if zone and zone != ((stored and stored.time_zone) or default):
-                # The new zone may move the end of a hold, such as the time of a digest.
-                await self._services.queues.enqueue_recipient(
-                    RecipientTask(verified.tenant, f"u:{change.id}", Task.RECONSIDER), RECHECK_DELAY_SECONDS
-                )
+            # The new zone may move the end of a hold, such as the time of a digest.
+            has_new_zone = bool(zone) and zone != ((stored and stored.time_zone) or default)
+            if has_new_zone or await self._has_waited(verified.tenant, change, stored):
+                task = RecipientTask(verified.tenant, _recipient(change), Task.RECONSIDER)
+                await self._services.queues.enqueue_recipient(task, RECHECK_DELAY_SECONDS)
 
         await self._services.conversations.save(
             verified.tenant,
@@ -84,3 +85,15 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
             if len(self._stored_service_urls) >= MAX_REMEMBERED_SERVICE_URLS:
                 self._stored_service_urls.clear()
             self._stored_service_urls.add(service_url)
+
+    async def _has_waited(self, tenant: str, change: ReferenceChange, stored: ConversationReference | None) -> bool:
+        """Return whether deliveries are held for a person or group chat where the bot was not installed until now."""
+        if change.kind is ReferenceKind.TEAM or change.status is not ReferenceStatus.ACTIVE:
+            return False
+        was_installed = stored and stored.status is ReferenceStatus.ACTIVE and stored.conversation_id
+        return not was_installed and bool(await self._services.held_deliveries.list(tenant, _recipient(change), 1))
+
+
+def _recipient(change: ReferenceChange) -> str:
+    """Return the recipient (`Delivery.recipient`) that a row of a person or conversation stands for."""
+    return f"{'u' if change.kind is ReferenceKind.USER else 'c'}:{change.id}"

@@ -196,7 +196,7 @@ async def _resolve_single(services: Services, tenant: str, recipient: Recipient)
     if isinstance(recipient, UserRecipient):
         return f"u:{recipient.user}"
     if isinstance(recipient, ChannelRecipient):
-        return await _resolve_channel(services, tenant, recipient.channel)
+        return await resolve_channel(services, tenant, recipient.channel)
     assert isinstance(recipient, ConversationRecipient)
     reference = await services.conversations.get(tenant, ReferenceKind.CONVERSATION, channel_of(recipient.conversation))
     if reference and reference.user:
@@ -204,7 +204,7 @@ async def _resolve_single(services: Services, tenant: str, recipient: Recipient)
     return f"c:{recipient.conversation}"
 
 
-async def _resolve_channel(services: Services, tenant: str, channel: ChannelId) -> str:
+async def resolve_channel(services: Services, tenant: str, channel: ChannelId) -> str:
     """Return the recipient of a channel, or `t:` and its id if it is not one of that team.
 
     A channel is known by its events, or else by the team's list of channels: the bot's token must not post to an id

@@ -29,9 +29,20 @@ UNCOUNTED_REASONS = (Reason.THROTTLED, Reason.PACED, Reason.UNAUTHORIZED, Reason
 #: A digest is made when a pause or quiet hours end, by an instance whose clock may be ahead by this much.
 CLOCK_SKEW = timedelta(seconds=5)
 
-#: Reasons to hold a delivery (table HeldDeliveries): its recipient's preferences, or its time in their zone. Both
-#: follow the movable clock (`Services.clock`), and are evaluated again when the delivery's message arrives.
-HOLD_REASONS = (Reason.PAUSED, Reason.MUTED, Reason.QUIET_HOURS, Reason.DIGEST, Reason.LOCAL_TIME)
+#: Reasons to hold a delivery (table HeldDeliveries): its recipient's preferences, its time in their zone, or an install
+#: that it waits for. All follow the movable clock (`Services.clock`), and are evaluated again when the delivery's
+#: message arrives.
+HOLD_REASONS = (
+    Reason.PAUSED,
+    Reason.MUTED,
+    Reason.QUIET_HOURS,
+    Reason.DIGEST,
+    Reason.LOCAL_TIME,
+    Reason.NOT_INSTALLED,
+)
+
+#: Reasons that an install ends.
+MISSING = (Reason.NOT_INSTALLED, Reason.NOT_PERSONAL_SCOPE)
 
 _REASON_BY_STATUS = {
     ReferenceStatus.UNINSTALLED: Reason.NOT_INSTALLED,
@@ -83,7 +94,8 @@ class PolicyInput:
     """The values that decide whether a notification is sent to a recipient at `now`.
 
     `target` is where to send it, or the reason why it cannot be sent. `local_at` is when it is due in the recipient's
-    zone, None if it is due everywhere at once. `is_missed` means that its grace ended before a worker got to it, and
+    zone, None if it is due everywhere at once. `hold_until` is until when it waits for an install where the bot is not
+    installed, None if it does not. `is_missed` means that its grace ended before a worker got to it, and
     `is_past` that its local time had passed from the start and `ifPast` is `skip`. `is_welcomed` means that another
     welcome was sent to the recipient, `is_own_action` that the recipient caused the notification. `thread` is its
     thread key, "" for none, and `default_digest` the digest schedule of people who chose none.
@@ -99,6 +111,7 @@ class PolicyInput:
     is_cancelled: bool = False
     expires: datetime | None = None
     local_at: datetime | None = None
+    hold_until: datetime | None = None
     is_missed: bool = False
     is_past: bool = False
     is_welcomed: bool = False
@@ -130,6 +143,9 @@ def decide(policy_input: PolicyInput) -> Decision:
     if policy_input.is_past:
         return Decision(Rule.LOCAL_TIME, DeliveryState.SUPPRESSED, Reason.PAST)
     if isinstance(policy_input.target, Reason):
+        hold_until = policy_input.hold_until
+        if policy_input.target in MISSING and hold_until and hold_until > now:
+            return Decision(Rule.UNREACHABLE, reason=Reason.NOT_INSTALLED, until=hold_until)
         return Decision(Rule.UNREACHABLE, DeliveryState.SUPPRESSED, policy_input.target)
     if policy_input.purpose in (Purpose.REPLY, Purpose.SNOOZE, Purpose.EXEMPT_DIGEST):
         return Decision(Rule.ASKED)

@@ -59,6 +59,7 @@ class Settings(BaseModel):
     default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
     late_grace_minutes: int = Field(60, alias="HERALD_LATE_GRACE_MINUTES", ge=1, le=7 * 24 * 60)
     probe_days: int = Field(7, alias="HERALD_PROBE_DAYS", ge=1, le=365)
+    hold_days: int = Field(30, alias="HERALD_HOLD_DAYS", ge=1, le=365)
     max_activity_kb: int = Field(80, alias="HERALD_MAX_ACTIVITY_KB", ge=8, le=100)
 
     clock: str = Field("", alias="HERALD_CLOCK")
@@ -163,6 +164,11 @@ class Settings(BaseModel):
     def probe_after(self) -> timedelta:
         """After how long a request shows whether somebody still blocks the bot."""
         return timedelta(days=self.probe_days)
+
+    @property
+    def longest_hold(self) -> timedelta:
+        """For how long a notification with `onMissing: hold` waits for an install."""
+        return timedelta(days=self.hold_days)
 
     @property
     def late_grace(self) -> timedelta:

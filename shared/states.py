@@ -55,7 +55,7 @@ class Reason(StrEnum):
     NOT_INSTALLED = "notInstalled"  #: the bot is not, or no longer, installed there
     BLOCKED = "blocked"  #: the person blocked the bot
     DISABLED_BY_ADMIN = "disabledByAdmin"  #: an administrator of the tenant disabled the bot
-    NOT_PERSONAL_SCOPE = "notPersonalScope"  #: the app has no personal scope
+    NOT_PERSONAL_SCOPE = "notPersonalScope"  #: the app is not installed for the person, or has no personal scope
     NOT_PERMITTED = "notPermitted"  #: Teams refused it for another reason
     WRONG_CLOUD = "wrongCloud"  #: the bot belongs to another Microsoft cloud
     CONVERSATION_GONE = "conversationGone"  #: the conversation no longer exists

@@ -54,12 +54,16 @@ class DigestPlan:
 
 @dataclass(frozen=True, slots=True)
 class DigestPreferences:
-    """A recipient's preferences, language and digest schedule, which follows the clocks of `zone`."""
+    """A recipient's preferences, language and digest schedule, which follows the clocks of `zone`.
+
+    `is_installed`: the bot is installed at the recipient, as far as events tell.
+    """
 
     preferences: Preferences
     zone: ZoneInfo
     language: str
     schedule: DigestSchedule
+    is_installed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from shared.preferences.delivery_rules import evaluate, parse_digest_schedule, w
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DigestState, HeldDelivery
 from shared.services import Services
-from shared.states import DeliveryState, Reason, Rule
+from shared.states import DeliveryState, Reason, ReferenceStatus, Rule
 from shared.texts import language_of
 from timer_digest.digest_plan import (
     DigestPlan,
@@ -63,7 +63,8 @@ async def digest_preferences_of(services: Services, task: RecipientTask) -> Dige
     if task.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     language = language_of(preferences.locale, reference.locale)
-    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, schedule)
+    is_installed = reference.status is ReferenceStatus.ACTIVE and bool(reference.conversation_id)
+    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, schedule, is_installed)
 
 
 async def _evaluate(

@@ -20,6 +20,8 @@ from timer_digest.settlement import MAX_ITEMS, DeliveryResult, end_delivery, res
 
 #: Items due within this time count as due, since the clock of the instance that ran the tick may be ahead of ours.
 CLOCK_SKEW = timedelta(seconds=5)
+#: Reasons to hold a delivery to which digests do not apply: it is evaluated again by itself.
+SENT_ALONE = (Reason.LOCAL_TIME, Reason.NOT_INSTALLED)
 #: Tries per message while other workers change the recipient's digest state.
 MAX_CONFLICTS = 8
 
@@ -39,12 +41,16 @@ async def _reconsider(services: Services, task: RecipientTask) -> None:
     """Re-evaluate held deliveries against current preferences."""
     state = await services.held_deliveries.digest_state(task.tenant, task.recipient)
     items = await services.held_deliveries.list(task.tenant, task.recipient, MAX_ITEMS, task.after)
-    at_local_time = [ReleasedItem(item) for item in items if item.reason is Reason.LOCAL_TIME]
-    state = await release_items(services, task, state, at_local_time)
+    if not items:
+        return
+    digest_preferences = await digest_preferences_of(services, task)
+    # After an install, what has waited for it is planned like what a pause has held.
+    reasons = (Reason.LOCAL_TIME,) if digest_preferences.is_installed else SENT_ALONE
+    alone = [ReleasedItem(item) for item in items if item.reason in reasons]
+    state = await release_items(services, task, state, alone)
     included = {delivery.identity for delivery in state.included}
-    held = [item for item in items if item.reason is not Reason.LOCAL_TIME and item.delivery.identity not in included]
+    held = [item for item in items if item.reason not in reasons and item.delivery.identity not in included]
     if held:
-        digest_preferences = await digest_preferences_of(services, task)
         plan = await _plan(services, task, digest_preferences, state, held)
         state = await release_items(services, task, state, plan.release)
         past = services.clock() - CLOCK_SKEW  # due on every instance, whatever its clock
@@ -65,13 +71,13 @@ async def _release_due(services: Services, task: RecipientTask) -> None:
     """Settle the last digest if it has ended, release the deliveries whose hold has ended, and send a due digest."""
     now, is_asked = services.clock() + CLOCK_SKEW, task.task is Task.DIGEST_NOW
     items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, now, MAX_ITEMS)
-    at_local_time = [item for item in items if item.reason is Reason.LOCAL_TIME]  # digests do not apply to them
+    alone = [item for item in items if item.reason in SENT_ALONE]
     due_called_at = task.due_called_at or services.clock().timestamp()
-    messages = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in at_local_time]
+    messages = [(replace(item.delivery, due_called_at=due_called_at), item.urgent) for item in alone]
     await gather_limited(messages, lambda each: services.queues.enqueue_delivery(each[0], urgent=each[1]))
-    await services.held_deliveries.delete(task.tenant, task.recipient, at_local_time)
-    held = [item for item in items if item.reason is not Reason.LOCAL_TIME]
-    released = len(at_local_time)
+    await services.held_deliveries.delete(task.tenant, task.recipient, alone)
+    held = [item for item in items if item.reason not in SENT_ALONE]
+    released = len(alone)
     is_sending = False
     if state.included:
         included = {delivery.identity for delivery in state.included}

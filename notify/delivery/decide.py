@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from notify import policy
 from notify.delivery.record import Sending
 from notify.policy import Decision, PolicyInput
@@ -11,6 +13,9 @@ from shared.conversation_ids import channel_of
 from shared.queue_messages import RecipientTask, Task
 from shared.states import DeliveryState, NotificationState, Purpose, Reason, Rule
 from shared.storage.markers import welcomed
+
+#: How often a delivery that waits for the install of a team is evaluated again.
+INSTALL_CHECK_INTERVAL = timedelta(hours=1)
 
 
 async def build_policy_input(sending: Sending, recipient: ResolvedRecipient) -> PolicyInput:
@@ -39,6 +44,7 @@ async def build_policy_input(sending: Sending, recipient: ResolvedRecipient) -> 
         is_cancelled=notification.state is NotificationState.CANCELLED,
         expires=notification.expires,
         local_at=due_time.due,
+        hold_until=_hold_until(sending, now),
         is_missed=is_missed,
         is_past=due_time.skip,
         is_welcomed=not is_new,
@@ -61,7 +67,8 @@ async def hold_or_end(
         for_digest = policy.is_for_digest(policy_input, decision.rule)
         await sending.hold(decision.reason, decision.until, since, for_digest=for_digest)
         current = await resolve(services, notification.tenant, identifier)
-        if (current.preferences, current.zone) != (recipient.preferences, recipient.zone):
+        may_be_installed = decision.rule is Rule.UNREACHABLE and current.target != recipient.target
+        if may_be_installed or (current.preferences, current.zone) != (recipient.preferences, recipient.zone):
             # The change re-evaluated the deliveries that were held then, maybe without this one.
             task = RecipientTask(notification.tenant, channel_of(identifier), Task.RECONSIDER)
             await services.queues.enqueue_recipient(task)
@@ -71,3 +78,17 @@ async def hold_or_end(
         await sending.end_unsent(decision.state, decision.reason)
         if decision.rule is Rule.CANCELLED and sending.known.reason in policy.HOLD_REASONS:
             await sending.delete_held()
+
+
+def _hold_until(sending: Sending, now: datetime) -> datetime | None:
+    """Return until when the delivery waits for an install, None if it does not wait.
+
+    The install of a person or group chat is an event that names them. That of a team does not name its channels, so
+    that a channel is looked at again and again.
+    """
+    notification, recipient = sending.notification, sending.message.recipient
+    if notification.content.on_missing != "hold" or recipient.startswith("t:"):
+        return None
+    latest = notification.created + sending.services.settings.longest_hold
+    until = min(latest, notification.expires or latest)
+    return until if recipient.startswith("u:") else min(until, now + INSTALL_CHECK_INTERVAL)

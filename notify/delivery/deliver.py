@@ -14,6 +14,7 @@ from datetime import timedelta
 from azure.core.exceptions import AzureError
 
 from notify import policy, threads
+from notify.audience import resolve_channel
 from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.prepare import is_its_turn, lane_of
@@ -23,6 +24,7 @@ from notify.policy import Step, Target
 from notify.recipients import resolve, store_host
 from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
+from shared.contract.models import ChannelRecipient
 from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord
 from shared.rendering import render_notification
@@ -33,7 +35,7 @@ from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import TIMEOUT_SECONDS, Route
 from shared.teams.outcome import Outcome, Verdict
-from shared.teams.rate_limiter import MAX_WAIT_SECONDS
+from shared.teams.rate_limiter import MAX_WAIT_SECONDS, RetryLater
 
 #: Tries per message while other workers change the delivery's row.
 MAX_CONFLICTS = 8
@@ -103,6 +105,13 @@ async def _try(sending: Sending) -> None:
     services, notification, known = sending.services, sending.notification, sending.known
     # Decide
     recipient = await resolve(services, notification.tenant, sending.message.recipient)
+    if recipient.target in policy.MISSING and known.reason == Reason.NOT_INSTALLED:
+        try:
+            if await _has_shown_channel(sending):
+                recipient = await resolve(services, notification.tenant, sending.message.recipient)
+        except RetryLater as later:
+            await sending.requeue(later.seconds)
+            return
     policy_input = await build_policy_input(sending, recipient)
     decision = policy.decide(policy_input)
     sending = replace(sending, rule=decision.rule)
@@ -146,6 +155,12 @@ async def _try(sending: Sending) -> None:
     if outcome is None:
         await _yield_to_newer(sending, route)
         return
+    if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in policy.MISSING:
+        decision = policy.decide(replace(policy_input, target=outcome.reason))
+        if decision.until:
+            await hold_or_end(sending, policy_input, decision, recipient)
+            await _mark_target(sending, target, outcome)
+            return
     # Record: the result first, so that what Teams has confirmed is not sent again if the storage fails after it.
     await record_outcome(sending, outcome, conversation)
     if outcome.verdict is Verdict.DONE and not is_update:
@@ -155,6 +170,14 @@ async def _try(sending: Sending) -> None:
             await store_chat(services, notification.tenant, target.id, conversation, service_url)
     await store_host(services, notification.tenant, target, outcome)
     await _mark_target(sending, target, outcome)
+
+
+async def _has_shown_channel(sending: Sending) -> bool:
+    """Return whether Teams now shows the channel that a held delivery waits for. Raises `RetryLater`."""
+    notification, recipient = sending.notification, sending.message.recipient
+    channels = [each.channel for each in notification.content.recipients if isinstance(each, ChannelRecipient)]
+    named = next((each for each in channels if f"c:{each.channel_id}" == recipient), None)
+    return named is not None and await resolve_channel(sending.services, notification.tenant, named) == recipient
 
 
 async def _send_claimed(
