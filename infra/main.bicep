@@ -69,6 +69,9 @@ param alwaysReadyHttpInstances int = 0
 
 // Settings of the app, as in README.md. Empty values are the defaults.
 param tenantRate string = ''
+param teamsAppId string = ''
+param graphInstallRate string = ''
+param graphCheckRate string = ''
 param tablePrefix string = ''
 param defaultTimeZone string = ''
 param defaultDigest string = ''
@@ -217,6 +220,10 @@ module app 'app/app.bicep' = {
       HERALD_SERVICE_HOSTS: clouds[cloud].serviceHosts
       HERALD_ALLOWED_TENANTS: empty(allowedTenants) ? botTenantId : allowedTenants
       HERALD_TENANT_RATE: tenantRate
+      HERALD_GRAPH_URL: clouds[cloud].graph
+      HERALD_TEAMS_APP_ID: teamsAppId
+      HERALD_GRAPH_INSTALL_RATE: graphInstallRate
+      HERALD_GRAPH_CHECK_RATE: graphCheckRate
       HERALD_TABLE_PREFIX: tablePrefix
       HERALD_DEFAULT_TIME_ZONE: defaultTimeZone
       HERALD_DEFAULT_DIGEST: defaultDigest

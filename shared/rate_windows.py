@@ -30,6 +30,9 @@ SEND_WINDOWS: Windows = ((7, SECOND), (8, 2 * SECOND), (60, 30 * SECOND), (1800,
 TURN_WINDOWS: Windows = ((7, 14 * SECOND // 5), (56, 30 * SECOND), (1700, 3600 * SECOND))
 #: Limits for lists of the members or channels of one conversation or team.
 ROSTER_WINDOWS: Windows = ((14, SECOND), (16, 2 * SECOND), (120, 30 * SECOND), (3600, 3600 * SECOND))
+#: Limit for Graph's requests about one team ("Microsoft Graph service-specific throttling limits", Microsoft Learn),
+#: which documents none for the hour.
+GRAPH_TEAM_WINDOWS: Windows = ((4, SECOND), (4 * 3600, 3600 * SECOND))
 #: Added to each window, because requests take different times to arrive.
 WINDOW_MARGIN = SECOND // 5
 #: Requests of the last hour are counted in parts of this length; their exact times are not stored.

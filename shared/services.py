@@ -21,7 +21,7 @@ from shared.storage.deliveries import Deliveries
 from shared.storage.held_deliveries import HeldDeliveries
 from shared.storage.markers import Markers
 from shared.storage.notifications import Notifications
-from shared.storage.rate_lanes import RateLanes
+from shared.storage.rate_lanes import RateLanes, TenantLaneKind
 from shared.storage.responses import Responses
 from shared.storage.schedules import Schedules
 from shared.storage.table import Table
@@ -29,6 +29,7 @@ from shared.storage.threads import Threads
 from shared.storage.timers import Timers
 from shared.storage.topics import Topics
 from shared.teams.connector import Connector
+from shared.teams.graph import Graph
 from shared.teams.hosts import allowed_service_url
 from shared.teams.rate_limiter import RateLimiter
 from shared.teams.tokens import Tokens
@@ -71,6 +72,7 @@ class Services:
     http: aiohttp.ClientSession
     rate_limiter: RateLimiter
     connector: Connector
+    graph: Graph
     categories: Categories
     clock: Callable[[], datetime]
     real_time: Callable[[], datetime]
@@ -104,7 +106,15 @@ async def open_services(
     def allowed(url: str) -> bool:
         return allowed_service_url(url, hosts=configured.service_hosts, loopback_only=not configured.app_id)
 
-    rate_limiter = RateLimiter(RateLanes(tables["RateLanes"]), configured.tenant_rate, real_time)
+    rates = {
+        TenantLaneKind.CONNECTOR: configured.tenant_rate,
+        TenantLaneKind.GRAPH_INSTALL: configured.graph_install_rate,
+        TenantLaneKind.GRAPH_CHECK: configured.graph_check_rate,
+    }
+    limiters = {
+        kind: RateLimiter(RateLanes(tables["RateLanes"], kind), rate, real_time) for kind, rate in rates.items()
+    }
+    rate_limiter = limiters[TenantLaneKind.CONNECTOR]
 
     async def close() -> None:
         await asyncio.gather(http.close(), queue_service.close(), table_service.close())
@@ -126,6 +136,7 @@ async def open_services(
         http=http,
         rate_limiter=rate_limiter,
         connector=Connector(http, Tokens(configured, time.monotonic), allowed, real_time, rate_limiter),
+        graph=Graph(http, configured, real_time, time.monotonic, limiters),
         categories=load_categories(configured.categories_file),
         clock=clock,
         real_time=real_time,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared.certificates import read_certificate
+from shared.loopback import is_loopback
 from shared.preferences.digest_schedule import DigestSchedule
 from shared.states import SettingsError
 from shared.time.clock import parse_clock
@@ -28,6 +29,10 @@ TOKEN_ISSUER = "https://api.botframework.com"  # noqa: S105 (a name, not a secre
 #: The scope of the bot's tokens for Teams, and the authority of a multi-tenant bot.
 CONNECTOR_SCOPE = "https://api.botframework.com/.default"
 MULTI_TENANT_AUTHORITY = "https://login.microsoftonline.com/botframework.com"
+GRAPH_URL = "https://graph.microsoft.com"
+
+
+_UUID = r"^([0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?$"
 
 
 class Settings(BaseModel):
@@ -35,7 +40,9 @@ class Settings(BaseModel):
 
     `app_id` is empty only in Development, where activities are accepted without a token, but only from loopback.
     Of `app_password`, `app_certificate` (PEM) and `federated_client_id`, an app registration has one, an identity none.
-    `tenant_rate` is the number of requests a second to one tenant, over all instances.
+    The rates are requests a second to one tenant, over all instances: `tenant_rate` of the bot, `graph_install_rate`
+    of installs through Graph, `graph_check_rate` of reads of where the app is installed. Graph allows 30 and 60.
+    `teams_app_id` is the id in the app's manifest; without it, nothing is installed through Graph.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -54,6 +61,10 @@ class Settings(BaseModel):
     allowed_tenants: frozenset[str] = Field(frozenset(), alias="HERALD_ALLOWED_TENANTS")
     service_hosts: frozenset[str] = Field(frozenset(), alias="HERALD_SERVICE_HOSTS")
     tenant_rate: int = Field(45, alias="HERALD_TENANT_RATE", ge=1, le=10_000)
+    graph_url: str = Field(GRAPH_URL, alias="HERALD_GRAPH_URL")
+    teams_app_id: str = Field("", alias="HERALD_TEAMS_APP_ID", pattern=_UUID)
+    graph_install_rate: int = Field(27, alias="HERALD_GRAPH_INSTALL_RATE", ge=1, le=10_000)
+    graph_check_rate: int = Field(54, alias="HERALD_GRAPH_CHECK_RATE", ge=1, le=10_000)
     table_prefix: str = Field("Herald", alias="HERALD_TABLE_PREFIX", pattern=r"^[A-Za-z][A-Za-z0-9]{0,30}$")
     default_time_zone: str = Field("UTC", alias="HERALD_DEFAULT_TIME_ZONE")
     default_digest: str = Field("daily 09:00", alias="HERALD_DEFAULT_DIGEST")
@@ -100,6 +111,16 @@ class Settings(BaseModel):
     def _digest_is_valid(cls, value: str) -> str:
         return str(DigestSchedule.parse(value))
 
+    @field_validator("graph_url")
+    @classmethod
+    def _graph_url_is_a_host(cls, value: str) -> str:
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+        is_clean = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None)
+        if not is_clean or not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+            raise ValueError("is invalid: set it to the URL of Graph's host, such as https://graph.microsoft.us")
+        return f"{parts.scheme}://{parts.netloc.lower()}"
+
     @field_validator("openid_metadata_url", "token_issuer", "oauth_scope", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object, info: object) -> object:
@@ -109,6 +130,8 @@ class Settings(BaseModel):
     def _consistent(self) -> Self:
         if self.clock and (self.site_name or self.container_name or self.environment != "Development"):
             raise ValueError("HERALD_CLOCK is allowed only on a developer's machine: remove it")
+        if self.graph_url.startswith("http:") and (self.site_name or self.container_name):
+            raise ValueError("HERALD_GRAPH_URL is invalid: plain http is allowed only on a developer's machine")
         if not self.app_id:
             if self.site_name or self.container_name or self.environment != "Development":
                 hosted = "WEBSITE_SITE_NAME" if self.site_name else "CONTAINER_NAME" if self.container_name else ""
@@ -159,6 +182,11 @@ class Settings(BaseModel):
         if self.effective_app_type == "MultiTenant":
             return MULTI_TENANT_AUTHORITY
         return f"https://login.microsoftonline.com/{self.app_tenant}"
+
+    def authority_of(self, tenant: str) -> str:
+        """The login authority of another tenant, at the same host."""
+        parts = urlsplit(self.authority)
+        return f"{parts.scheme}://{parts.netloc}/{tenant}"
 
     @property
     def probe_after(self) -> timedelta:

@@ -50,7 +50,7 @@ class DeliveryState(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reason for the result of a request to Teams, or for the state of a delivery."""
+    """The reason for the result of a request to Teams or Graph, or for the state of a delivery."""
 
     NOT_INSTALLED = "notInstalled"  #: the bot is not, or no longer, installed there
     BLOCKED = "blocked"  #: the person blocked the bot
@@ -81,6 +81,15 @@ class Reason(StrEnum):
     QUIET_HOURS = "quietHours"  #: held until the recipient's quiet hours end
     DIGEST = "digest"  #: held for the recipient's next digest
     LOCAL_TIME = "localTime"  #: held until its time in the recipient's zone
+    GRAPH_PERMISSION_MISSING = "graphPermissionMissing"  #: Graph refused it: the log names the permission to grant
+    APP_NOT_IN_CATALOGUE = "appNotInCatalogue"  #: the tenant's app catalogue does not have the app
+    BLOCKED_BY_POLICY = "blockedByPolicy"  #: a policy of the tenant forbids it, such as the install of the app
+    UNKNOWN_PERSON = "unknownPerson"  #: Graph knows nobody of this id or name, or nobody of them in Teams
+    UNKNOWN_GROUP = "unknownGroup"  #: Graph knows no group or team of this id
+    ACCOUNT_DISABLED = "accountDisabled"  #: the person's account is disabled
+    GUEST = "guest"  #: the person is a guest of the organisation
+    NOT_READABLE = "notReadable"  #: Graph listed the person without saying who it is
+    LIST_EXPIRED = "listExpired"  #: the cursor of a list has expired: list again from the start
     PAST = "past"  #: its time had passed in the recipient's zone, and `ifPast` is `skip`
 
 

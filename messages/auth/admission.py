@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 
 from messages.activity.schema import TEAMS_CHANNEL_ID, Activity
+from shared.loopback import is_loopback
 from shared.settings import Settings
-from shared.teams.hosts import allowed_service_url, is_loopback, is_same_service_url
+from shared.teams.hosts import allowed_service_url, is_same_service_url
 
 _TENANT = re.compile(r"[a-z0-9.-]{1,100}")
 _ADDRESS_HEADERS = ("x-forwarded-for", "x-forwarded-host", "x-client-ip", "x-real-ip")

@@ -33,7 +33,8 @@ from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus,
 from shared.storage.deliveries import CLAIM_SECONDS
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
-from shared.teams.connector import TIMEOUT_SECONDS, Route
+from shared.teams.connector import Route
+from shared.teams.exchange import TIMEOUT_SECONDS
 from shared.teams.outcome import Outcome, Verdict
 from shared.teams.rate_limiter import MAX_WAIT_SECONDS, RetryLater
 

@@ -10,7 +10,8 @@ from notify.policy import Target
 from shared.services import Services
 from shared.states import Reason, ReferenceKind
 from shared.storage.deliveries import CLAIM_SECONDS
-from shared.teams.connector import TIMEOUT_SECONDS, Route
+from shared.teams.connector import Route
+from shared.teams.exchange import TIMEOUT_SECONDS
 from shared.teams.outcome import Outcome, Verdict
 
 

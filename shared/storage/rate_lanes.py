@@ -1,4 +1,4 @@
-"""Table RateLanes: the slots of each tenant, and the recent requests to each conversation and roster.
+"""Table RateLanes: the slots of each tenant, and the recent requests to each conversation, roster and team.
 
 A row is changed only by its ETag, so that workers never use the same slot twice.
 """
@@ -12,6 +12,7 @@ import orjson
 
 from shared import keys
 from shared.rate_windows import (
+    GRAPH_TEAM_WINDOWS,
     MAX_TURN_LEAD,
     ROSTER_WINDOWS,
     SEND_WINDOWS,
@@ -24,7 +25,14 @@ from shared.rate_windows import (
 from shared.storage.table import Table
 
 VERSION = 1
-_TENANT = "tenant"
+
+
+class TenantLaneKind(StrEnum):
+    """The requests that share the slots of a tenant."""
+
+    CONNECTOR = "tenant"  #: all requests to the Bot Connector
+    GRAPH_INSTALL = "graphInstall"  #: installs of the app through Graph
+    GRAPH_CHECK = "graphCheck"  #: reads of where the app is installed, through Graph
 
 
 class LaneKind(StrEnum):
@@ -32,18 +40,25 @@ class LaneKind(StrEnum):
 
     CONVERSATION = "conversation"  #: messages, edits, deletions, and the creation of a person's chat
     ROSTER = "roster"  #: lists of members and channels
+    GRAPH_TEAM = "graphTeam"  #: requests to Graph about one team
 
 
-_WINDOWS: Mapping[LaneKind, Windows] = {LaneKind.CONVERSATION: SEND_WINDOWS, LaneKind.ROSTER: ROSTER_WINDOWS}
+_WINDOWS: Mapping[LaneKind, Windows] = {
+    LaneKind.CONVERSATION: SEND_WINDOWS,
+    LaneKind.ROSTER: ROSTER_WINDOWS,
+    LaneKind.GRAPH_TEAM: GRAPH_TEAM_WINDOWS,
+}
 
 
 class RateLanes:
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    """The lanes of tenants for one kind of request, and those of conversations and teams."""
+
+    def __init__(self, table: Table, kind: TenantLaneKind = TenantLaneKind.CONNECTOR) -> None:
+        self._table, self._kind = table, kind
 
     async def tenant(self, tenant: str, now: int) -> tuple[TenantLane, str]:
         """Return the tenant's lane and its ETag, "" if it has no row; `now` in microseconds since 1970."""
-        found = await self._table.get(tenant, _TENANT)
+        found = await self._table.get(tenant, self._kind)
         if found is None:
             return TenantLane(), ""
         row, etag = found
@@ -54,7 +69,7 @@ class RateLanes:
         """Save the lane if its row still has this ETag; return the new one, or raise `Conflict`."""
         # As text, because `entity_writes` writes integers of 32 bits.
         columns = {"next_slot": str(lane.next_slot), "paused_until": str(lane.paused_until)}
-        return await self._write(tenant, _TENANT, columns | {"refused": orjson.dumps(lane.refused).decode()}, etag)
+        return await self._write(tenant, self._kind, columns | {"refused": orjson.dumps(lane.refused).decode()}, etag)
 
     async def conversation(
         self, tenant: str, conversation: str, now: int, kind: LaneKind = LaneKind.CONVERSATION

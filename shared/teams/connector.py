@@ -20,19 +20,14 @@ import orjson
 from yarl import URL
 
 from shared.conversation_ids import channel_of
-from shared.limited_read import read_limited
 from shared.states import Reason
 from shared.storage.rate_lanes import LaneKind
+from shared.teams.exchange import exchange
 from shared.teams.outcome import Outcome, Verdict, classify
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
 from shared.time.longer_waits import LongerWaits
 
-#: Timeout of a request to Teams, and of its connection.
-TIMEOUT_SECONDS = 30
-CONNECT_TIMEOUT_SECONDS = 10
-#: Largest body of an answer. A page of 500 members has about 200 KB.
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
 #: API host of the GCC cloud, which is asked after an answer `InvalidBotApiHost` ("Send proactive messages").
 GCC = "https://smba.infra.gcc.teams.microsoft.com/teams"
 #: Shortest and longest pause of a tenant's lane if the bot's token is not accepted: an operator must mend the settings.
@@ -169,24 +164,12 @@ class Connector:
             return Outcome(Verdict.RETRY, Reason.NO_TOKEN), ""
         except RetryLater as later:
             return Outcome(Verdict.RETRY, Reason.PACED, later.seconds), ""
-        headers = {"Content-Type": "application/json"} if body else {}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            # Redirects are not followed, because they would send the token to another host.
-            async with self._session.request(
-                method, url, data=body or None, headers=headers, timeout=_TIMEOUT, allow_redirects=False
-            ) as answer:
-                # The status of a larger answer counts, too, as if it had no body.
-                content = await read_limited(answer, MAX_ANSWER_BYTES) or b""
-                return classify(answer.status, answer.headers, content, self._clock()), token
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            return Outcome(Verdict.RETRY, Reason.UNREACHABLE), token
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):  # ValueError: an answer that is not HTTP
-            return Outcome(Verdict.UNKNOWN, Reason.NO_ANSWER), token
+        answer = await exchange(self._session, method, url, body, token)
+        if isinstance(answer, Reason):
+            return Outcome(Verdict.RETRY if answer is Reason.UNREACHABLE else Verdict.UNKNOWN, answer), token
+        return classify(answer.status, answer.headers, answer.body, self._clock()), token
 
 
-_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
 #: Reasons that pause a lane.
 _PAUSING = (Reason.THROTTLED, Reason.UNAUTHORIZED, Reason.NO_TOKEN)
 

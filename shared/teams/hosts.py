@@ -5,9 +5,10 @@ The hosts of Teams are those of "Send proactive messages" (Microsoft Learn), one
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Set
 from urllib.parse import urlsplit
+
+from shared.loopback import is_loopback
 
 TEAMS_HOSTS = frozenset(
     {
@@ -17,16 +18,6 @@ TEAMS_HOSTS = frozenset(
         "smba.infra.dod.teams.microsoft.us",
     }
 )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` (a name or an address, without a port) is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def is_same_service_url(one: str, other: str) -> bool:

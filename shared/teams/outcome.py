@@ -82,7 +82,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
     """Return the outcome of an answer; `headers` must be case-insensitive and `now` aware."""
     if 200 <= status < 300:
         # There is no body after update and delete, and after 202 to a text with an attachment.
-        value = _json(body)
+        value = json_object(body)
         identifier = value.get("activityId") or value.get("id")
         return Outcome(Verdict.DONE, activity_id=_id(identifier), conversation_id=_id(value.get("id")), body=value)
     if status == 403:
@@ -108,12 +108,12 @@ def error_code(body: bytes) -> str:
 
     The documented shapes are `{"error": {"code"}}` and `{"errorCode", "message": "{\\"subCode\\": ...}"}`.
     """
-    value = _json(body)
+    value = json_object(body)
     error = value.get("error")
     if isinstance(error, dict) and error.get("code"):
         return _text(error["code"])
     message = value.get("message")
-    inner = _json(message.encode()) if isinstance(message, str) else {}
+    inner = json_object(message.encode()) if isinstance(message, str) else {}
     return _text(inner.get("subCode") or value.get("subCode") or value.get("code"))
 
 
@@ -135,7 +135,8 @@ def retry_after(header: str | None, now: datetime) -> float | None:
     return min(max(seconds, shortest), longest)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body, {} if there is none."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:

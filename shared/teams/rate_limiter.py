@@ -53,7 +53,7 @@ class RetryLater(Exception):
 
 
 class RateLimiter:
-    """Slots at `rate` requests a second for each tenant, over all processes."""
+    """Slots at `rate` requests a second for each tenant, over all processes; `lanes` has the kind of the requests."""
 
     def __init__(self, lanes: RateLanes, rate: int, real_time: Callable[[], datetime]) -> None:
         self._lanes, self._rate, self._real_time = lanes, rate, real_time
@@ -79,21 +79,22 @@ class RateLimiter:
         return at / SECOND if wait > MAX_TURN_WAIT else 0.0
 
     async def wait_for_slot(
-        self, tenant: str, conversation: str, *, urgent: bool = False, kind: LaneKind = LaneKind.CONVERSATION
+        self, tenant: str, conversation: str | None, *, urgent: bool = False, kind: LaneKind = LaneKind.CONVERSATION
     ) -> None:
-        """Return when a request to `conversation` may be sent; raise `RetryLater`."""
+        """Return when a request to `conversation`, None if it has no windows, may be sent; raise `RetryLater`."""
         queue, deadline = self._queue(tenant), self._clock() + int(MAX_WAIT_SECONDS * SECOND)
-        lane, lapsed = self._conversation(tenant, conversation, kind), 0
-        await self._sleep_until(lane.earliest(self._clock()), deadline)
+        lane, lapsed = None if conversation is None else self._conversation(tenant, conversation, kind), 0
+        if lane:
+            await self._sleep_until(lane.earliest(self._clock()), deadline)
         while True:
             slot = await queue.slot(deadline, urgent=urgent)
-            if later := await lane.change(partial(ConversationLane.with_request, at=slot, lapsed=lapsed)):
+            if lane and (later := await lane.change(partial(ConversationLane.with_request, at=slot, lapsed=lapsed))):
                 await self._sleep_until(later, deadline)
                 continue
             lapsed = slot
             queue.adapt_lead(slot - self._clock())
             await asyncio.sleep((slot - self._clock()) / SECOND)
-            paused_until = max(queue.lane.paused_until, lane.paused_until)
+            paused_until = max(queue.lane.paused_until, lane.paused_until if lane else 0)
             if paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
 

@@ -1,4 +1,4 @@
-"""Fetch the bot's access token for Teams, once for all waiting requests, and cache it."""
+"""Fetch the app's access token for Teams or Graph, once for all waiting requests, and cache it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ class NoToken(Exception):
 
 
 class Tokens:
-    """The bot's access token for the connector. Without an app id (Development only) the token is ""."""
+    """The app's access token for one scope of one authority. Without an app id (Development only) the token is ""."""
 
-    def __init__(self, settings: Settings, monotonic: Callable[[], float]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, monotonic: Callable[[], float], scope: str = "", authority: str = ""
+    ) -> None:
+        """By default, `scope` and `authority` (`https://host/tenant`) are those of the bot's token for Teams."""
+        self._settings, self._scope, self._authority = settings, scope, authority
         self._monotonic = monotonic
         self._token = ""
         self._refresh_at = 0.0
@@ -33,7 +36,7 @@ class Tokens:
         self._fetching: asyncio.Task[None] | None = None
 
     async def get(self, refused: str = "") -> str:
-        """Return the token, another than `refused`, the one that Teams did not accept; raise `NoToken`."""
+        """Return the token, another than `refused`, the one that was not accepted; raise `NoToken`."""
         if not self._settings.app_id:
             return ""
         if self._monotonic() >= self._refresh_at or (refused and refused == self._token):
@@ -50,7 +53,8 @@ class Tokens:
 
     async def _fetch(self) -> None:
         settings = self._settings
-        answer = await asyncio.to_thread(request_token, settings, settings.oauth_scope, settings.authority)
+        scope, authority = self._scope or settings.oauth_scope, self._authority or settings.authority
+        answer = await asyncio.to_thread(request_token, settings, scope, authority)
         self._token = str(answer.get("access_token") or "")
         self._error = "" if self._token else str(answer.get("error") or "no access_token in the answer")
         lifetime = float(answer.get("expires_in", 0)) if self._token else REFUSAL_CACHE_SECONDS

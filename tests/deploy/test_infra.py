@@ -17,7 +17,7 @@ from pycep import BicepParser
 
 from local.bootstrap import PYTHON_VERSIONS
 from local.processes import ROOT
-from shared.settings import Settings
+from shared.settings import GRAPH_URL, Settings
 from shared.teams.hosts import TEAMS_HOSTS
 
 INFRA = ROOT / "infra"
@@ -124,6 +124,10 @@ def test_clouds_name_the_hosts_that_the_app_knows() -> None:
     clouds = json.loads((INFRA / "clouds.json").read_text("utf-8"))
     hosts = {host for cloud in clouds.values() for host in cloud["serviceHosts"].split(",")}
     assert hosts == TEAMS_HOSTS
+    assert {name: cloud["graph"] for name, cloud in clouds.items()} == {
+        "public": GRAPH_URL, "gcc": GRAPH_URL,
+        "gcchigh": "https://graph.microsoft.us", "dod": "https://dod-graph.microsoft.us",
+    }  # fmt: skip
     allowed = re.search(r"@allowed\(\[([^\]]+)\]\)\n@description\('Microsoft cloud", (INFRA / "main.bicep").read_text())
     assert allowed
     assert {name.strip(" '") for name in allowed[1].split(",")} == clouds.keys()

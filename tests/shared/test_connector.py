@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from shared.limited_read import read_limited
 from shared.states import Reason
-from shared.teams.connector import MAX_ANSWER_BYTES, Connector, Route
+from shared.teams.connector import Connector, Route
+from shared.teams.exchange import MAX_ANSWER_BYTES
 from shared.teams.outcome import MAX_ID_CHARS, Outcome, Verdict
 from shared.teams.tokens import Tokens
 from shared.time.clock import real_time

@@ -14,7 +14,7 @@ import pytest
 
 from shared.rate_windows import SECOND, TenantLane
 from shared.storage.clients import open_storage
-from shared.storage.rate_lanes import RateLanes
+from shared.storage.rate_lanes import LaneKind, RateLanes, TenantLaneKind
 from shared.storage.table import Table
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.time.clock import real_time
@@ -141,6 +141,50 @@ async def test_paused_conversation_is_paused_in_every_process(new_limiter: NewLi
         with pytest.raises(RetryLater):
             await limiter.wait_for_slot("t", "c")
         await limiter.wait_for_slot("t", "d")
+
+
+@virtual
+async def test_lane_of_another_kind_is_neither_slowed_nor_paused(new_limiter: NewLimiter) -> None:
+    sending = new_limiter(5)
+    lanes = RateLanes(sending._lanes._table, TenantLaneKind.GRAPH_INSTALL)
+    installs, others = (RateLimiter(lanes, 30, virtual_now) for _ in range(2))
+    sent, first, second = await asyncio.gather(
+        take_slots(sending, 20), take_slots(installs, 60), take_slots(others, 60)
+    )
+    assert most_within(sorted(first + second), SECOND) <= 32
+    assert most_within(sent, SECOND) <= 6
+    assert first[-1] < sent[-1] + SECOND  # two at 30 a second need four seconds, as 20 at 5 a second do
+    await installs.pause_tenant("t", 20)
+    with pytest.raises(RetryLater):
+        await others.wait_for_slot("t", None)
+    await sending.wait_for_slot("t", None)
+
+
+@virtual
+async def test_team_keeps_four_requests_a_second_to_graph_over_kinds_and_processes(new_limiter: NewLimiter) -> None:
+    table = new_limiter(1)._lanes._table
+    kinds = (TenantLaneKind.GRAPH_INSTALL, TenantLaneKind.GRAPH_CHECK, TenantLaneKind.GRAPH_CHECK)
+    limiters = [RateLimiter(RateLanes(table, kind), 30, virtual_now) for kind in kinds]
+
+    async def ask(limiter: RateLimiter) -> int:
+        while True:
+            try:
+                await limiter.wait_for_slot("t", "team", kind=LaneKind.GRAPH_TEAM)
+            except RetryLater as later:
+                await asyncio.sleep(later.seconds)
+            else:
+                return time.time_ns() // 1000
+
+    times = sorted(await asyncio.gather(*(ask(limiter) for limiter in limiters for _ in range(8))))
+    assert most_within(times, SECOND) <= 4
+
+
+@virtual
+async def test_request_without_windows_stores_its_slot_alone(new_limiter: NewLimiter) -> None:
+    limiter = new_limiter(45)
+    await limiter.wait_for_slot("t", None)
+    rows = [row async for row in limiter._lanes._table._client.list_entities()]
+    assert [(row["PartitionKey"], row["RowKey"]) for row in rows] == [("t", "tenant")]
 
 
 @virtual

@@ -40,6 +40,18 @@ def test_single_tenant_bot_allows_only_its_own_tenant() -> None:
     assert settings.authority == f"https://login.microsoftonline.com/{TENANT}"
 
 
+def test_graph_is_that_of_the_cloud_and_another_tenant_has_its_authority_at_the_same_host() -> None:
+    assert load_settings(BOT).graph_url == "https://graph.microsoft.com"
+    government = {
+        "ToChannelFromBotLoginUrl": "https://login.microsoftonline.us/home",
+        "HERALD_GRAPH_URL": "https://Graph.Microsoft.us/",
+    }
+    settings = load_settings(BOT | government)
+    assert settings.graph_url == "https://graph.microsoft.us"
+    assert settings.authority_of("other") == "https://login.microsoftonline.us/other"
+    assert load_settings(BOT | {"HERALD_GRAPH_URL": "http://127.0.0.1:5"}).graph_url == "http://127.0.0.1:5"
+
+
 def test_allowed_tenants_replace_the_tenant_of_the_bot() -> None:
     settings = load_settings(BOT | {"HERALD_ALLOWED_TENANTS": " A , b,"})
     assert settings.tenants == {"a", "b"}
@@ -71,6 +83,15 @@ def test_empty_value_counts_as_missing() -> None:
         (BOT | {"ToChannelFromBotLoginUrl": "https://127.0.0.1"}, "ToChannelFromBotLoginUrl"),
         (BOT | {"HERALD_TENANT_RATE": "0"}, "HERALD_TENANT_RATE"),
         (BOT | {"HERALD_TENANT_RATE": "many"}, "HERALD_TENANT_RATE"),
+        (BOT | {"HERALD_GRAPH_URL": "graph.microsoft.com"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_GRAPH_URL": "http://graph.microsoft.com"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_GRAPH_URL": "https://graph.microsoft.com/v1.0"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_GRAPH_URL": "https://a@graph.microsoft.com"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_GRAPH_URL": "http://127.0.0.1:5", "WEBSITE_SITE_NAME": "herald"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_GRAPH_URL": "http://127.0.0.1:5", "CONTAINER_NAME": "herald"}, "HERALD_GRAPH_URL"),
+        (BOT | {"HERALD_TEAMS_APP_ID": "herald' or 1 eq 1"}, "HERALD_TEAMS_APP_ID"),
+        (BOT | {"HERALD_GRAPH_INSTALL_RATE": "0"}, "HERALD_GRAPH_INSTALL_RATE"),
+        (BOT | {"HERALD_GRAPH_CHECK_RATE": "0"}, "HERALD_GRAPH_CHECK_RATE"),
         (BOT | {"HERALD_TABLE_PREFIX": "no-dashes"}, "HERALD_TABLE_PREFIX"),
         (BOT | {"HERALD_DEFAULT_TIME_ZONE": "Mars/Olympus"}, "HERALD_DEFAULT_TIME_ZONE"),
         (BOT | {"HERALD_MAX_ACTIVITY_KB": "1000"}, "HERALD_MAX_ACTIVITY_KB"),
