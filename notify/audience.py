@@ -3,14 +3,15 @@
 A recipient is written as its row key in table Deliveries: `u:` and an Entra object id, or `c:` and a conversation id.
 All ids of one person resolve to the same `u:`, so a person in several audiences gets one delivery. `t:` and an id
 stands for what cannot be reached: a team whose members Teams does not list, a guest without an object id, a channel of
-another team. Nothing is sent to it, and its row gives the reason.
+another team; with a reason before the id (`unreachable`), also a person or group that Graph does not know. Nothing is
+sent to it, and its row gives the reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import orjson
@@ -23,6 +24,7 @@ from shared.contract.models import (
     ChannelId,
     ChannelRecipient,
     ConversationRecipient,
+    GroupRecipient,
     Recipient,
     TeamRecipient,
     TopicRecipient,
@@ -33,6 +35,7 @@ from shared.records import ConversationReference
 from shared.services import Services
 from shared.states import Reason, ReferenceKind, ReferenceStatus
 from shared.teams.connector import Route
+from shared.teams.graph_answers import Page
 from shared.teams.outcome import Outcome, Verdict
 from shared.teams.rate_limiter import RetryLater
 
@@ -52,19 +55,25 @@ _UNREACHABLE, _USER_ID = "t:", "29:"
 
 log = logging.getLogger(__name__)
 
-_GROUPS = (TeamRecipient, TopicRecipient, AllRecipient)
+_AUDIENCES = (TeamRecipient, TopicRecipient, GroupRecipient, AllRecipient)
 
 
 @dataclass(frozen=True, slots=True)
 class AudiencePage:
     """One page: each recipient with its index in the audience, and the cursor of the next page, "" after the last.
 
-    `empty` has the index of a team, topic or `all` that turned out to have nobody.
+    `empty` has the index of an audience that turned out to have nobody. `left_out` is the number of accounts on the
+    page that get no delivery, by reason.
     """
 
     recipients: Mapping[str, int]
     cursor: str
     empty: Sequence[int] = ()
+    left_out: Mapping[Reason, int] = field(default_factory=dict)
+
+
+#: Some recipients of one audience, where its next page begins ("" after the last), and `AudiencePage.left_out`.
+_Listed = tuple[Sequence[str], str, Mapping[Reason, int]]
 
 
 async def list_page(
@@ -72,23 +81,27 @@ async def list_page(
 ) -> AudiencePage:
     """Return about `limit` recipients from `cursor` on ("" for the first page). A page may be empty before the last.
 
-    Single recipients come before teams, topics and `all`. The cursor has the position in the audience, where the next
-    page of a team, topic or `all` begins, and whether that had anybody so far. Raises `RetryLater` if Teams does not
-    answer a request.
+    Single recipients come before audiences: teams, topics, groups and `all`. The cursor has the position in the
+    audience, where the next page of one of these begins, and whether that had anybody so far. Raises `RetryLater` if
+    Teams or Graph does not answer a request.
     """
-    groups = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _GROUPS)]
-    singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _GROUPS)]
+    audiences = [(index, entry) for index, entry in enumerate(audience) if isinstance(entry, _AUDIENCES)]
+    singles = [(index, entry) for index, entry in enumerate(audience) if not isinstance(entry, _AUDIENCES)]
+    left_out: Mapping[Reason, int] = {}
     position, after, *had = orjson.loads(cursor) if cursor else (0, "")
     had_any = bool(had[0] if had else after)  # the cursors of earlier versions do not say so
     empty: Sequence[int] = ()
     if position < len(singles):
         batch = singles[position : position + limit]
-        found: Sequence[str] = await gather_limited(batch, lambda pair: _resolve_single(services, tenant, pair[1]))
+        people = await _find_people(services, tenant, [entry for _, entry in batch])
+        found: Sequence[str] = await gather_limited(
+            batch, lambda pair: _resolve_single(services, tenant, pair[1], people)
+        )
         indexes = [index for index, _ in batch]
         position, after, had_any = position + len(batch), "", False
     else:
-        index, entry = groups[position - len(singles)]
-        found, after = await _list_group(services, tenant, entry, after, limit)
+        index, entry = audiences[position - len(singles)]
+        found, after, left_out = await _list_audience(services, tenant, entry, after, limit)
         had_any = bool(had_any or found)
         if not after:
             empty, had_any = () if had_any else [index], False
@@ -98,7 +111,7 @@ async def list_page(
     for recipient, index in zip(found, indexes, strict=True):
         recipients.setdefault(recipient, index)
     next_cursor = orjson.dumps([position, after, had_any]).decode() if position < len(audience) else ""
-    return AudiencePage(recipients, next_cursor, empty)
+    return AudiencePage(recipients, next_cursor, empty, left_out)
 
 
 def is_unlisted_team(entry: Recipient, recipient: str) -> bool:
@@ -108,25 +121,53 @@ def is_unlisted_team(entry: Recipient, recipient: str) -> bool:
 
 
 def explain_empty(audience: Recipient) -> str:
-    """Return why a team, topic or `all` has nobody, for a log line."""
+    """Return why a team, topic, group or `all` has nobody, for a log line."""
     if isinstance(audience, TopicRecipient):
         return "nobody has subscribed to this topic"
     if isinstance(audience, TeamRecipient):
         return "Teams lists no member of this team"
+    if isinstance(audience, GroupRecipient):
+        return "Graph lists no enabled account in this group"
+    if isinstance(audience, AllRecipient) and audience.of == "tenant":
+        return "Graph lists no enabled member account"
     return "nobody in the tenant has a personal chat with the bot"
 
 
-async def _list_group(
-    services: Services, tenant: str, group: Recipient, after: str, limit: int
-) -> tuple[Sequence[str], str]:
-    """Return recipients of one team, topic or `all`, and where the next page begins; "" stands for start and end."""
-    if isinstance(group, TeamRecipient):
-        return await _list_members(services, tenant, group.team, after, limit)
-    if isinstance(group, TopicRecipient):
-        return await services.topics.subscribers(tenant, group.topic, after, limit)
+async def _list_audience(services: Services, tenant: str, audience: Recipient, after: str, limit: int) -> _Listed:
+    """Return recipients of one audience from `after` on; "" stands for the start."""
+    if isinstance(audience, TeamRecipient):
+        return *await _list_members(services, tenant, audience.team, after, limit), {}
+    if isinstance(audience, TopicRecipient):
+        return *await services.topics.subscribers(tenant, audience.topic, after, limit), {}
+    if isinstance(audience, GroupRecipient):
+        return await _list_by_graph(
+            audience.group, after, lambda cursor: services.graph.group_members(tenant, audience.group, cursor)
+        )
+    assert isinstance(audience, AllRecipient)
+    if audience.of == "tenant":
+        return await _list_by_graph("", after, lambda cursor: services.graph.organisation_members(tenant, cursor))
     probe_before = services.real_time() - services.settings.probe_after
     ids, after = await services.conversations.list_people(tenant, after, limit, probe_before)
-    return [f"u:{identifier}" for identifier in ids], after
+    return [f"u:{identifier}" for identifier in ids], after, {}
+
+
+async def _list_by_graph(identifier: str, after: str, list_page: Callable[[str], Awaitable[Page | Outcome]]) -> _Listed:
+    """Return a page of people as Graph lists them; if it refuses, `t:`, the reason and the id."""
+    restarts, cursor = orjson.loads(after) if after else (0, "")
+    page = await list_page(cursor)
+    if isinstance(page, Outcome):
+        if page.reason is Reason.LIST_EXPIRED and restarts < MAX_RESTARTS:  # listing anew adds nobody twice
+            return [], orjson.dumps([restarts + 1, ""]).decode(), {}
+        _require_answer(page)
+        log.warning("Graph refused to list people (%s); nobody of this audience is notified", page.reason)
+        return [unreachable(page.reason, identifier)], "", {}
+    people = [f"u:{person.id}" for person in page.people]
+    return people, orjson.dumps([restarts, page.cursor]).decode() if page.cursor else "", page.left_out
+
+
+def unreachable(reason: Reason | None, identifier: str) -> str:
+    """Return the recipient that stands for one that cannot be reached for this reason."""
+    return f"{_UNREACHABLE}{reason or Reason.NOT_READABLE}:{identifier}"
 
 
 async def _list_members(
@@ -192,9 +233,23 @@ def _member(member: Mapping[str, object]) -> str:
     return f"{_UNREACHABLE}{user_id[:MAX_USER_ID_CHARS]}" if user_id and not user_id.startswith("28:") else ""
 
 
-async def _resolve_single(services: Services, tenant: str, recipient: Recipient) -> str:
+async def _find_people(services: Services, tenant: str, recipients: Sequence[Recipient]) -> Mapping[str, str]:
+    """Find the people that are named by an address, and return them as recipients. Raises `RetryLater`."""
+    addresses = [each.user for each in recipients if isinstance(each, UserRecipient) and "@" in each.user]
+    found = await services.graph.people(tenant, addresses) if addresses else {}
+    people = {}
+    for address, person in found.items():
+        if isinstance(person, Outcome):
+            _require_answer(person)
+            people[address] = unreachable(person.reason, address)
+        else:
+            people[address] = f"u:{person.id}" if person.enabled else unreachable(Reason.ACCOUNT_DISABLED, address)
+    return people
+
+
+async def _resolve_single(services: Services, tenant: str, recipient: Recipient, people: Mapping[str, str]) -> str:
     if isinstance(recipient, UserRecipient):
-        return f"u:{recipient.user}"
+        return people.get(recipient.user) or f"u:{recipient.user}"
     if isinstance(recipient, ChannelRecipient):
         return await resolve_channel(services, tenant, recipient.channel)
     assert isinstance(recipient, ConversationRecipient)

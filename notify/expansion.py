@@ -9,13 +9,14 @@ messages, the next page in the row. A page that arrives twice, or again after a 
 
 from __future__ import annotations
 
+import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from notify.audience import explain_empty, is_unlisted_team, list_page
+from notify.audience import AudiencePage, explain_empty, is_unlisted_team, list_page
 from notify.policy import MAX_BACKOFF_SECONDS, RETRY_PERIOD
 from notify.progress import finish, schedule_check
 from shared.concurrency import gather_limited
@@ -69,11 +70,11 @@ async def expand(services: Services, message: Expansion) -> None:
             await services.queues.enqueue_expansion(message, paused)
             return
         try:
-            cursor = await _add_page(services, notification)
+            page = await _add_page(services, notification)
         except RetryLater as later:
             await _retry_page(services, notification, message, later.seconds)
             return
-        notification = await _advance_page(services, notification, cursor)
+        notification = await _advance_page(services, notification, page)
     if notification.state is NotificationState.EXPANDED:
         await finish(services, notification.key)  # the last delivery may have ended before the expansion did
 
@@ -164,8 +165,8 @@ def _is_missed(services: Services, notification: StoredNotification, now: dateti
     return notification.due is not None and now - notification.due > grace
 
 
-async def _add_page(services: Services, notification: StoredNotification) -> str:
-    """Add the rows of the next page of deliveries, enqueue their messages, and return the cursor after the page."""
+async def _add_page(services: Services, notification: StoredNotification) -> AudiencePage:
+    """Add the rows of the next page of deliveries, enqueue their messages, and return the page."""
     limit = min(MAX_PAGE_RECIPIENTS, PAGE_SECONDS * services.settings.tenant_rate)
     recipients = notification.content.recipients
     page = await list_page(services, notification.tenant, recipients, notification.cursor, limit)
@@ -203,14 +204,17 @@ async def _add_page(services: Services, notification: StoredNotification) -> str
         )
     if next_page:  # no message carries it
         await services.queues.enqueue_expansion(Expansion(notification.key, next_page))
-    return page.cursor
+    return page
 
 
-async def _advance_page(services: Services, notification: StoredNotification, cursor: str) -> StoredNotification:
+async def _advance_page(services: Services, notification: StoredNotification, page: AudiencePage) -> StoredNotification:
     """Store the next page, or the end of the expansion, unless another worker did; return the stored notification."""
     current = notification.page
-    changes: dict[str, object] = {"page": current + 1, "cursor": cursor}
-    if cursor:
+    changes: dict[str, object] = {"page": current + 1, "cursor": page.cursor}
+    if page.left_out:
+        left_out = Counter(json.loads(notification.left_out or "{}")) + Counter(page.left_out)
+        changes["left_out"] = json.dumps(left_out, sort_keys=True)
+    if page.cursor:
         changes["state"] = NotificationState.EXPANDING
     else:
         counts = await services.deliveries.counts(notification.key, notification.shards)

@@ -14,6 +14,8 @@ from shared.states import Reason, ReferenceKind
 from shared.teams.outcome import Outcome
 from shared.time.localtime import load_zone
 
+_REASONS = frozenset(str(reason) for reason in Reason)
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipient:
@@ -30,6 +32,8 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     default_zone = services.settings.default_time_zone
     probe_before = services.real_time() - services.settings.probe_after
     if recipient.startswith("t:"):
+        if (reason := identifier.partition(":")[0]) in _REASONS:
+            return ResolvedRecipient(Reason(reason), load_zone(default_zone))
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), load_zone(default_zone))
     reference = await conversations.get_recipient(tenant, recipient)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
-from shared.contract.models import AllRecipient, Recipient, TeamRecipient, TopicRecipient
+from shared.contract.models import AllRecipient, GroupRecipient, Recipient, TeamRecipient, TopicRecipient
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState, Purpose
@@ -114,6 +114,6 @@ async def accept(services: Services, new: StoredNotification) -> StoredNotificat
 
 def shard_count(recipients: Sequence[Recipient]) -> int:
     """Return the number of partitions of the deliveries: 16 if the audience may be large, else 1."""
-    audiences = (AllRecipient, TeamRecipient, TopicRecipient)
+    audiences = (AllRecipient, GroupRecipient, TeamRecipient, TopicRecipient)
     is_large = len(recipients) >= SHARDED_FROM or any(isinstance(each, audiences) for each in recipients)
     return 16 if is_large else 1

@@ -77,7 +77,8 @@ class StoredNotification:
     is the time of the event, if the upstream system sent it. `revision` counts the edits of the content. `counts` has
     the number of deliveries in each final state, as JSON, and is "" while any is open; `refused_changes` is how many of
     these show an old message because their edit or recall was refused. `page_retry` is when the page is listed again
-    that Teams did not list.
+    that Teams did not list. `left_out` has the number of accounts that its groups and lists of the organisation have
+    and that get no delivery, by reason, as JSON.
     """
 
     key: str
@@ -101,6 +102,7 @@ class StoredNotification:
     expires: datetime | None = None
     time: datetime | None = None
     page_retry: datetime | None = None
+    left_out: str = ""
     purpose: Purpose = Purpose.NOTIFICATION
     etag: str = ""
 

@@ -8,6 +8,7 @@ from messages.card_actions.binding import BoundAction
 from shared.contract.models import (
     AllRecipient,
     ChannelRecipient,
+    GroupRecipient,
     Recipient,
     TeamRecipient,
     TopicRecipient,
@@ -23,6 +24,7 @@ from shared.texts import language_of, text_of
 _RECIPIENT_TEXTS: dict[type[Recipient], str] = {
     UserRecipient: "because.user",
     ChannelRecipient: "because.channel",
+    GroupRecipient: "because.group",
     AllRecipient: "because.all",
 }
 
@@ -66,6 +68,8 @@ async def _explain_recipient(services: Services, bound: BoundAction, language: s
     if isinstance(recipient, TopicRecipient):
         key = "because.topicHere" if is_conversation else "because.topic"
         return text_of(language, key, topic=recipient.topic)
+    if isinstance(recipient, AllRecipient) and recipient.of == "tenant":
+        return text_of(language, "because.tenant")
     return text_of(language, _RECIPIENT_TEXTS.get(type(recipient), "because.here"))
 
 

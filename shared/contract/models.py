@@ -41,6 +41,8 @@ ANY_DATE = date(2026, 1, 1)
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 _JSON_MEDIA_TYPE = re.compile(r"[^\s/]+/[^\s/]+\+json")
 _NUMBER = re.compile(r"\s*[-+.\d_eE]+\s*")
+#: A user principal name or mail address, as far as Entra ID and Exchange allow one (at most 113 and 320 characters).
+_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f@/\\]{1,64}@[^\s\x00-\x1f\x7f@/\\]{1,255}")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 #: An id of Teams, such as 19:team@thread.tacv2: a type, a colon, and text without spaces. A display name is none.
 _TEAMS_ID = re.compile(r"\d+:\S+")
@@ -65,9 +67,15 @@ def _image_link(text: str) -> str:
     return text
 
 
-def _object_id(text: str) -> str:
+def _person(text: str) -> str:
+    if not _UUID.fullmatch(text) and not _ADDRESS.fullmatch(text):
+        raise ValueError("must be an Entra object id (a UUID), a user principal name or a mail address, not a name")
+    return text.lower()
+
+
+def _group(text: str) -> str:
     if not _UUID.fullmatch(text):
-        raise ValueError("must be an Entra object id (a UUID); user principal names are not supported")
+        raise ValueError("must be the object id of an Entra group (a UUID), not its name")
     return text.lower()
 
 
@@ -180,9 +188,9 @@ class _Model(BaseModel):
 
 
 class UserRecipient(_Model):
-    """One person, by Entra object id."""
+    """One person, by Entra object id, user principal name or mail address."""
 
-    user: Annotated[str, AfterValidator(_object_id)]
+    user: Annotated[str, AfterValidator(_person)]
 
 
 class ChannelId(_Model):
@@ -214,13 +222,20 @@ class TopicRecipient(_Model):
     topic: Annotated[Name, AfterValidator(_topic)]
 
 
+class GroupRecipient(_Model):
+    """The members of an Entra group, and of the groups in it, one by one, by its object id."""
+
+    group: Annotated[str, AfterValidator(_group)]
+
+
 class AllRecipient(_Model):
-    """Everyone in the tenant who has a personal chat with the bot."""
+    """Everyone in the tenant: who has a personal chat with the bot (`known`), or every enabled member account."""
 
     all: Annotated[Literal[True], BeforeValidator(_only_true)]
+    of: Literal["known", "tenant"] = "known"
 
 
-_KINDS = ("user", "channel", "conversation", "team", "topic", "all")
+_KINDS = ("user", "channel", "conversation", "team", "topic", "group", "all")
 #: The tags of the recipients' models, which are part of the locations of pydantic.
 RECIPIENT_TAGS = frozenset(f"<{kind}>" for kind in _KINDS)
 
@@ -238,11 +253,12 @@ Recipient = Annotated[
     | Annotated[ConversationRecipient, Tag("<conversation>")]
     | Annotated[TeamRecipient, Tag("<team>")]
     | Annotated[TopicRecipient, Tag("<topic>")]
+    | Annotated[GroupRecipient, Tag("<group>")]
     | Annotated[AllRecipient, Tag("<all>")],
     Discriminator(
         _kind,
         custom_error_type="recipient_kind",
-        custom_error_message="must have one of the fields user, channel, conversation, team, topic, all",
+        custom_error_message="must have one of the fields user, channel, conversation, team, topic, group, all",
     ),
 ]
 

@@ -121,6 +121,7 @@ def _notification(row: Row, etag: str) -> StoredNotification:
         expires=row.get("expires"),
         time=row.get("time"),
         page_retry=row.get("page_retry"),
+        left_out=row.get("left_out", ""),
         purpose=Purpose(row.get("purpose", Purpose.NOTIFICATION)),
         etag=etag,
         **{name: row[name] for name in columns},
