@@ -135,7 +135,7 @@ def describe_notification(
     deliveries: Sequence[tuple[str, DeliveryRecord]],
     refused: int = 0,
 ) -> list[str]:
-    """Return the lines about one notification: its state, its counts, and its deliveries with what to do."""
+    """Return the lines about one notification: its state, reference and counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     nothing = f"none, {NO_RECIPIENTS}" if notification.total == 0 else "none"
     state = str(notification.state)
@@ -145,7 +145,10 @@ def describe_notification(
         state += f", edited ({notification.revision})"
     if notification.recalled:
         state += ", recalled"
-    lines = [f"{notification.source} {notification.id}: {state}", f"deliveries: {summary or nothing}"]
+    lines = [f"{notification.source} {notification.id}: {state}"]
+    if notification.reference:
+        lines.append(f"reference: {notification.reference}")
+    lines.append(f"deliveries: {summary or nothing}")
     if refused > 0:
         lines.append(f"with an old message, as their edit or recall was refused: {refused}")
     rows = [("recipient", "state", "reason", "what to do")]

@@ -21,7 +21,7 @@ from notify.validation import check_content
 from shared.concurrency import gather_limited
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import with_id
-from shared.contract.models import Command, DeadLetterSelection, Notification, ScheduleChange
+from shared.contract.models import Command, Content, DeadLetterSelection, Notification, ScheduleChange
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json
 from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Task, Unreadable
 from shared.queues import to_text
@@ -116,12 +116,12 @@ async def _apply(services: Services, command: Command, notification: StoredNotif
         await resume_expansion(services, key)
         await start_sweep(services, notification, Task.REDRIVE)
     elif command.command == "edit":
-        content = command.content.model_dump(by_alias=True, mode="json") if command.content else None
+        content = _dump_sent(command.content) if command.content else None
 
         def edit(current: StoredNotification) -> Mapping[str, object]:
             data = _replace_fields(current.data, content=content, card=command.card)
             # Not as what is stored: that reader fails on a card that is nested too deeply, before the check.
-            new = Notification.model_validate(orjson.loads(data))
+            new = Notification.model_validate(orjson.loads(data), extra="ignore")
             check_content(new, services.settings.max_activity_bytes, pointer)
             return {} if new == current.content else {"data": data, "revision": current.revision + 1}
 
@@ -180,6 +180,11 @@ async def _reschedule(
         await services.timers.put(notification.due, timers.NOTIFICATION, notification.key)
     elif notification.state is NotificationState.ACCEPTED:
         await services.queues.enqueue_expansion(Expansion(notification.key, notification.page))
+
+
+def _dump_sent(content: Content) -> Mapping[str, object]:
+    """Return the fields that the upstream system sent: an older instance may not know the others."""
+    return content.model_dump(by_alias=True, mode="json", exclude_unset=True)
 
 
 def _replace_fields(data: bytes, **fields: object) -> bytes:

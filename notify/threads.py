@@ -87,7 +87,7 @@ async def show_newest(services: Services, notification: StoredNotification, reci
     """Update the card of the notification's thread until it shows the newest notification."""
     thread = await get_thread(services, notification, recipient)
     while thread and (newest := await services.notifications.get(thread.notification)):
-        outcome = await _send_update(services, route, thread, render_notification(services, newest))
+        outcome = await _send_update(services, route, thread, render_notification(services, newest, recipient))
         current = await get_thread(services, notification, recipient)
         if outcome.verdict is not Verdict.DONE or (current and current.notification == newest.key):
             return outcome

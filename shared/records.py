@@ -115,6 +115,11 @@ class StoredNotification:
         return Identity(self.source, self.id)
 
     @property
+    def reference(self) -> str:
+        """The upstream system's own text about it, "" for none."""
+        return self.content.reference or ""
+
+    @property
     def schedule_set_at(self) -> datetime:
         """The time when its schedule was set; `ifPast` applies to times before that.
 

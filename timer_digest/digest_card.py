@@ -10,6 +10,7 @@ import orjson
 
 from shared import publishing
 from shared.cards.digest import DigestLine, draw_digest_card
+from shared.cards.mentions import without_mentions
 from shared.cards.notification import card_summary, render_activity
 from shared.cards.size import TooLarge
 from shared.contract import models, parsing
@@ -67,9 +68,11 @@ def _line(group: ThreadGroup) -> DigestLine:
     text, own_time = content.content, content.schedule and content.schedule.time_zone == models.RECIPIENT
     return DigestLine(
         category=newest.category.label,
-        title=text.title if text else card_summary(content.card or {}) or content.category,
-        detail=(text.result or text.text) if text else "",
-        link=text.link.url if text and text.link else "",
+        title=without_mentions(text.title, text.mentions)
+        if text
+        else card_summary(content.card or {}) or content.category,
+        detail=without_mentions(text.result or text.text, text.mentions) if text else "",
+        link=text.all_links[0].url if text and text.all_links else "",
         at=newest.eligible_since if own_time and newest.eligible_since else newest.at,
         urgent=is_urgent(group),
         times=len(group),

@@ -95,7 +95,7 @@ async def bind_action(services: Services, verified: VerifiedActivity, action: Ca
     if found is None:
         return None
     recipient, delivery = found
-    card = render_card(services, notification)
+    card = render_card(services, notification, recipient)
     bound = BoundAction(notification=notification, recipient=recipient, delivery=delivery, card=card, inputs={})
     if action.verb == SHOW or action.is_refresh:
         return bound
@@ -103,9 +103,9 @@ async def bind_action(services: Services, verified: VerifiedActivity, action: Ca
     return replace(bound, title=button[0], inputs=button[1]) if button else None
 
 
-def render_card(services: Services, notification: StoredNotification) -> Mapping[str, Any]:
-    """Return the card of a notification as it is sent; raises `TooLarge` if Teams would no longer accept it."""
-    message = orjson.loads(render_notification(services, notification))
+def render_card(services: Services, notification: StoredNotification, recipient: str) -> Mapping[str, Any]:
+    """Return the card of a notification as a recipient gets it; raises `TooLarge` if Teams would not accept it."""
+    message = orjson.loads(render_notification(services, notification, recipient))
     card: Mapping[str, Any] = message["attachments"][0]["content"]
     return card
 

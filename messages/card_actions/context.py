@@ -61,7 +61,7 @@ class ActionContext:
         latest = await _latest_in_thread(self.services, bound)
         original = await find_original(self.services, latest)
         responses = await self.services.responses.list(original.key, self.verified.person_id)
-        card = bound.card if latest is bound.notification else render_card(self.services, latest)
+        card = bound.card if latest is bound.notification else render_card(self.services, latest, bound.recipient)
         titles = {verb_of(button): str(button.get("title")) for button in find_execute_actions(card)}
         lines = [self.describe_response(titles[each.action], each) for each in responses if each.action in titles]
         used_verbs = frozenset(each.action for each in responses)

@@ -55,6 +55,7 @@ def encode_response(
     original: StoredNotification, verified: VerifiedActivity, bound: BoundAction, action: str, time: datetime
 ) -> str:
     """Return the CloudEvent of a response, as JSON in ASCII; raises `ResponseTooLong`."""
+    reference = {"reference": original.reference} if original.reference else {}
     event = {
         "specversion": "1.0",
         "type": RESPONSE_EVENT_TYPE,
@@ -65,7 +66,7 @@ def encode_response(
         "datacontenttype": "application/json",
         "data": {
             "tenant": original.tenant,
-            "notification": {"source": original.source, "id": original.id},
+            "notification": {"source": original.source, "id": original.id, **reference},
             "action": action,
             "user": {"id": verified.person_id},
             "conversation": {"id": verified.activity.conversation.id},

@@ -71,7 +71,7 @@ async def _send(
         outcome = await services.connector.delete(route, known.conversation_id, activity_id)
         is_gone = outcome.reason is Reason.CONVERSATION_GONE
         return Outcome(Verdict.DONE) if is_gone else outcome
-    activity = render_notification(services, notification)
+    activity = render_notification(services, notification, recipient)
     outcome = await services.connector.update(route, known.conversation_id, activity_id, activity)
     # If the storage fails now, only this worker knows that its request may have replaced a newer notification.
     if await outlast_faults(lambda: threads.find_newer(services, notification, recipient, activity_id)):

@@ -135,7 +135,7 @@ async def _try(sending: Sending) -> None:
             await sending.end(DeliveryState.SUPERSEDED)
         return
     try:
-        activity = render_notification(services, notification)
+        activity = render_notification(services, notification, sending.message.recipient)
     except TooLarge:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return

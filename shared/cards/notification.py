@@ -13,6 +13,7 @@ import orjson
 
 from shared.cards.elements import action_sets, adaptive_card, heading, markdown_text, with_line_breaks
 from shared.cards.footer import Footer
+from shared.cards.mentions import mention_entities, show_mentions, without_mentions
 from shared.cards.reader_times import with_local_times
 from shared.cards.size import fit_activity, require_size
 from shared.contract.models import Content, Notification
@@ -23,18 +24,22 @@ CARD_CONTENT_TYPE = "application/vnd.microsoft.card.adaptive"
 MAX_SUMMARY_CHARS = 200
 
 
-def render_activity(notification: Notification, limit: int, footer: Footer | None = None) -> bytes:
+def render_activity(
+    notification: Notification, limit: int, footer: Footer | None = None, *, is_shared: bool = False
+) -> bytes:
     """Return the message activity of a notification as JSON in UTF-8, of at most `limit` bytes in UTF-16.
 
-    Shorten the text of the content if necessary; raise `TooLarge` if that is not enough.
+    `is_shared`: several people see the card, so that it can mention some of them. Shorten the text of the content if
+    necessary; raise `TooLarge` if that is not enough.
     """
     if notification.content is not None:
-        # Before the text is shortened, because line breaks make it longer.
-        content = notification.content
+        # Before the text is shortened, because mentions and line breaks make it longer.
+        content = show_mentions(notification.content, is_shared=is_shared)
+        summary = without_mentions(notification.content.title, notification.content.mentions)
         return fit_activity(
             content.model_copy(update={"text": with_line_breaks(content.text)}),
             limit,
-            lambda content: _message_activity(draw_notification_card(content, footer), content.title),
+            lambda content: _message_activity(draw_notification_card(content, footer), summary),
         )
     own = notification.card or {}
     card = footer.append_to(own) if footer else own
@@ -54,13 +59,18 @@ def _message_activity(card: dict[str, Any], summary: str) -> bytes:
 
 
 def draw_notification_card(content: Content, footer: Footer | None = None) -> dict[str, Any]:
-    """Return the Adaptive Card of `content`; without a footer it has no actions that call the bot."""
+    """Return the Adaptive Card of `content`; without a footer it has no actions that call the bot.
+
+    Its mentions are as `show_mentions` returns them.
+    """
     language = footer.language if footer else FALLBACK_LANGUAGE
     body = [heading(content.title)]
     if content.text:
         body.append(markdown_text(content.text))
-    if content.image:
-        body.append({"type": "Image", "url": content.image.url, "altText": content.image.alt_text, "size": "Stretch"})
+    body += [
+        {"type": "Image", "url": image.url, "altText": image.alt_text, "size": "Stretch"}
+        for image in content.all_images
+    ]
     if content.facts:
         facts = [
             {"title": with_line_breaks(fact.title), "value": with_line_breaks(fact.value)} for fact in content.facts
@@ -72,16 +82,17 @@ def draw_notification_card(content: Content, footer: Footer | None = None) -> di
     if content.actor:
         actor = text_of(language, "triggered", actor=content.actor.name)
         body.append(markdown_text(actor, isSubtle=True, size="Small"))
-    actions: list[dict[str, Any]] = []
-    if content.link:
-        actions.append({"type": "Action.OpenUrl", "title": content.link.title, "url": content.link.url})
+    actions: list[dict[str, Any]] = [
+        {"type": "Action.OpenUrl", "title": link.title, "url": link.url} for link in content.all_links
+    ]
     if footer:
         actions += [footer.button(each.id, each.title) for each in content.actions]
         actions.append(footer.acknowledge_button())
     body += action_sets(actions, spacing="Medium")
     if footer:
         body.append(footer.element())
-    return adaptive_card(body)
+    entities = mention_entities(content)
+    return adaptive_card(body) | ({"msteams": {"entities": entities}} if entities else {})
 
 
 def card_summary(card: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import orjson
 
+from shared.cards.mentions import MENTION
 from shared.contract.models import Content
 
 #: Follows a shortened text.
@@ -23,7 +24,7 @@ MAX_WORD_CHARS = 200
 
 _IMAGE = re.compile(rb'("(?:url|iconUrl|poster|backgroundImage)":)"data:image/[\w.+-]+;base64,[\w+/=]*"')
 _SPACE = re.compile(r"\s")
-_LINK = re.compile(r"\[[^\[\]]*\]\([^()\s]*\)")
+_WHOLE = re.compile(rf"\[[^\[\]]*\]\([^()\s]*\)|{MENTION.pattern}")
 _ZERO_WIDTH_JOINER = "\u200d"
 
 
@@ -38,14 +39,19 @@ class TooLarge(Exception):
 def fit_activity(content: Content, limit: int, render: Callable[[Content], bytes]) -> bytes:
     """Return the activity that `render` makes of `content`, with a shorter text if it is over `limit` bytes of UTF-16.
 
-    `render` writes the text once, as a JSON string. Raise `TooLarge` if the rest alone is over the limit.
+    `render` writes the text once, as a JSON string. Mentions that the shorter text lacks follow it. Raise `TooLarge` if
+    the rest alone is over the limit.
     """
     activity = render(content)
     if count_utf16_bytes(activity) <= limit:
         return activity
-    smallest = require_size(render(content.model_copy(update={"text": SHORTENED_NOTE})), limit)
-    text = shorten_text(content.text, limit - count_utf16_bytes(smallest))
-    return require_size(render(content.model_copy(update={"text": text + SHORTENED_NOTE})), limit)
+    mentions = dict.fromkeys(MENTION.findall(content.text))
+
+    def render_shortened(text: str) -> bytes:
+        end = "".join(f" {each}" for each in mentions if each not in text)
+        return require_size(render(content.model_copy(update={"text": text + SHORTENED_NOTE + end})), limit)
+
+    return render_shortened(shorten_text(content.text, limit - count_utf16_bytes(render_shortened(""))))
 
 
 def require_size(activity: bytes, limit: int) -> bytes:
@@ -66,8 +72,9 @@ def count_utf16_bytes(activity: bytes) -> int:
 def shorten_text(text: str, max_bytes: int) -> str:
     """Return the longest prefix of `text` that takes at most `max_bytes` of UTF-16 in a JSON string and can end there.
 
-    A prefix ends after a word, or inside a word over `MAX_WORD_CHARS`. It never ends inside a Markdown link or a
-    character of several code points (Unicode Standard Annex 29: combining marks, joiners, emoji modifiers and flags).
+    A prefix ends after a word, or inside a word over `MAX_WORD_CHARS`. It never ends inside a Markdown link, a mention
+    or a character of several code points (Unicode Standard Annex 29: combining marks, joiners, emoji modifiers and
+    flags).
     """
     end = bisect_right(range(len(text) + 1), max_bytes, key=lambda end: _json_bytes(text[:end])) - 1
     if end >= len(text):
@@ -75,9 +82,9 @@ def shorten_text(text: str, max_bytes: int) -> str:
     if not text[end].isspace():
         spaces = [space.start() for space in _SPACE.finditer(text, max(0, end - MAX_WORD_CHARS), end)]
         end = spaces[-1] if spaces else end
-    for link in _LINK.finditer(text):
-        if link.start() < end < link.end():
-            end = link.start()
+    for part in _WHOLE.finditer(text):
+        if part.start() < end < part.end():
+            end = part.start()
     while end and _may_combine(text[end - 1], text[end]):
         end -= 1
     return text[:end].rstrip()

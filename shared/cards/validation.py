@@ -24,6 +24,7 @@ from typing import Any
 
 from shared.cards.action_verbs import verb_of
 from shared.cards.actions import OPAQUE_PROPERTIES
+from shared.cards.mentions import MENTION
 from shared.cards.schema import find_schema_faults, json_pointer
 from shared.contract.faults import Fault
 from shared.contract.urls import IMAGE_SCHEMES, LINK_SCHEMES, find_url_fault
@@ -40,7 +41,6 @@ MAX_REFRESHED_USERS = 60
 IMAGE_URL_PREFIXES = ("https://", "data:image/", "icon:")
 
 _VERSION = re.compile(r"1\.[0-5]")
-_MENTION = re.compile(r"<at>[^<]*</at>")
 
 JsonPath = tuple[str | int, ...]
 LocatedObject = tuple[JsonPath, dict[str, Any]]
@@ -142,7 +142,7 @@ def _check_links(path: JsonPath, owner: dict[str, Any]) -> Iterator[Fault]:
 
 def _check_mentions(card: dict[str, Any], objects: list[LocatedObject]) -> Iterator[Fault]:
     texts = [text for path, each in objects for text in _texts_with_mentions(path, each)]
-    written = {mention for _, text in texts for mention in _MENTION.findall(text)}
+    written = {mention for _, text in texts for mention in MENTION.findall(text)}
     entities = card["msteams"].get("entities", []) if isinstance(card.get("msteams"), dict) else []
     declared = set()
     for index, entity in enumerate(entities if isinstance(entities, list) else ()):
@@ -157,7 +157,7 @@ def _check_mentions(card: dict[str, Any], objects: list[LocatedObject]) -> Itera
         if not isinstance(person, dict) or not isinstance(person.get("id"), str) or not person["id"]:
             yield Fault(json_pointer("msteams", "entities", index, "mentioned", "id"), "is missing")
     for path, text in texts:
-        if not declared.issuperset(_MENTION.findall(text)):
+        if not declared.issuperset(MENTION.findall(text)):
             yield Fault(json_pointer(*path), "mentions someone without an entity of the same text in /msteams/entities")
 
 

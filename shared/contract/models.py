@@ -34,6 +34,9 @@ from shared.time.recurrence import check_rule, check_span
 
 #: The value of `timeZone` that stands for the own zone of each recipient.
 RECIPIENT = "recipient"
+#: Most links of one content, `link` and `links` together, and most images; most people that it mentions.
+MAX_LINKS = MAX_IMAGES = 5
+MAX_MENTIONS = 20
 #: A date for checks whose result does not depend on the date.
 ANY_DATE = date(2026, 1, 1)
 
@@ -44,11 +47,15 @@ _NUMBER = re.compile(r"\s*[-+.\d_eE]+\s*")
 #: A user principal name or mail address, as far as Entra ID and Exchange allow one (at most 113 and 320 characters).
 _ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f@/\\]{1,64}@[^\s\x00-\x1f\x7f@/\\]{1,255}")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+#: A user principal name, such as ada@contoso.example.
+_USER_NAME = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 #: An id of Teams, such as 19:team@thread.tacv2: a type, a colon, and text without spaces. A display name is none.
 _TEAMS_ID = re.compile(r"\d+:\S+")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+#: The upstream system's own text about a notification.
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 #: Shorter than a name, because it is a part of the source of the schedule's notifications.
 ScheduleName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -77,6 +84,18 @@ def _group(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise ValueError("must be the object id of an Entra group (a UUID), not its name")
     return text.lower()
+
+
+def _mentioned_user(text: str) -> str:
+    if not _UUID.fullmatch(text) and not _USER_NAME.fullmatch(text):
+        raise ValueError("must be an Entra object id (a UUID) or a user principal name, such as ada@contoso.example")
+    return text
+
+
+def _mentioned_name(text: str) -> str:
+    if not text.strip() or text.splitlines() != [text] or "<" in text or ">" in text:
+        raise ValueError("must be a name on one line, without < and >")
+    return text
 
 
 def _zone_name(text: str) -> str:
@@ -285,13 +304,23 @@ class Image(_Model):
     alt_text: Text
 
 
+class Mention(_Model):
+    """A person, by Entra object id or user principal name, whom a text of the content mentions as `<at>name</at>`."""
+
+    name: Annotated[Name, AfterValidator(_mentioned_name)]
+    user: Annotated[Name, AfterValidator(_mentioned_user)]
+
+
 class Action(_Model):
     id: Name
     title: Text
 
 
 class Content(_Model):
-    """What happened (`title`, `text`, `facts`), the `result`, the `actor` who triggered it, and possible `actions`."""
+    """What happened (`title`, `text`, `facts`), the `result`, the `actor` who triggered it, and possible `actions`.
+
+    `link` and `image` are the short forms of the first of `links` and `images`.
+    """
 
     title: Text
     text: str = ""
@@ -299,8 +328,30 @@ class Content(_Model):
     result: str = ""
     actor: Actor | None = None
     link: Link | None = None
+    links: Annotated[Sequence[Link], Field(max_length=MAX_LINKS)] = ()
     image: Image | None = None
+    images: Annotated[Sequence[Image], Field(max_length=MAX_IMAGES)] = ()
+    mentions: Annotated[Sequence[Mention], Field(max_length=MAX_MENTIONS)] = ()
     actions: Annotated[Sequence[Action], Field(max_length=6)] = ()
+
+    @field_validator("links", "images")
+    @classmethod
+    def _has_room_for_short_form(cls, found: Sequence[Any], info: ValidationInfo) -> Sequence[Any]:
+        short_form = str(info.field_name).removesuffix("s")
+        limit = MAX_LINKS if short_form == "link" else MAX_IMAGES
+        if info.data.get(short_form) and len(found) == limit:
+            raise ValueError(f"must have at most {limit - 1} entries beside {short_form}")
+        return found
+
+    @property
+    def all_links(self) -> Sequence[Link]:
+        """Return `link`, if there is one, and `links`."""
+        return [self.link, *self.links] if self.link else self.links
+
+    @property
+    def all_images(self) -> Sequence[Image]:
+        """Return `image`, if there is one, and `images`."""
+        return [self.image, *self.images] if self.image else self.images
 
 
 class Schedule(_Model):
@@ -359,6 +410,7 @@ class Notification(_Model):
     on_missing: Literal["hold", "suppress"] = "suppress"
     on_unknown: Literal["resend", "stop"] | None = None
     cancellation_key: Name | None = None
+    reference: Reference | None = None
     simulate: StrictBool = False
 
     @model_validator(mode="after")

@@ -119,8 +119,8 @@ def data_pointer(request: Request | Command) -> str:
 
 
 def parse_stored(data: bytes) -> Notification:
-    """Return the notification with this stored canonical `data`."""
-    return Notification.model_validate_json(data)
+    """Return the notification with this stored canonical `data`, without fields that only newer instances know."""
+    return Notification.model_validate_json(data, extra="ignore")
 
 
 def canonical_json(data: Any) -> bytes:

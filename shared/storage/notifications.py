@@ -20,6 +20,8 @@ MAX_CACHED = 256
 #: Notifications of one id that are read.
 MAX_FOUND = 20
 
+_OPTIONAL_COLUMNS = ("due", "expires", "time", "total", "reference")
+
 
 class Notifications:
     def __init__(self, table: Table, monotonic: Callable[[], float]) -> None:
@@ -43,7 +45,7 @@ class Notifications:
             "cursor": notification.cursor,
             "purpose": str(notification.purpose),
         }
-        row |= {name: at for name in ("due", "expires", "time", "total") if (at := getattr(notification, name))}
+        row |= {name: at for name in _OPTIONAL_COLUMNS if (at := getattr(notification, name))}
         started = self._monotonic()
         return self._cache_written(replace(notification, etag=await self._table.insert(row)), started)
 

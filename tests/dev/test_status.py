@@ -65,14 +65,14 @@ async def test_deliveries_are_shown_with_what_to_do(herald: Herald) -> None:
     await herald.grow(people=1)
     [ada] = await herald.store_people(1)
     stranger = "00000000-0000-4000-8000-000000000001"
-    submitted = await herald.submit(user(ada), {"user": stranger})
+    submitted = await herald.submit(user(ada), {"user": stranger}, reference="Order 42")
     await herald.run_until_idle()
     [found] = await herald.services.notifications.find(submitted.id)
     counts = await herald.services.deliveries.counts(found.key, found.shards)
     page = await herald.services.deliveries.page(found.key, "0", "", 10)
     lines = status.describe_notification(found, counts, [(message.recipient, record) for message, record in page])
-    assert lines[0] == f"{found.source} {found.id}: finished"
-    assert lines[1] in ("deliveries: 1 sent, 1 suppressed", "deliveries: 1 suppressed, 1 sent")
+    assert lines[:2] == [f"{found.source} {found.id}: finished", "reference: Order 42"]
+    assert lines[2] in ("deliveries: 1 sent, 1 suppressed", "deliveries: 1 suppressed, 1 sent")
     [suppressed] = [line for line in lines if "suppressed" in line and stranger in line]
     assert suppressed.split("  ")[-1] == "install the app for this person, chat or team"
 

@@ -53,6 +53,7 @@ FAILED: dict[str, Any] = {
     "result": "Not deployed; production still runs build 41",
     "actor": {"name": "the nightly schedule"},
     "link": {"title": "Open the build", "url": "https://ci.example/builds/42"},
+    "links": [{"title": "Compare with build 41", "url": "https://ci.example/builds/41...42"}],
     "actions": [{"id": "retry", "title": "Retry"}],
 }
 
@@ -172,7 +173,8 @@ async def test_install_sends_welcome_card_whose_buttons_work(screen: Screen) -> 
 async def test_click_updates_card_and_is_reported_upstream(screen: Screen) -> None:
     screen.chat.send(FAILED, thread={"key": "build/42"})
     card = await screen.find_card("Build 42 failed")
-    for text in ("3 of 412 tests", "Not deployed", "Triggered by the nightly schedule", "Open the build"):
+    shown = ("3 of 412 tests", "Not deployed", "Triggered by the nightly schedule", "Open the build", "Compare with")
+    for text in shown:
         await expect(card).to_contain_text(text)
     await screen.check_looks("chat", card)
 

@@ -135,6 +135,28 @@ async def test_acknowledgement_is_recorded_and_reported_once(ada: CardUser) -> N
     assert event["time"] == row["at"].isoformat()
 
 
+async def test_response_returns_the_reference_that_the_row_keeps(ada: CardUser) -> None:
+    reference = "Order \U0001f600 42"
+    notification, card = await ada.receive_notification(reference=reference)
+    await ada.click(card, "retry")
+    await ada.click(card, action_verbs.SNOOZE_HOUR)
+    await ada.herald.command("edit", notification, content=CONTENT | {"title": "Build 43 failed"})
+    [event] = await reported_responses(ada.herald)
+    assert event["data"]["notification"] == {
+        "source": notification.source, "id": notification.id, "reference": reference
+    }  # fmt: skip
+    rows = [row for row in await load_rows(ada.herald, "Notifications") if row["purpose"] in ("notification", "snooze")]
+    assert [row["reference"] for row in rows] == [reference] * 2
+
+
+async def test_answer_shows_mentions_as_the_delivered_card_does(ada: CardUser) -> None:
+    mentions = [{"name": "Ada", "user": ada.person.object_id}]
+    _, card = await ada.receive_notification(content=CONTENT | {"text": "For <at>Ada</at>", "mentions": mentions})
+    for shown in (card, await ada.click(card, "retry")):
+        assert card_lines({"body": shown["body"][1:2]}) == ["For **Ada**"]
+        assert "msteams" not in shown
+
+
 async def test_concurrent_clicks_and_repeated_invokes_record_one_response(ada: CardUser) -> None:
     _, card = await ada.receive_notification()
     await asyncio.gather(*(ada.click(card, "retry", repeat=3) for _ in range(4)))

@@ -296,7 +296,40 @@ async def test_repeated_edit_changes_nothing(timed: Herald) -> None:
         await timed.command("edit", submitted, content=NEW_CONTENT)
         await timed.run_until_idle()
     assert (await timed.teams.stats()).count("update") == 1
-    assert (await timed.reload(submitted)).revision == 1
+    edited = await timed.reload(submitted)
+    assert edited.revision == 1
+    assert json.loads(edited.data)["content"] == NEW_CONTENT  # an older instance may not know the other fields
+
+
+LOG = {"title": "Log", "url": "https://ci.example/42/log"}
+GRAPH = {"url": "https://ci.example/42.png", "altText": "Times"}
+MENTION = {"name": "Ada", "user": "ada@contoso.example"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "shown", "pointers"),
+    [
+        ({"links": [LOG]}, "42/log", []),
+        ({"images": [GRAPH]}, "42.png", []),
+        ({"text": "<at>Ada</at>", "mentions": [MENTION]}, "**Ada**", []),
+        ({"mentions": [MENTION]}, "Old", ["/content/mentions/0/name"]),
+    ],
+)
+async def test_edit_replaces_links_images_and_mentions(
+    timed: Herald, edit: dict[str, Any], shown: str, pointers: list[str]
+) -> None:
+    [ada] = await add_people(timed, 1)
+    old = {"title": "Old", "links": [{"title": "Open", "url": "https://ci.example/old"}]}
+    submitted = await timed.submit(user(ada), content=old)
+    await timed.handle_messages()
+    await timed.command("edit", submitted, content=NEW_CONTENT | edit)
+    await timed.run_until_idle()
+    assert [fault["pointer"] for each in await timed.dead_letters() for fault in json.loads(each["faults"])] == pointers
+    assert json.loads((await timed.reload(submitted)).data)["content"] == (old if pointers else NEW_CONTENT | edit)
+    [message] = await timed.received()
+    card = json.dumps(message.activity)
+    assert shown in card
+    assert ("https://ci.example/old" in card) == bool(pointers)
 
 
 async def test_two_edits_at_once_leave_all_messages_with_the_last_content(timed: Herald) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from local.fake_teams.api import Behaviour, TeamsFault
+from notify.delivery.deliver import deliver
 from shared.cards.footer import FOOTER_ID
 from shared.conversation_ids import channel_of
 from shared.preferences.categories import Categories, Category
+from shared.queue_messages import Task
 from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from tests.support.herald import Herald, notification, set_token, user
 
@@ -223,6 +227,31 @@ async def test_group_chat_and_thread_are_reached_by_conversation_id(herald: Hera
     await herald.handle_messages()
     thread = f"{team.id};messageid={root.id}"
     assert sorted(m.conversation for m in await herald.received()) == sorted([chat.id, thread, thread])
+
+
+async def test_mentions_are_entities_in_a_group_chat_and_names_in_a_personal_chat(herald: Herald) -> None:
+    """One notification for both, sent and then edited."""
+    chat = (await herald.grow(people=3, chats=1)).chats[0]
+    [ada] = await herald.store_people(1)
+    observed = {"service_url": herald.teams.service_url}
+    await herald.services.conversations.save(
+        herald.tenant, ReferenceKind.CONVERSATION, chat.id, observed, at=herald.clock(), status=ReferenceStatus.ACTIVE
+    )
+    content = {"title": "Done", "text": "For <at>Ada</at>", "mentions": [{"name": "Ada", "user": ada.object_id}]}
+    submitted = await herald.submit({"conversation": chat.id}, user(ada), content=content)
+    await herald.handle_messages()
+    entity = {"type": "mention", "text": "<at>Ada</at>", "mentioned": {"id": ada.object_id, "name": "Ada"}}
+
+    async def shown() -> dict[str, tuple[str, Any]]:
+        cards = {m.conversation: m.activity["attachments"][0]["content"] for m in await herald.received()}
+        return {place: (card["body"][1]["text"], card.get("msteams")) for place, card in cards.items()}
+
+    group = {"entities": [entity]}
+    assert await shown() == {chat.id: ("For <at>Ada</at>", group), ada.conversation: ("For **Ada**", None)}
+    await herald.command("edit", submitted, content=content | {"text": "Still for <at>Ada</at>"})
+    for place in (f"c:{chat.id}", f"u:{ada.object_id}"):
+        await deliver(herald.services, replace(await herald.message(submitted, place), task=Task.EDIT))
+    assert await shown() == {chat.id: ("Still for <at>Ada</at>", group), ada.conversation: ("Still for **Ada**", None)}
 
 
 async def test_simulated_notification_sends_no_request_to_teams(herald: Herald) -> None:

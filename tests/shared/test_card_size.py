@@ -119,6 +119,8 @@ def test_text_of_exactly_the_limit_is_unchanged() -> None:
         ("a [the log](https://example.com/) b", 2 * 20, "a"),
         ("a [the log](https://example.com/) b", 2 * 34, "a [the log](https://example.com/)"),
         ("[not a link] and more", 2 * 14, "[not a link]"),
+        ("a <at>Ada Lovelace</at> b", 2 * 20, "a"),
+        ("a <at>Ada Lovelace</at> b", 2 * 24, "a <at>Ada Lovelace</at>"),
         ("👍🏽👍🏽", 2 * 6, "👍🏽"),
         ("👍🏽👍🏽", 2 * 7, "👍🏽"),
         ("a👩‍👩‍👧", 2 * 4, "a"),

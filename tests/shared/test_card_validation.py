@@ -121,7 +121,9 @@ def test_herald_card_is_valid() -> None:
         result="Not deployed",
         actor=Actor(name="nightly schedule"),
         link=Link(title="Open", url="https://example.com/42"),
+        links=[Link(title="Log", url="https://example.com/42/log")],
         image=Image.model_validate({"url": "https://example.com/42.png", "altText": "The graph of failures"}),
+        images=[Image.model_validate({"url": "https://example.com/43.png", "altText": "The graph of errors"})],
         actions=[Action(id="retry", title="Retry")],
     )
     assert find_faults(draw_notification_card(content)) == []

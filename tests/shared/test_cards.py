@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,152 @@ def test_action_sets_have_at_most_six_buttons() -> None:
     assert sets == [6, 2]
     verbs = {each["verb"] for each in find_execute_actions(card)}
     assert verbs >= {*(each["id"] for each in actions), action_verbs.ACKNOWLEDGE}
+
+
+def test_links_and_images_are_drawn_in_order_after_the_short_forms() -> None:
+    links = [{"title": f"Open {number}", "url": f"https://ci.example/{number}"} for number in range(5)]
+    images = [{"url": f"https://ci.example/{number}.png", "altText": f"Graph {number}"} for number in range(5)]
+    content = {"title": "T", "link": links[0], "links": links[1:], "image": images[0], "images": images[1:]}
+    card = draw_card(make_notification(content=content))
+    shown = [(each["url"], each["altText"]) for each in card["body"] if each["type"] == "Image"]
+    assert shown == [(each["url"], each["altText"]) for each in images]
+    [buttons] = [each["actions"] for each in card["body"] if each["type"] == "ActionSet"]
+    assert [(each["title"], each["url"]) for each in buttons[:5]] == [(each["title"], each["url"]) for each in links]
+
+
+def test_content_whose_links_and_images_alone_are_too_large_is_refused() -> None:
+    """They are never left out, and the text is not what is too long."""
+    url = "https://ci.example/" + "x" * 8_000
+    parts = {"links": [{"title": "Open", "url": url}] * 3, "images": [{"url": url, "altText": "Graph"}] * 3}
+    notification = make_notification(content={"title": "T", "text": "word " * 100, **parts})
+    assert count_utf16_bytes(render_activity(notification, 100 * 1024)) > 96_000
+    with pytest.raises(MessageRefused) as refused:
+        check_content(notification, 80 * 1024, "/data")
+    assert [fault.pointer for fault in refused.value.faults] == ["/data/content"]
+
+
+ADA, BOB = {"name": "Ada", "user": "6f9619ff-8b86-d011-b42d-00c04fc964ff"}, {"name": "Bob", "user": "bob@ci.example"}
+
+
+def mentioned(card: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the text, name and id of each mention of a card."""
+    entities = card.get("msteams", {"entities": []})["entities"]
+    return [(each["text"], each["mentioned"]["name"], each["mentioned"]["id"]) for each in entities]
+
+
+def draw_parts(is_shared: bool, **parts: Any) -> tuple[dict[str, Any], str]:
+    """Return the card of a content, which is valid, and its toast."""
+    notification = make_notification(content=parts)
+    check_content(notification, 80 * 1024, "")
+    activity = orjson.loads(render_activity(notification, 80 * 1024, is_shared=is_shared))
+    card: dict[str, Any] = activity["attachments"][0]["content"]
+    assert find_faults(card) == []
+    return card, activity["summary"]
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_mentions_notify_people_where_several_see_the_card_and_are_bold_names_elsewhere(is_shared: bool) -> None:
+    facts = [{"title": "On duty", "value": "<at>Bob</at>"}]
+    text = "<at>Ada</at>, please look.\n<at>Ada</at>!"
+    card, toast = draw_parts(
+        is_shared, title="For <at>Ada</at>", text=text, result="<at>Bob</at>", facts=facts, mentions=[ADA, BOB]
+    )
+    ada, bob = ("<at>Ada</at>", "<at>Bob</at>") if is_shared else ("**Ada**", "**Bob**")
+    heading, body, table, result = card["body"]
+    assert (heading["text"], body["text"]) == (f"For {ada}", f"{ada}, please look.\n\n{ada}!")
+    assert (table["facts"][0]["value"], bob in result["items"][0]["text"]) == (bob, True)
+    assert toast == "For Ada"
+    everyone = [(f"<at>{each['name']}</at>", each["name"], each["user"]) for each in (ADA, BOB)]
+    assert mentioned(card) == (everyone if is_shared else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "shared", "personal"),
+    [
+        ("Ada Lovelace-King (Contoso)", "<at>Ada Lovelace-King (Contoso)</at>", "**Ada Lovelace-King (Contoso)**"),
+        ("Ada [EXT]", r"<at>Ada \[EXT\]</at>", r"**Ada \[EXT\]**"),
+        ("[x](https://evil.example)", r"<at>\[x\](https://evil.example)</at>", r"**\[x\](https://evil.example)**"),
+        ("**x** _y_ `z` ~a~", r"<at>\*\*x\*\* \_y\_ \`z\` \~a\~</at>", r"**\*\*x\*\* \_y\_ \`z\` \~a\~**"),
+        (" Ada ", "<at> Ada </at>", "**Ada**"),
+        ("{{TIME(2026-11-29T10:00:00Z)}}", r"<at>\{\{TIME(2026-11-29T10:00:00Z)\}\}</at>",
+         r"**\{\{TIME(2026-11-29T10:00:00Z)\}\}**"),
+    ],
+)  # fmt: skip
+def test_mentioned_name_is_shown_without_markdown(name: str, shared: str, personal: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    for is_shared, shown in ((True, shared), (False, personal)):
+        mention = ADA | {"name": name}
+        card, _ = draw_parts(is_shared, title="T", text=f"Hello <at>{name}</at>!", mentions=[mention])
+        assert card["body"][1]["text"] == f"Hello {shown}!"
+        assert mentioned(card) == ([(shared, name, ADA["user"])] if is_shared else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<at>All</at>", "&lt;at>All&lt;/at>"),
+        ("<AT>All</AT> <at id='0'>All</at>", "&lt;AT>All&lt;/AT> &lt;at id='0'>All&lt;/at>"),
+        ("<at>Ada", "&lt;at>Ada"),
+        ("<at><at>Ada</at></at>", "&lt;at><at>Ada</at>&lt;/at>"),
+        ("a<b, <attention>, x <at y", "a<b, <attention>, x &lt;at y"),
+    ],
+)
+def test_nobody_can_write_a_mention_or_markdown_into_a_name_or_text(text: str, shown: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    facts, actor = [{"title": text, "value": text}], {"name": text}
+    card, _ = draw_parts(
+        True, title=text, text=f"<at>Ada</at>: {text}", result=text, facts=facts, actor=actor, mentions=[ADA]
+    )
+    heading, body, table, result, triggered = card["body"]
+    assert (heading["text"], body["text"]) == (shown, f"<at>Ada</at>: {shown}")
+    assert table["facts"] == [{"title": shown, "value": shown}]
+    assert shown in result["items"][0]["text"]
+    assert "<at>" not in triggered["text"]
+    assert mentioned(card) == [("<at>Ada</at>", "Ada", ADA["user"])]
+
+
+@pytest.mark.parametrize(
+    ("parts", "pointer"),
+    [
+        ({"mentions": [ADA]}, "/mentions/0/name"),
+        ({"text": "<at>Ada</at> Bob", "mentions": [ADA, BOB]}, "/mentions/1/name"),
+        ({"text": "<at>ada</at> <at>Ada </at> <at>Ada", "mentions": [ADA]}, "/mentions/0/name"),
+        ({"actor": {"name": "<at>Ada</at>"}, "mentions": [ADA]}, "/mentions/0/name"),
+        ({"text": "<at>Ada</at>", "mentions": [ADA, BOB | {"name": "Ada"}]}, "/mentions/1/name"),
+    ],
+)
+def test_mention_that_no_text_has_or_that_is_ambiguous_is_refused(parts: dict[str, Any], pointer: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    with pytest.raises(MessageRefused) as refused:
+        check_content(make_notification(content={"title": "T", **parts}), 80 * 1024, "/data")
+    assert [fault.pointer for fault in refused.value.faults] == [f"/data/content{pointer}"]
+
+
+def test_validation_counts_the_size_of_mentions() -> None:
+    mentions = [ADA | {"name": f"Ada {number}"} for number in range(20)]
+    result, accepted = "".join(f"<at>{each['name']}</at>" for each in mentions), []
+    for length in range(0, 10_000, 100):
+        facts = [{"title": "Log", "value": "x" * length}]
+        content = {"title": "T", "facts": facts, "result": result, "mentions": mentions}
+        notification = make_notification(content=content, thread={"key": "x"})
+        with suppress(MessageRefused):
+            check_content(notification, 20 * 1024, "")
+            label = Category(name="x", title="\U0001f600" * 100)
+            render_activity(notification, 20 * 1024, Footer.of(KEY, notification, label), is_shared=True)
+            accepted.append(length)
+    assert 0 < len(accepted) < 100
+
+
+@pytest.mark.parametrize("limit", [16 * 1024, 80 * 1024])
+@pytest.mark.parametrize("text", ["<at>Ada</at> {} <at>Bob</at>", "{} <at>Ada</at> <at>Bob</at>"])
+def test_shortened_text_keeps_every_mention(text: str, limit: int) -> None:
+    content = {"title": "T", "text": text.format("word " * 12_000), "mentions": [ADA, BOB]}
+    activity = render_activity(make_notification(content=content), limit, is_shared=True)
+    assert limit - 200 < count_utf16_bytes(activity) <= limit
+    card = orjson.loads(activity)["attachments"][0]["content"]
+    assert find_faults(card) == []
+    assert [name for _, name, _ in mentioned(card)] == ["Ada", "Bob"]
+    assert card["body"][1]["text"].count("<at>") == 2
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
+from notify.validation import check_content
 from shared.contract import models, parsing
 from shared.contract.faults import MessageRefused
 from shared.contract.models import Command, Content, Notification, Schedule
@@ -37,6 +38,11 @@ EVENT: dict[str, Any] = {
     "id": "build-42",
     "data": DATA,
 }
+
+
+LINK = {"title": "Open", "url": "https://ci.example/42"}
+IMAGE = {"url": "https://ci.example/42.png", "altText": "Response times"}
+ADA = {"name": "Ada", "user": PERSON}
 
 
 def body(value: object) -> bytes:
@@ -105,7 +111,10 @@ def test_examples_in_the_documentation_are_valid_and_the_full_one_has_every_fiel
     examples = [part.split("```")[0] for part in text.split("```json")[1:]]
     requests = [parse_message(each.encode()) for each in examples]
     contents = [each.notification.content for each in requests if isinstance(each, Request)]
-    assert len(requests) == 3
+    assert len(requests) == 4
+    for each in requests:
+        if isinstance(each, Request):
+            check_content(each.notification, 80 * 1024, "")
     assert any(content and content.model_fields_set == Content.model_fields.keys() for content in contents)
 
 
@@ -138,6 +147,21 @@ def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> Non
         ({"content": None, "card": {"type": "Other"}}, "/data/card"),
         ({"content": {"title": "x", "link": {"title": "y", "url": "javascript:alert(1)"}}}, "/data/content/link/url"),
         ({"content": {"title": "x", "a/b~c": 1}}, "/data/content/a~1b~0c"),
+        ({"content": {"title": "x", "links": [LINK] * 6}}, "/data/content/links"),
+        ({"content": {"title": "x", "link": LINK, "links": [LINK] * 5}}, "/data/content/links"),
+        ({"content": {"title": "x", "links": [LINK, {"title": "y"}]}}, "/data/content/links/1/url"),
+        ({"content": {"title": "x", "links": LINK}}, "/data/content/links"),
+        ({"content": {"title": "x", "images": [IMAGE] * 6}}, "/data/content/images"),
+        ({"content": {"title": "x", "image": IMAGE, "images": [IMAGE] * 5}}, "/data/content/images"),
+        ({"content": {"title": "x", "images": [{"url": IMAGE["url"]}]}}, "/data/content/images/0/altText"),
+        ({"content": {"title": "x", "mentions": [ADA] * 21}}, "/data/content/mentions"),
+        ({"content": {"title": "x", "mentions": [{"name": "Ada"}]}}, "/data/content/mentions/0/user"),
+        ({"content": {"title": "x", "mentions": [ADA | {"user": "Ada"}]}}, "/data/content/mentions/0/user"),
+        ({"content": {"title": "x", "mentions": [ADA | {"user": "a@b>c"}]}}, "/data/content/mentions/0/user"),
+        ({"content": {"title": "x", "mentions": [ADA | {"user": "29:1abc"}]}}, "/data/content/mentions/0/user"),
+        ({"reference": ""}, "/data/reference"),
+        ({"reference": "x" * 129}, "/data/reference"),
+        ({"reference": 42}, "/data/reference"),
         ({"prority": "urgent"}, "/data/prority"),
         ({"simulate": "yes"}, "/data/simulate"),
         ({"expiresAt": "2026-11-23T18:00:00"}, "/data/expiresAt"),
@@ -171,10 +195,46 @@ BAD_LINKS = [
 @pytest.mark.parametrize("url", BAD_LINKS)
 def test_link_or_image_that_is_no_plain_web_address_is_a_fault(url: str) -> None:
     """See docs/odd-inputs.md, "Messages on the queue"."""
-    content = {"title": "x", "link": {"title": "y", "url": url}, "image": {"url": url, "altText": "z"}}
+    link, image = {"title": "y", "url": url}, {"url": url, "altText": "z"}
+    content = {"title": "x", "link": link, "links": [link], "image": image, "images": [image]}
     found = faults_of(DATA | {"content": content})
-    assert list(found) == ["/content/link/url", "/content/image/url"]
+    pointers = ("link/url", "links/0/url", "image/url", "images/0/url")
+    assert list(found) == [f"/content/{pointer}" for pointer in pointers]
     assert all("must be a URL" in message for message in found.values())
+
+
+@pytest.mark.parametrize("more", [{"link": LINK, "links": [LINK] * 5}, {"image": IMAGE, "images": [IMAGE] * 5}])
+def test_fault_of_too_many_links_or_images_counts_the_short_form(more: dict[str, Any]) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    [text] = faults_of(DATA | {"content": {"title": "x", **more}}).values()
+    assert text == f"must have at most 4 entries beside {next(iter(more))}"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"links": [LINK] * 5, "images": [IMAGE] * 5},
+        {"link": LINK, "links": [LINK] * 4, "image": IMAGE, "images": [IMAGE] * 4},
+    ],
+)
+def test_content_may_have_five_links_and_five_images_with_the_short_forms_first(more: dict[str, Any]) -> None:
+    content = parse_request(body(DATA | {"content": {"title": "x", **more}})).notification.content
+    assert content
+    assert [link.url for link in content.all_links] == [LINK["url"]] * 5
+    assert [image.alt_text for image in content.all_images] == [IMAGE["altText"]] * 5
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u00a0", "Ada\n", "Ada\u2028Lovelace", "Ada</at><at>All", "a<b", "x" * 257])
+def test_mentioned_name_that_is_no_name_on_one_line_is_a_fault(name: str) -> None:
+    """See docs/odd-inputs.md, "Messages on the queue"."""
+    content = {"title": "x", "mentions": [ADA | {"name": name}]}
+    assert list(faults_of(DATA | {"content": content})) == ["/content/mentions/0/name"]
+
+
+@pytest.mark.parametrize("user", [PERSON, PERSON.upper(), "ada@contoso.example", "ada_x#EXT#@contoso.onmicrosoft.com"])
+def test_person_is_mentioned_by_object_id_or_user_principal_name(user: str) -> None:
+    content = {"title": "<at>Ada</at>", "mentions": [ADA | {"user": user}]}
+    parse_message(body(DATA | {"content": content}))
 
 
 def test_image_over_http_is_a_fault_and_a_link_is_not() -> None:

@@ -254,7 +254,7 @@ async def test_list_of_a_team_goes_on_from_the_cursor_of_an_old_instance(
 
 
 class FutureTable(MemoryTable):
-    """The table of an instance that has one more column in each row, and one more field in preferences."""
+    """The table of an instance that has one more column in each row, and one more field in preferences and content."""
 
     async def _write(self, operations: Sequence[Operation]) -> list[str]:
         return await super()._write([self._extend(*operation) for operation in operations])
@@ -264,6 +264,11 @@ class FutureTable(MemoryTable):
             row = {**row, "future": 1}
         if row.get("preferences"):
             row = {**row, "preferences": json.dumps({**json.loads(row["preferences"]), "future": 1})}
+        if row.get("data") and b'"rule"' not in row["data"]:  # a schedule with an unknown field is paused
+            data = json.loads(row["data"])
+            for part in (data, data.get("content") or {}):
+                part["future"] = 1
+            row = {**row, "data": json.dumps(data).encode()}
         return kind, row, *etag
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -34,6 +35,21 @@ async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Her
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
         assert (await timed.reload(each)).state == "finished"
     assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
+
+
+async def test_line_of_a_digest_has_the_first_link_and_plain_names(timed: Herald) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    links = [{"title": "Open", "url": f"https://ci.example/{number}"} for number in range(2)]
+    mentions = [{"name": "Bob [EXT]", "user": "bob@contoso.example"}]
+    content = {"text": "For <at>Bob [EXT]</at>", "links": links, "mentions": mentions}
+    await send_to(timed, ada, "Build 1 of <at>Bob [EXT]</at>", content=content)
+    await advance_to(timed, "2026-11-24T08:01")
+    [digest] = await received_by(timed, ada)
+    assert "Build 1 of Bob [EXT]" in card_texts(digest)
+    assert any(text.startswith(" · For Bob [EXT] ·") for text in card_texts(digest))
+    assert json.dumps(digest.activity).count("https://ci.example/0") == 1
+    assert "https://ci.example/1" not in json.dumps(digest.activity)
+    assert "msteams" not in digest.activity["attachments"][0]["content"]
 
 
 async def test_each_day_has_a_digest_of_new_deliveries(timed: Herald) -> None:
