@@ -45,10 +45,8 @@ _MESSAGE_ID = re.compile(r"[A-Za-z0-9._~-]{1,32}")
 _JSON_MEDIA_TYPE = re.compile(r"[^\s/]+/[^\s/]+\+json")
 _NUMBER = re.compile(r"\s*[-+.\d_eE]+\s*")
 #: A user principal name or mail address, as far as Entra ID and Exchange allow one (at most 113 and 320 characters).
-_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f@/\\]{1,64}@[^\s\x00-\x1f\x7f@/\\]{1,255}")
+_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f<>@/\\]{1,64}@[^\s\x00-\x1f\x7f<>@/\\]{1,255}")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-#: A user principal name, such as ada@contoso.example.
-_USER_NAME = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 #: An id of Teams, such as 19:team@thread.tacv2: a type, a colon, and text without spaces. A display name is none.
 _TEAMS_ID = re.compile(r"\d+:\S+")
 
@@ -87,7 +85,7 @@ def _group(text: str) -> str:
 
 
 def _mentioned_user(text: str) -> str:
-    if not _UUID.fullmatch(text) and not _USER_NAME.fullmatch(text):
+    if not _UUID.fullmatch(text) and not _ADDRESS.fullmatch(text):
         raise ValueError("must be an Entra object id (a UUID) or a user principal name, such as ada@contoso.example")
     return text
 

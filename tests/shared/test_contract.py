@@ -134,8 +134,11 @@ def test_every_state_reason_and_rule_is_documented(values: type[StrEnum]) -> Non
     ("change", "pointer"),
     [
         ({"recipients": []}, "/data/recipients"),
-        ({"recipients": [{"user": "ada@contoso.example"}]}, "/data/recipients/0/user"),
-        ({"recipients": [{"user": PERSON}, {"group": "g"}]}, "/data/recipients/1"),
+        ({"recipients": [{"user": "Ada Lovelace"}]}, "/data/recipients/0/user"),
+        ({"recipients": [{"user": "a/b@c"}]}, "/data/recipients/0/user"),
+        ({"recipients": [{"user": PERSON}, {"group": "g"}]}, "/data/recipients/1/group"),
+        ({"recipients": [{"user": PERSON}, {"people": "g"}]}, "/data/recipients/1"),
+        ({"recipients": [{"all": True, "of": "guests"}]}, "/data/recipients/0/of"),
         ({"recipients": [{"all": False}]}, "/data/recipients/0/all"),
         ({"recipients": [{"user": PERSON, "all": True}]}, "/data/recipients/0/all"),
         ({"recipients": [{"channel": {"teamId": TEAM}}]}, "/data/recipients/0/channel/channelId"),
