@@ -15,7 +15,6 @@ import aiohttp
 
 from local.first_message import CHAT, PERSON, TENANT, build_first_event, next_exchange, poll_until
 from local.send import put_event
-from messages.welcome import encode_welcome
 from shared import publishing, settings
 from shared.cards.welcome import draw_welcome_card
 from shared.records import StoredNotification, notification_key
@@ -23,6 +22,7 @@ from shared.services import Services, open_services
 from shared.states import NotificationState, Purpose, ReferenceKind
 from shared.storage.clients import CONNECTION, open_storage
 from shared.texts import FALLBACK_LANGUAGE, language_of
+from shared.welcomes import encode_welcome
 
 SOURCE = "/local/up"
 #: How long the first notification waits for the welcome, so that it is below it.

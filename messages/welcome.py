@@ -7,39 +7,32 @@ notifications that welcome a person only one is sent (`welcomed` in `shared.stor
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from messages.activity.references import is_install, person_of, scope_of
 from messages.activity.verified import VerifiedActivity
-from shared import publishing
+from shared import welcomes
 from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
-from shared.states import Mode, NotificationState, Purpose, ReferenceKind
+from shared.states import NotificationState, Purpose, ReferenceKind
 from shared.texts import language_of, text_of
-
-WELCOME_SOURCE = "/herald/welcomes"
-#: If this category is declared with the default `off`, nobody is welcomed. The members of teams and group chats are
-#: welcomed only if it is declared, with another default.
-WELCOME_CATEGORY = "welcome"
+from shared.welcomes import WELCOME_CATEGORY, WELCOME_SOURCE, encode_welcome
 
 
 async def welcome_people(services: Services, verified: VerifiedActivity) -> None:
     """If the activity is an install, welcome the person, or the members of the team or group chat."""
     if not is_install(verified.activity):
         return
-    is_declared = services.categories.is_declared(WELCOME_CATEGORY)
-    if is_declared and services.categories.of(WELCOME_CATEGORY).default is Mode.OFF:
+    if welcomes.are_off(services):
         return
     if verified.is_personal:
         await _welcome_person(services, verified)
-    elif is_declared:
+    elif services.categories.is_declared(WELCOME_CATEGORY):
         await _welcome_members(services, verified)
 
 
@@ -50,18 +43,8 @@ async def _welcome_person(services: Services, verified: VerifiedActivity) -> Non
     person = account.aad_object_id.lower()
     stored = await services.conversations.get(verified.tenant, ReferenceKind.USER, person)
     locales = (stored.preferences.locale, stored.locale) if stored else (verified.activity.locale,)
-    language = language_of(*locales)
     identifier = _build_identifier(verified, person)
-    card = draw_welcome_card(language, notification_key(verified.tenant, WELCOME_SOURCE, identifier))
-    await publishing.post(
-        services,
-        tenant=verified.tenant,
-        recipient=f"u:{person}",
-        source=WELCOME_SOURCE,
-        identifier=identifier,
-        data=encode_welcome({"user": person}, card, language),
-        purpose=Purpose.WELCOME,
-    )
+    await welcomes.post_welcome(services, verified.tenant, person, identifier, language_of(*locales))
 
 
 async def _welcome_members(services: Services, verified: VerifiedActivity) -> None:
@@ -119,9 +102,3 @@ async def _describe_place(services: Services, verified: VerifiedActivity, langua
 
 def _build_identifier(verified: VerifiedActivity, recipient_id: str) -> str:
     return f"{recipient_id};{verified.occurred_at:%Y-%m-%dT%H:%M}"
-
-
-def encode_welcome(recipient: dict[str, str], card: dict[str, Any], language: str) -> bytes:
-    """Return the `data` of the notification that shows a welcome card."""
-    data = {"recipients": [recipient], "category": WELCOME_CATEGORY, "card": card, "locale": language}
-    return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

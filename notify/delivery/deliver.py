@@ -15,6 +15,7 @@ from azure.core.exceptions import AzureError
 
 from notify import policy, threads
 from notify.audience import resolve_channel
+from notify.delivery import first_contact
 from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.prepare import is_its_turn, lane_of
@@ -113,9 +114,18 @@ async def _try(sending: Sending) -> None:
         except RetryLater as later:
             await sending.requeue(later.seconds)
             return
+    is_first = first_contact.may_install(sending, recipient)
+    if is_first:
+        recipient = await first_contact.meet(sending, recipient)
     policy_input = await build_policy_input(sending, recipient)
-    decision = policy.decide(policy_input)
+    decision = policy.decide(first_contact.pretend_installed(policy_input) if is_first else policy_input)
     sending = replace(sending, rule=decision.rule)
+    if is_first and not (decision.state or decision.until):
+        installed = await first_contact.install(sending)
+        if installed is None:
+            return
+        recipient = installed
+        decision = policy.decide(replace(policy_input, target=recipient.target))
     target = recipient.target
     if isinstance(target, Reason) or decision.state or decision.until:
         await hold_or_end(sending, policy_input, decision, recipient)
@@ -157,6 +167,9 @@ async def _try(sending: Sending) -> None:
         await _yield_to_newer(sending, route)
         return
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in policy.MISSING:
+        if is_first:  # Teams does not know of the install yet
+            await record_outcome(sending, replace(outcome, verdict=Verdict.RETRY), "")
+            return
         decision = policy.decide(replace(policy_input, target=outcome.reason))
         if decision.until:
             await hold_or_end(sending, policy_input, decision, recipient)

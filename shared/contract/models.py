@@ -405,7 +405,7 @@ class Notification(_Model):
     schedule: Schedule | None = None
     digest: Digest | None = None
     thread: Thread | None = None
-    on_missing: Literal["hold", "suppress"] = "suppress"
+    on_missing: Literal["install", "hold", "suppress"] = "suppress"
     on_unknown: Literal["resend", "stop"] | None = None
     cancellation_key: Name | None = None
     reference: Reference | None = None

@@ -5,7 +5,7 @@ The hosts of Teams are those of "Send proactive messages" (Microsoft Learn), one
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from urllib.parse import urlsplit
 
 from shared.loopback import is_loopback
@@ -18,6 +18,13 @@ TEAMS_HOSTS = frozenset(
         "smba.infra.dod.teams.microsoft.us",
     }
 )
+
+#: Where the bot reaches people of a tenant from which no activity has come yet, by the host of Graph in each cloud.
+DEFAULT_SERVICE_URLS: Mapping[str, str] = {
+    "https://graph.microsoft.com": "https://smba.trafficmanager.net/teams",
+    "https://graph.microsoft.us": "https://smba.infra.gov.teams.microsoft.us/teams",
+    "https://dod-graph.microsoft.us": "https://smba.infra.dod.teams.microsoft.us/teams",
+}
 
 
 def is_same_service_url(one: str, other: str) -> bool:

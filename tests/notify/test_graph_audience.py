@@ -116,7 +116,7 @@ async def test_list_that_graph_does_not_answer_is_tried_again(timed: Herald, mon
 async def test_people_are_found_by_their_address(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     ada, ben = (await timed.grow(people=2)).people
     await timed.store_people(2)
-    found = {
+    found: dict[str, Person | Outcome] = {
         "ada@example.com": person(ada.object_id),
         "old@example.com": person(ben.object_id, enabled=False),
         "who@example.com": Outcome(Verdict.SUPPRESSED, Reason.UNKNOWN_PERSON),

@@ -1,0 +1,107 @@
+"""Install the app, through Graph, for a person who never had it (`onMissing: install`), before their first message.
+
+The welcome comes first: the message waits until it, or the event of the install, has shown the personal chat. Neither
+is certain, so that it waits for some time only; then the chat is created for the message.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from notify import policy
+from notify.delivery.record import Sending, record_outcome
+from notify.policy import PolicyInput, Target
+from notify.recipients import ResolvedRecipient, resolve
+from shared import welcomes
+from shared.records import ConversationReference
+from shared.states import DeliveryState, Purpose, ReferenceKind, ReferenceStatus
+from shared.teams.graph_answers import MailboxSettings
+from shared.teams.hosts import DEFAULT_SERVICE_URLS
+from shared.teams.outcome import Outcome, Verdict
+from shared.texts import language_of
+
+#: Delay before a message is tried again whose recipient is being welcomed, and how long it waits for that.
+WELCOME_DELAY_SECONDS = 5.0
+LONGEST_WELCOME = timedelta(minutes=1)
+
+log = logging.getLogger(__name__)
+
+
+def may_install(sending: Sending, recipient: ResolvedRecipient) -> bool:
+    """Return whether the app may have to be installed for the recipient."""
+    notification, target = sending.notification, recipient.target
+    if notification.content.on_missing != "install" or notification.purpose is not Purpose.NOTIFICATION:
+        return False
+    is_unknown = target in policy.MISSING if not isinstance(target, Target) else not target.conversation
+    return is_unknown and sending.message.recipient.startswith("u:")
+
+
+async def meet(sending: Sending, recipient: ResolvedRecipient) -> ResolvedRecipient:
+    """Return the recipient with the time zone of their mailbox, if nothing is known of them."""
+    services, tenant, person = sending.services, sending.notification.tenant, sending.message.recipient[2:]
+    if await _find(sending):
+        return recipient
+    settings = await services.graph.mailbox_settings(tenant, person)
+    if not isinstance(settings, MailboxSettings) or not (settings.time_zone or settings.locale):
+        return recipient
+    observed = {"time_zone": settings.time_zone, "locale": settings.locale}
+    await services.conversations.save(tenant, ReferenceKind.USER, person, observed, at=services.real_time())
+    found = await resolve(services, tenant, sending.message.recipient)
+    return replace(found, target=recipient.target)
+
+
+def pretend_installed(policy_input: PolicyInput) -> PolicyInput:
+    """Return the input as if the app was installed: it is not installed for what is not sent now."""
+    return replace(policy_input, target=Target(ReferenceKind.USER, "", "", ""))
+
+
+async def install(sending: Sending) -> ResolvedRecipient | None:
+    """Install the app for the recipient, and return them; None if the delivery was requeued or has ended.
+
+    Whoever has removed the app does not get it again.
+    """
+    services, tenant, person = sending.services, sending.notification.tenant, sending.message.recipient[2:]
+    now, known = services.real_time(), await _find(sending)
+    if known and (known.conversation_id or known.status is not ReferenceStatus.ACTIVE):
+        return await resolve(services, tenant, sending.message.recipient)
+    installed_at = datetime.fromisoformat(known.status_at) if known and known.status_at else None
+    if installed_at is None:
+        outcome = await services.graph.install_for_person(tenant, person)
+        if isinstance(outcome, Outcome):
+            await _record_refusal(sending, outcome)
+            return None
+        await _store_default_host(sending, now)
+        if not welcomes.are_off(services):  # before the mark, so that a crash loses no welcome
+            language = language_of(known.locale if known else "")
+            await welcomes.post_welcome(services, tenant, person, f"{person};install", language)
+        await services.conversations.save(
+            tenant, ReferenceKind.USER, person, {"status_at": now.isoformat()}, at=now, status=ReferenceStatus.ACTIVE
+        )
+    if not welcomes.are_off(services) and now - (installed_at or now) < LONGEST_WELCOME:
+        await sending.requeue(WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
+        return None
+    return await resolve(services, tenant, sending.message.recipient)
+
+
+async def _find(sending: Sending) -> ConversationReference | None:
+    person = sending.message.recipient[2:]
+    return await sending.services.conversations.get(sending.notification.tenant, ReferenceKind.USER, person)
+
+
+async def _record_refusal(sending: Sending, outcome: Outcome) -> None:
+    """Try again later, or end the delivery with Graph's reason. An install may be repeated."""
+    if outcome.verdict in (Verdict.RETRY, Verdict.UNKNOWN):
+        await record_outcome(sending, replace(outcome, verdict=Verdict.RETRY), "")
+        return
+    state = DeliveryState.SUPPRESSED if outcome.verdict is Verdict.SUPPRESSED else DeliveryState.FAILED
+    await sending.end(state, outcome.reason)
+
+
+async def _store_default_host(sending: Sending, now: datetime) -> None:
+    """Store Teams' host of the bot's cloud for a tenant from which no activity has come yet."""
+    services, tenant = sending.services, sending.notification.tenant
+    host = DEFAULT_SERVICE_URLS.get(services.settings.graph_url)
+    if host and await services.conversations.get(tenant, ReferenceKind.TENANT, tenant) is None:
+        await services.conversations.save(tenant, ReferenceKind.TENANT, tenant, {"service_url": host}, at=now)

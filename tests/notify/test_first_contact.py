@@ -1,0 +1,189 @@
+"""`onMissing: install`: people who never had the app get it through Graph, then the welcome, then the message."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import Growth, PersonView, TeamsEvent
+from notify.delivery.first_contact import LONGEST_WELCOME
+from shared.states import Reason, ReferenceKind, ReferenceStatus
+from shared.teams.graph_answers import Installed, MailboxSettings
+from shared.teams.outcome import Outcome, Verdict
+from tests.messages.users import serve_endpoint
+from tests.support.herald import Herald, user
+
+DENIED = Outcome(Verdict.FAILED, Reason.GRAPH_PERMISSION_MISSING)
+
+
+class FakeGraph:
+    """Installs the app in the fake Teams, unless `answers` has other answers, which come first."""
+
+    def __init__(self, herald: Herald, *answers: Outcome) -> None:
+        self.herald, self.answers, self.installs = herald, list(answers), list[str]()
+        self.mailbox: MailboxSettings | Outcome = DENIED
+        #: Whether Teams sends the events of an install.
+        self.sends_events = False
+
+    async def install_for_person(self, _tenant: str, person: str) -> Installed | Outcome:
+        if self.answers:
+            return self.answers.pop(0)
+        already = person in self.installs
+        self.installs.append(person)
+        await self.herald.teams.set_installed([person])
+        if self.sends_events:
+            async with serve_endpoint(self.herald) as endpoint:
+                await self.herald.teams.send_event(TeamsEvent(kind="install", person=person, endpoint=endpoint))
+        return Installed(already=already)
+
+    async def mailbox_settings(self, *_: str) -> MailboxSettings | Outcome:
+        return self.mailbox
+
+
+@pytest.fixture
+def graph(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> FakeGraph:
+    graph = FakeGraph(timed)
+    for name in ("install_for_person", "mailbox_settings"):
+        monkeypatch.setattr(timed.services.graph, name, getattr(graph, name))
+    return graph
+
+
+async def add_person(herald: Herald) -> PersonView:
+    """Return a person who never had the app, in a tenant whose serviceUrl is known."""
+    [person] = (await herald.teams.grow(Growth(tenant=herald.tenant, people=1, installed=False))).people
+    await herald.store_tenant()
+    return person
+
+
+async def titles(herald: Herald) -> list[str]:
+    return [str(message.activity.get("summary")) for message in await herald.received()]
+
+
+async def send(herald: Herald, person: PersonView, **data: Any) -> tuple[str, str]:
+    """Send a notification, do all work that follows, and return the state and reason of its delivery."""
+    notification = await herald.submit(user(person), onMissing="install", **data)
+    await herald.run_until_idle()
+    row = await herald.row(notification, f"u:{person.object_id}")
+    return row["state"], row["reason"]
+
+
+@pytest.mark.parametrize("sends_events", [False, True])
+async def test_welcome_comes_once_and_before_the_message(
+    timed: Herald, graph: FakeGraph, *, sends_events: bool
+) -> None:
+    graph.sends_events = sends_events
+    ada = await add_person(timed)
+    assert await send(timed, ada) == ("sent", "")
+    assert [title == "Done" for title in await titles(timed)] == [False, True]
+    assert graph.installs == [ada.object_id]
+    assert await send(timed, ada, content={"title": "Again"}) == ("sent", "")
+    assert graph.installs == [ada.object_id]
+
+
+async def test_person_who_is_known_is_not_installed(timed: Herald, graph: FakeGraph) -> None:
+    [ada] = (await timed.grow(people=1)).people
+    await timed.store_reference(ada)
+    assert await send(timed, ada) == ("sent", "")
+    assert graph.installs == []
+
+
+async def test_person_who_removed_the_app_does_not_get_it_again(timed: Herald, graph: FakeGraph) -> None:
+    [ada] = (await timed.grow(people=1)).people
+    async with serve_endpoint(timed) as endpoint:
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=endpoint))
+        await timed.teams.send_event(TeamsEvent(kind="uninstall", person=ada.object_id, endpoint=endpoint))
+    await timed.handle_messages()
+    assert await send(timed, ada) == ("suppressed", "notInstalled")
+    assert graph.installs == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (DENIED, ("failed", "graphPermissionMissing")),
+        (Outcome(Verdict.FAILED, Reason.APP_NOT_IN_CATALOGUE), ("failed", "appNotInCatalogue")),
+        (Outcome(Verdict.SUPPRESSED, Reason.BLOCKED_BY_POLICY), ("suppressed", "blockedByPolicy")),
+        (Outcome(Verdict.SUPPRESSED, Reason.UNKNOWN_PERSON), ("suppressed", "unknownPerson")),
+    ],
+)
+async def test_refusal_ends_in_its_own_reason(
+    timed: Herald, graph: FakeGraph, answer: Outcome, expected: tuple[str, str]
+) -> None:
+    graph.answers = [answer]
+    assert await send(timed, await add_person(timed)) == expected
+    assert await timed.received() == []
+
+
+async def test_failed_delivery_is_installed_after_a_redrive(timed: Herald, graph: FakeGraph) -> None:
+    graph.answers = [DENIED]
+    ada = await add_person(timed)
+    notification = await timed.submit(user(ada), onMissing="install")
+    await timed.run_until_idle()
+    await timed.command("redrive", notification)
+    await timed.run_until_idle()
+    assert (await timed.row(notification, f"u:{ada.object_id}"))["state"] == "sent"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Outcome(Verdict.RETRY, Reason.THROTTLED, 1.5),
+        Outcome(Verdict.RETRY, Reason.PACED, 2.0),
+        Outcome(Verdict.UNKNOWN, Reason.NO_ANSWER),
+    ],
+    ids=lambda answer: answer.reason,
+)
+async def test_install_without_an_answer_is_tried_again(timed: Herald, graph: FakeGraph, answer: Outcome) -> None:
+    graph.answers = [answer, answer]
+    ada = await add_person(timed)
+    notification = await timed.submit(user(ada), onMissing="install")
+    await timed.run_until_idle()
+    row = await timed.row(notification, f"u:{ada.object_id}")
+    assert (row["state"], row.get("maybe_twice", False)) == ("sent", False)
+
+
+async def test_nothing_is_installed_for_what_is_not_sent_now(timed: Herald, graph: FakeGraph) -> None:
+    """Quiet hours, preferences and schedules decide first."""
+    ada = await add_person(timed)
+    at = (timed.clock() + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M")
+    schedule = {"at": at, "timeZone": "recipient"}
+    notification = await timed.submit(user(ada), onMissing="install", schedule=schedule)
+    await timed.handle_messages()
+    row = await timed.row(notification, f"u:{ada.object_id}")
+    assert (row["state"], row["reason"], graph.installs) == ("queued", "localTime", [])
+    await timed.command("cancel", notification)
+    await timed.run_until_idle()
+    assert graph.installs == []
+
+
+async def test_time_zone_of_the_mailbox_counts_for_a_person_met_for_the_first_time(
+    timed: Herald, graph: FakeGraph
+) -> None:
+    graph.mailbox = MailboxSettings("Asia/Tokyo", "de-DE")
+    ada = await add_person(timed)
+    await timed.submit(user(ada), onMissing="install", schedule={"at": "2099-01-01T09:00", "timeZone": "recipient"})
+    await timed.handle_messages()
+    reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
+    assert reference
+    assert (reference.time_zone, reference.locale) == ("Asia/Tokyo", "de-DE")
+    [held] = await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10)
+    assert held.until.isoformat() == "2099-01-01T00:00:00+00:00"
+
+
+async def test_message_is_sent_without_a_welcome_that_does_not_arrive(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(*_: Any) -> None:
+        return
+
+    monkeypatch.setattr("shared.welcomes.post_welcome", lose)
+    ada = await add_person(timed)
+    before = timed.clock()
+    assert await send(timed, ada) == ("sent", "")
+    assert timed.clock() - before >= LONGEST_WELCOME
+    assert await titles(timed) == ["Done"]
+    reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
+    assert reference
+    assert (reference.status, bool(reference.conversation_id)) == (ReferenceStatus.ACTIVE, True)
