@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from shared.services import open_services
 from shared.settings import Settings, load_settings
 from shared.states import Reason
 from shared.storage.rate_lanes import LaneKind, TenantLaneKind
@@ -37,7 +38,9 @@ from shared.teams.graph_answers import (
 )
 from shared.teams.outcome import Outcome, Verdict
 from shared.teams.rate_limiter import RetryLater
+from shared.time.clock import real_time
 from tests.messages.conftest import ADA, APP, BEN, GROUP, TENANT
+from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OTHER_TENANT = "2b6c1d0e-7a45-4c19-9f38-d50e8a61b274"
@@ -757,6 +760,31 @@ async def test_throttled_install_pauses_the_lane_of_installs_alone(double: Graph
     assert client.lanes[TenantLaneKind.GRAPH_CHECK].paused == []
     double.on(f"/users/{ADA}", Answer(user()))
     assert await client.graph.person(TENANT, ADA) == ADAS_ACCOUNT
+
+
+async def test_services_have_a_lane_for_installs_and_one_for_checks(
+    double: GraphDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage()
+    monkeypatch.setattr("shared.services.Table", storage.table)
+    services = await open_services(settings_for(double), storage.open(), real_time)
+    installs = f"/users/{ADA}/teamwork/installedApps"
+    double.on(installs, Answer(None, 201), Answer({"value": []}), Answer(None, 429, {"Retry-After": "30"}))
+    try:
+        graph = services.graph
+        assert await graph.install_for_person(TENANT, ADA) == Installed(already=False)
+        assert await graph.is_installed_for_person(TENANT, ADA) is False
+        assert await graph.install_for_person(TENANT, ADA) == Outcome(Verdict.RETRY, Reason.THROTTLED, 30)
+        paced = await graph.install_for_person(TENANT, BEN)
+        assert isinstance(paced, Outcome)
+        assert paced.reason is Reason.PACED
+        assert services.rate_limiter.paused_seconds(TENANT) == 0
+        double.on(installs, Answer({"value": []}))
+        assert await graph.is_installed_for_person(TENANT, ADA) is False
+    finally:
+        await services.close()
+    table = storage.open()[1].get_table_client("HeraldRateLanes")
+    assert {row["RowKey"] async for row in table.list_entities()} == {"graphInstall", "graphCheck"}
 
 
 async def test_install_without_a_slot_is_not_sent(double: GraphDouble, client: Client) -> None:
