@@ -27,7 +27,7 @@ from shared.storage.rate_lanes import LaneKind, TenantLaneKind
 from shared.teams import graph_answers as answers
 from shared.teams.connector import THROTTLED_PAUSE_SECONDS, TOKEN_PAUSE_SECONDS
 from shared.teams.exchange import exchange
-from shared.teams.graph_answers import Installed, MailboxSettings, Operation, Page, Person
+from shared.teams.graph_answers import Account, Installed, MailboxSettings, Operation, Page
 from shared.teams.outcome import Outcome, Verdict, json_object
 from shared.teams.rate_limiter import RateLimiter, RetryLater
 from shared.teams.tokens import NoToken, Tokens
@@ -56,7 +56,7 @@ _GROUP_HEADERS = {"ConsistencyLevel": "eventual"}
 _ANY, _READS = "any", "reads"
 
 #: What is known of people in one expansion, by name in lower case; its owner passes it to each call.
-KnownPeople = dict[str, Person | Outcome]
+KnownPeople = dict[str, Account | Outcome]
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,13 @@ class Graph:
         self._catalogue: dict[str, tuple[float, str | Outcome]] = {}
         self._catalogue_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def person(self, tenant: str, name: str, known: KnownPeople | None = None) -> Person | Outcome:
+    async def person(self, tenant: str, name: str, known: KnownPeople | None = None) -> Account | Outcome:
         """Find a person by object id, UPN or mail address, as `people` does."""
         return (await self.people(tenant, [name], known))[name]
 
     async def people(
         self, tenant: str, names: Iterable[str], known: KnownPeople | None = None
-    ) -> dict[str, Person | Outcome]:
+    ) -> dict[str, Account | Outcome]:
         """Find people by object id, UPN or mail address; return what was found for each name.
 
         Names in `known` are not asked for, and those that were found, or are unknown, are added to it.
@@ -112,7 +112,7 @@ class Graph:
         todo = [key for key in dict.fromkeys(_key(name) for name in names) if key not in known]
         for start in range(0, len(todo), answers.MAX_BATCH):
             found |= await self._find(tenant, todo[start : start + answers.MAX_BATCH])
-        known.update({key: each for key, each in found.items() if isinstance(each, Person) or _is_unknown(each)})
+        known.update({key: each for key, each in found.items() if isinstance(each, Account) or _is_unknown(each)})
         return {name: known[_key(name)] if _key(name) in known else found[_key(name)] for name in names}
 
     async def group_members(self, tenant: str, group: str, cursor: str = "") -> Page | Outcome:
@@ -321,7 +321,7 @@ class Graph:
             if operation not in _LANES:
                 self._refuse(tenant, _READS, outcome)
         elif outcome.reason is Reason.GRAPH_PERMISSION_MISSING:
-            self._log_once(tenant, permission, f"grant the application permission {permission} to the app")
+            self._log_once(tenant, permission, f"grant the application permission {permission} to the app in Entra ID")
             if operation is not answers.READ_MAILBOX:  # which may be granted for some mailboxes
                 self._refuse(tenant, permission, replace(outcome, retry_after=PERMISSION_MISSING_SECONDS))
         elif outcome.reason is Reason.BLOCKED_BY_POLICY:
@@ -342,7 +342,7 @@ class Graph:
             )
 
 
-def _is_unknown(found: Person | Outcome) -> bool:
+def _is_unknown(found: Account | Outcome) -> bool:
     return isinstance(found, Outcome) and found.reason is Reason.UNKNOWN_PERSON
 
 

@@ -54,7 +54,7 @@ INSTALL_FOR_TEAM = Operation(_FOR_TEAM, Reason.UNKNOWN_GROUP, installs=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Account:
     """An account of the organisation; `id` is its Entra object id in lower case."""
 
     id: str
@@ -66,7 +66,7 @@ class Person:
 class Page:
     """Some people of a list, all enabled; how many are left out, by reason; and the cursor of the next page, or ""."""
 
-    people: Sequence[Person]
+    people: Sequence[Account]
     left_out: Mapping[Reason, int]
     cursor: str
 
@@ -165,16 +165,16 @@ def read_batch(operation: Operation, body: Mapping[str, Any], count: int, now: d
     return outcomes
 
 
-def read_person(row: Mapping[str, Any]) -> Person | None:
+def read_person(row: Mapping[str, Any]) -> Account | None:
     """Return the person of a user object, None if it does not say who it is or whether the account is enabled."""
     identifier, enabled = row.get("id"), row.get("accountEnabled")
     if not isinstance(identifier, str) or not _UUID.fullmatch(identifier) or not isinstance(enabled, bool):
         return None
     # Accounts that were synchronised before 2014 have no `userType`, and are members.
-    return Person(identifier.lower(), enabled, str(row.get("userType")).lower() == "guest")
+    return Account(identifier.lower(), enabled, str(row.get("userType")).lower() == "guest")
 
 
-def read_found_person(outcome: Outcome) -> Person | Outcome:
+def read_found_person(outcome: Outcome) -> Account | Outcome:
     """Return the person that a request for one, or for those of a mail address, found."""
     if outcome.verdict is not Verdict.DONE:
         return outcome
@@ -199,7 +199,7 @@ def read_page(body: Mapping[str, Any], url: str, *, cursor: str, with_guests: bo
     next_cursor = body.get("@odata.nextLink") or ""
     if next_cursor and (next_cursor == cursor or not is_cursor(next_cursor, url)):
         return Outcome(Verdict.FAILED, Reason.HOST_NOT_ALLOWED)
-    people, left_out = list[Person](), Counter[Reason]()
+    people, left_out = list[Account](), Counter[Reason]()
     for row in rows:
         if (row.get("@odata.type") or _USER_TYPE) != _USER_TYPE:
             continue

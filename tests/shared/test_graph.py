@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from shared.services import open_services
 from shared.settings import Settings, load_settings
 from shared.states import Reason
 from shared.storage.rate_lanes import LaneKind, TenantLaneKind
@@ -29,15 +30,17 @@ from shared.teams.graph_answers import (
     INSTALL_FOR_TEAM,
     LIST_GROUP,
     READ_MAILBOX,
+    Account,
     Installed,
     MailboxSettings,
     Operation,
     Page,
-    Person,
 )
 from shared.teams.outcome import Outcome, Verdict
 from shared.teams.rate_limiter import RetryLater
+from shared.time.clock import real_time
 from tests.messages.conftest import ADA, APP, BEN, GROUP, TENANT
+from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 OTHER_TENANT = "2b6c1d0e-7a45-4c19-9f38-d50e8a61b274"
@@ -128,17 +131,17 @@ def test_expired_cursor_restarts_the_list_and_a_first_page_does_not(status: int,
 @pytest.mark.parametrize(
     ("row", "person"),
     [
-        (user(ADA.upper()), Person(ADA, enabled=True, guest=False)),
-        (user(enabled=False), Person(ADA, enabled=False, guest=False)),
-        (user(kind="Guest"), Person(ADA, enabled=True, guest=True)),
-        (user(kind=None), Person(ADA, enabled=True, guest=False)),
+        (user(ADA.upper()), Account(ADA, enabled=True, guest=False)),
+        (user(enabled=False), Account(ADA, enabled=False, guest=False)),
+        (user(kind="Guest"), Account(ADA, enabled=True, guest=True)),
+        (user(kind=None), Account(ADA, enabled=True, guest=False)),
         (user(enabled=None), None),
         (user(None), None),
         (user("../x"), None),
         ({}, None),
     ],
 )
-def test_user_object_is_a_person_or_unreadable(row: dict[str, Any], person: Person | None) -> None:
+def test_user_object_is_a_person_or_unreadable(row: dict[str, Any], person: Account | None) -> None:
     """Answers of Graph: pages."""
     assert answers.read_person(row) == person
 
@@ -193,7 +196,7 @@ def test_page_counts_who_is_left_out() -> None:
         {"@odata.type": "#microsoft.graph.group", "id": GROUP},
         "no row",
     ]
-    ada, ben = Person(ADA, enabled=True, guest=False), Person(BEN, enabled=True, guest=True)
+    ada, ben = Account(ADA, enabled=True, guest=False), Account(BEN, enabled=True, guest=True)
     disabled = {Reason.ACCOUNT_DISABLED: 2, Reason.NOT_READABLE: 1}
     with_guests = answers.read_page({"value": rows}, GRAPH, cursor="", with_guests=True)
     assert with_guests == Page([ada, ben], disabled, "")
@@ -288,7 +291,7 @@ class GraphDouble:
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         text = await request.text()
-        body = json.loads(text) if text else None
+        body: Any = json.loads(text) if text else None
         self.asked.append(Asked(request.method, request.raw_path, CIMultiDict(request.headers), body))
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token in self.refused_tokens:
@@ -370,9 +373,10 @@ async def new_client(double: GraphDouble) -> AsyncIterator[Callable[..., Client]
             lanes: dict[TenantLaneKind, Any] = {
                 TenantLaneKind.GRAPH_INSTALL: Lane(), TenantLaneKind.GRAPH_CHECK: Lane(),
             }  # fmt: skip
-            graph = Graph(session, settings_for(double, **more), lambda: NOW, lambda: client.seconds, lanes)
-            client = Client(graph, lanes)
-            return client
+            created: list[Client] = []
+            graph = Graph(session, settings_for(double, **more), lambda: NOW, lambda: created[0].seconds, lanes)
+            created.append(Client(graph, lanes))
+            return created[0]
 
         yield create
 
@@ -383,7 +387,7 @@ def client(new_client: Callable[..., Client]) -> Client:
 
 
 SELECT = "$select=id,accountEnabled,userType"
-PEOPLE = Person(ADA, enabled=True, guest=False)
+ADAS_ACCOUNT = Account(ADA, enabled=True, guest=False)
 
 
 async def test_token_is_for_graph_and_from_the_tenant_of_the_recipient(double: GraphDouble, client: Client) -> None:
@@ -399,7 +403,7 @@ async def test_token_is_for_graph_and_from_the_tenant_of_the_recipient(double: G
 async def test_refused_token_is_replaced_once(double: GraphDouble, client: Client) -> None:
     double.on(f"/users/{ADA}", Answer(user()))
     double.refused_tokens = {"token-1"}
-    assert await client.graph.person(TENANT, ADA) == PEOPLE
+    assert await client.graph.person(TENANT, ADA) == ADAS_ACCOUNT
     assert [each.headers["Authorization"] for each in double.asked] == ["Bearer token-1", "Bearer token-2"]
     double.refused_tokens = {"token-2", "token-3"}
     refused = await client.graph.person(TENANT, ADA)
@@ -408,7 +412,7 @@ async def test_refused_token_is_replaced_once(double: GraphDouble, client: Clien
     assert await client.graph.person(TENANT, ADA) == refused  # nothing is asked until then
     assert len(double.asked) == 4
     client.seconds = 60.0
-    assert await client.graph.person(TENANT, ADA) == PEOPLE  # with token-4
+    assert await client.graph.person(TENANT, ADA) == ADAS_ACCOUNT  # with token-4
     assert len(double.asked) == 6
 
 
@@ -419,7 +423,7 @@ async def test_token_of_a_managed_identity_is_used_for_its_home_tenant_only(
     client = new_client(
         MicrosoftAppType="UserAssignedMSI", MicrosoftAppPassword="", MicrosoftAppTenantId=TENANT.upper()
     )
-    assert await client.graph.person(TENANT, ADA) == PEOPLE
+    assert await client.graph.person(TENANT, ADA) == ADAS_ACCOUNT
     other = await client.graph.person(OTHER_TENANT, ADA)
     assert other == Outcome(Verdict.FAILED, Reason.GRAPH_PERMISSION_MISSING)
     assert len(double.asked) == 1
@@ -434,7 +438,7 @@ async def test_nothing_is_asked_for_a_tenant_that_is_not_allowed_nor_beyond_loop
     assert await far.graph.person(TENANT, ADA) == Outcome(Verdict.FAILED, Reason.HOST_NOT_ALLOWED)
     assert (double.asked, double.token_requests) == ([], [])
     double.on(f"/users/{ADA}", Answer(user()))
-    assert await new_client(**development).graph.person(TENANT, ADA) == PEOPLE
+    assert await new_client(**development).graph.person(TENANT, ADA) == ADAS_ACCOUNT
     assert "Authorization" not in double.asked[0].headers
 
 
@@ -452,13 +456,13 @@ async def test_nothing_is_asked_for_a_tenant_that_is_not_allowed_nor_beyond_loop
 async def test_name_of_a_person_is_escaped(double: GraphDouble, client: Client, name: str, path: str) -> None:
     """Answers of Graph."""
     double.on(path, Answer(user()))
-    assert await client.graph.person(TENANT, name) == PEOPLE
+    assert await client.graph.person(TENANT, name) == ADAS_ACCOUNT
     assert double.paths() == [f"{path}?{SELECT}"]
 
 
 async def test_person_is_found_by_mail_if_nobody_has_the_upn(double: GraphDouble, client: Client) -> None:
     double.on("/users", Answer({"value": [user()]}))
-    assert await client.graph.person(TENANT, "o'neil@contoso.com") == PEOPLE
+    assert await client.graph.person(TENANT, "o'neil@contoso.com") == ADAS_ACCOUNT
     expected = f"/users?$filter=mail%20eq%20%27o%27%27neil%40contoso.com%27&{SELECT}"
     assert double.paths() == [f"/users/o%27neil%40contoso.com?{SELECT}", expected]
 
@@ -487,7 +491,7 @@ async def test_many_people_are_found_in_batches_of_20_and_none_of_them_twice(
     known: KnownPeople = {}
     names = [*ids, "P0@contoso.com", "p1@CONTOSO.com"]
     found = await client.graph.people(TENANT, names, known)
-    assert found == {name: Person(ids[name.lower()], enabled=True, guest=False) for name in names}
+    assert found == {name: Account(ids[name.lower()], enabled=True, guest=False) for name in names}
     assert double.paths() == ["/$batch"] * 3
     assert [len(each.body["requests"]) for each in double.asked] == [20, 20, 5]
     assert double.asked[0].body["requests"][0] == {
@@ -506,11 +510,11 @@ async def test_part_of_a_batch_has_its_own_result(double: GraphDouble, client: C
     known: KnownPeople = {}
     names = ["found@b.c", "throttled@b.c", "forbidden@b.c", "down@b.c", "missing@b.c"]
     found = await client.graph.people(TENANT, names, known)
-    assert found["found@b.c"] == PEOPLE
+    assert found["found@b.c"] == ADAS_ACCOUNT
     assert found["throttled@b.c"] == Outcome(Verdict.RETRY, Reason.THROTTLED, 2.5)
     assert found["forbidden@b.c"] == Outcome(Verdict.FAILED, Reason.GRAPH_PERMISSION_MISSING)
     assert found["down@b.c"] == Outcome(Verdict.RETRY, Reason.NO_ANSWER)
-    assert known == {"found@b.c": PEOPLE}
+    assert known == {"found@b.c": ADAS_ACCOUNT}
 
 
 async def test_batch_without_a_part_asks_for_it_again(double: GraphDouble, client: Client) -> None:
@@ -520,8 +524,8 @@ async def test_batch_without_a_part_asks_for_it_again(double: GraphDouble, clien
     double.on("/users/a%40b.c", Answer(user()))
     known: KnownPeople = {}
     found = await client.graph.people(TENANT, ["a@b.c", "b@b.c"], known)
-    assert found == {"a@b.c": answers.UNUSABLE, "b@b.c": Person(BEN, enabled=True, guest=False)}
-    assert (await client.graph.people(TENANT, ["a@b.c", "b@b.c"], known))["a@b.c"] == PEOPLE
+    assert found == {"a@b.c": answers.UNUSABLE, "b@b.c": Account(BEN, enabled=True, guest=False)}
+    assert (await client.graph.people(TENANT, ["a@b.c", "b@b.c"], known))["a@b.c"] == ADAS_ACCOUNT
     assert double.paths() == ["/$batch", f"/users/a%40b.c?{SELECT}"]
 
 
@@ -532,9 +536,9 @@ async def test_members_of_a_group_are_listed_in_pages(double: GraphDouble, clien
     link = f"{double.url}/v1.0{MEMBERS}?$top=999&$skiptoken=RFNwd'%231"
     double.on(MEMBERS, Answer({"value": [user()], "@odata.nextLink": link}), Answer({"value": [user(BEN)]}))
     first = await client.graph.group_members(TENANT, GROUP)
-    assert first == Page([PEOPLE], {}, link)
+    assert first == Page([ADAS_ACCOUNT], {}, link)
     assert await client.graph.group_members(TENANT, GROUP, first.cursor) == Page(
-        [Person(BEN, enabled=True, guest=False)], {}, ""
+        [Account(BEN, enabled=True, guest=False)], {}, ""
     )
     query = f"{SELECT}&$top=999&$count=true"
     assert double.paths() == [f"{MEMBERS}?{query}", link.removeprefix(f"{double.url}/v1.0")]
@@ -546,7 +550,7 @@ async def test_group_that_cannot_be_cast_is_listed_without_the_cast(double: Grap
     double.on(MEMBERS, Answer(error("Request_UnsupportedQuery"), 400))
     group = {"@odata.type": "#microsoft.graph.group", "id": GROUP, "displayName": None}
     double.on(f"/groups/{GROUP}/transitiveMembers", Answer({"value": [group, user()]}))
-    assert await client.graph.group_members(TENANT, GROUP) == Page([PEOPLE], {}, "")
+    assert await client.graph.group_members(TENANT, GROUP) == Page([ADAS_ACCOUNT], {}, "")
 
 
 async def test_another_bad_request_is_not_repeated(double: GraphDouble, client: Client) -> None:
@@ -569,7 +573,7 @@ async def test_redirect_is_not_followed(double: GraphDouble, client: Client) -> 
     assert len(double.asked) == 1
 
 
-async def test_expired_cursor_is_told(double: GraphDouble, client: Client) -> None:
+async def test_expired_cursor_is_a_reason_of_its_own(double: GraphDouble, client: Client) -> None:
     """Answers of Graph: pages."""
     double.on("/users", Answer(error("Directory_ExpiredPageToken", EXPIRED), 400))
     found = await client.graph.organisation_members(TENANT, f"{double.url}/v1.0/users?$skiptoken=1")
@@ -579,7 +583,7 @@ async def test_expired_cursor_is_told(double: GraphDouble, client: Client) -> No
 async def test_organisation_is_listed_without_guests(double: GraphDouble, client: Client) -> None:
     double.on("/users", Answer({"value": [user(), user(BEN, kind="Guest"), user(BEN, enabled=False)]}))
     found = await client.graph.organisation_members(TENANT)
-    assert found == Page([PEOPLE], {Reason.GUEST: 1, Reason.ACCOUNT_DISABLED: 1}, "")
+    assert found == Page([ADAS_ACCOUNT], {Reason.GUEST: 1, Reason.ACCOUNT_DISABLED: 1}, "")
     assert double.paths() == [f"/users?{SELECT}&$top=999"]
 
 
@@ -659,7 +663,7 @@ async def test_catalogue_is_asked_once_an_hour_and_each_minute_without_the_app(
     assert len(double.asked) == 3
 
 
-async def test_unknown_person_is_told_from_an_app_that_left_the_catalogue(double: GraphDouble, client: Client) -> None:
+async def test_unknown_person_differs_from_an_app_that_left_the_catalogue(double: GraphDouble, client: Client) -> None:
     """Answers of Graph."""
     install = f"/users/{ADA}/teamwork/installedApps"
     double.on(install, Answer(error("NotFound"), 404))
@@ -740,7 +744,7 @@ async def test_throttled_reads_wait_and_installs_go_on(
     assert again == Outcome(Verdict.RETRY, Reason.THROTTLED, throttled.retry_after - 0.5)
     assert double.paths()[-1].startswith("/users?")
     assert await client.graph.install_for_person(TENANT, ADA) == Installed(already=False)
-    assert not isinstance(await client.graph.person(OTHER_TENANT, "a@b.c"), Person)
+    assert not isinstance(await client.graph.person(OTHER_TENANT, "a@b.c"), Account)
     assert double.asked[-1].path.startswith("/v1.0/users?$filter")  # another tenant does not wait
     client.seconds = throttled.retry_after
     await client.graph.group_members(TENANT, GROUP)
@@ -755,7 +759,32 @@ async def test_throttled_install_pauses_the_lane_of_installs_alone(double: Graph
     assert client.lanes[TenantLaneKind.GRAPH_INSTALL].paused == [(TENANT, 7)]
     assert client.lanes[TenantLaneKind.GRAPH_CHECK].paused == []
     double.on(f"/users/{ADA}", Answer(user()))
-    assert await client.graph.person(TENANT, ADA) == PEOPLE
+    assert await client.graph.person(TENANT, ADA) == ADAS_ACCOUNT
+
+
+async def test_services_have_a_lane_for_installs_and_one_for_checks(
+    double: GraphDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage()
+    monkeypatch.setattr("shared.services.Table", storage.table)
+    services = await open_services(settings_for(double), storage.open(), real_time)
+    installs = f"/users/{ADA}/teamwork/installedApps"
+    double.on(installs, Answer(None, 201), Answer({"value": []}), Answer(None, 429, {"Retry-After": "30"}))
+    try:
+        graph = services.graph
+        assert await graph.install_for_person(TENANT, ADA) == Installed(already=False)
+        assert await graph.is_installed_for_person(TENANT, ADA) is False
+        assert await graph.install_for_person(TENANT, ADA) == Outcome(Verdict.RETRY, Reason.THROTTLED, 30)
+        paced = await graph.install_for_person(TENANT, BEN)
+        assert isinstance(paced, Outcome)
+        assert paced.reason is Reason.PACED
+        assert services.rate_limiter.paused_seconds(TENANT) == 0
+        double.on(installs, Answer({"value": []}))
+        assert await graph.is_installed_for_person(TENANT, ADA) is False
+    finally:
+        await services.close()
+    table = storage.open()[1].get_table_client("HeraldRateLanes")
+    assert {row["RowKey"] async for row in table.list_entities()} == {"graphInstall", "graphCheck"}
 
 
 async def test_install_without_a_slot_is_not_sent(double: GraphDouble, client: Client) -> None:
