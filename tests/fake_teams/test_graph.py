@@ -741,6 +741,16 @@ async def test_answer_can_be_lost_after_the_installation(teams: FakeTeams, graph
     assert (await teams.stats()).requests["installApp"] == {"dropped": 2, "409": 1}
 
 
+async def test_part_that_drops_the_connection_drops_the_batch(teams: FakeTeams, graph: GraphClient) -> None:
+    first, second = (await teams.world()).people[:2]
+    await teams.inject(TeamsFault(operation="user", drop=True, person=second.object_id, count=1))
+    parts = [{"url": f"/users/{person.object_id}"} for person in (first, second)]
+    with pytest.raises(aiohttp.ClientError):
+        await graph.batch(*parts)
+    assert {part["status"] for part in (await graph.batch(*parts)).values()} == {200}
+    assert (await teams.stats()).requests["batch"] == {"dropped": 1, "200": 1}
+
+
 async def test_delay_and_latency_are_before_the_answer(teams: FakeTeams, graph: GraphClient) -> None:
     await teams.set_behaviour(Behaviour(graph_latency=0.1))
     await teams.inject(TeamsFault(operation="users", delay=0.1))
