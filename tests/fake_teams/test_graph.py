@@ -29,6 +29,7 @@ from local.fake_teams.odata import parse_filter
 from local.fake_teams.rate_limits import GraphLimits
 from local.fake_teams.state import FakeState
 from local.fake_teams.token_issuer import BotRegistration
+from local.fake_teams.world import Device, Group
 from tests.fake_teams.conftest import Bot, FakeApp, Reply, fetch_token
 
 EVENTUAL = {"ConsistencyLevel": "eventual"}
@@ -365,6 +366,14 @@ async def test_nested_members_are_listed_once_in_pages(teams: FakeTeams, graph: 
     assert device["displayName"] is None
     groups = await graph.get(f"groups/{group}/transitiveMembers/microsoft.graph.group?$count=true", EVENTUAL)
     assert ids(groups.body["value"]) == [inner.groups[0].id]
+
+
+def test_groups_that_hold_each_other_are_listed_once() -> None:
+    device = Device("device")
+    first = Group("t", "1", "First", "security", [device])
+    second = Group("t", "2", "Second", "security", [first, device])
+    first.members.append(second)
+    assert [first.transitive, second.transitive] == [[device, second, first], [first, device, second]]
 
 
 async def test_members_that_the_app_may_not_read_have_nulls(teams: FakeTeams, graph: GraphClient) -> None:
