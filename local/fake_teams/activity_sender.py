@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
@@ -20,6 +21,7 @@ ISSUER = "https://api.botframework.com"
 RESPONSE_TIMEOUT_SECONDS = 15
 #: How long a genuine token is reused, as Teams does; it expires after an hour.
 TOKEN_REUSE_SECONDS = 300
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 class ActivitySender:
@@ -36,7 +38,8 @@ class ActivitySender:
             await self._session.close()
 
     async def post(self, activity: dict[str, Any], endpoint: str, forgery: Forgery | None) -> AppResponse:
-        """Post one activity and return the response of the app."""
+        """Post one activity and return the response of the app; raises ValueError for an endpoint elsewhere."""
+        check_endpoint(endpoint)
         service_url = str(activity.get("serviceUrl", ""))
         authorization = self._sign(service_url) if forgery is None else await self._forge(forgery, service_url)
         body = orjson.dumps(activity) if forgery is None or forgery.body is None else forgery.body.encode()
@@ -95,6 +98,12 @@ class ActivitySender:
             **forgery.claims,
         }
         return {name: value for name, value in claims.items() if value is not None}
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError unless the endpoint is on this machine."""
+    if urlsplit(endpoint).hostname not in LOOPBACK_HOSTS:
+        raise ValueError("the endpoint must be on loopback: use 127.0.0.1")
 
 
 def _encode(claims: dict[str, Any], key: SigningKey) -> str:

@@ -12,6 +12,14 @@ Operation = Literal[
     "create", "send", "reply", "update", "delete",
     "members", "pagedMembers", "member", "team", "channels",
     "discovery", "token", "metadata", "keys",
+    "user", "users", "groupMembers", "catalogue", "mailboxSettings", "batch",
+    "installedApps", "installApp", "teamInstalledApps", "installAppInTeam",
+]  # fmt: skip
+
+#: The permissions of Microsoft Graph that the fake knows, of the kind "application".
+GraphPermission = Literal[
+    "User.ReadBasic.All", "User.Read.All", "GroupMember.Read.All", "AppCatalog.Read.All", "MailboxSettings.Read",
+    "TeamsAppInstallation.ReadWriteSelfForUser.All", "TeamsAppInstallation.ReadWriteSelfForTeam.All",
 ]  # fmt: skip
 
 #: The team events of Teams that carry only an `eventType` (Teams, "Conversation events").
@@ -38,9 +46,12 @@ class ApiModel(BaseModel):
 
 
 class Growth(ApiModel):
-    """People, teams and chats to add to a tenant; an unknown tenant is created, without an id a new one.
+    """People, teams, chats and groups to add to a tenant; an unknown tenant is created, without an id a new one.
 
-    `members` is the size of each new team and chat, filled with the tenant's people in turn.
+    `members` is the size of each new team, chat and group, filled with the tenant's people in turn. A group has the
+    people and groups `memberIds` instead, if there are any, and also `devices`. `guests`, `enabled`, `usesTeams`
+    (false: never opened it), `appBlocked` (a policy forbids the app), `mailDomain` (default: the UPN is the mail
+    address), `mailbox` and `mailboxTimeZone` (default: the Windows name of `timeZone`) apply to all new people.
     """
 
     tenant: str | None = None
@@ -52,6 +63,17 @@ class Growth(ApiModel):
     installed: bool = True
     locale: str = "en-US"
     time_zone: str = "Europe/Berlin"
+    guests: bool = False
+    enabled: bool = True
+    uses_teams: bool = True
+    app_blocked: bool = False
+    mail_domain: str | None = None
+    mailbox: bool = True
+    mailbox_time_zone: str | None = None
+    groups: int = Field(default=0, ge=0, le=10_000)
+    group_kind: Literal["security", "unified"] = "security"
+    member_ids: list[str] = []
+    devices: int = Field(default=0, ge=0, le=1_000)
 
 
 class PersonView(ApiModel):
@@ -61,9 +83,12 @@ class PersonView(ApiModel):
     conversation: str
     name: str
     user_principal_name: str
+    mail: str
     locale: str
     time_zone: str
     installed: bool
+    enabled: bool
+    guest: bool
 
 
 class ChannelView(ApiModel):
@@ -90,13 +115,58 @@ class ChatView(ApiModel):
     installed: bool
 
 
+class GroupView(ApiModel):
+    tenant: str
+    id: str
+    name: str
+    kind: Literal["security", "unified"]
+    members: list[str]
+
+
 class WorldView(ApiModel):
-    """Part of the world; members are Entra object ids."""
+    """Part of the world; members are Entra object ids. `groups` has no groups of teams."""
 
     tenants: list[str]
     people: list[PersonView]
     teams: list[TeamView]
     chats: list[ChatView]
+    groups: list[GroupView]
+
+
+class PeopleUpdate(ApiModel):
+    """Change the given fields of the people `ids` (object ids), see `Growth`; a null time zone removes the mailbox."""
+
+    ids: list[str]
+    enabled: bool = True
+    guest: bool = False
+    uses_teams: bool = True
+    app_blocked: bool = False
+    mailbox_time_zone: str | None = None
+
+
+class GraphSettings(ApiModel):
+    """Set what Graph permits the app in a tenant (None: all permissions), and whether the tenant's catalogue has it."""
+
+    tenant: str
+    permissions: list[GraphPermission] | None = None
+    catalogue: bool = True
+
+
+class FederatedCredential(ApiModel):
+    """An issuer that the app's registration trusts, and its public keys as a JSON Web Key Set."""
+
+    issuer: str
+    subject: str
+    audience: str = "api://AzureADTokenExchange"
+    keys: dict[str, Any]
+
+
+class Credentials(ApiModel):
+    """What proves the identity of the app: certificates (PEM), federated credentials, and whether its secret does."""
+
+    certificates: list[str] = []
+    federated: list[FederatedCredential] = []
+    secret: bool = True
 
 
 class InstallationUpdate(ApiModel):
@@ -109,8 +179,10 @@ class InstallationUpdate(ApiModel):
 class Behaviour(ApiModel):
     """The behaviour of the fake; times are seconds.
 
-    `endpoint` is the messaging endpoint of the app. `latency` is the delay of each response of the Bot Connector.
-    `retryAfter` is whether a 429 of the rate limits has the header.
+    `endpoint` is the messaging endpoint of the app. `latency` is the delay of each response of the Bot Connector,
+    `graphLatency` of Graph. `retryAfter` is whether a 429 of the rate limits has the header, `graphRetryAfter` how a
+    429 of Graph names the seconds. `installEvents` is when the activities of an installation through Graph are posted,
+    and `installEventDelay` how much later; `twice` is now and later.
     """
 
     endpoint: str | None = None
@@ -120,21 +192,26 @@ class Behaviour(ApiModel):
     enforce_limits: bool = True
     retry_after: bool = True
     tenant_rate: int = Field(default=50, ge=1)
+    graph_latency: float = Field(default=0, ge=0)
+    graph_retry_after: Literal["whole", "fractional", "missing"] = "whole"
+    install_events: Literal["now", "late", "twice", "never"] = "now"
+    install_event_delay: float = Field(default=1, ge=0)
 
 
 class TeamsFault(ApiModel):
     """A fault to inject, and the requests that it matches; of several matching faults, the first one applies.
 
-    Requests: those that match all given fields of `operation`, `tenant`, `person` (object id) and `conversation`;
-    without an operation, those to the Bot Connector. Time: from `after` seconds on, for `seconds`, at most `count`
-    times, for the share `share` of the requests, which depends only on `seed` and the conversation. Effect: an HTTP
-    `status` (with `code`, `message`, `shape`, `retryAfter`), or `drop` of the connection, either after `delay` seconds;
-    or only the delay. With `accept`, the request takes effect first.
+    Requests: those that match all given fields of `operation`, `tenant`, `person` (object id), `group` (of Graph, also
+    the group of a team) and `conversation`; without an operation, those to the Bot Connector. Time: from `after`
+    seconds on, for `seconds`, at most `count` times, for the share `share` of the requests, which depends only on
+    `seed` and the conversation. Effect: an HTTP `status` (with `code`, `message`, `shape`, `retryAfter`), or `drop` of
+    the connection, either after `delay` seconds; or only the delay. With `accept`, the request takes effect first.
     """
 
     operation: Operation | None = None
     tenant: str | None = None
     person: str | None = None
+    group: str | None = None
     conversation: str | None = None
     share: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
@@ -260,7 +337,10 @@ class ReceivedPage(ApiModel):
 
 
 class Violation(ApiModel):
-    """A request over a limit: `limit` is `requests/seconds`, `conversation` null for the tenant's own limit."""
+    """A request over a limit: `limit` is `requests/seconds`, `conversation` null for the tenant's own limit.
+
+    Of Graph, `limit` begins with the operation, and `conversation` is the id of a team's group.
+    """
 
     tenant: str
     conversation: str | None
@@ -271,19 +351,25 @@ class Violation(ApiModel):
 class Stats(ApiModel):
     """Counts since the last reset.
 
-    `requests`: counts by operation and HTTP status (`dropped` without a response). `connections`: distinct TCP
-    connections by `connector`, `login`, `openid`. `peaks`: the most requests of a tenant in any second, including
-    refused ones. `perConversation`: how many conversations hold how many messages. `duplicates`: messages whose body
-    equals an earlier one of the same conversation. `span`: seconds from the first accepted message to the last.
+    `requests`: counts by operation and HTTP status (`dropped` without a response); a part of a Graph batch counts as a
+    request. `connections`: distinct TCP connections by `connector`, `graph`, `login`, `openid`. `tokensByCredential`:
+    tokens issued for a `secret`, `certificate` or `federated` credential. `peaks`: the most requests of a tenant in any
+    second, including refused ones; `graphPeaks`: the same by operation of Graph. `perConversation`: how many
+    conversations hold how many messages. `duplicates`: messages whose body equals an earlier one of the same
+    conversation. `span`: seconds from the first accepted message to the last.
     """
 
     requests: dict[str, dict[str, int]]
     connections: dict[str, int]
     tokens_issued: int
     tokens_used: int
+    tokens_by_credential: dict[str, int]
     peaks: dict[str, int]
     violation_count: int
     violations: list[Violation]
+    graph_peaks: dict[str, dict[str, int]]
+    graph_violation_count: int
+    graph_violations: list[Violation]
     messages: int
     conversations: int
     per_conversation: dict[int, int]

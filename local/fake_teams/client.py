@@ -18,9 +18,12 @@ import orjson
 from local.fake_teams.api import (
     AppResponse,
     Behaviour,
+    Credentials,
     Forgery,
+    GraphSettings,
     Growth,
     InstallationUpdate,
+    PeopleUpdate,
     Received,
     ReceivedPage,
     Stats,
@@ -115,6 +118,11 @@ class FakeTeams:
         return f"{self.url}/teams/"
 
     @property
+    def graph_url(self) -> str:
+        """The host of Graph; the scope of its tokens is `{graph_url}/.default`."""
+        return self.url
+
+    @property
     def ca_file(self) -> Path | None:
         path = self.settings.get("SSL_CERT_FILE")
         return Path(path) if path else None
@@ -128,7 +136,7 @@ class FakeTeams:
         return WorldView.model_validate(await self._call("GET", "world", query={"tenant": tenant}))
 
     async def grow(self, growth: Growth) -> WorldView:
-        """Add people, teams and chats, and return them; `settings` is refreshed."""
+        """Add people, teams, chats and groups, and return them; `settings` is refreshed."""
         grown = WorldView.model_validate(await self._call("POST", "world", growth.to_json()))
         self.settings = await self._call("GET", "settings")
         return grown
@@ -136,6 +144,22 @@ class FakeTeams:
     async def set_installed(self, ids: Sequence[str], *, installed: bool = True) -> None:
         """Set whether the app is installed for people, teams and chats, without an event."""
         await self._call("PUT", "installed", InstallationUpdate(ids=list(ids), installed=installed).to_json())
+
+    async def change_people(self, update: PeopleUpdate) -> None:
+        """Change the fields of people that are set in `update`."""
+        await self._call("PATCH", "people", update.to_json())
+
+    async def set_graph(self, settings: GraphSettings) -> None:
+        """Set the permissions of Graph, and whether the app is in the catalogue, for one tenant."""
+        await self._call("PUT", "graph", settings.to_json())
+
+    async def expire_pages(self) -> None:
+        """Let all page tokens of Graph expire that were returned so far."""
+        await self._call("POST", "graph/expire-pages")
+
+    async def set_credentials(self, credentials: Credentials) -> None:
+        """Replace what the app can prove its identity with."""
+        await self._call("PUT", "credentials", credentials.to_json())
 
     async def set_behaviour(self, behaviour: Behaviour) -> None:
         """Change the fields that are set in `behaviour`."""

@@ -6,24 +6,35 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 from aiohttp import web
+from cryptography.x509 import load_pem_x509_certificate
 from pydantic import ValidationError
 
-from local.fake_teams.activity_sender import ActivitySender
-from local.fake_teams.api import AppResponse, Behaviour, Growth, InstallationUpdate, Stats, TeamsEvent, TeamsFault
+from local.fake_teams.activity_sender import ActivitySender, check_endpoint
+from local.fake_teams.api import (
+    AppResponse,
+    Behaviour,
+    Credentials,
+    GraphSettings,
+    Growth,
+    InstallationUpdate,
+    PeopleUpdate,
+    Stats,
+    TeamsEvent,
+    TeamsFault,
+)
 from local.fake_teams.errors import json_response
 from local.fake_teams.events import apply_event
 from local.fake_teams.inbox import to_received
-from local.fake_teams.state import FakeState
-from local.fake_teams.world import Chat, Person, Team
+from local.fake_teams.state import ALL_PERMISSIONS, FakeState, GraphTenant
+from local.fake_teams.world import Chat, Group, Person, Team
 
 #: The most messages of one page of `received`, and the longest wait for them.
 MAX_PAGE_SIZE = 5_000
 MAX_WAIT_SECONDS = 60.0
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Handler = Callable[[bytes, dict[str, str]], Awaitable[Any]]
 
@@ -40,16 +51,20 @@ class ControlledServer(Protocol):
 class ControlApi:
     """Serves the control API of one fake Teams."""
 
-    def __init__(self, state: FakeState, server: ControlledServer) -> None:
+    def __init__(self, state: FakeState, server: ControlledServer, sender: ActivitySender) -> None:
         self._state = state
         self._server = server
-        self._sender = ActivitySender(state.keys, state.bot.app_id)
+        self._sender = sender
         self._handlers: dict[tuple[str, str], Handler] = {
             ("GET", "settings"): self._get_settings,
             ("POST", "reset"): self._reset,
             ("GET", "world"): self._get_world,
             ("POST", "world"): self._grow,
             ("PUT", "installed"): self._set_installed,
+            ("PATCH", "people"): self._change_people,
+            ("PUT", "graph"): self._set_graph,
+            ("POST", "graph/expire-pages"): self._expire_pages,
+            ("PUT", "credentials"): self._set_credentials,
             ("POST", "events"): self._post_events,
             ("GET", "behaviour"): self._get_behaviour,
             ("PATCH", "behaviour"): self._change_behaviour,
@@ -62,10 +77,6 @@ class ControlApi:
             ("GET", "received"): self._get_received,
             ("GET", "stats"): self._get_stats,
         }
-
-    async def close(self) -> None:
-        """Close the connections to the app."""
-        await self._sender.close()
 
     async def serve(self, request: web.BaseRequest, path: str, query: str) -> web.Response:
         """Respond to the request at a path below ``/_fake/``; an invalid request is 400 with one line."""
@@ -93,18 +104,23 @@ class ControlApi:
         people = [p for name in world.tenants if tenant in (None, name) for p in world.list_people(name)]
         teams = [team for team in world.teams.values() if tenant in (None, team.tenant)]
         chats = [chat for chat in world.chats.values() if tenant in (None, chat.tenant)]
-        return self._build_world(people, teams, chats)
+        groups = [
+            group for group in world.groups.values() if isinstance(group, Group) and tenant in (None, group.tenant)
+        ]
+        return self._build_world(people, teams, chats, groups)
 
     async def _grow(self, body: bytes, _parameters: dict[str, str]) -> Any:
-        people, teams, chats = self._state.grow(Growth.model_validate_json(body))
-        return self._build_world(people, teams, chats)
+        return self._build_world(*self._state.grow(Growth.model_validate_json(body)))
 
-    def _build_world(self, people: list[Person], teams: list[Team], chats: list[Chat]) -> dict[str, Any]:
+    def _build_world(
+        self, people: list[Person], teams: list[Team], chats: list[Chat], groups: list[Group]
+    ) -> dict[str, Any]:
         return {
             "tenants": list(self._state.world.tenants),
             "people": [_build_person(person) for person in people],
             "teams": [_build_team(team) for team in teams],
             "chats": [_build_chat(chat) for chat in chats],
+            "groups": [_build_group(group) for group in groups],
         }
 
     async def _set_installed(self, body: bytes, _parameters: dict[str, str]) -> Any:
@@ -113,6 +129,34 @@ class ControlApi:
         for owner in owners:
             owner.installed = update.installed
         return {"changed": len(owners)}
+
+    async def _change_people(self, body: bytes, _parameters: dict[str, str]) -> Any:
+        update = PeopleUpdate.model_validate_json(body)
+        people = [self._state.world.get_person(identity) for identity in update.ids]
+        for person in people:
+            for name in update.model_fields_set - {"ids"}:
+                setattr(person, name, getattr(update, name))
+        return {"changed": len(people)}
+
+    async def _set_graph(self, body: bytes, _parameters: dict[str, str]) -> Any:
+        given = GraphSettings.model_validate_json(body)
+        tenant = given.tenant.lower()
+        if tenant not in self._state.world.tenants:
+            raise ValueError(f"there is no tenant {tenant}: see GET /_fake/world")
+        permissions = ALL_PERMISSIONS if given.permissions is None else frozenset(given.permissions)
+        self._state.graph_tenants[tenant] = GraphTenant(permissions, given.catalogue)
+        return {}
+
+    async def _expire_pages(self, _body: bytes, _parameters: dict[str, str]) -> Any:
+        self._state.page_generation += 1
+        return {}
+
+    async def _set_credentials(self, body: bytes, _parameters: dict[str, str]) -> Any:
+        credentials = Credentials.model_validate_json(body)
+        for certificate in credentials.certificates:
+            load_pem_x509_certificate(certificate.encode())
+        self._state.tokens.credentials = credentials
+        return {}
 
     async def _post_events(self, body: bytes, parameters: dict[str, str]) -> Any:
         parsed = orjson.loads(body)
@@ -130,8 +174,7 @@ class ControlApi:
         endpoint = event.endpoint or self._state.behaviour.endpoint
         if endpoint is None:
             raise ValueError("no endpoint: set it in the event, or with PATCH /_fake/behaviour")
-        if urlsplit(endpoint).hostname not in LOOPBACK_HOSTS:
-            raise ValueError("the endpoint must be on loopback: use 127.0.0.1")
+        check_endpoint(endpoint)
         activities = apply_event(
             event, self._state.world, service_url=self._server.service_url, app_id=self._state.bot.app_id
         )
@@ -211,9 +254,13 @@ class ControlApi:
             connections=dict(state.traffic.connections),
             tokens_issued=state.tokens.issued,
             tokens_used=len(state.tokens.used),
+            tokens_by_credential=dict(state.tokens.issued_by),
             peaks=state.limits.peaks,
             violation_count=state.limits.violation_count,
             violations=state.limits.violations,
+            graph_peaks=state.graph_limits.peaks,
+            graph_violation_count=state.graph_limits.violation_count,
+            graph_violations=state.graph_limits.violations,
             messages=state.inbox.count,
             conversations=per_conversation.total(),
             per_conversation=dict(per_conversation),
@@ -230,9 +277,12 @@ def _build_person(person: Person) -> dict[str, Any]:
         "conversation": person.conversation,
         "name": person.name,
         "userPrincipalName": person.user_principal_name,
+        "mail": person.mail,
         "locale": person.locale,
         "timeZone": person.time_zone,
         "installed": person.installed,
+        "enabled": person.enabled,
+        "guest": person.guest,
     }
 
 
@@ -246,6 +296,16 @@ def _build_team(team: Team) -> dict[str, Any]:
         "channels": channels,
         "members": [person.object_id for person in team.members],
         "installed": team.installed,
+    }
+
+
+def _build_group(group: Group) -> dict[str, Any]:
+    return {
+        "tenant": group.tenant,
+        "id": group.group_id,
+        "name": group.name,
+        "kind": group.kind,
+        "members": [each.group_id if isinstance(each, Group) else each.object_id for each in group.members],
     }
 
 

@@ -1,7 +1,9 @@
-"""The errors of Teams and Entra ID, and their response bodies."""
+"""The errors of Teams, Graph and Entra ID, and their response bodies."""
 
 from __future__ import annotations
 
+import datetime
+import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -82,6 +84,41 @@ class EntraError(ConnectorError):
             "trace_id": "00000000-0000-0000-0000-000000000000",
             "correlation_id": "00000000-0000-0000-0000-000000000000",
         }
+
+
+#: The default error code of Graph for a status ("Microsoft Graph error responses and resource types").
+GRAPH_CODES = {
+    400: "BadRequest",
+    401: "InvalidAuthenticationToken",
+    403: "Forbidden",
+    404: "NotFound",
+    409: "Conflict",
+    429: "TooManyRequests",
+    500: "InternalServerError",
+    502: "BadGateway",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+}
+
+
+class GraphError(ConnectorError):
+    """Graph refuses a request; `inner_code` is that of the inner error, which not all errors have."""
+
+    def __init__(
+        self, status: int, code: str | None = None, message: str | None = None, *, inner_code: str | None = None
+    ) -> None:
+        code = code or GRAPH_CODES.get(status, "UnknownError")
+        super().__init__(status, code, message if message is not None else code)
+        self.inner_code = inner_code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        request = str(uuid.uuid4())
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        inner = {"date": now, "request-id": request, "client-request-id": request}
+        if self.inner_code:
+            inner = {"code": self.inner_code, "message": self.message, **inner}
+        return {"error": {"code": self.code, "message": self.message, "innerError": inner}}
 
 
 def json_response(status: int, data: Any) -> web.Response:

@@ -10,12 +10,19 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from local.fake_teams.api import TeamsFault
-from local.fake_teams.errors import ConnectorError, EntraError, html_response, json_response
+from local.fake_teams.errors import ConnectorError, EntraError, GraphError, html_response, json_response
 
 #: The operations that a fault without an operation matches.
 CONNECTOR_OPERATIONS = frozenset(
     ("create", "send", "reply", "update", "delete", "members", "pagedMembers", "member", "team", "channels")
 )
+
+GRAPH_OPERATIONS = frozenset(
+    (
+        "user", "users", "groupMembers", "catalogue", "mailboxSettings", "batch",
+        "installedApps", "installApp", "teamInstalledApps", "installAppInTeam",
+    )
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -57,9 +64,13 @@ class FaultInjector:
         *,
         tenant: str | None = None,
         person: str | None = None,
+        group: str | None = None,
         conversation: str = "",
     ) -> TeamsFault | None:
-        """Return the first fault that matches this request; `conversation` is the id without a thread's suffix."""
+        """Return the first fault that matches this request; `conversation` is the id without a thread's suffix.
+
+        For Graph, `conversation` is the person or group that the request is about.
+        """
         for active in self._active:
             fault = active.fault
             if fault.operation != operation and not (fault.operation is None and operation in CONNECTOR_OPERATIONS):
@@ -67,6 +78,7 @@ class FaultInjector:
             if (
                 (fault.tenant and fault.tenant != tenant)
                 or (fault.person and fault.person != person)
+                or (fault.group and fault.group != group)
                 or (fault.conversation and fault.conversation.partition(";")[0] != conversation)
                 or (fault.count is not None and active.applied >= fault.count)
             ):
@@ -108,6 +120,8 @@ def _drop_connection(request: web.BaseRequest) -> web.Response:
 
 
 def _to_error(fault: TeamsFault, status: int) -> ConnectorError:
+    if fault.operation in GRAPH_OPERATIONS:
+        return GraphError(status, fault.code, fault.message)
     if fault.operation != "token":
         return ConnectorError(status, fault.code, fault.message)
     if status >= 500:

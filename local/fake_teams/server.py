@@ -14,13 +14,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from local.fake_teams.activity_sender import ISSUER
+from local.fake_teams.activity_sender import ISSUER, ActivitySender
 from local.fake_teams.api import Behaviour, Growth
 from local.fake_teams.certificates import create_certificates
 from local.fake_teams.connector import FakeConnector
 from local.fake_teams.control import ControlApi
 from local.fake_teams.errors import ConnectorError, json_response
 from local.fake_teams.fault_injector import apply_fault
+from local.fake_teams.graph import FakeGraph
 from local.fake_teams.state import FakeState
 from local.fake_teams.token_issuer import BotRegistration
 from local.fake_teams.world import HOME_TENANT
@@ -55,7 +56,9 @@ class Server:
         bot = BotRegistration(options.app_id, options.app_password, options.tenant.lower())
         self.state = FakeState(bot, options.behaviour, options.growth)
         self._connector = FakeConnector(self.state)
-        self._control = ControlApi(self.state, self)
+        self._sender = ActivitySender(self.state.keys, bot.app_id)
+        self._graph = FakeGraph(self.state, self._sender, self)
+        self._control = ControlApi(self.state, self, self._sender)
         self.url = ""
         self.ca_file: Path | None = None
         self._temporary_folder: str | None = None
@@ -103,7 +106,8 @@ class Server:
         self.state.inbox.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._control.close()
+        await self._graph.close()
+        await self._sender.close()
         if self._temporary_folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._temporary_folder, ignore_errors=True)
 
@@ -122,6 +126,8 @@ class Server:
         path, _, query = request.raw_path.partition("?")
         if path.startswith("/teams/"):
             return await self._connector.serve(request, path[7:], query)
+        if path.startswith("/v1.0/"):
+            return await self._graph.serve(request, path[6:], query)
         if path.startswith("/_fake/"):
             return await self._control.serve(request, path[7:], query)
         match request.method, path.split("/")[1:]:

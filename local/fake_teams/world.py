@@ -1,22 +1,30 @@
-"""The people, teams and chats of the fake Teams, and where the bot is installed."""
+"""The people, teams, chats and groups of the fake Teams, and where the bot is installed."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import itertools
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 #: The first tenant, unless another is given.
 HOME_TENANT = "5f0c1b52-8f5e-4a57-9d0b-6b1d3c0f7a11"
+#: The domain of the organisation from which guests come.
+GUEST_DOMAIN = "partner.example"
+_ADDRESS_NUMBER = re.compile(r"person(\d+)[@_]", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Person:
-    """One user; `id` (`29:`) and `conversation` (`a:`) are specific to this user and this bot."""
+    """One user; `id` (`29:`) and `conversation` (`a:`) are specific to this user and this bot.
+
+    `mail_domain` None gives the mail address of the UPN. `mailbox_time_zone` is as Graph returns it, None without a
+    mailbox. Without `uses_teams` and with `app_blocked` (an app policy), Graph refuses to install the app.
+    """
 
     tenant: str
     object_id: str
@@ -26,6 +34,12 @@ class Person:
     locale: str
     time_zone: str
     installed: bool
+    enabled: bool = True
+    guest: bool = False
+    uses_teams: bool = True
+    app_blocked: bool = False
+    mail_domain: str | None = None
+    mailbox_time_zone: str | None = None
 
     @property
     def name(self) -> str:
@@ -33,7 +47,14 @@ class Person:
 
     @property
     def user_principal_name(self) -> str:
+        if self.guest:
+            return f"person{self.number}_{GUEST_DOMAIN}#EXT#@{self.tenant[:8]}.example"
         return f"person{self.number}@{self.tenant[:8]}.example"
+
+    @property
+    def mail(self) -> str:
+        domain = self.mail_domain or (GUEST_DOMAIN if self.guest else f"{self.tenant[:8]}.example")
+        return f"person{self.number}@{domain}"
 
 
 @dataclass(slots=True)
@@ -63,6 +84,40 @@ class Chat:
     name: str
     members: list[Person]
     installed: bool
+
+
+@dataclass(slots=True)
+class Device:
+    """A member of a group that is no person; apps here have no permission to read it."""
+
+    object_id: str
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A group of Entra ID: `unified` (Microsoft 365) holds people only, `security` also groups and devices."""
+
+    tenant: str
+    group_id: str
+    name: str
+    kind: Literal["unified", "security"]
+    members: list[Person | Group | Device]
+    _transitive: list[Person | Group | Device] | None = None
+
+    @property
+    def transitive(self) -> list[Person | Group | Device]:
+        """All members, also those of groups in it, once each; listed once, because members do not change."""
+        if self._transitive is None:
+            found: dict[int, Person | Group | Device] = {}
+            groups = [self]
+            while groups:
+                for member in groups.pop().members:
+                    if id(member) not in found:
+                        found[id(member)] = member
+                        if isinstance(member, Group):
+                            groups.append(member)
+            self._transitive = list(found.values())
+        return self._transitive
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,6 +157,8 @@ class World:
         self.people: dict[str, Person] = {}
         self.teams: dict[str, Team] = {}
         self.chats: dict[str, Chat] = {}
+        #: Groups, and the teams by the id of their group.
+        self.groups: dict[str, Group | Team] = {}
         self.conversations: dict[str, FakeConversation] = {}
         self.threads: set[str] = set()
         self._by_tenant: dict[str, list[Person]] = {}
@@ -117,11 +174,12 @@ class World:
     def list_people(self, tenant: str) -> list[Person]:
         return self._by_tenant.get(tenant, [])
 
-    def add_person(self, tenant: str, *, installed: bool, locale: str, time_zone: str) -> Person:
+    def add_person(self, tenant: str, *, installed: bool, locale: str, time_zone: str, **more: Any) -> Person:
+        """Add a person; `more` are the further fields of `Person`."""
         number, digest = self._next_number(tenant, "person")
         person = Person(
             tenant=tenant, object_id=_uuid(digest), id="29:1" + _text(digest), conversation="a:1" + _text(digest[::-1]),
-            number=number, locale=locale, time_zone=time_zone, installed=installed,
+            number=number, locale=locale, time_zone=time_zone, installed=installed, **more,
         )  # fmt: skip
         self.people[person.object_id] = person
         self.people[person.id] = person
@@ -140,6 +198,7 @@ class World:
             installed,
         )
         self.teams[team.id] = team
+        self.groups[team.group_id] = team
         self._add_channel(team, Channel(team.id, None))
         for _ in range(channels):
             self.add_channel(team, None)
@@ -161,6 +220,34 @@ class World:
         self.chats[chat.id] = chat
         self.conversations[chat.id] = FakeConversation("groupChat", chat.id, chat)
         return chat
+
+    def add_group(
+        self, tenant: str, kind: Literal["unified", "security"], members: list[Person | Group | Device], *, devices: int
+    ) -> Group:
+        number, digest = self._next_number(tenant, "group")
+        extra = [Device(_uuid(self._next_number(tenant, "device")[1])) for _ in range(devices)]
+        group = Group(tenant, _uuid(digest), f"Group {number}", kind, [*members, *extra])
+        self.groups[group.group_id] = group
+        return group
+
+    def find_user(self, tenant: str, address: str) -> Person | None:
+        """Return the person of the tenant with this object id or UPN, in any case."""
+        person = self.people.get(address.lower())
+        if person is not None and person.tenant == tenant:
+            return person
+        person = self.find_by_number(tenant, address)
+        return person if person is not None and person.user_principal_name.lower() == address.lower() else None
+
+    def find_by_number(self, tenant: str, address: str) -> Person | None:
+        """Return the only person who can have this UPN or mail address: all addresses hold the person's number."""
+        found = _ADDRESS_NUMBER.match(address)
+        people = self.list_people(tenant)
+        return people[int(found[1]) - 1] if found and 0 < int(found[1]) <= len(people) else None
+
+    def get_member(self, identity: str) -> Person | Group:
+        """Return the person or group with this object id; raises ValueError."""
+        group = self.groups.get(identity)
+        return group if isinstance(group, Group) else self.get_person(identity)
 
     def select_members(self, tenant: str, size: int, index: int) -> list[Person]:
         """Return the `index`-th group of `size` people of the tenant, cyclically; all people if there are fewer."""

@@ -9,6 +9,7 @@ from typing import Self
 
 from local.fake_teams.activity_sender import ActivitySender
 from local.fake_teams.server import Options, Server
+from local.fake_teams.token_issuer import CONNECTOR_AUDIENCE
 
 #: Longest time to start, to stop, and to issue a token.
 TIMEOUT_SECONDS = 30
@@ -32,10 +33,9 @@ class ServerThread:
         self._loop.close()
 
     async def _issue_token(self) -> str:
-        bot = self._server.state.bot
-        form = {"grant_type": "client_credentials", "client_id": bot.app_id, "client_secret": bot.password}
-        form["scope"] = "https://api.botframework.com/.default"
-        return str(self._server.state.tokens.grant(self.url, bot.tenant, form)["access_token"])
+        tenant = self._server.state.bot.tenant
+        issuer = f"{self.url}/{tenant}/v2.0"
+        return str(self._server.state.tokens.issue(issuer, tenant, CONNECTOR_AUDIENCE)["access_token"])
 
     def token(self) -> str:
         """Return a new access token of the bot, without a request."""
