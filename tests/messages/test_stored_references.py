@@ -59,7 +59,8 @@ def queues() -> AsyncMock:
 @pytest.fixture
 def bot(conversations: Conversations, queues: AsyncMock) -> HeraldBot:
     settings = SimpleNamespace(default_time_zone="UTC")
-    return HeraldBot(make_services(conversations=conversations, queues=queues, settings=settings))
+    held = SimpleNamespace(list=AsyncMock(return_value=[]))
+    return HeraldBot(make_services(conversations=conversations, queues=queues, settings=settings, held_deliveries=held))
 
 
 @pytest.fixture

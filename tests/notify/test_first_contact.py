@@ -147,7 +147,7 @@ async def test_install_without_an_answer_is_tried_again(timed: Herald, graph: Fa
 async def test_nothing_is_installed_for_what_is_not_sent_now(timed: Herald, graph: FakeGraph) -> None:
     """Quiet hours, preferences and schedules decide first."""
     ada = await add_person(timed)
-    at = (timed.clock() + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M")
+    at = f"{timed.clock() + timedelta(hours=2):%Y-%m-%dT%H:%M}"  # elsewhere this time has passed
     schedule = {"at": at, "timeZone": "recipient"}
     notification = await timed.submit(user(ada), onMissing="install", schedule=schedule)
     await timed.handle_messages()
@@ -163,13 +163,15 @@ async def test_time_zone_of_the_mailbox_counts_for_a_person_met_for_the_first_ti
 ) -> None:
     graph.mailbox = MailboxSettings("Asia/Tokyo", "de-DE")
     ada = await add_person(timed)
-    await timed.submit(user(ada), onMissing="install", schedule={"at": "2099-01-01T09:00", "timeZone": "recipient"})
+    at = timed.clock().replace(second=0, microsecond=0) + timedelta(hours=10)
+    schedule = {"at": f"{at:%Y-%m-%dT%H:%M}", "timeZone": "recipient"}
+    await timed.submit(user(ada), onMissing="install", schedule=schedule)
     await timed.handle_messages()
     reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
     assert reference
     assert (reference.time_zone, reference.locale) == ("Asia/Tokyo", "de-DE")
     [held] = await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10)
-    assert held.until.isoformat() == "2099-01-01T00:00:00+00:00"
+    assert held.until == at - timedelta(hours=9)
 
 
 async def test_message_is_sent_without_a_welcome_that_does_not_arrive(

@@ -10,7 +10,7 @@ import pytest
 
 from notify.audience import MAX_RESTARTS
 from shared.states import Reason
-from shared.teams.graph_answers import Page, Person
+from shared.teams.graph_answers import Account, Page
 from shared.teams.outcome import Outcome, Verdict
 from tests.support.herald import Herald, user
 
@@ -18,8 +18,8 @@ GROUP = "3f8a1c55-7d2e-4b16-9c40-5e6f7a8b9c0d"
 EXPIRED = Outcome(Verdict.RETRY, Reason.LIST_EXPIRED)
 
 
-def person(object_id: str, *, enabled: bool = True) -> Person:
-    return Person(object_id, enabled, guest=False)
+def person(object_id: str, *, enabled: bool = True) -> Account:
+    return Account(object_id, enabled, guest=False)
 
 
 class Pages:
@@ -116,14 +116,14 @@ async def test_list_that_graph_does_not_answer_is_tried_again(timed: Herald, mon
 async def test_people_are_found_by_their_address(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     ada, ben = (await timed.grow(people=2)).people
     await timed.store_people(2)
-    found: dict[str, Person | Outcome] = {
+    found: dict[str, Account | Outcome] = {
         "ada@example.com": person(ada.object_id),
         "old@example.com": person(ben.object_id, enabled=False),
         "who@example.com": Outcome(Verdict.SUPPRESSED, Reason.UNKNOWN_PERSON),
     }
     asked = []
 
-    async def find(_: str, names: Sequence[str]) -> dict[str, Person | Outcome]:
+    async def find(_: str, names: Sequence[str]) -> dict[str, Account | Outcome]:
         asked.append(list(names))
         return {name: found[name] for name in names}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from local.fake_teams.api import Growth, PersonView, TeamsEvent
+from local.fake_teams.api import Behaviour, Growth, PersonView, TeamsEvent
 from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import Preferences
 from shared.states import Mode, ReferenceKind
@@ -100,6 +100,7 @@ async def test_cancelled_notification_is_not_sent_after_the_install(timed: Heral
 
 async def test_many_become_one_digest_after_the_install(timed: Herald) -> None:
     ada = await add_person(timed)
+    await timed.teams.set_behaviour(Behaviour(enforce_limits=False))  # they go by the real time
     for number in range(MAX_SEPARATE_MESSAGES + 1):
         await send(timed, ada, f"Build {number}")
     await install(timed, person=ada.object_id)
