@@ -108,6 +108,7 @@ def main() -> int:
         return 1
     write_package(files, options.output)
     print(f"{options.output}: upload it in Teams (Apps > Manage your apps) or in the Teams admin center")
+    print(f"Its app id is {app_id}: `azd env set HERALD_TEAMS_APP_ID {app_id}` lets Graph install it for people")
     sbom = options.output.with_suffix(".cdx.json")
     write_sbom(sbom)
     print(f"{sbom}: the SBOM (CycloneDX) of the packages that Azure installs beside the app")

@@ -19,11 +19,15 @@ _REASONS = frozenset(str(reason) for reason in Reason)
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipient:
-    """A recipient's target, or the reason why there is none, with their time zone and preferences."""
+    """A recipient's target, or the reason why there is none, with their time zone and preferences.
+
+    `status_at` is that of the reference of a person (`ConversationReference.status_at`).
+    """
 
     target: Target | Reason
     zone: ZoneInfo
     preferences: Preferences = field(default_factory=Preferences)
+    status_at: str = ""
 
 
 async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
@@ -43,7 +47,8 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
     else:
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
         target = policy.conversation_target(identifier, reference, team, probe_before)
-    return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences)
+    status_at = reference.status_at if recipient.startswith("u:") else ""
+    return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences, status_at)
 
 
 async def store_host(services: Services, tenant: str, target: Target | ConversationReference, outcome: Outcome) -> None:

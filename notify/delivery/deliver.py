@@ -130,6 +130,9 @@ async def _try(sending: Sending) -> None:
     if isinstance(target, Reason) or decision.state or decision.until:
         await hold_or_end(sending, policy_input, decision, recipient)
         return
+    if await first_contact.is_being_welcomed(sending, recipient):
+        await sending.requeue(first_contact.WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
+        return
     if notification.content.simulate or policy_input.category.simulate:
         await sending.end(DeliveryState.SIMULATED)
         return

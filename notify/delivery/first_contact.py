@@ -1,12 +1,11 @@
 """Install the app, through Graph, for a person who never had it (`onMissing: install`), before their first message.
 
-The welcome comes first: the message waits until it, or the event of the install, has shown the personal chat. Neither
-is certain, so that it waits for some time only; then the chat is created for the message.
+The welcome comes first: the message waits until a welcome has its final state, that of the install here or that of its
+event, of which only one is sent. The event is neither certain nor single.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,18 +14,19 @@ from notify.delivery.record import Sending, record_outcome
 from notify.policy import PolicyInput, Target
 from notify.recipients import ResolvedRecipient, resolve
 from shared import welcomes
+from shared.queue_messages import Delivery
 from shared.records import ConversationReference
 from shared.states import DeliveryState, Purpose, ReferenceKind, ReferenceStatus
+from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.markers import welcomed
 from shared.teams.graph_answers import MailboxSettings
 from shared.teams.hosts import DEFAULT_SERVICE_URLS
 from shared.teams.outcome import Outcome, Verdict
 from shared.texts import language_of
 
 #: Delay before a message is tried again whose recipient is being welcomed, and how long it waits for that.
-WELCOME_DELAY_SECONDS = 5.0
-LONGEST_WELCOME = timedelta(minutes=1)
-
-log = logging.getLogger(__name__)
+WELCOME_DELAY_SECONDS = 2.0
+LONGEST_WELCOME = timedelta(minutes=10)
 
 
 def may_install(sending: Sending, recipient: ResolvedRecipient) -> bool:
@@ -64,10 +64,7 @@ async def install(sending: Sending) -> ResolvedRecipient | None:
     """
     services, tenant, person = sending.services, sending.notification.tenant, sending.message.recipient[2:]
     now, known = services.real_time(), await _find(sending)
-    if known and (known.conversation_id or known.status is not ReferenceStatus.ACTIVE):
-        return await resolve(services, tenant, sending.message.recipient)
-    installed_at = datetime.fromisoformat(known.status_at) if known and known.status_at else None
-    if installed_at is None:
+    if known is None or not (known.conversation_id or known.status_at):
         outcome = await services.graph.install_for_person(tenant, person)
         if isinstance(outcome, Outcome):
             await _record_refusal(sending, outcome)
@@ -79,10 +76,21 @@ async def install(sending: Sending) -> ResolvedRecipient | None:
         await services.conversations.save(
             tenant, ReferenceKind.USER, person, {"status_at": now.isoformat()}, at=now, status=ReferenceStatus.ACTIVE
         )
-    if not welcomes.are_off(services) and now - (installed_at or now) < LONGEST_WELCOME:
-        await sending.requeue(WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
-        return None
     return await resolve(services, tenant, sending.message.recipient)
+
+
+async def is_being_welcomed(sending: Sending, recipient: ResolvedRecipient) -> bool:
+    """Return whether a message that may have caused the install has to wait for the welcome."""
+    services, tenant, person = sending.services, sending.notification.tenant, sending.message.recipient
+    if sending.notification.content.on_missing != "install" or not recipient.status_at or welcomes.are_off(services):
+        return False
+    if services.real_time() - datetime.fromisoformat(recipient.status_at) >= LONGEST_WELCOME:
+        return False
+    welcome = await services.markers.owner(welcomed(tenant), person)
+    if not welcome:
+        return True
+    known = await services.deliveries.get(Delivery(welcome, SINGLE_SHARD, person, "", 0))
+    return known is not None and not known.state.final
 
 
 async def _find(sending: Sending) -> ConversationReference | None:

@@ -50,6 +50,7 @@ def test_manifest_has_the_ids_and_the_host(manifest: dict[str, Any]) -> None:
         VALUES["BOT_ID"],
         [VALUES["HOST"]],
     )
+    assert manifest["webApplicationInfo"] == {"id": VALUES["BOT_ID"]}  # so that Graph may install the app for people
     assert manifest["developer"]["name"] == VALUES["DEVELOPER_NAME"]
     assert set(bot["scopes"]) == {"personal", "team", "groupChat"}
     assert manifest["supportsChannelFeatures"] == "tier1"

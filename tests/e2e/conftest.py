@@ -33,7 +33,7 @@ CLOCK_DELAY_SECONDS = 8
 POLL_SECONDS = 0.2
 MAX_CONCURRENT_TRANSACTIONS = 8
 #: The modules with several hosts or many messages: one group of tests. The others, with browser and chat, are another.
-LOAD_TESTS = ("test_broadcast", "test_clock", "test_faults", "test_kills", "test_pacing")
+LOAD_TESTS = ("test_broadcast", "test_clock", "test_faults", "test_kills", "test_pacing", "test_reach")
 #: Users that one notification can name: a queue message holds 64 KiB.
 MAX_NAMED_USERS = 1000
 

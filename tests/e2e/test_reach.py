@@ -1,0 +1,94 @@
+"""A group of people of whom many never had the app: it is installed for them, and each gets the message once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+
+import orjson
+import pytest
+
+from local.fake_teams.api import Behaviour, Growth, Received, TeamsFault
+from tests.e2e.conftest import SHORT_VISIBILITY, Deployment
+from tests.support.herald import notification, user
+
+#: One of so many people does not have the app, one has a disabled account, and one is also in the second group.
+MISSING, DISABLED, NESTED = 5, 50, 4
+#: The share of requests with each fault.
+FAULT_SHARE = 0.05
+FAULTS = (
+    TeamsFault(operation="installApp", status=429, retry_after=1.5, share=FAULT_SHARE, seed=1, count=400),
+    TeamsFault(operation="installApp", status=503, share=FAULT_SHARE, seed=2, count=400),
+    TeamsFault(operation="installApp", drop=True, accept=True, share=FAULT_SHARE, seed=3, count=400),
+    TeamsFault(operation="groupMembers", status=503, count=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [
+        (100, 0),
+        pytest.param(10_000, 0, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+        pytest.param(10_000, 4, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+    ],
+)
+async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_do_not_wait_for_the_last_install(
+    deployment: Deployment, count: int, kills: int
+) -> None:
+    """The welcome of a person comes before the message. A host that is killed loses nobody."""
+    teams, tenant = deployment.teams, deployment.teams.tenant
+    missing, disabled = count * 2 // MISSING, count // DISABLED
+    categories = deployment.folder / "all.json"
+    categories.write_text("[]")  # people are welcomed
+    settings = {
+        "HERALD_GRAPH_URL": teams.graph_url,
+        "HERALD_TEAMS_APP_ID": teams.app_id,
+        "HERALD_CATEGORIES_FILE": str(categories),
+        **SHORT_VISIBILITY,
+    }
+    deployment.start_hosts(**settings)
+    known = [*await deployment.add_people(count - missing - disabled)]
+    new = (await teams.grow(Growth(tenant=tenant, people=missing, installed=False))).people
+    gone = (await teams.grow(Growth(tenant=tenant, people=disabled, installed=False, enabled=False))).people
+    ids = [person.object_id for person in (*known, *new, *gone)]
+    inner_ids = ids[::NESTED]
+    [inner] = (await teams.grow(Growth(tenant=tenant, groups=1, member_ids=inner_ids))).groups
+    [group] = (await teams.grow(Growth(tenant=tenant, groups=1, member_ids=[*ids, inner.id]))).groups
+    await deployment.install(known[0])  # which shows the tenant's serviceUrl
+    await teams.set_behaviour(Behaviour(endpoint=deployment.endpoint, install_events="twice"))
+    for fault in FAULTS:
+        await teams.inject(fault)
+    body = notification({"group": group.id}, user(known[0]), id="all", onMissing="install", content={"title": "All"})
+    await deployment.put(body)
+    for kill in range(kills):
+        await teams.wait((kill + 1) * count // (kills + 2), timeout=600)
+        deployment.hosts[-1].kill()
+        deployment.start_hosts(**settings)
+        await teams.set_behaviour(Behaviour(endpoint=deployment.endpoint))
+    async with asyncio.timeout(count / 5 + 120):
+        while not (await _notification(deployment)).get("counts"):
+            await asyncio.sleep(1)
+
+    row = await _notification(deployment)
+    assert Counter(orjson.loads(row["counts"])) == Counter(sent=count - disabled)
+    assert json.loads(row["left_out"]) == {"accountDisabled": disabled}
+    received = await teams.received()
+    messages = [message for message in received if message.activity.get("summary") == "All"]
+    if not kills:
+        assert Counter(message.person for message in messages) == Counter(person.object_id for person in (*known, *new))
+    assert {message.person for message in messages} == {person.object_id for person in (*known, *new)}
+    by_person: dict[str, list[Received]] = defaultdict(list)
+    for message in received:
+        by_person[str(message.person)].append(message)
+    for person in new:
+        titles = [message.activity.get("summary") == "All" for message in by_person[person.object_id]]
+        assert titles[0] is False, "the message came before the welcome"
+        assert titles.count(False) == 1 or kills
+    stats = await teams.stats()
+    assert (stats.violations, stats.graph_violations) == ([], [])
+
+
+async def _notification(deployment: Deployment) -> dict[str, object]:
+    rows = [row for row in await deployment.read_rows("Notifications") if row["id"] == "all"]
+    return rows[0] if rows else {}
