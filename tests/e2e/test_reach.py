@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, defaultdict
+from typing import Any
 
 import orjson
 import pytest
@@ -89,6 +90,6 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     assert (stats.violations, stats.graph_violations) == ([], [])
 
 
-async def _notification(deployment: Deployment) -> dict[str, object]:
+async def _notification(deployment: Deployment) -> dict[str, Any]:
     rows = [row for row in await deployment.read_rows("Notifications") if row["id"] == "all"]
     return rows[0] if rows else {}
