@@ -21,8 +21,8 @@ from notify.delivery.decide import build_policy_input, hold_or_end
 from notify.delivery.prepare import is_its_turn, lane_of
 from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
-from notify.policy import Step, Target
-from notify.recipients import resolve, store_host
+from notify.policy import PolicyInput, Step, Target
+from notify.recipients import ResolvedRecipient, resolve, store_host
 from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
@@ -106,36 +106,12 @@ async def deliver(services: Services, message: Delivery) -> None:
 async def _try(sending: Sending) -> None:
     services, notification, known = sending.services, sending.notification, sending.known
     # Decide
-    recipient = await resolve(services, notification.tenant, sending.message.recipient)
-    if recipient.target in policy.MISSING and known.reason == Reason.NOT_INSTALLED:
-        try:
-            if await _has_shown_channel(sending):
-                recipient = await resolve(services, notification.tenant, sending.message.recipient)
-        except RetryLater as later:
-            await sending.requeue(later.seconds)
-            return
-    is_first = first_contact.may_install(sending, recipient)
-    if is_first:
-        recipient = await first_contact.meet(sending, recipient)
-    policy_input = await build_policy_input(sending, recipient)
-    decision = policy.decide(first_contact.pretend_installed(policy_input) if is_first else policy_input)
-    sending = replace(sending, rule=decision.rule)
-    if is_first and not (decision.state or decision.until):
-        installed = await first_contact.install(sending)
-        if installed is None:
-            return
-        recipient = installed
-        decision = policy.decide(replace(policy_input, target=recipient.target))
+    decided = await _decide(sending)
+    if decided is None:
+        return
+    sending, recipient, policy_input, is_first = decided
     target = recipient.target
-    if isinstance(target, Reason) or decision.state or decision.until:
-        await hold_or_end(sending, policy_input, decision, recipient)
-        return
-    if await first_contact.is_being_welcomed(sending, recipient):
-        await sending.requeue(first_contact.WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
-        return
-    if notification.content.simulate or policy_input.category.simulate:
-        await sending.end(DeliveryState.SIMULATED)
-        return
+    assert isinstance(target, Target)
     # Prepare
     if not await is_its_turn(services, notification, sending.message, lane_of(target)):
         return
@@ -187,6 +163,45 @@ async def _try(sending: Sending) -> None:
             await store_chat(services, notification.tenant, target.id, conversation, service_url)
     await store_host(services, notification.tenant, target, outcome)
     await _mark_target(sending, target, outcome)
+
+
+async def _decide(sending: Sending) -> tuple[Sending, ResolvedRecipient, PolicyInput, bool] | None:
+    """Return the recipient to whom to send now; None if the delivery has ended, or is held or requeued.
+
+    Also returns the values that decided, and whether the recipient never had the app, which is installed by now.
+    """
+    services, notification, identifier = sending.services, sending.notification, sending.message.recipient
+    recipient = await resolve(services, notification.tenant, identifier)
+    if recipient.target in policy.MISSING and sending.known.reason == Reason.NOT_INSTALLED:
+        try:
+            if await _has_shown_channel(sending):
+                recipient = await resolve(services, notification.tenant, identifier)
+        except RetryLater as later:
+            await sending.requeue(later.seconds)
+            return None
+    is_first = first_contact.may_install(sending, recipient)
+    if is_first:
+        recipient = await first_contact.meet(sending, recipient)
+    policy_input = await build_policy_input(sending, recipient)
+    decision = policy.decide(first_contact.pretend_installed(policy_input) if is_first else policy_input)
+    sending = replace(sending, rule=decision.rule)
+    is_sent_now = not decision.state and not decision.until
+    if is_sent_now and (notification.content.simulate or policy_input.category.simulate):
+        await sending.end(DeliveryState.SIMULATED)
+        return None
+    if is_sent_now and is_first:
+        installed = await first_contact.install(sending)
+        if installed is None:
+            return None
+        recipient = installed
+        decision = policy.decide(replace(policy_input, target=recipient.target))
+    if decision.state or decision.until:
+        await hold_or_end(sending, policy_input, decision, recipient)
+        return None
+    if await first_contact.is_being_welcomed(sending, recipient):
+        await sending.requeue(first_contact.WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
+        return None
+    return sending, recipient, policy_input, is_first
 
 
 async def _has_shown_channel(sending: Sending) -> bool:

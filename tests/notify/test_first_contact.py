@@ -158,6 +158,11 @@ async def test_nothing_is_installed_for_what_is_not_sent_now(timed: Herald, grap
     assert graph.installs == []
 
 
+async def test_nothing_is_installed_for_a_simulated_notification(timed: Herald, graph: FakeGraph) -> None:
+    assert await send(timed, await add_person(timed), simulate=True) == ("simulated", "")
+    assert graph.installs == []
+
+
 async def test_time_zone_of_the_mailbox_counts_for_a_person_met_for_the_first_time(
     timed: Herald, graph: FakeGraph
 ) -> None:
