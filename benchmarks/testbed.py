@@ -122,7 +122,9 @@ class Testbed:
             ids += [person.object_id for person in added]
         return str(tenant), ids
 
-    async def put_notification(self, tenant: str, *recipients: object, category: str = "benchmark") -> str:
+    async def put_notification(
+        self, tenant: str, *recipients: object, category: str = "benchmark", simulate: bool = False
+    ) -> str:
         """Put a new notification for these recipients on the queue, and return its key."""
         identifier = uuid4().hex
         body = {
@@ -132,6 +134,7 @@ class Testbed:
             "recipients": recipients,
             "category": category,
             "content": {"title": identifier, "text": "Measured"},
+            "simulate": simulate,
         }
         await self.services.queues.put(queue_messages.NOTIFICATIONS, orjson.dumps(body).decode())
         return notification_key(tenant, SOURCE, identifier)

@@ -147,8 +147,12 @@ async def _list_audience(services: Services, tenant: str, audience: Recipient, a
     if audience.of == "tenant":
         return await _list_by_graph("", after, lambda cursor: services.graph.organisation_members(tenant, cursor))
     probe_before = services.real_time() - services.settings.probe_after
-    ids, after = await services.conversations.list_people(tenant, after, limit, probe_before)
-    return [f"u:{identifier}" for identifier in ids], after, {}
+    found: list[str] = []
+    while True:  # one call reads one shard
+        ids, after = await services.conversations.list_people(tenant, after, limit - len(found), probe_before)
+        found += [f"u:{identifier}" for identifier in ids]
+        if not after or len(found) == limit:
+            return found, after, {}
 
 
 async def _list_by_graph(identifier: str, after: str, list_page: Callable[[str], Awaitable[Page | Outcome]]) -> _Listed:

@@ -46,7 +46,7 @@ async def insert_notification(herald: Herald, state: NotificationState) -> Store
             source="/ci",
             id="1",
             content_hash="",
-            data=b"{}",
+            data=b'{"recipients":[{"all":true}],"category":"builds","content":{"title":"x"}}',
             state=state,
             created=datetime.now(UTC),
             shards=1,

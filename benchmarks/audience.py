@@ -1,0 +1,82 @@
+"""The expansion of a large Entra group by one host: calls to Graph, storage operations, time and memory.
+
+The notification is simulated: everything is done except the requests to Teams. Graph answers immediately, 999 members a
+page, and half of the members are in a group within the group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from benchmarks.report import Options, Report, Run, median_ratio, medians
+from benchmarks.testbed import Testbed, open_testbed
+from local.fake_teams.api import Growth
+
+#: Maximum number of runs by number of members.
+SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
+QUICK_SIZES = {1_000: 2, 10_000: 1}
+#: More than one host can simulate.
+RATE_PER_SECOND = 1000
+MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
+
+
+@dataclass
+class GraphTestbed(Testbed):
+    """A testbed whose hosts know the Graph of the fake Teams."""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return super().environ | {"HERALD_GRAPH_URL": self.teams.graph_url}
+
+
+async def run(options: Options) -> Report:
+    sizes = QUICK_SIZES if options.quick else SIZES
+    runs: defaultdict[int, list[Run]] = defaultdict(list)
+    async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as opened:
+        testbed = GraphTestbed(**vars(opened))
+        for number in range(options.runs):
+            for people, max_runs in sizes.items():
+                if number < max_runs:
+                    runs[people].append(await _measure(testbed, people))
+    report = Report({"runs": runs})
+    smallest = min(runs)
+    rows = []
+    for people, size_runs in runs.items():
+        figures = medians(size_runs)
+        growth = median_ratio(size_runs, runs[smallest][: len(size_runs)], "peak_mb")
+        rows.append([
+            f"{people:,}", len(size_runs), figures["calls"], figures["seconds"], figures["per_second"],
+            figures["operations"], figures["cpu_ms"], figures["peak_mb"], growth,
+        ])  # fmt: skip
+    headings = (
+        "members", "runs", "calls to Graph", "seconds", "members/s", "operations a member", "CPU ms a member",
+        "peak RSS, MB", f"ratio to {smallest:,} members",
+    )  # fmt: skip
+    report.add_table(headings, rows)
+    return report
+
+
+async def _measure(testbed: Testbed, people: int) -> Run:
+    tenant, ids = await testbed.add_tenant(people)
+    inner = await testbed.teams.grow(Growth(tenant=tenant, groups=1, member_ids=list(ids[::2])))
+    members = [*ids[1::2], inner.groups[0].id]
+    group = (await testbed.teams.grow(Growth(tenant=tenant, groups=1, member_ids=members))).groups[0].id
+    calls = (await testbed.teams.stats()).count("groupMembers")
+    async with testbed.start_hosts() as hosts:
+        started = time.monotonic()
+        key = await testbed.put_notification(tenant, {"group": group}, simulate=True)
+        timeout = max(MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON * people)
+        finished = await testbed.wait_until_finished(key, timeout)
+        seconds = time.monotonic() - started
+        meters = await testbed.read_meters(hosts)
+    assert finished.total == people, f"{finished.total} of {people}"
+    return {
+        "calls": (await testbed.teams.stats()).count("groupMembers") - calls,
+        "seconds": seconds,
+        "per_second": people / seconds,
+        "operations": meters.without_empty_receives().total() / people,
+        "cpu_ms": 1000 * meters.cpu_s / people,
+        "peak_mb": meters.peak_mb,
+    }
