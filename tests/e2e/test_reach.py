@@ -29,7 +29,7 @@ FAULTS = (
 @pytest.mark.parametrize(
     ("count", "kills"),
     [
-        (100, 0),
+        (50, 0),
         pytest.param(10_000, 0, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
         pytest.param(10_000, 4, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
     ],
@@ -40,14 +40,7 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     """The welcome of a person comes before the message. A host that is killed loses nobody."""
     teams, tenant = deployment.teams, deployment.teams.tenant
     missing, disabled = count * 2 // MISSING, count // DISABLED
-    categories = deployment.folder / "all.json"
-    categories.write_text("[]")  # people are welcomed
-    settings = {
-        "HERALD_GRAPH_URL": teams.graph_url,
-        "HERALD_TEAMS_APP_ID": teams.app_id,
-        "HERALD_CATEGORIES_FILE": str(categories),
-        **SHORT_VISIBILITY,
-    }
+    settings = _settings(deployment)
     deployment.start_hosts(**settings)
     known = [*await deployment.add_people(count - missing - disabled)]
     new = (await teams.grow(Growth(tenant=tenant, people=missing, installed=False))).people
@@ -82,12 +75,55 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     by_person: dict[str, list[Received]] = defaultdict(list)
     for message in received:
         by_person[str(message.person)].append(message)
+    welcomes = [message for message in received if message.activity.get("summary") != "All"]
+    first, last = min(each.received_at for each in messages), max(each.received_at for each in welcomes)
+    assert first < last, "the first message waited for the last install"
     for person in new:
         titles = [message.activity.get("summary") == "All" for message in by_person[person.object_id]]
         assert titles[0] is False, "the message came before the welcome"
         assert titles.count(False) == 1 or kills
     stats = await teams.stats()
     assert (stats.violations, stats.graph_violations) == ([], [])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+async def test_everybody_in_the_organisation_is_reached_once_but_no_guest(deployment: Deployment) -> None:
+    """The audience overlaps a team and a named person, and the events of installs come late or never."""
+    teams, tenant = deployment.teams, deployment.teams.tenant
+    deployment.start_hosts(**_settings(deployment))
+    known = await deployment.add_people(300)
+    await teams.grow(Growth(tenant=tenant, people=200, installed=False))
+    await teams.grow(Growth(tenant=tenant, people=20, installed=False, guests=True))
+    await teams.grow(Growth(tenant=tenant, people=10, installed=False, enabled=False))
+    world = await teams.world(tenant)
+    async with asyncio.timeout(60):
+        await deployment.send_event(kind="install", team=world.teams[0].id)
+    await teams.set_behaviour(Behaviour(endpoint=deployment.endpoint, install_events="late", install_event_delay=20))
+    audience = ({"all": True, "of": "tenant"}, {"team": world.teams[0].id}, {"user": known[0].user_principal_name})
+    await deployment.put(notification(*audience, id="all", onMissing="install", content={"title": "All"}))
+    async with asyncio.timeout(300):
+        while not (await _notification(deployment)).get("counts"):
+            await asyncio.sleep(1)
+
+    members = [person for person in world.people if person.enabled and not person.guest]
+    row = await _notification(deployment)
+    assert Counter(orjson.loads(row["counts"])) == Counter(sent=len(members))
+    assert json.loads(row["left_out"]) == {"accountDisabled": 10, "guest": 20}
+    messages = [message for message in await teams.received() if message.activity.get("summary") == "All"]
+    assert Counter(message.person for message in messages) == Counter(person.object_id for person in members)
+
+
+def _settings(deployment: Deployment) -> dict[str, str]:
+    """Return settings of hosts that know Graph, and welcome people."""
+    categories = deployment.folder / "all.json"
+    categories.write_text("[]")
+    return {
+        "HERALD_GRAPH_URL": deployment.teams.graph_url,
+        "HERALD_TEAMS_APP_ID": deployment.teams.app_id,
+        "HERALD_CATEGORIES_FILE": str(categories),
+        **SHORT_VISIBILITY,
+    }
 
 
 async def _notification(deployment: Deployment) -> dict[str, Any]:
