@@ -7,11 +7,11 @@ page, and half of the members are in a group within the group.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.report import Options, Report, Run, median_ratio, medians
-from benchmarks.testbed import Testbed, open_testbed
+from benchmarks.testbed import Testbed, measure_sizes, open_testbed
 from local.fake_teams.api import Growth
 
 #: Maximum number of runs by number of members.
@@ -32,14 +32,9 @@ class GraphTestbed(Testbed):
 
 
 async def run(options: Options) -> Report:
-    sizes = QUICK_SIZES if options.quick else SIZES
-    runs: defaultdict[int, list[Run]] = defaultdict(list)
     async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as opened:
         testbed = GraphTestbed(**vars(opened))
-        for number in range(options.runs):
-            for people, max_runs in sizes.items():
-                if number < max_runs:
-                    runs[people].append(await _measure(testbed, people))
+        runs = await measure_sizes(options, SIZES, QUICK_SIZES, partial(_measure, testbed))
     report = Report({"runs": runs})
     smallest = min(runs)
     rows = []

@@ -6,10 +6,10 @@ Teams answers immediately and refuses nothing. The tenant has the default rate. 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from functools import partial
 
 from benchmarks.report import Options, Report, Run, median_ratio, medians
-from benchmarks.testbed import Testbed, open_testbed
+from benchmarks.testbed import Testbed, measure_sizes, open_testbed
 
 #: Maximum number of runs by number of people: the largest takes at least 37 minutes at the rate below.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
@@ -20,13 +20,8 @@ MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
 
 
 async def run(options: Options) -> Report:
-    sizes = QUICK_SIZES if options.quick else SIZES
-    runs: defaultdict[int, list[Run]] = defaultdict(list)
     async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as testbed:
-        for number in range(options.runs):
-            for people, max_runs in sizes.items():
-                if number < max_runs:
-                    runs[people].append(await _measure(testbed, people))
+        runs = await measure_sizes(options, SIZES, QUICK_SIZES, partial(_measure, testbed))
     report = Report({"runs": runs})
     smallest = min(runs)
     rows = []

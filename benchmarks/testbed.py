@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import orjson
 
 from benchmarks.cores import pin_processes
 from benchmarks.operations import EMPTY_RECEIVE
+from benchmarks.report import Options, Run
 from local.fake_teams.api import Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
@@ -184,6 +185,19 @@ async def open_testbed(*fake_options: str, rate: int) -> AsyncIterator[Testbed]:
 
 def _build_environ(teams: FakeTeams, connection: str, rate: int) -> dict[str, str]:
     return teams.settings | {"AzureWebJobsStorage": connection, "HERALD_TENANT_RATE": str(rate)}
+
+
+async def measure_sizes(
+    options: Options, sizes: Mapping[int, int], quick_sizes: Mapping[int, int], measure: Callable[[int], Awaitable[Run]]
+) -> Mapping[int, Sequence[Run]]:
+    """Measure each number of people, in turns; `sizes` has the most runs of each."""
+    chosen = quick_sizes if options.quick else sizes
+    runs: dict[int, list[Run]] = {people: [] for people in chosen}
+    for number in range(options.runs):
+        for people, max_runs in chosen.items():
+            if number < max_runs:
+                runs[people].append(await measure(people))
+    return runs
 
 
 async def poll(find: Callable[[], Awaitable[T | None]], seconds: float) -> T:

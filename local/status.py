@@ -137,6 +137,7 @@ def describe_notification(
 ) -> list[str]:
     """Return the lines about one notification: its state, reference and counts, and its deliveries with what to do."""
     summary = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    left_out = ", ".join(f"{number} {reason}" for reason, number in orjson.loads(notification.left_out or "{}").items())
     nothing = f"none, {NO_RECIPIENTS}" if notification.total == 0 else "none"
     state = str(notification.state)
     if notification.state is NotificationState.SCHEDULED and notification.due:
@@ -149,6 +150,8 @@ def describe_notification(
     if notification.reference:
         lines.append(f"reference: {notification.reference}")
     lines.append(f"deliveries: {summary or nothing}")
+    if left_out:
+        lines.append(f"accounts without a delivery: {left_out}")
     if refused > 0:
         lines.append(f"with an old message, as their edit or recall was refused: {refused}")
     rows = [("recipient", "state", "reason", "what to do")]

@@ -162,7 +162,7 @@ class FederatedCredential(ApiModel):
 
 
 class Credentials(ApiModel):
-    """What proves the identity of the app: certificates (PEM), federated credentials, and whether its secret does."""
+    """The proofs of the app's identity: certificates (PEM), federated credentials, and whether its secret is one."""
 
     certificates: list[str] = []
     federated: list[FederatedCredential] = []

@@ -70,7 +70,7 @@ GROUP_PROPERTIES: dict[str, Callable[[Group], Any]] = {
     "securityEnabled": lambda group: group.kind == "security",
 }
 DEFAULT_GROUP_PROPERTIES = ("displayName", "groupTypes", "mail", "securityEnabled", "id")
-#: What a group can hold ("Groups: group membership"), by the name of the cast.
+#: The members that a group can hold ("Groups: group membership"), by the name of the cast.
 SECURITY_MEMBER_TYPES = frozenset(("user", "group", "device", "servicePrincipal", "orgContact"))
 UNIFIED_MEMBER_TYPES = frozenset(("user",))
 _MEMBER_CLASSES: dict[str, type] = {"user": Person, "group": Group, "device": Device}

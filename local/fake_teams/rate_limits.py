@@ -100,11 +100,8 @@ class Violations:
             self.stored.append(Violation(tenant=tenant, conversation=conversation, limit=limit, monotonic=now))
 
 
-class RateLimits:
-    """Admits requests, and records the busiest second of each tenant and each request over a limit.
-
-    If limits are not enforced, every request is admitted, and violations are still recorded.
-    """
+class _Limits:
+    """The violations of limits since the last `clear`."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -112,8 +109,6 @@ class RateLimits:
         self.clear()
 
     def clear(self) -> None:
-        self._tenants: dict[str, _TenantState] = {}
-        self._conversations: dict[tuple[str, bool], RequestTimes] = {}
         self._violations.clear()
 
     @property
@@ -123,6 +118,18 @@ class RateLimits:
     @property
     def violation_count(self) -> int:
         return self._violations.count
+
+
+class RateLimits(_Limits):
+    """Admits requests, and records the busiest second of each tenant and each request over a limit.
+
+    If limits are not enforced, every request is admitted, and violations are still recorded.
+    """
+
+    def clear(self) -> None:
+        self._tenants: dict[str, _TenantState] = {}
+        self._conversations: dict[tuple[str, bool], RequestTimes] = {}
+        super().clear()
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -162,26 +169,13 @@ class RateLimits:
         return RequestTimes(((self._behaviour.tenant_rate, 1.0),))
 
 
-class GraphLimits:
+class GraphLimits(_Limits):
     """Admits requests to Graph, and records the busiest second of each operation and each request over a limit."""
-
-    def __init__(self, behaviour: Behaviour) -> None:
-        self._behaviour = behaviour
-        self._violations = Violations()
-        self.clear()
 
     def clear(self) -> None:
         self._times: dict[tuple[str, str], RequestTimes] = {}
         self._arrivals: dict[tuple[str, str], Arrivals] = {}
-        self._violations.clear()
-
-    @property
-    def violations(self) -> list[Violation]:
-        return self._violations.stored
-
-    @property
-    def violation_count(self) -> int:
-        return self._violations.count
+        super().clear()
 
     @property
     def peaks(self) -> dict[str, dict[str, int]]:

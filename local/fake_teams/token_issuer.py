@@ -39,7 +39,7 @@ class BotRegistration:
 
 
 class _Verified(NamedTuple):
-    """What a token with a valid signature says; `expires` is Unix time."""
+    """The claims of a token with a valid signature; `expires` is Unix time."""
 
     number: int
     expires: float

@@ -19,8 +19,8 @@ MENTION = re.compile(r"<at>[^<]*</at>")
 
 _SPLIT = re.compile(f"({MENTION.pattern})")
 _TAG = re.compile(r"<(?=/?at\b)", re.IGNORECASE)
-#: What begins Markdown or a function inside a line. A name is escaped no more than it must be: Teams may show the
-#: escapes of a mention.
+#: Characters that begin Markdown or a function inside a line. A name is escaped no more than it must be: Teams may show
+#: the escapes of a mention.
 _INLINE_MARKS = re.compile(r"[\\`*_{}\[\]~]")
 
 

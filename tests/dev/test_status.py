@@ -75,6 +75,8 @@ async def test_deliveries_are_shown_with_what_to_do(herald: Herald) -> None:
     assert lines[2] in ("deliveries: 1 sent, 1 suppressed", "deliveries: 1 suppressed, 1 sent")
     [suppressed] = [line for line in lines if "suppressed" in line and stranger in line]
     assert suppressed.split("  ")[-1] == "install the app for this person, chat or team"
+    lines = status.describe_notification(replace(found, left_out='{"accountDisabled": 3, "guest": 1}'), counts, [])
+    assert lines[3] == "accounts without a delivery: 3 accountDisabled, 1 guest"
 
 
 async def test_long_list_says_how_many_deliveries_are_shown(herald: Herald) -> None:

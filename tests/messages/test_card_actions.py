@@ -431,7 +431,7 @@ async def test_click_on_another_persons_delivery_is_refused(ada: CardUser, ben: 
 NO_ZONE: dict[str, Any] = {"localTimezone": None, "entities": []}
 
 
-async def test_click_from_another_is_refused(ada: CardUser) -> None:
+async def test_click_from_another_tenant_is_refused(ada: CardUser) -> None:
     delivered = await deliver_card(ada)
     other = "9c1f6a52-3b7d-4e80-a5c4-2d8e7f0b6a13"
     settings = load_settings(ada.herald.environ | {"HERALD_ALLOWED_TENANTS": f"{ada.herald.tenant},{other}"})
