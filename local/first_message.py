@@ -17,6 +17,7 @@ from shared.records import DeliveryRecord, notification_key
 from shared.services import Services, open_services
 from shared.states import DeliveryState, Reason, ReferenceKind
 from shared.storage.clients import CONNECTION, open_storage
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.texts import FALLBACK_LANGUAGE
 
 #: The time limit of the delivery.
@@ -112,7 +113,7 @@ async def _deliver(playground_url: str, connection_string: str, services: Servic
         await poll_until(lambda: services.notifications.get(key), bool)
         progress(f"Accepted                             notification {key}")
 
-        delivery = Delivery(key, "0", f"u:{PERSON}", "", 0)
+        delivery = Delivery(key, FEW_SHARD, f"u:{PERSON}", "", 0)
         record = await poll_until(lambda: services.deliveries.get(delivery), _is_decided)
         if record.reason in PREFERENCE_REASONS:
             name = PLAYGROUND["currentUser"]["name"]

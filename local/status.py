@@ -20,6 +20,7 @@ from azure.core.exceptions import AzureError
 
 from local.processes import connection_string
 from local.send import bypass_proxy
+from shared.concurrency import gather_limited
 from shared.contract.decoding import decode_json
 from shared.contract.faults import MessageRefused
 from shared.records import DeliveryRecord, StoredNotification
@@ -27,6 +28,7 @@ from shared.states import OPEN, DeliveryState, NotificationState, Reason, Schedu
 from shared.storage.clients import CONNECTION, open_storage
 from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries, shard_names
+from shared.storage.notification_index import NotificationIndex
 from shared.storage.notifications import Notifications
 from shared.storage.schedules import Schedules, StoredSchedule
 from shared.storage.table import Table
@@ -193,7 +195,9 @@ async def read_status(identifier: str | None, environ: Mapping[str, str]) -> lis
         if identifier is None:
             letters = await dead_letters.list_newest(MAX_LISTED)
             schedules = await Schedules(table("Schedules")).list_first(MAX_LISTED)
-            return describe_list(await notifications.list_newest(MAX_LISTED), letters) + describe_schedules(schedules)
+            keys = await NotificationIndex(table("NotificationIndex")).list_newest(MAX_LISTED)
+            newest = [each for each in await gather_limited(keys, notifications.get) if each]
+            return describe_list(newest, letters) + describe_schedules(schedules)
         found = await notifications.find(identifier)
         deliveries = Deliveries(table("Deliveries"))
         lines: list[str] = []

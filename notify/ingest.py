@@ -1,6 +1,7 @@
 """Ingest a message of an upstream system: validate it, store it once under its identity, and expand or schedule it.
 
-If a worker dies after it stored the row, the queue delivers the message again, and the next worker does what is left.
+A notification to a few people is sent here (`notify.direct`). If a worker dies after it stored the row, the queue
+delivers the message again, and the next worker does what is left.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 from datetime import datetime
 
 from notify.command_dispatch import run_command
+from notify.direct import is_direct, send_directly
 from notify.expansion import expand
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content
@@ -89,12 +91,14 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         expires=request.expires_at,
         time=request.time,
     )
-    stored = await accept(services, new)
+    stored, is_new = await accept(services, new)
     if stored.content_hash != new.content_hash:
         raise MessageRefused("reused", [_REUSED])
     await services.markers.put_once(used_categories(tenant), request.notification.category)
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
+    elif is_new and is_direct(stored):
+        await send_directly(services, stored)
     else:
         # Also if the first page is listed: that worker may have died before it enqueued the next page.
         await expand(services, Expansion(stored.key, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -52,6 +53,21 @@ async def finish(services: Services, key: str) -> bool:
     return False
 
 
+async def finish_directly(
+    services: Services, notification: StoredNotification, total: int, ended: Sequence[DeliveryState]
+) -> None:
+    """Record that a notification was expanded to `total` deliveries, of which some ended in these states."""
+    try:
+        if len(ended) == total:
+            counts = Counter(state.count_name for state in ended)
+            await _store_counts(services, notification, counts, state=NotificationState.FINISHED, page=1)
+            return
+        await services.notifications.advance(notification, state=NotificationState.EXPANDED, total=total, page=1)
+    except Conflict:  # a command or a copy of its message changed it meanwhile: expand what the direct path has begun
+        await services.queues.enqueue_expansion(Expansion(notification.key, 0))
+    await finish(services, notification.key)  # the deliveries that were enqueued may have ended before this
+
+
 async def finish_single(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
     """Finish a notification whose only delivery ended in `state` after `notification` was read."""
     if notification.state is NotificationState.EXPANDED and not notification.counts:
@@ -62,9 +78,9 @@ async def finish_single(services: Services, notification: StoredNotification, st
 
 
 async def _store_counts(
-    services: Services, notification: StoredNotification, counts: Counter[str], refused: int = 0
+    services: Services, notification: StoredNotification, counts: Counter[str], refused: int = 0, **more: object
 ) -> None:
-    changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total()}
+    changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total(), **more}
     if refused != notification.refused_changes:
         changes["refused_changes"] = refused
     if notification.state is NotificationState.EXPANDED:

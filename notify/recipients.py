@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from notify import policy
 from notify.policy import Target
 from shared.preferences.preferences import Preferences
-from shared.records import ConversationReference
+from shared.records import ConversationReference, StoredLane
 from shared.services import Services
 from shared.states import Reason, ReferenceKind
 from shared.teams.outcome import Outcome
@@ -21,13 +21,14 @@ _REASONS = frozenset(str(reason) for reason in Reason)
 class ResolvedRecipient:
     """A recipient's target, or the reason why there is none, with their time zone and preferences.
 
-    `status_at` is that of the reference of a person (`ConversationReference.status_at`).
+    `status_at` is that of the reference of a person, `lane` that of any reference (`ConversationReference`).
     """
 
     target: Target | Reason
     zone: ZoneInfo
     preferences: Preferences = field(default_factory=Preferences)
     status_at: str = ""
+    lane: StoredLane = field(default=StoredLane(), compare=False)
 
 
 async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
@@ -48,7 +49,7 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
         team = await conversations.get(tenant, ReferenceKind.TEAM, reference.team) if reference.team else None
         target = policy.conversation_target(identifier, reference, team, probe_before)
     status_at = reference.status_at if recipient.startswith("u:") else ""
-    return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences, status_at)
+    return ResolvedRecipient(target, reference.zone(default_zone), reference.preferences, status_at, reference.lane)
 
 
 async def store_host(services: Services, tenant: str, target: Target | ConversationReference, outcome: Outcome) -> None:

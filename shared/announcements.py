@@ -172,7 +172,7 @@ async def _announce_occurrence(services: Services, schedule: StoredSchedule, now
         due=schedule.next_due,
         time=schedule.next_due,
     )
-    stored = await accept(services, new)
+    stored, _ = await accept(services, new)
     if stored.state is NotificationState.SCHEDULED:
         await services.queues.enqueue_expansion(Expansion(stored.key, 0))
 

@@ -16,7 +16,7 @@ from shared.services import Services
 from shared.states import NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.deliveries import SHARDED_FROM
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW
 from shared.storage.markers import cancellation
 from shared.storage.table import Conflict
 
@@ -78,13 +78,7 @@ async def store(
         due=at,
         purpose=purpose,
     )
-    try:
-        return await services.notifications.insert(new), True
-    except Conflict:
-        found = await services.notifications.get(new.key)
-        if found is None:
-            raise  # deleted between the two: the caller tries again
-        return found, False
+    return await _insert_once(services, new)
 
 
 async def enqueue(
@@ -94,26 +88,37 @@ async def enqueue(
     if notification.state is NotificationState.FINISHED:
         return
     now, urgent = services.clock(), notification.urgent
-    for message in await services.deliveries.add(notification.key, SINGLE_SHARD, {recipient: 0}, now, fresh=is_new):
+    for message in await services.deliveries.add(notification.key, FEW_SHARD, {recipient: 0}, now, fresh=is_new):
         await services.queues.enqueue_delivery(message, urgent=urgent)
 
 
-async def accept(services: Services, new: StoredNotification) -> StoredNotification:
-    """Store a notification and return it, or return the stored one with the same identity."""
+async def accept(services: Services, new: StoredNotification) -> tuple[StoredNotification, bool]:
+    """Store a notification that is listed (`NotificationIndex`), unless there is one of its identity.
+
+    Returns the stored notification, and whether it is new.
+    """
     if new.content.cancellation_key:
         # Before the row, so that every accepted notification can be cancelled by its key.
         await services.markers.put(cancellation(new.tenant, new.content.cancellation_key), new.key)
+    stored, is_new = await _insert_once(services, new)
+    await services.notification_index.put(stored)  # also if it was stored before: that worker may have died before this
+    return stored, is_new
+
+
+async def _insert_once(services: Services, new: StoredNotification) -> tuple[StoredNotification, bool]:
+    """Insert a notification, or read the one with its key; return it, and whether it is new."""
     try:
-        return await services.notifications.insert(new)
+        return await services.notifications.insert(new), True
     except Conflict:
         found = await services.notifications.get(new.key)
         if found is None:
-            raise  # the row was deleted in between: the message is retried
-        return found
+            raise  # deleted between the two: the caller tries again
+        return found, False
 
 
 def shard_count(recipients: Sequence[Recipient]) -> int:
-    """Return the number of partitions of the deliveries: 16 if the audience may be large, else 1."""
+    """Return the number of partitions of the deliveries: 16 if the audience may be large, 0 if it is small, else 1."""
     audiences = (AllRecipient, GroupRecipient, TeamRecipient, TopicRecipient)
-    is_large = len(recipients) >= SHARDED_FROM or any(isinstance(each, audiences) for each in recipients)
-    return 16 if is_large else 1
+    if len(recipients) >= SHARDED_FROM or any(isinstance(each, audiences) for each in recipients):
+        return 16
+    return 0 if len(recipients) <= MAX_FEW else 1

@@ -20,12 +20,21 @@ from shared.time.localtime import load_zone
 MAX_TIME_SKEW = timedelta(minutes=5)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLane:
+    """A rate lane as its row has it (`shared.storage.rate_lanes`), and the row's ETag, "" if there is no row."""
+
+    requests: str = ""
+    turns: str = ""
+    etag: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationReference:
     """How a person, chat, channel, team or tenant is reached. Ids are those of Teams; an unknown value is "".
 
     `status_at` is the time of the event that last changed `status` (ISO 8601 with offset). An older event, such as one
-    that Teams repeats, does not change the status.
+    that Teams repeats, does not change the status. `lane` has the latest requests to a person, chat or channel.
     """
 
     tenant: str
@@ -45,6 +54,7 @@ class ConversationReference:
     status: ReferenceStatus = ReferenceStatus.ACTIVE
     status_at: str = ""
     preferences: Preferences = field(default_factory=Preferences)
+    lane: StoredLane = field(default=StoredLane(), compare=False)
 
     def zone(self, default: str) -> ZoneInfo:
         """Return the chosen time zone, else that of the Teams client, else `default`."""

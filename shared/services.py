@@ -20,6 +20,7 @@ from shared.storage.dead_letters import DeadLetters
 from shared.storage.deliveries import Deliveries
 from shared.storage.held_deliveries import HeldDeliveries
 from shared.storage.markers import Markers
+from shared.storage.notification_index import NotificationIndex
 from shared.storage.notifications import Notifications
 from shared.storage.rate_lanes import RateLanes, TenantLaneKind
 from shared.storage.responses import Responses
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 #: The tables, without their prefix.
 TABLES = (
-    "Conversations", "Notifications", "Deliveries", "HeldDeliveries", "Timers", "RateLanes", "Markers", "Topics",
-    "Threads", "Responses", "Schedules", "DeadLetters",
+    "Conversations", "Notifications", "NotificationIndex", "Deliveries", "HeldDeliveries", "Timers", "RateLanes",
+    "Markers", "Topics", "Threads", "Responses", "Schedules", "DeadLetters",
 )  # fmt: skip
 #: Open connections to Teams and other HTTP services.
 MAX_CONNECTIONS = 100
@@ -60,6 +61,7 @@ class Services:
     queues: queues.Queues
     conversations: Conversations
     notifications: Notifications
+    notification_index: NotificationIndex
     deliveries: Deliveries
     timers: Timers
     dead_letters: DeadLetters
@@ -111,8 +113,10 @@ async def open_services(
         TenantLaneKind.GRAPH_INSTALL: configured.graph_install_rate,
         TenantLaneKind.GRAPH_CHECK: configured.graph_check_rate,
     }
+    conversations = Conversations(tables["Conversations"])
     limiters = {
-        kind: RateLimiter(RateLanes(tables["RateLanes"], kind), rate, real_time) for kind, rate in rates.items()
+        kind: RateLimiter(RateLanes(tables["RateLanes"], kind, conversations), rate, real_time)
+        for kind, rate in rates.items()
     }
     rate_limiter = limiters[TenantLaneKind.CONNECTOR]
 
@@ -122,8 +126,9 @@ async def open_services(
     return Services(
         settings=configured,
         queues=all_queues,
-        conversations=Conversations(tables["Conversations"]),
+        conversations=conversations,
         notifications=Notifications(tables["Notifications"], time.monotonic),
+        notification_index=NotificationIndex(tables["NotificationIndex"]),
         deliveries=Deliveries(tables["Deliveries"]),
         timers=Timers(tables["Timers"]),
         dead_letters=DeadLetters(tables["DeadLetters"]),

@@ -67,6 +67,12 @@ def storage(request: pytest.FixtureRequest) -> Storage:
     return Storage()
 
 
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expand notifications to a few recipients like larger ones: with counts, and a queue message for each delivery."""
+    monkeypatch.setattr("shared.publishing.MAX_FEW", 0)
+
+
 @pytest.fixture(scope="session")
 def _server() -> Iterator[ServerThread]:
     with ServerThread() as server:

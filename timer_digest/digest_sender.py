@@ -28,7 +28,7 @@ from shared.records import DeliveryRecord, DigestState, HeldDelivery
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.table import Conflict
 from timer_digest.digest_card import compose
 from timer_digest.digest_plan import DigestPlan, DigestPreferences
@@ -110,7 +110,7 @@ async def settle_last_digest(
     key = digest_key(task.tenant, task.recipient, state)
     if task.sent_digest == key:
         return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.SENT))
-    known = await services.deliveries.get(Delivery(key, SINGLE_SHARD, task.recipient, "", 0))
+    known = await services.deliveries.get(Delivery(key, FEW_SHARD, task.recipient, "", 0))
     if known and known.state.final:
         reason = Reason(known.reason) if known.reason else None
         return await settle_digest(services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice))

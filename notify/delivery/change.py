@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from notify import policy, threads
-from notify.delivery.prepare import is_its_turn
+from notify.delivery.prepare import find_delay
 from notify.progress import schedule_check
 from notify.recipients import resolve, store_host
+from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
@@ -42,15 +43,19 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
         return
     if message.task is Task.EDIT and known.revision >= notification.revision:
         return
-    target = (await resolve(services, notification.tenant, message.recipient)).target
+    now, recipient = services.real_time(), await resolve(services, notification.tenant, message.recipient)
+    target = recipient.target
     if isinstance(target, Reason):
         await _refuse(services, notification, message, known, target)
         return
     # Prepare
-    if not await is_its_turn(services, notification, message, known.conversation_id):
+    services.rate_limiter.learn(notification.tenant, channel_of(message.recipient), recipient.lane, now)
+    if delayed := await find_delay(services, notification, message):
+        delay, message = delayed
+        await services.queues.enqueue_delivery(message, delay, urgent=notification.urgent)
         return
     # Send
-    route = Route(notification.tenant, target.service_url, notification.urgent)
+    route = Route(notification.tenant, target.service_url, notification.urgent, message.recipient)
     outcome = await _send(services, notification, message, known, route)
     # Record
     await _record(services, notification, message, known, outcome)

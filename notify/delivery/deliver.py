@@ -18,7 +18,7 @@ from notify.audience import resolve_channel
 from notify.delivery import first_contact
 from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
-from notify.delivery.prepare import is_its_turn, lane_of
+from notify.delivery.prepare import find_delay, would_wait
 from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
 from notify.policy import PolicyInput, Step, Target
@@ -26,8 +26,9 @@ from notify.recipients import ResolvedRecipient, resolve, store_host
 from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
+from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, Expansion, Task
-from shared.records import DeliveryRecord
+from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus, Rule
@@ -72,12 +73,37 @@ async def deliver(services: Services, message: Delivery) -> None:
     # While the row still has the message's ETag, the delivery was not tried yet, and its row need not be read.
     untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
     known = untried if message.etag else await services.deliveries.get(message)
+    await _send_or_wait(services, notification, message, known, None)
+
+
+async def deliver_directly(
+    services: Services,
+    notification: StoredNotification,
+    message: Delivery,
+    recipient_index: int,
+    ended: list[DeliveryState],
+) -> None:
+    """Send a delivery that has no row and no queue message yet, or enqueue it if it would have to wait.
+
+    `recipient_index` is that of its row, `ended` that of `Sending`. Raises as `deliver` does.
+    """
+    new = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag="", recipient_index=recipient_index)
+    await _send_or_wait(services, notification, message, new, ended)
+
+
+async def _send_or_wait(
+    services: Services,
+    notification: StoredNotification,
+    message: Delivery,
+    known: DeliveryRecord | None,
+    ended: list[DeliveryState] | None,
+) -> None:
     for _ in range(MAX_CONFLICTS):
         if known is None:
             raise MessageRefused(
                 "unknown", [Fault("", f"names a delivery of {notification.identity} that is not stored")]
             )
-        sending = Sending(services, notification, message, known, services.real_time())
+        sending = Sending(services, notification, message, known, services.real_time(), ended=ended)
         step, until = policy.next_step(known, sending.now)
         if step is Step.END:
             await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
@@ -113,10 +139,16 @@ async def _try(sending: Sending) -> None:
     target = recipient.target
     assert isinstance(target, Target)
     # Prepare
-    if not await is_its_turn(services, notification, sending.message, lane_of(target)):
+    identifier = sending.message.recipient
+    services.rate_limiter.learn(notification.tenant, channel_of(identifier), recipient.lane, sending.now)
+    if sending.ended is not None and would_wait(services, notification, identifier):
+        await sending.requeue(0)
         return
-    route = Route(notification.tenant, target.service_url, notification.urgent)
-    previous = await threads.get_thread(services, notification, sending.message.recipient)
+    if delayed := await find_delay(services, notification, sending.message):
+        await sending.requeue(*delayed)
+        return
+    route = Route(notification.tenant, target.service_url, notification.urgent, identifier)
+    previous = await threads.get_thread(services, notification, identifier)
     if previous and previous.newest > notification.occurred_at:
         if known.maybe_twice:
             await _yield_to_newer(sending, route)
@@ -124,7 +156,7 @@ async def _try(sending: Sending) -> None:
             await sending.end(DeliveryState.SUPERSEDED)
         return
     try:
-        activity = render_notification(services, notification, sending.message.recipient)
+        activity = render_notification(services, notification, identifier)
     except TooLarge:
         await sending.end(DeliveryState.FAILED, Reason.TOO_BIG)
         return

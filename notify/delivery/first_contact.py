@@ -17,7 +17,7 @@ from shared import welcomes
 from shared.queue_messages import Delivery
 from shared.records import ConversationReference
 from shared.states import DeliveryState, Purpose, ReferenceKind, ReferenceStatus
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.markers import welcomed
 from shared.teams.graph_answers import MailboxSettings
 from shared.teams.hosts import DEFAULT_SERVICE_URLS
@@ -89,7 +89,7 @@ async def is_being_welcomed(sending: Sending, recipient: ResolvedRecipient) -> b
     welcome = await services.markers.owner(welcomed(tenant), person)
     if not welcome:
         return True
-    known = await services.deliveries.get(Delivery(welcome, SINGLE_SHARD, person, "", 0))
+    known = await services.deliveries.get(Delivery(welcome, FEW_SHARD, person, "", 0))
     return known is not None and not known.state.final
 
 

@@ -17,7 +17,7 @@ from shared.records import DeliveryRecord, HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, Purpose, Reason, ReferenceKind, Rule
 from shared.storage import timers
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.markers import welcomed
 from shared.storage.outages import OUTAGE_SECONDS, outlast_faults
 from shared.teams.outcome import Outcome, Verdict
@@ -33,6 +33,8 @@ class Sending:
     """One try of a delivery: its notification, its queue message, and its row as last read or written.
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
+    A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; in the direct path, it
+    receives the final states of the notification's deliveries, and the caller finishes the notification.
     """
 
     services: Services
@@ -41,6 +43,7 @@ class Sending:
     known: DeliveryRecord
     now: datetime
     rule: Rule | None = None
+    ended: list[DeliveryState] | None = None
 
     @property
     def only_schedule_held_it(self) -> bool:
@@ -73,6 +76,7 @@ class Sending:
             self.message,
             self.known.etag,
             state,
+            recipient_index=self.known.recipient_index,
             now=self.services.real_time(),
             reason=reason,
             maybe_twice=self.known.maybe_twice,
@@ -86,7 +90,9 @@ class Sending:
     async def follow_up(self, state: DeliveryState, *, is_last: bool) -> None:
         """Finish the notification after its last delivery, and have a digest settled; safe to repeat."""
         notification = self.notification
-        if is_last and self.message.shard == SINGLE_SHARD:
+        if self.ended is not None:
+            self.ended.append(state)
+        elif is_last and notification.total == 1 and self.message.shard == FEW_SHARD:
             await finish_single(self.services, notification, state)
         elif is_last:
             await finish(self.services, notification.key)
@@ -115,6 +121,7 @@ class Sending:
             self.message,
             self.known.etag,
             reason,
+            recipient_index=self.known.recipient_index,
             attempts=self.known.attempts,
             maybe_twice=self.known.maybe_twice,
             not_before=until,
@@ -170,8 +177,14 @@ class Sending:
         )
 
     async def requeue(self, delay: float, message: Delivery | None = None) -> None:
-        """Enqueue its message again, or another in its place, visible in `delay` seconds."""
-        await self.services.queues.enqueue_delivery(message or self.message, delay, urgent=self.notification.urgent)
+        """Enqueue its message again, or another in its place, visible in `delay` seconds; a new row is first."""
+        message = message or self.message
+        if not self.known.etag:
+            recipients = {message.recipient: self.known.recipient_index}
+            now = self.services.clock()
+            added = await self.services.deliveries.add(message.notification, message.shard, recipients, now, fresh=True)
+            message = replace(message, etag=added[0].etag if added else "")
+        await self.services.queues.enqueue_delivery(message, delay, urgent=self.notification.urgent)
 
 
 async def record_outcome(sending: Sending, outcome: Outcome, conversation: str) -> None:

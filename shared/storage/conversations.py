@@ -5,8 +5,8 @@ channel, or is an alias from a personal chat to its person. A *team* row is keye
 from its Entra group id; its status applies to all of its channels. The *tenant* row has the last serviceUrl of that
 tenant, by which people without a stored conversation are reached.
 
-The row of a person, chat or channel also has their preferences, so that a delivery reads one row. It may have only
-these, if the person cannot be reached yet.
+The row of a person, chat or channel also has their preferences and their rate lane, so that a delivery reads one row.
+It may have only these, if the person cannot be reached yet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared import keys
 from shared.conversation_ids import channel_of
 from shared.preferences import preferences
 from shared.preferences.preferences import Preferences
-from shared.records import ConversationReference, merge_observed
+from shared.records import ConversationReference, StoredLane, merge_observed
 from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.entity_writes import Row
 from shared.storage.table import Conflict, Table
@@ -38,7 +38,8 @@ VERSION = 1
 _PREFERENCES = "preferences"
 
 
-_COLUMNS = tuple(f.name for f in fields(ConversationReference) if f.name not in ("tenant", "kind", "id", "preferences"))
+_NOT_TEXT = ("tenant", "kind", "id", "preferences", "lane")
+_COLUMNS = tuple(f.name for f in fields(ConversationReference) if f.name not in _NOT_TEXT)
 
 
 class Conversations:
@@ -50,17 +51,28 @@ class Conversations:
     async def get(self, tenant: str, kind: ReferenceKind, identifier: str) -> ConversationReference | None:
         """Return the reference, or None; one point read."""
         found = await self._table.get(_partition(tenant, kind, identifier), keys.key(identifier))
-        return _reference(tenant, kind, identifier, found[0]) if found else None
+        return _reference(tenant, kind, identifier, *found) if found else None
 
     async def get_recipient(self, tenant: str, recipient: str) -> ConversationReference:
         """Return the reference of a recipient, a blank one if there is no row.
 
         `recipient` is `u:` and an Entra object id, or `c:` and a conversation id.
         """
-        kind = ReferenceKind.USER if recipient.startswith("u:") else ReferenceKind.CONVERSATION
-        identifier = channel_of(recipient[2:]) if kind is ReferenceKind.CONVERSATION else recipient[2:]
+        kind, identifier = _name(recipient)
         found = await self.get(tenant, kind, identifier)
         return found or ConversationReference(tenant=tenant, kind=kind, id=identifier)
+
+    async def save_lane(self, tenant: str, recipient: str, lane: StoredLane) -> str:
+        """Save the rate lane of a recipient if the row still has the lane's ETag; return the new one.
+
+        Raises `Conflict` if the row has changed, in whatever column.
+        """
+        kind, identifier = _name(recipient)
+        row = {"PartitionKey": _partition(tenant, kind, identifier), "RowKey": keys.key(identifier)}
+        row |= {"requests": lane.requests, "turns": lane.turns}
+        if lane.etag:
+            return await self._table.merge(row, lane.etag)
+        return await self._table.insert({**row, "v": VERSION, "id": identifier})
 
     async def save(
         self,
@@ -128,7 +140,7 @@ class Conversations:
             for _ in range(MAX_CONFLICTS):
                 started = time.monotonic()
                 found = await self._table.get(partition, row_key)
-                current = _reference(tenant, kind, identifier, found[0]) if found else None
+                current = _reference(tenant, kind, identifier, *found) if found else None
                 columns = changed_columns(current)
                 if not columns:
                     return
@@ -176,13 +188,21 @@ def _partition(tenant: str, kind: ReferenceKind, identifier: str) -> str:
     return f"{tenant};{kind};{keys.shard(identifier)}"
 
 
+def _name(recipient: str) -> tuple[ReferenceKind, str]:
+    """Return the kind and the id of the reference of a recipient."""
+    if recipient.startswith("u:"):
+        return ReferenceKind.USER, recipient[2:]
+    return ReferenceKind.CONVERSATION, channel_of(recipient[2:])
+
+
 def _columns(reference: ConversationReference) -> dict[str, str]:
     return {name: str(value) for name in _COLUMNS if (value := getattr(reference, name))}
 
 
-def _reference(tenant: str, kind: ReferenceKind, identifier: str, row: Row) -> ConversationReference:
+def _reference(tenant: str, kind: ReferenceKind, identifier: str, row: Row, etag: str) -> ConversationReference:
     values = {name: row[name] for name in _COLUMNS if name in row}
     if "status" in values:
         values["status"] = ReferenceStatus(values["status"])
     decoded = preferences.decode_preferences(row.get(_PREFERENCES, ""))
-    return ConversationReference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, **values)
+    lane = StoredLane(row.get("requests", ""), row.get("turns", ""), etag)
+    return ConversationReference(tenant=tenant, kind=kind, id=identifier, preferences=decoded, lane=lane, **values)

@@ -1,7 +1,7 @@
 """Table Deliveries: one row for each recipient of a notification, and in each partition a row with the counts.
 
-The counts of all states always sum to the recipients listed so far (`shared.storage.delivery_counts`). Herald's own
-messages have one recipient each: their partition (`SINGLE_SHARD`) holds one row and no counts.
+The counts of all states always sum to the recipients listed so far (`shared.storage.delivery_counts`). A notification
+to a few recipients has a partition (`FEW_SHARD`) without counts. A delivery there may get its row as late as its claim.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery
 from shared.records import DeliveryRecord
 from shared.states import OPEN, DeliveryState, Reason
-from shared.storage.delivery_counts import COUNTS, MAX_BATCH, SINGLE_SHARD, CountedPartitions
+from shared.storage.delivery_counts import COUNTS, FEW_SHARD, MAX_BATCH, CountedPartitions
 from shared.storage.entity_writes import Row
 from shared.storage.outages import OUTAGE_SECONDS, outlast_faults
 from shared.storage.table import Conflict, Table, etag_of
@@ -88,7 +88,7 @@ class Deliveries:
         too late to use the claim; it waits for that at most `outage_seconds`.
         """
         claim = uuid4().hex
-        row = _key_columns(message) | {
+        row = _changed_row(message, known.etag, known.recipient_index, now) | {
             "state": str(DeliveryState.SENDING),
             "attempts": known.attempts + 1,
             "claim": claim,
@@ -119,6 +119,7 @@ class Deliveries:
         *,
         not_before: datetime,
         now: datetime,
+        recipient_index: int = 0,
         attempts: int | None = None,
         maybe_twice: bool = False,
         unknown_outcomes: int = 0,
@@ -126,9 +127,10 @@ class Deliveries:
     ) -> str:
         """Requeue a delivery that is not final until `not_before`; return the ETag, or raise `Conflict`.
 
-        Without `attempts` or `unknown_outcomes`, their numbers do not change.
+        With the ETag "" the row is inserted, with `recipient_index`. Without `attempts` or `unknown_outcomes`, their
+        numbers do not change.
         """
-        row = _key_columns(message) | {
+        row = _changed_row(message, etag, recipient_index, now) | {
             "state": str(DeliveryState.QUEUED),
             "reason": str(reason or ""),
             "not_before": not_before,
@@ -148,6 +150,7 @@ class Deliveries:
         state: DeliveryState,
         *,
         now: datetime,
+        recipient_index: int = 0,
         previous: DeliveryState = DeliveryState.SENDING,
         reason: Reason | None = None,
         activity_id: str = "",
@@ -158,13 +161,14 @@ class Deliveries:
     ) -> bool:
         """Write the state and count it; return whether this ended the last open delivery of its partition.
 
-        `previous` tells how the delivery was counted: any state that is not final stands for all of these. Raises
-        `Conflict` if the row has another ETag.
+        `etag` and `recipient_index` are as in `defer`. `previous` tells how the delivery was counted: any state that is
+        not final stands for all of these. Raises `Conflict` if the row has another ETag.
         """
         details = {
             "activity_id": activity_id, "conversation_id": conversation_id, "revision": revision, "rule": rule
         }  # fmt: skip
-        row = _key_columns(message) | {"state": str(state), "reason": str(reason or ""), "updated": now}
+        row = _changed_row(message, etag, recipient_index, now)
+        row |= {"state": str(state), "reason": str(reason or ""), "updated": now}
         row |= {name: value for name, value in details.items() if value} | (_MAYBE_TWICE if maybe_twice else {})
         _, last = await self._partitions.change(row, etag, previous, state)
         return last
@@ -266,8 +270,8 @@ class Deliveries:
 
 
 def shard_names(shards: int) -> Sequence[str]:
-    """Return the names of the partitions of a notification's deliveries: 16, one, or for 0 `SINGLE_SHARD`."""
-    return "0123456789abcdef" if shards > 1 else "0" if shards else SINGLE_SHARD
+    """Return the names of the partitions of a notification's deliveries: 16, one, or for 0 `FEW_SHARD`."""
+    return "0123456789abcdef" if shards > 1 else "0" if shards else FEW_SHARD
 
 
 def shard_of(recipient: str, shards: int) -> str:
@@ -292,15 +296,25 @@ def _message(notification: str, shard: str, recipient: str, record: DeliveryReco
     return Delivery(notification, shard, recipient, record.etag if untried else "", record.attempts)
 
 
-def _new_row(partition: str, key: str, recipient: str, recipient_index: int, now: datetime) -> Row:
-    columns = {
+def _new_row(partition: str, key: str, recipient: str, recipient_index: int, now: datetime) -> dict[str, object]:
+    return {
+        "PartitionKey": partition,
+        "RowKey": key,
         "v": VERSION,
         "state": str(DeliveryState.QUEUED),
         "attempts": 0,
         "created": now,
         "recipient_index": recipient_index,
+        **_recipient_column(key, recipient),
     }
-    return {"PartitionKey": partition, "RowKey": key, **columns, **_recipient_column(key, recipient)}
+
+
+def _changed_row(message: Delivery, etag: str, recipient_index: int, now: datetime) -> dict[str, object]:
+    """Return the keys of a row that has this ETag, or with the ETag "" all columns of a new row."""
+    partition, key = _partition(message.notification, message.shard), keys.key(message.recipient)
+    if not etag:
+        return _new_row(partition, key, message.recipient, recipient_index, now)
+    return {"PartitionKey": partition, "RowKey": key}
 
 
 def _key_columns(message: Delivery) -> dict[str, object]:

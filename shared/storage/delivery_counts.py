@@ -19,8 +19,10 @@ from shared.storage.table import MAX_TRANSACTION_ROWS, Conflict, Table
 VERSION = 1
 #: The row key of the counts.
 COUNTS = "~counts"
-#: Shard of Herald's own single-recipient messages. Its partition has one row and no counts.
-SINGLE_SHARD = "x"
+#: Shard of a notification to a few recipients. Its partition has one row for each of them, and no counts.
+FEW_SHARD = "x"
+#: Recipients of a notification whose deliveries are in that shard.
+MAX_FEW = 10
 #: Partitions whose counts are kept in memory.
 MAX_CACHED_PARTITIONS = 4096
 #: Deliveries in one transaction: one operation is for the counts.
@@ -35,8 +37,8 @@ _COUNT_COLUMNS = (OPEN, *(str(state) for state in DeliveryState if state.final),
 class _Change:
     """New columns for the row with this ETag, which is counted as `previous` now and as `state` afterwards.
 
-    `refused` is added to the refused changes. `done` receives the new ETag, and whether this change ended the last open
-    delivery of the partition.
+    With the ETag "" the row is new. `refused` is added to the refused changes. `done` receives the new ETag, and
+    whether this change ended the last open delivery of the partition.
     """
 
     row: Row
@@ -77,8 +79,8 @@ class CountedPartitions:
         With `fresh` the partition is assumed to be empty. Raises `Conflict` if one of the rows exists, or if another
         worker changed the counts meanwhile.
         """
-        if _is_single(partition):
-            return [await self._table.insert(row) for row in rows]
+        if _is_uncounted(partition):
+            return await self._table.batch([("create", row) for row in rows])
         counts, etag = (Counter[str](), "") if fresh else await self._read(partition)
         counts[OPEN] += len(rows)
         inserts: list[Operation] = [("create", row) for row in rows]
@@ -91,8 +93,10 @@ class CountedPartitions:
     ) -> tuple[str, bool]:
         """Merge the columns of `row`, and count the delivery under `state` instead of `previous`.
 
-        `refused` is 1 if its edit or recall was refused now, and -1 if one succeeded after that. Returns the new ETag,
-        and whether this ended the last open delivery of the partition. Raises `Conflict` if the row has another ETag.
+        With the ETag "" the row is inserted, which is possible in `FEW_SHARD` only. `refused` is 1 if its edit or
+        recall was refused now, and -1 if one succeeded after that. Returns the new ETag, and whether this ended the
+        last open delivery of the partition; in `FEW_SHARD`, whether it may have. Raises `Conflict` if the row has
+        another ETag.
         """
         partition = str(row["PartitionKey"])
         done: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
@@ -128,13 +132,13 @@ class CountedPartitions:
         del self._pending[partition]
 
     async def _commit(self, partition: str, batch: Sequence[_Change]) -> None:
-        rows: list[Operation] = [("update", change.row, change.etag) for change in batch]
+        rows = [_row_operation(change.row, change.etag) for change in batch]
         difference = Counter(change.state for change in batch)
         difference.subtract(change.previous for change in batch)
         if refused := sum(change.refused for change in batch):
             difference[REFUSED_CHANGES] = refused
-        is_single = _is_single(partition)
-        known = await self._recent(partition) if any(difference.values()) and not is_single else None
+        is_uncounted = _is_uncounted(partition)
+        known = await self._recent(partition) if any(difference.values()) and not is_uncounted else None
         while True:
             try:
                 if known:
@@ -142,10 +146,8 @@ class CountedPartitions:
                     counts.update(difference)
                     *etags, etag = await self._table.batch([*rows, _counts_operation(partition, counts, known[1])])
                     self._remember(partition, counts, etag)
-                elif len(batch) > 1:
-                    etags = await self._table.batch(rows)
                 else:
-                    etags = [await self._table.merge(batch[0].row, batch[0].etag)]
+                    etags = await self._table.batch(rows)
             except Conflict:
                 if known and (current := await self._read(partition))[1] != known[1]:
                     known = current
@@ -160,7 +162,7 @@ class CountedPartitions:
                         if not change.done.done():
                             change.done.set_exception(conflict)
                 return
-            all_ended = is_single or (known and not counts[OPEN])
+            all_ended = is_uncounted or (known and not counts[OPEN])
             ending = [change for change in batch if change.previous == OPEN != change.state] if all_ended else []
             last = ending[-1] if ending else None
             for change, written in zip(batch, etags, strict=True):
@@ -169,8 +171,8 @@ class CountedPartitions:
             return
 
     async def _read(self, partition: str) -> tuple[Counter[str], str]:
-        if _is_single(partition):
-            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=1)
+        if _is_uncounted(partition):
+            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=MAX_FEW)
             counts = Counter(DeliveryState(row["state"]).count_name for row in rows)
             counts[REFUSED_CHANGES] = sum(bool(row.get("refused_change")) for row in rows)
             return counts, ""
@@ -190,10 +192,13 @@ class CountedPartitions:
             self._cache.pop(next(iter(self._cache)))
 
 
-def _is_single(partition: str) -> bool:
-    return partition.endswith(f";{SINGLE_SHARD}")
+def _is_uncounted(partition: str) -> bool:
+    return partition.endswith(f";{FEW_SHARD}")
 
 
 def _counts_operation(partition: str, counts: Counter[str], etag: str) -> Operation:
-    row = {"PartitionKey": partition, "RowKey": COUNTS, "v": VERSION, **counts}
+    return _row_operation({"PartitionKey": partition, "RowKey": COUNTS, "v": VERSION, **counts}, etag)
+
+
+def _row_operation(row: Row, etag: str) -> Operation:
     return ("update", row, etag) if etag else ("create", row)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from shared.records import StoredNotification
 from shared.states import NotificationState, Purpose
 from shared.storage.entity_writes import Row
-from shared.storage.table import MAX_PAGE_ROWS, Table, etag_of
+from shared.storage.table import Table, etag_of
 
 VERSION = 1
 #: Longest age of a cached notification that a delivery may use.
@@ -53,14 +53,6 @@ class Notifications:
         """Return the current notification, or None."""
         found = await self._table.get(key[:2], key)
         return _notification(*found) if found else None
-
-    async def list_newest(self, limit: int) -> Sequence[StoredNotification]:
-        """Return the notifications that were accepted last, the newest first; reads the whole table."""
-        newest: list[StoredNotification] = []
-        async for page in self._table.pages("PartitionKey ge @first", {"first": "0"}, size=MAX_PAGE_ROWS):
-            newest += [_notification(row, etag_of(row)) for row in page]
-            newest = sorted(newest, key=lambda each: each.created, reverse=True)[:limit]
-        return newest
 
     async def find(self, identifier: str) -> Sequence[StoredNotification]:
         """Return the notifications of this id, of all tenants and sources; reads the whole table."""

@@ -1,6 +1,7 @@
-"""Table RateLanes: the slots of each tenant, and the recent requests to each conversation, roster and team.
+"""Table RateLanes: the slots of each tenant, and the recent requests to each roster, and through Graph to each team.
 
-A row is changed only by its ETag, so that workers never use the same slot twice.
+Those to a person, chat or channel are in their row in table Conversations, which a delivery reads anyway. A row is
+changed only by its ETag, so that workers never use the same slot twice.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from shared.rate_windows import (
     TenantLane,
     Windows,
 )
+from shared.records import StoredLane
+from shared.storage.conversations import Conversations
 from shared.storage.table import Table
 
 VERSION = 1
@@ -38,7 +41,7 @@ class TenantLaneKind(StrEnum):
 class LaneKind(StrEnum):
     """The requests that share the windows of a conversation or team."""
 
-    CONVERSATION = "conversation"  #: messages, edits, deletions, and the creation of a person's chat
+    CONVERSATION = "conversation"  #: of a recipient: messages, edits, deletions, and the creation of a person's chat
     ROSTER = "roster"  #: lists of members and channels
     GRAPH_TEAM = "graphTeam"  #: requests to Graph about one team
 
@@ -53,8 +56,14 @@ _WINDOWS: Mapping[LaneKind, Windows] = {
 class RateLanes:
     """The lanes of tenants for one kind of request, and those of conversations and teams."""
 
-    def __init__(self, table: Table, kind: TenantLaneKind = TenantLaneKind.CONNECTOR) -> None:
-        self._table, self._kind = table, kind
+    def __init__(
+        self,
+        table: Table,
+        kind: TenantLaneKind = TenantLaneKind.CONNECTOR,
+        conversations: Conversations | None = None,
+    ) -> None:
+        """Without `conversations`, this table has the lanes of recipients, too."""
+        self._table, self._kind, self._conversations = table, kind, conversations
 
     async def tenant(self, tenant: str, now: int) -> tuple[TenantLane, str]:
         """Return the tenant's lane and its ETag, "" if it has no row; `now` in microseconds since 1970."""
@@ -74,14 +83,16 @@ class RateLanes:
     async def conversation(
         self, tenant: str, conversation: str, now: int, kind: LaneKind = LaneKind.CONVERSATION
     ) -> tuple[ConversationLane, str]:
-        """Return the lane of a conversation or team, and the ETag of its row, "" if there is none."""
-        found = await self._table.get(_partition(tenant, conversation), kind)
-        row, etag = found or ({}, "")
-        requests, turns = row.get("requests"), row.get("turns")
-        if not turns:  # none is reserved: those of the latest messages were when they were sent
-            turns = requests
-        sent = _decode(requests, _WINDOWS[kind]).believed(now)
-        return ConversationLane(sent, _decode(turns, TURN_WINDOWS).believed(now, MAX_TURN_LEAD)), etag
+        """Return the lane of a recipient (`Delivery.recipient`), a roster or team, and the ETag of its row.
+
+        The ETag is "" if there is no row.
+        """
+        if kind is LaneKind.CONVERSATION and self._conversations:
+            stored = (await self._conversations.get_recipient(tenant, conversation)).lane
+        else:
+            row, etag = await self._table.get(_partition(tenant, conversation), kind) or ({}, "")
+            stored = StoredLane(row.get("requests", ""), row.get("turns", ""), etag)
+        return decode_lane(stored, now, kind), stored.etag
 
     async def save_conversation(
         self,
@@ -97,11 +108,20 @@ class RateLanes:
         Turns are saved while one of them is still to come.
         """
         columns = {"requests": _encode(lane.sent), "turns": _encode(lane.turns) if lane.is_reserved(now) else ""}
+        if kind is LaneKind.CONVERSATION and self._conversations:
+            return await self._conversations.save_lane(tenant, conversation, StoredLane(**columns, etag=etag))
         return await self._write(_partition(tenant, conversation), kind, columns, etag)
 
     async def _write(self, partition: str, row: str, values: dict[str, str], etag: str) -> str:
         columns = {"PartitionKey": partition, "RowKey": str(row), "v": VERSION, **values}
         return await (self._table.merge(columns, etag) if etag else self._table.insert(columns))
+
+
+def decode_lane(stored: StoredLane, now: int, kind: LaneKind = LaneKind.CONVERSATION) -> ConversationLane:
+    """Return a stored lane, without times that no worker writes; `now` in microseconds since 1970."""
+    # Without turns, none is reserved: those of the latest messages were when they were sent.
+    sent, turns = _decode(stored.requests, _WINDOWS[kind]), _decode(stored.turns or stored.requests, TURN_WINDOWS)
+    return ConversationLane(sent.believed(now), turns.believed(now, MAX_TURN_LEAD))
 
 
 def _partition(tenant: str, conversation: str) -> str:

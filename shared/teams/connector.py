@@ -40,16 +40,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The tenant and serviceUrl of a request, and whether it goes before those that are not urgent."""
+    """The tenant and serviceUrl of a request, and whether it goes before those that are not urgent.
+
+    `recipient` (`Delivery.recipient`) is whose windows a message keeps. Lists of members or channels need none.
+    """
 
     tenant: str
     service_url: str
     urgent: bool = False
+    recipient: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """The conversation or team whose windows a request keeps.
+    """The recipient, roster or team whose windows a request keeps.
 
     `has_own_limit` means that a 429 may be about this conversation alone, because other bots write to it, too.
     """
@@ -59,8 +63,8 @@ class _Lane:
     has_own_limit: bool = True
 
 
-def _lane_of(conversation: str) -> _Lane:
-    return _Lane(channel_of(conversation))
+def _lane_of(route: Route) -> _Lane:
+    return _Lane(channel_of(route.recipient))
 
 
 def _roster_lane(conversation: str) -> _Lane:
@@ -82,10 +86,7 @@ class Connector:
         self._token_waits = LongerWaits(*TOKEN_PAUSE_SECONDS)
 
     async def create_conversation(self, route: Route, bot_id: str, user: str) -> Outcome:
-        """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one.
-
-        Until the chat is known, its windows are those of `user`.
-        """
+        """Create the personal chat with a person, by Entra object id or `29:` id; Teams returns an existing one."""
         body: dict[str, Any] = {
             "isGroup": False,
             "bot": {"id": bot_id},
@@ -93,21 +94,21 @@ class Connector:
             "tenantId": route.tenant,
             "channelData": {"tenant": {"id": route.tenant}},
         }
-        lane = _Lane(user, has_own_limit=False)
+        lane = replace(_lane_of(route), has_own_limit=False)
         return await self._request("POST", route, "/v3/conversations", orjson.dumps(body), lane)
 
     async def send(self, route: Route, conversation: str, activity: bytes) -> Outcome:
         """Send an activity to a conversation; the outcome has its `activity_id`."""
-        return await self._request("POST", route, _path(conversation), activity, _lane_of(conversation))
+        return await self._request("POST", route, _path(conversation), activity, _lane_of(route))
 
     async def update(self, route: Route, conversation: str, activity_id: str, activity: bytes) -> Outcome:
         """Replace a sent activity."""
-        lane = _lane_of(conversation)
-        return await self._request("PUT", route, _path(conversation, activity_id), activity, lane)
+        path = _path(conversation, activity_id)
+        return await self._request("PUT", route, path, activity, _lane_of(route))
 
     async def delete(self, route: Route, conversation: str, activity_id: str) -> Outcome:
         """Delete a sent activity."""
-        return await self._request("DELETE", route, _path(conversation, activity_id), b"", _lane_of(conversation))
+        return await self._request("DELETE", route, _path(conversation, activity_id), b"", _lane_of(route))
 
     async def members(self, route: Route, conversation: str, size: int, continuation: str) -> Outcome:
         """Read a page of the members of a conversation or team; the outcome's `body` is Teams' `PagedMembersResult`."""

@@ -26,7 +26,8 @@ from shared.rate_windows import (
     ConversationLane,
     TenantLane,
 )
-from shared.storage.rate_lanes import LaneKind, RateLanes
+from shared.records import StoredLane
+from shared.storage.rate_lanes import LaneKind, RateLanes, decode_lane
 from shared.storage.table import Conflict
 
 #: Longest time that a request waits for its slot in the process. One that would wait longer goes back to its queue.
@@ -59,6 +60,11 @@ class RateLimiter:
         self._lanes, self._rate, self._real_time = lanes, rate, real_time
         self._tenants: dict[str, _TenantQueue] = {}
         self._conversations: dict[tuple[str, str, LaneKind], _Conversation] = {}
+
+    def learn(self, tenant: str, recipient: str, stored: StoredLane, at: datetime) -> None:
+        """Use the lane of a recipient, read from storage at `at` or later: it need not be read again."""
+        lane = self._conversation(tenant, recipient, LaneKind.CONVERSATION)
+        lane.learn(stored, round(at.timestamp() * SECOND))
 
     async def reserve_turn(
         self, tenant: str, conversation: str, reserved_turn: float = 0.0, *, urgent: bool = False
@@ -97,6 +103,12 @@ class RateLimiter:
             paused_until = max(queue.lane.paused_until, lane.paused_until if lane else 0)
             if paused_until <= slot and self._clock() <= slot + MAX_LATENESS:
                 return
+
+    def seconds_until_free(self, tenant: str, conversation: str, *, urgent: bool) -> float:
+        """Return how long a request would wait for others, in seconds, as far as this process knows."""
+        now = self._clock()
+        lane = self._conversation(tenant, conversation, LaneKind.CONVERSATION)
+        return max(self._queue(tenant).first_slot(now, urgent=urgent), lane.earliest(now)) / SECOND - now / SECOND
 
     def seconds_until(self, at: float) -> float:
         """Return the time from now until `at`, in seconds since 1970."""
@@ -154,8 +166,9 @@ class _Conversation:
     ) -> None:
         self._lanes, self._tenant, self._conversation, self._kind = lanes, tenant, conversation, kind
         self._clock, self._lane = clock, ConversationLane()
-        #: The ETag of the row, None if the row has to be read.
+        #: The ETag of the row, None if the row has to be read, and the time at which it was the current one.
         self._etag: str | None = None
+        self._known_at = 0
         self._waiting: list[tuple[LaneChange, asyncio.Future[int]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -163,6 +176,13 @@ class _Conversation:
     def paused_until(self) -> int:
         """The time until which the lane is or was paused, as far as it is known."""
         return self._lane.sent.paused_until
+
+    def learn(self, stored: StoredLane, at: int) -> None:
+        """Use the lane as it was read at `at` or later, unless a newer one is known or being stored."""
+        is_storing = self._task is not None and not self._task.done()
+        if not is_storing and at > self._known_at and stored.etag != self._etag:
+            self._lane = replace(decode_lane(stored, self._clock()), expected=self._lane.expected)
+            self._etag, self._known_at = stored.etag, at
 
     def earliest(self, now: int) -> int:
         """Return the first time from `now` on that keeps all windows, as far as it is known."""
@@ -197,7 +217,7 @@ class _Conversation:
                 stored, self._etag = await self._lanes.conversation(
                     self._tenant, self._conversation, self._clock(), self._kind
                 )
-                self._lane = replace(stored, expected=expected)
+                self._lane, self._known_at = replace(stored, expected=expected), self._clock()
             lane, answers = self._lane, list[int]()
             for change in changes:
                 lane, answer = change(lane)
@@ -211,6 +231,7 @@ class _Conversation:
                     )
                 except Conflict:  # another process has changed it
                     continue
+                self._known_at = self._clock()
             self._lane = lane
             return answers
 
@@ -244,6 +265,11 @@ class _TenantQueue:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._take_slots())
         return await granted
+
+    def first_slot(self, now: int, *, urgent: bool) -> int:
+        """Return the time of the slot that a request would get, as far as it is known."""
+        ahead = sum(not (urgent and each.is_bulk) for each in self._waiting)
+        return max(now, self.lane.next_slot, self.lane.paused_until) + ahead * SECOND // self._rate
 
     def adapt_lead(self, spare: int) -> None:
         """Take slots further ahead if one was stored too late, or less far if there were `spare` microseconds."""

@@ -14,6 +14,7 @@ from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, Reason, ScheduleState
 from shared.storage.clients import CONNECTION, open_storage
+from shared.storage.delivery_counts import FEW_SHARD
 from tests.shared.test_settings import BOT
 from tests.support.herald import Herald, notification, user
 
@@ -26,10 +27,10 @@ async def test_list_shows_the_newest_notifications_and_dead_letters(herald: Hera
     await herald.run_until_idle()
     faults = [Fault("/recipients/0/user", "must be an Entra object id")]
     await herald.services.dead_letters.put("notifications", "m1", b"{}", "invalid", faults, herald.clock())
-    newest = await herald.services.notifications.list_newest(10)
+    newest = await herald.newest()
     assert {each.key for each in newest} >= {first.key, second.key}
     assert [each.created for each in newest] == sorted((each.created for each in newest), reverse=True)
-    assert len(await herald.services.notifications.list_newest(1)) == 1
+    assert len(await herald.services.notification_index.list_newest(1)) == 1
     lines = status.describe_list(newest, await herald.services.dead_letters.list_newest(10))
     assert lines[0].split() == ["accepted", "(UTC)", "state", "source", "id", "result"]
     assert any(first.id in line and "finished" in line and "1 sent" in line for line in lines)
@@ -69,7 +70,7 @@ async def test_deliveries_are_shown_with_what_to_do(herald: Herald) -> None:
     await herald.run_until_idle()
     [found] = await herald.services.notifications.find(submitted.id)
     counts = await herald.services.deliveries.counts(found.key, found.shards)
-    page = await herald.services.deliveries.page(found.key, "0", "", 10)
+    page = await herald.services.deliveries.page(found.key, FEW_SHARD, "", 10)
     lines = status.describe_notification(found, counts, [(message.recipient, record) for message, record in page])
     assert lines[:2] == [f"{found.source} {found.id}: finished", "reference: Order 42"]
     assert lines[2] in ("deliveries: 1 sent, 1 suppressed", "deliveries: 1 suppressed, 1 sent")
@@ -96,7 +97,7 @@ async def test_status_says_how_many_deliveries_kept_an_old_message(connection: s
     services = await open_services(load_settings(environ | BOT), open_storage(environ))
     await ingest(services, notification({"user": "00000000-0000-4000-8000-000000000001"}, id="a"), "m1")
     [found] = await services.notifications.find("a")
-    [(message, known)] = await services.deliveries.page(found.key, "0", "", 10)
+    [(message, known)] = await services.deliveries.page(found.key, FEW_SHARD, "", 10)
     await services.deliveries.settle(message, known.etag, DeliveryState.SENT, now=services.clock())
     sent = await services.deliveries.get(message)
     assert sent

@@ -22,6 +22,7 @@ from shared.services import Services, open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState, Mode, Reason, ReferenceKind
 from shared.storage.clients import open_storage
+from shared.storage.delivery_counts import FEW_SHARD
 from tests.e2e.playground import PERSON, TENANT, PlaygroundChat, open_chat
 from tests.support.browser import (
     TIMEOUT_SECONDS,
@@ -104,7 +105,7 @@ class Screen:
         """Return the delivery of the notification with this key, once its state is final."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
-                delivery = await self.services.deliveries.get(Delivery(key, "0", f"u:{PERSON}", "", 0))
+                delivery = await self.services.deliveries.get(Delivery(key, FEW_SHARD, f"u:{PERSON}", "", 0))
                 if delivery and delivery.state.final:
                     return delivery
                 await asyncio.sleep(POLL_SECONDS)

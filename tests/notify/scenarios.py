@@ -221,3 +221,11 @@ SCENARIOS: Sequence[ScenarioFactory] = (
     redriven,
     lost_delivery_message,
 )
+#: Those whose notification does not take the direct path.
+COUNTED = (
+    two_pages,
+    cancelled_after_first_page,
+    recalled_after_first_page,
+    edited_after_first_page,
+    lost_delivery_message,
+)

@@ -14,7 +14,7 @@ from notify.poison import MAX_POISON_RETRIES, retry_poison
 from notify.policy import MAX_UNKNOWN_OUTCOMES
 from shared.queue_messages import DELIVERIES, EXPANSIONS, Delivery, Expansion
 from shared.states import DeliveryState, NotificationState
-from tests.notify.scenarios import SCENARIOS, Scenario, ScenarioFactory, scheduled, single_recipient
+from tests.notify.scenarios import COUNTED, SCENARIOS, Scenario, ScenarioFactory, scheduled, single_recipient
 from tests.support.crashes import MAX_POINTS, Host, crash_at_each_write, pause_at_each_write
 
 ENDED = (NotificationState.FINISHED, NotificationState.CANCELLED)
@@ -79,6 +79,13 @@ def _check_recipient(scenario: Scenario, row: dict[str, Any] | None, received: l
         assert (last.activity["summary"], last.deleted_at) == (scenario.title, None)
 
 
+@pytest.fixture(autouse=True)
+def _counted(request: pytest.FixtureRequest) -> None:
+    """Expand the notifications of some scenarios as large ones."""
+    if request.node.callspec.params.get("factory") in COUNTED:
+        request.getfixturevalue("queued")
+
+
 @all_scenarios
 async def test_worker_dies_before_or_after_each_write(host: Host, factory: ScenarioFactory) -> None:
     await crash_at_each_write(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
@@ -102,6 +109,7 @@ async def test_worker_stops_before_or_after_each_write_and_continues_later(
     await pause_at_each_write(host, lambda: begin(host, factory), lambda scenario: check(host, scenario))
 
 
+@pytest.mark.usefixtures("queued")
 @pytest.mark.parametrize("poison_retries", [0, MAX_POISON_RETRIES], ids=["retried", "stored_as_dead_letter"])
 @pytest.mark.parametrize("page", [False, True], ids=["delivery", "page"])
 async def test_worker_dies_while_it_handles_a_poison_message(host: Host, poison_retries: int, *, page: bool) -> None:

@@ -28,6 +28,8 @@ from tests.support.triggers import IN_WORK, ObservedQueues, QueueHost
 from tests.support.virtual_time import run_virtual, virtual_now
 from tests.support.virtual_workers import SERVICE_URL, open_workers
 
+pytestmark = pytest.mark.usefixtures("queued")
+
 #: Seconds in which everything before the faults is done, in which the digest becomes due, and after which all is done.
 SETUP_SECONDS, DIGEST_SECONDS, REST_SECONDS = 30.0, 300.0, 700.0
 #: Seconds of longer faults: the second is longer than a claim.

@@ -73,11 +73,11 @@ async def test_redelivered_message_without_an_id_is_replaced_by_a_copy_with_its_
     trigger = ingest_message.build().get_user_function()  # type: ignore[attr-defined]
     value = {"recipients": [{"all": True}], "category": "c", "content": {"title": "t"}}
     await trigger(Redelivered(id="m1", body=json.dumps(value).encode()))
-    assert await herald.services.notifications.list_newest(10) == []
+    assert await herald.services.notification_index.list_newest(10) == []
     [message] = await herald.outside_queues.get_queue_client(NOTIFICATIONS).peek_messages()
     assert json.loads(message.content) == value | {"id": "m1"}
     await trigger(Redelivered(id="m2", body=message.content.encode()))
-    [stored] = await herald.services.notifications.list_newest(10)
+    [stored] = await herald.newest()
     assert stored.id == "m1"
 
 

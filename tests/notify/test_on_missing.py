@@ -104,6 +104,7 @@ async def test_many_become_one_digest_after_the_install(timed: Herald) -> None:
     for number in range(MAX_SEPARATE_MESSAGES + 1):
         await send(timed, ada, f"Build {number}")
     await install(timed, person=ada.object_id)
+    await timed.run_until_idle()  # the windows of a conversation count the chats that Teams refused to create
     assert len(await titles(timed)) == 2  # the welcome and the digest
 
 

@@ -33,9 +33,11 @@ from shared.queue_messages import (
 )
 from shared.records import StoredNotification
 from shared.states import DeliveryState, NotificationState, Purpose, ReferenceKind
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.markers import welcomed
 from tests.support.herald import Herald, notification, user
+
+pytestmark = pytest.mark.usefixtures("queued")
 
 
 async def submit_to_one_person(herald: Herald) -> tuple[PersonView, StoredNotification, Delivery]:
@@ -120,7 +122,7 @@ async def publish_own_message(herald: Herald, purpose: Purpose) -> tuple[str, De
         purpose=purpose,
     )
     await herald.clear_queue(DELIVERIES)
-    return recipient, Delivery(key, SINGLE_SHARD, recipient, "", 0, poison_retries=MAX_POISON_RETRIES)
+    return recipient, Delivery(key, FEW_SHARD, recipient, "", 0, poison_retries=MAX_POISON_RETRIES)
 
 
 async def test_failed_digest_is_settled(timed: Herald) -> None:
@@ -278,7 +280,7 @@ async def test_message_without_an_id_keeps_its_identity_from_its_first_failure_t
     await ingest(timed.services, json.dumps(REDRIVE_POISON).encode(), "m2")
     await timed.run_until_idle()
     assert sorted(str(each.person) for each in await timed.received()) == sorted(each.object_id for each in people)
-    [stored] = await timed.services.notifications.list_newest(10)
+    [stored] = await timed.newest()
     assert (stored.id, stored.counts) == ("m1", '{"sent":3}')
 
 
@@ -292,7 +294,7 @@ async def test_poison_message_without_an_id_is_one_notification_in_all_its_retri
     await retry_poison(timed.services, NOTIFICATIONS, body, "m3")
     await timed.run_until_idle()
     assert len(await timed.received()) == 1
-    [stored] = await timed.services.notifications.list_newest(10)
+    [stored] = await timed.newest()
     assert stored.id == "m1"
 
 

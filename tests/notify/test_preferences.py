@@ -89,6 +89,7 @@ async def test_deliveries_held_for_local_time_are_cancelled(timed: Herald) -> No
     assert await timed.received() == []
 
 
+@pytest.mark.usefixtures("queued")
 async def test_preferences_are_evaluated_when_sending_not_when_enqueueing(timed: Herald) -> None:
     ada = await add_person(timed)
     submitted = await timed.submit(user(ada))
@@ -143,6 +144,7 @@ async def test_ending_a_pause_early_sends_held_deliveries(timed: Herald) -> None
     assert await timed.counts(submitted) == {"sent": 1}
 
 
+@pytest.mark.usefixtures("queued")
 async def test_ending_a_pause_while_a_delivery_is_being_held_sends_it(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:

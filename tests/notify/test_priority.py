@@ -12,6 +12,8 @@ from notify.functions import send_delivery, send_urgent_delivery
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
 from tests.support.herald import Herald, user
 
+pytestmark = pytest.mark.usefixtures("queued")
+
 #: Longest time in which an urgent delivery must pass bulk traffic.
 MAX_WAIT_SECONDS = 30.0
 

@@ -28,6 +28,8 @@ from shared.storage.delivery_counts import COUNTS
 from tests.support.herald import Herald, user
 from tests.support.tapped import TAP, Tap
 
+pytestmark = pytest.mark.usefixtures("queued")
+
 #: More storage operations than a delivery, or the last page of a small audience, needs.
 MAX_OPERATIONS = 40
 

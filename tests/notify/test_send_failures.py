@@ -17,6 +17,8 @@ from shared.states import ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import CLAIM_SECONDS
 from tests.support.herald import Herald, set_token, user
 
+pytestmark = pytest.mark.usefixtures("queued")
+
 
 async def add_person(herald: Herald) -> Any:
     await herald.grow(people=1)

@@ -23,6 +23,8 @@ from tests.support.herald import Clock, Herald, notification, user
 from tests.support.tapped import TAP, Tap
 from tests.support.triggers import FUNCTIONS, queue_message, use_services
 
+pytestmark = pytest.mark.usefixtures("queued")
+
 
 @pytest.fixture
 def triggers(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:

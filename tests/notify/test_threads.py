@@ -145,6 +145,7 @@ async def deliver_older_after_newer(
     return older
 
 
+@pytest.mark.usefixtures("queued")
 async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ async def test_older_update_that_replaced_a_newer_one_shows_the_newer_one_again(
         TeamsFault(operation="update", status=429, retry_after=2, count=1),
     ],
 )
+@pytest.mark.usefixtures("queued")
 async def test_newer_notification_is_shown_again_after_retries(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, fault: TeamsFault
 ) -> None:
@@ -186,6 +188,7 @@ async def test_newer_notification_is_shown_again_after_retries(
     assert await timed.counts(older) == {"superseded": 1}
 
 
+@pytest.mark.usefixtures("queued")
 async def test_newer_notification_is_shown_again_if_the_storage_fails_after_an_older_update(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,8 @@ async def test_what_an_old_instance_left_goes_on_as_it_should(timed: Herald, peo
     await timed.handle_messages()
     assert await _received(timed) == expected + Counter([(kim, "Dead")])
     assert await timed.dead_letters() == []
-    assert {each.state for each in await services.notifications.list_newest(99)} == {"finished", "cancelled"}
+    rows = timed.outside_tables.get_table_client("HeraldNotifications").list_entities()
+    assert {row["state"] async for row in rows} == {"finished", "cancelled"}
 
 
 async def test_small_rows_of_an_old_instance_are_read(timed: Herald, people: Sequence[PersonView]) -> None:
@@ -193,14 +194,15 @@ async def test_small_rows_of_an_old_instance_are_read(timed: Herald, people: Seq
 
 
 @pytest.mark.parametrize("is_paused", [True, False])
-async def test_lane_of_an_old_instance_delays_the_next_request(timed: Herald, is_paused: bool) -> None:
+async def test_lane_of_another_instance_delays_the_next_request(timed: Herald, is_paused: bool) -> None:
     """A conversation at its limit of 1,800 an hour, or paused by Teams (docs/odd-inputs.md, The platform)."""
     now = int(time.time()) * 1_000_000
     requests = f"[[],[],{now + 60_000_000}]" if is_paused else f"[[{now}],[[{now - 3_500_000_000},1800]],0]"
     [ada] = (await timed.grow(people=1)).people
     await timed.store_reference(ada)
-    row = {"PartitionKey": f"{timed.tenant};{ada.conversation}", "RowKey": "conversation", "v": 1, "requests": requests}
-    await MemoryTable(timed.outside_tables.get_table_client("HeraldRateLanes")).insert(row)
+    person = f"u:{ada.object_id}"
+    stored = (await timed.services.conversations.get_recipient(timed.tenant, person)).lane
+    await timed.services.conversations.save_lane(timed.tenant, person, dataclasses.replace(stored, requests=requests))
     await send_to(timed, ada)
     assert await timed.received() == []
     [(due, queue, _)] = timed.delayed

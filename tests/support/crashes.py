@@ -17,7 +17,7 @@ from shared.queue_messages import NOTIFICATIONS
 from shared.services import open_services
 from shared.settings import load_settings
 from shared.states import DeliveryState
-from shared.storage.delivery_counts import SINGLE_SHARD
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.timers import WATCHDOG
 from tests.support.herald import HIGH_RATE, Herald, follow_clock, set_token
 from tests.support.tapped import TAP, Tap
@@ -219,7 +219,7 @@ class Host(Herald):
 
     async def count_error(self, partition: str) -> str:
         """Return how the counts of a partition of Deliveries differ from its rows, or "" if they do not."""
-        if partition.endswith(f";{SINGLE_SHARD}"):
+        if partition.endswith(f";{FEW_SHARD}"):
             return ""  # it has no counts
         table = self.outside_tables.get_table_client("HeraldDeliveries")
         found = table.query_entities("PartitionKey eq @partition", parameters={"partition": partition})

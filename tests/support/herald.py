@@ -222,6 +222,11 @@ class Herald:
         async for row in self.outside_tables.get_table_client("HeraldTimers").list_entities():
             yield datetime.fromisoformat(row["PartitionKey"].split(";")[0]).replace(tzinfo=UTC)
 
+    async def newest(self) -> list[StoredNotification]:
+        """Return the ten notifications that were accepted last, the newest first."""
+        keys = await self.services.notification_index.list_newest(10)
+        return [each for key in keys if (each := await self.services.notifications.get(key))]
+
     async def reload(self, of: StoredNotification) -> StoredNotification:
         """Return the notification as it is stored now."""
         found = await self.services.notifications.get(of.key)

@@ -23,7 +23,9 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from shared.queue_messages import Delivery
+from shared.contract.parsing import DEFAULT_SOURCE
+from shared.queue_messages import NOTIFICATIONS, Delivery
+from shared.records import notification_key
 from shared.states import Reason
 from tests.support.triggers import IN_WORK
 
@@ -220,6 +222,8 @@ class OddTeams:
         await asyncio.sleep(answer.seconds)
         if queue.startswith("deliveries"):
             self.by_delivery[Delivery.decode(message).identity].append(sent)
+        elif queue == NOTIFICATIONS and kind != "list":
+            self.by_delivery[_direct_identity(json.loads(message), tenant, conversation)].append(sent)
         else:
             self.by_expansion[tenant].append(sent)
         if answer.error:
@@ -265,6 +269,14 @@ class OddTeams:
         if start + size < len(members):
             page["continuationToken"] = str(start + size)
         return json.dumps(page).encode()
+
+
+def _direct_identity(body: Mapping[str, str], tenant: str, conversation: str) -> tuple[str, str]:
+    """Return the notification and the recipient of a delivery that is sent where its notification is ingested."""
+    place = conversation.split(";")[0]
+    person = place[2:].split("!")[0] if place.startswith("a:") else place
+    recipient = f"u:{person}" if "!" not in place or place.startswith("a:") else f"c:{place}"
+    return notification_key(tenant, body.get("source", DEFAULT_SOURCE), body["id"]), recipient
 
 
 def chat_of(person: str) -> str:

@@ -169,7 +169,7 @@ async def test_message_of_a_reserved_delivery_sends_nothing(timed: Herald) -> No
     await timed.tick()
     await run_recipient_tasks(timed)
     await set_preferences(timed, ada, categories={})  # it would be sent alone now
-    await deliver(timed.services, Delivery(notification.key, "0", f"u:{ada.object_id}", "", 0))
+    await deliver(timed.services, await timed.message(notification, f"u:{ada.object_id}"))
     await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
     await timed.run_until_idle()
     assert len(await received_by(timed, ada)) == 1

@@ -17,7 +17,6 @@ import pytest
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.states import DeliveryState
-from shared.storage.deliveries import shard_names
 from tests.support.memory import MemoryAccount
 from tests.support.odd_teams import OddTeams, chat_of
 from tests.support.triggers import QueueHost
@@ -60,7 +59,7 @@ async def run(patch: pytest.MonkeyPatch) -> tuple[OddTeams, QueueHost, Mapping[s
         for row in page:
             stored = await services.notifications.get(row["RowKey"])
             assert stored
-            states += await services.deliveries.counts(stored.key, len(shard_names(stored.shards)))
+            states += await services.deliveries.counts(stored.key, stored.shards)
     await services.close()
     return teams, host, due, states
 

@@ -1,0 +1,175 @@
+"""The direct path: a notification to a few recipients is delivered where it is ingested, under the usual rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from local.fake_teams.api import TeamsFault
+from notify.delivery.deliver import deliver_directly
+from notify.ingest import ingest
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
+from shared.rate_windows import SECOND
+from shared.states import NotificationState
+from shared.storage.delivery_counts import MAX_FEW
+from shared.teams.rate_limiter import RetryLater
+from tests.notify.scenarios import single_recipient
+from tests.notify.test_crashes import begin, check
+from tests.support.crashes import Host, crash_at_each_write, pause_at_each_write
+from tests.support.herald import Herald, notification, user
+from tests.support.tapped import TAP, OperationCounter
+
+
+async def stored_people(herald: Herald, count: int) -> list[Any]:
+    await herald.grow(people=count)
+    return await herald.store_people(count)
+
+
+async def timers(herald: Herald) -> int:
+    return len([row async for row in herald.outside_tables.get_table_client("HeraldTimers").list_entities()])
+
+
+async def test_one_message_to_one_person_takes_eight_operations_besides_its_slot(tapped: Herald) -> None:
+    ada, bob = await stored_people(tapped, 2)
+    await tapped.submit(user(bob))  # the first notification of a category stores its name
+    counter = OperationCounter()
+    token = TAP.set(counter)
+    await ingest(tapped.services, notification(user(ada)), "m1")
+    TAP.reset(token)
+    slots = counter.operations.pop("HeraldRateLanes")
+    reads = counter.operations.pop("")
+    assert counter.operations == {
+        "HeraldNotifications": 2,  # the row, and the result
+        "HeraldNotificationIndex": 1,
+        "HeraldConversations": 1,  # the conversation's windows
+        "HeraldDeliveries": 2,  # the claim, which is the row's first write, and the result
+    }
+    assert (reads, slots) == (1, 1)  # the conversation reference
+    assert len(await tapped.received()) == 2
+
+
+async def test_recipients_end_each_in_their_own_way_and_the_notification_is_finished_once(timed: Herald) -> None:
+    ada, bob, cyd, dan = await stored_people(timed, 4)
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=403, code="ConversationBlockedByUser")
+    )
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=dan.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    submitted = await timed.submit(*map(user, (ada, bob, cyd, dan)))
+    assert (submitted.state, submitted.total) == (NotificationState.EXPANDED, 4)
+    assert await timed.counts(submitted) == {"sent": 2, "suppressed": 1, "open": 1}
+    await timed.run_until_idle()
+    after = await timed.reload(submitted)
+    assert (after.state, json.loads(after.counts)) == (NotificationState.FINISHED, {"sent": 3, "suppressed": 1})
+    assert await timers(timed) == 0
+
+
+async def test_more_than_ten_recipients_are_expanded(timed: Herald) -> None:
+    people = await stored_people(timed, MAX_FEW + 1)
+    few, more = await timed.submit(*map(user, people[:-1])), await timed.submit(*map(user, people))
+    assert (few.state, few.shards) == (NotificationState.FINISHED, 0)
+    assert (more.state, more.shards) == (NotificationState.EXPANDED, 1)
+    assert await timed.message_count(DELIVERIES) == MAX_FEW + 1
+    await timed.run_until_idle()
+    assert await timed.counts(more) == {"sent": MAX_FEW + 1}
+
+
+@pytest.mark.parametrize(("priority", "queue"), [("normal", DELIVERIES), ("urgent", DELIVERIES_URGENT)])
+async def test_delivery_that_would_wait_for_a_slot_goes_to_its_queue(timed: Herald, priority: str, queue: str) -> None:
+    [ada] = await stored_people(timed, 1)
+    slots = timed.services.rate_limiter._queue(timed.tenant)
+    slots.lane = type(slots.lane)(next_slot=timed.services.rate_limiter._clock() + SECOND // 2)
+    submitted = await timed.submit(user(ada), priority=priority)
+    assert await timed.counts(submitted) == {"open": 1}
+    assert await timed.message_count(queue) == 1
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
+    assert len(await timed.received()) == 1
+
+
+async def test_delivery_whose_conversation_is_paused_goes_to_its_queue(timed: Herald) -> None:
+    ada, bob = await stored_people(timed, 2)
+    await timed.services.rate_limiter.pause_conversation(timed.tenant, f"u:{ada.object_id}", 0.5)
+    submitted = await timed.submit(user(ada), user(bob))
+    assert await timed.counts(submitted) == {"open": 1, "sent": 1}
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 2}
+
+
+@pytest.mark.parametrize("pauses", [False, True], ids=["dies", "stops"])
+async def test_worker_dies_or_stops_while_it_hands_over(
+    host: Host, monkeypatch: pytest.MonkeyPatch, *, pauses: bool
+) -> None:
+    monkeypatch.setattr("notify.delivery.prepare.MAX_DIRECT_WAIT_SECONDS", -1.0)
+    story = pause_at_each_write if pauses else crash_at_each_write
+    await story(host, lambda: begin(host, single_recipient), lambda scenario: check(host, scenario))
+
+
+@pytest.mark.parametrize("change", ["cancel", "edit", "recall"])
+async def test_command_that_comes_while_it_is_sent_takes_effect(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The row of the delivery does not exist yet when the command's sweep looks for it."""
+    [ada] = await stored_people(timed, 1)
+    body, claim, commanded = notification(user(ada)), timed.services.deliveries.claim, asyncio.Event()
+
+    async def late(*args: Any) -> Any:
+        monkeypatch.setattr(timed.services.deliveries, "claim", claim)
+        stored = await timed.stored(body)
+        await timed.command(change, stored, **({"content": {"title": "New"}} if change == "edit" else {}))
+        await timed.advance_clock(30)  # less than the claim allows
+        commanded.set()
+        return await claim(*args)
+
+    monkeypatch.setattr(timed.services.deliveries, "claim", late)
+    await ingest(timed.services, body, "m1")
+    assert commanded.is_set()
+    await timed.run_until_idle()
+    after = await timed.stored(body)
+    expected = {"cancel": {"sent": 1}, "edit": {"sent": 1}, "recall": {"recalled": 1}}[change]
+    assert await timed.counts(after) == expected
+    assert json.loads(after.counts) == expected
+    received = [each for each in await timed.received() if not each.deleted_at]
+    titles = [each.activity["summary"] for each in received]
+    assert titles == {"cancel": ["Done"], "edit": ["New"], "recall": []}[change]
+
+
+async def test_repeated_message_adds_only_what_is_missing(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker dies after the first of three deliveries; the message comes again."""
+    people = await stored_people(timed, 3)
+    body, deliver = notification(*map(user, people)), deliver_directly
+
+    async def die(*args: Any) -> None:
+        if people[0].object_id in args[2].recipient:
+            await deliver(*args)
+        raise ConnectionError
+
+    monkeypatch.setattr("notify.direct.deliver_directly", die)
+    with pytest.raises(ConnectionError):
+        await ingest(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    await timed.run_until_idle()
+    assert Counter(each.person for each in await timed.received()) == Counter(each.object_id for each in people)
+    after = await timed.stored(body)
+    assert (after.state, json.loads(after.counts)) == (NotificationState.FINISHED, {"sent": 3})
+
+
+async def test_recipients_that_cannot_be_found_now_are_expanded_later(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ada] = await stored_people(timed, 1)
+
+    async def list_page(*_: Any) -> Any:
+        raise RetryLater(30)
+
+    monkeypatch.setattr("notify.direct.list_page", list_page)
+    submitted = await timed.submit(user(ada))
+    assert submitted.state is NotificationState.ACCEPTED
+    assert await timed.message_count(EXPANSIONS) + len(timed.delayed) == 1
+    await timed.run_until_idle()
+    assert await timed.counts(submitted) == {"sent": 1}
