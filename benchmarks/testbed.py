@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -27,7 +28,7 @@ from shared import keys, queue_messages
 from shared.records import StoredNotification, notification_key
 from shared.services import Services, open_services
 from shared.settings import load_settings
-from shared.states import NotificationState, ReferenceKind
+from shared.states import NotificationState, ReferenceKind, ReferenceStatus
 from shared.storage.clients import open_storage
 from shared.storage.conversations import SHARDS, VERSION
 from shared.storage.table import MAX_TRANSACTION_ROWS, Table
@@ -122,6 +123,17 @@ class Testbed:
             tenant = added[0].tenant
             ids += [person.object_id for person in added]
         return str(tenant), ids
+
+    async def add_team(self, tenant: str, members: int, channels: int) -> tuple[str, Sequence[str]]:
+        """Add a team that has installed the bot, with people of the tenant; return the ids of team and channels."""
+        growth = Growth(tenant=tenant, teams=1, members=members, channels=channels)
+        [team] = (await self.teams.grow(growth)).teams
+        now, save, url = datetime.now(UTC), self.services.conversations.save, self.teams.service_url
+        await save(tenant, ReferenceKind.TEAM, team.id, {"service_url": url}, at=now, status=ReferenceStatus.ACTIVE)
+        for channel in team.channels:
+            observed = {"service_url": url, "conversation_type": "channel", "team": team.id}
+            await save(tenant, ReferenceKind.CONVERSATION, channel.id, observed, at=now)
+        return team.id, [channel.id for channel in team.channels]
 
     async def put_notification(
         self, tenant: str, *recipients: object, category: str = "benchmark", simulate: bool = False

@@ -1,17 +1,18 @@
 """A message from the queue to `sent`, on Azurite, by one function host without a rate limit.
 
-Recipients are addressed in three ways: by one notification each, by one notification that names all of them, and by one
-for everyone who has installed the bot. Teams answers after 80 ms. Each storage operation of the host's process is
-counted; those of triggers are made by Functions itself.
+Recipients are addressed in four ways: by one notification each, by one notification that names all of them, by one for
+everyone who has installed the bot, and in the mix that upstream systems send: of 20 notifications, 16 go to a person,
+3 to a channel, and one to a team of 50. Teams answers after 80 ms. Each storage operation of the host's process is
+counted; those of triggers are made by Functions itself. Single messages are then sent to the idle host, one after the
+other, to measure the time from the queue to Teams.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from statistics import median
+from statistics import median, quantiles
 
 from benchmarks.report import Options, Report, Run, medians
 from benchmarks.testbed import Testbed, open_testbed
@@ -24,6 +25,11 @@ RUN_TIMEOUT_SECONDS = 300
 #: Less frequent operations a message are counted, but not listed.
 MIN_LISTED_OPERATIONS = 0.005
 MAX_CONCURRENT_PUTS = 16
+#: In the mix, one of so many notifications goes to a team of `TEAM_MEMBERS`, and so many go to a channel.
+MIX, MIX_CHANNELS, TEAM_MEMBERS = 20, 3, 50
+#: Single messages to an idle host, and the seconds between them: not a multiple of the interval at which queues are
+#: polled.
+IDLE_MESSAGES, QUICK_IDLE_MESSAGES, IDLE_SECONDS = 60, 12, 1.37
 
 #: The reason for each operation; those that are missing here belong to a notification or page, not to a message.
 REASONS = {
@@ -50,73 +56,119 @@ REASONS = {
     "RateLanes: insert": "the conversation's first message",
 }
 
-#: Sends a message to each of a tenant's people and returns when all deliveries have ended.
-SendAll = Callable[[Testbed, str, Sequence[str]], Awaitable[None]]
+#: Sends messages to a tenant's people, and returns their number when all deliveries have ended.
+SendAll = Callable[[Testbed, str, Sequence[str]], Awaitable[int]]
 
 
 async def run(options: Options) -> Report:
     people = QUICK_PEOPLE if options.quick else PEOPLE
-    audiences: Mapping[str, SendAll] = {"one each": _send_one_each, "named": _send_named, "all": _send_to_all}
+    audiences: Mapping[str, SendAll] = {
+        "one each": _send_one_each,
+        "named": _send_named,
+        "all": _send_to_all,
+        "mix": _send_mix,
+    }
     runs: dict[str, list[Run]] = {audience: [] for audience in audiences}
-    operations: dict[str, list[Counter[str]]] = {audience: [] for audience in audiences}
+    operations: dict[str, list[dict[str, float]]] = {audience: [] for audience in audiences}
+    idle: list[Run] = []
     async with open_testbed("--no-limits", "--latency", str(LATENCY_SECONDS), rate=RATE_PER_SECOND) as testbed:
         for _ in range(options.runs):
             for audience, send_all in audiences.items():
                 figures, run_operations = await _measure(testbed, send_all, people)
                 runs[audience].append(figures)
                 operations[audience].append(run_operations)
-    return _report(people, runs, operations)
+            idle.append(await _measure_idle(testbed, QUICK_IDLE_MESSAGES if options.quick else IDLE_MESSAGES))
+    return _report(people, runs, operations, idle)
 
 
-async def _measure(testbed: Testbed, send_all: SendAll, people: int) -> tuple[Run, Counter[str]]:
+async def _measure(testbed: Testbed, send_all: SendAll, people: int) -> tuple[Run, dict[str, float]]:
     tenant, ids = await testbed.add_tenant(people)
     async with testbed.start_hosts() as hosts:
         before = await testbed.read_meters(hosts, reset=True)
         started = time.monotonic()
-        await send_all(testbed, tenant, ids)
+        messages = await send_all(testbed, tenant, ids)
         seconds = time.monotonic() - started
         after = await testbed.read_meters(hosts)
     operations = after.without_empty_receives()
     return {
-        "per_second": people / seconds,
-        "cpu_ms": 1000 * (after.cpu_s - before.cpu_s) / people,
-        "operations": operations.total() / people,
+        "per_second": messages / seconds,
+        "cpu_ms": 1000 * (after.cpu_s - before.cpu_s) / messages,
+        "operations": operations.total() / messages,
         "lag_ms": after.lag_ms,
-    }, operations
+    }, {name: count / messages for name, count in operations.items()}
 
 
-async def _send_to_all(testbed: Testbed, tenant: str, ids: Sequence[str]) -> None:
+async def _measure_idle(testbed: Testbed, messages: int) -> Run:
+    """Measure the seconds from the queue to Teams."""
+    tenant, ids = await testbed.add_tenant(messages)
+    put_at = dict[str, float]()
+    async with testbed.start_hosts():
+        for person in ids:
+            await asyncio.sleep(IDLE_SECONDS)
+            started = time.monotonic()
+            key = await testbed.put_notification(tenant, {"user": person})
+            put_at[person] = started
+            await testbed.wait_until_finished(key, RUN_TIMEOUT_SECONDS)
+    received = await testbed.teams.received(tenant=tenant)
+    seconds = [message.monotonic - put_at[str(message.person)] for message in received]
+    return {"p50_s": median(seconds), "p95_s": quantiles(seconds, n=20)[-1]}
+
+
+async def _send_to_all(testbed: Testbed, tenant: str, ids: Sequence[str]) -> int:
     key = await testbed.put_notification(tenant, {"all": True})
     await testbed.wait_until_finished(key, RUN_TIMEOUT_SECONDS)
+    return len(ids)
 
 
-async def _send_named(testbed: Testbed, tenant: str, ids: Sequence[str]) -> None:
+async def _send_named(testbed: Testbed, tenant: str, ids: Sequence[str]) -> int:
     key = await testbed.put_notification(tenant, *({"user": person} for person in ids))
     await testbed.wait_until_finished(key, RUN_TIMEOUT_SECONDS)
+    return len(ids)
 
 
-async def _send_one_each(testbed: Testbed, tenant: str, ids: Sequence[str]) -> None:
+async def _send_one_each(testbed: Testbed, tenant: str, ids: Sequence[str]) -> int:
+    return await _put_each(testbed, tenant, [{"user": person} for person in ids])
+
+
+async def _send_mix(testbed: Testbed, tenant: str, ids: Sequence[str]) -> int:
+    """Send so many notifications that about as many messages leave as there are people."""
+    teams = max(len(ids) // (MIX + TEAM_MEMBERS - 1), 1)
+    team, channels = await testbed.add_team(tenant, TEAM_MEMBERS, teams * MIX_CHANNELS - 1)
+    people = ids[: teams * (MIX - MIX_CHANNELS - 1)]
+    posts = [{"channel": {"teamId": team, "channelId": channel}} for channel in channels]
+    await _put_each(testbed, tenant, [*({"user": each} for each in people), *posts, *[{"team": team}] * teams])
+    return len(people) + len(posts) + teams * TEAM_MEMBERS
+
+
+async def _put_each(testbed: Testbed, tenant: str, recipients: Sequence[object]) -> int:
+    """Send a notification to each recipient."""
     gate = asyncio.Semaphore(MAX_CONCURRENT_PUTS)
 
-    async def put(person: str) -> str:
+    async def put(recipient: object) -> str:
         async with gate:
-            return await testbed.put_notification(tenant, {"user": person})
+            return await testbed.put_notification(tenant, recipient)
 
-    for key in await asyncio.gather(*(put(person) for person in ids)):
+    for key in await asyncio.gather(*map(put, recipients)):
         await testbed.wait_until_finished(key, RUN_TIMEOUT_SECONDS)
+    return len(recipients)
 
 
-def _report(people: int, runs: Mapping[str, Sequence[Run]], operations: Mapping[str, Sequence[Counter[str]]]) -> Report:
-    per_message = {
-        audience: {name: count / people for name, count in _median_counts(run_operations).items()}
-        for audience, run_operations in operations.items()
-    }
-    report = Report({"people": people, "runs": runs, "operations_a_message": per_message})
+def _report(
+    people: int,
+    runs: Mapping[str, Sequence[Run]],
+    operations: Mapping[str, Sequence[Mapping[str, float]]],
+    idle: Sequence[Run],
+) -> Report:
+    per_message = {audience: _median_counts(run_operations) for audience, run_operations in operations.items()}
+    report = Report({"people": people, "runs": runs | {"idle": idle}, "operations_a_message": per_message})
     rows = []
     for audience, audience_runs in runs.items():
         figures = medians(audience_runs)
         rows.append([audience, *(figures[name] for name in ("per_second", "cpu_ms", "operations", "lag_ms"))])
     report.add_table(("", "msg/s", "CPU ms a message", "operations a message", "longest lag, ms"), rows)
+    latency = medians(idle)
+    report.add_line("One message to an idle host, from the queue to Teams:")
+    report.add_table(("p50, s", "p95, s"), [[latency["p50_s"], latency["p95_s"]]])
     most = {
         name: max(counts.get(name, 0) for counts in per_message.values()) for name in set().union(*per_message.values())
     }
@@ -129,5 +181,5 @@ def _report(people: int, runs: Mapping[str, Sequence[Run]], operations: Mapping[
     return report
 
 
-def _median_counts(operations: Sequence[Counter[str]]) -> dict[str, float]:
-    return {name: median(counts[name] for counts in operations) for name in set().union(*operations)}
+def _median_counts(operations: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(counts.get(name, 0.0) for counts in operations) for name in set().union(*operations)}
