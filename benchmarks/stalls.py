@@ -102,14 +102,13 @@ def schedule(**changed: Any) -> bytes:
 
 
 async def open_all() -> Any:
-    """Open the services on a storage in memory."""
-    from shared.services import open_services
-    from shared.settings import load_settings
+    """Open the services as a worker does, on a storage in memory."""
+    from shared.services import get_services
     from tests.support.storage import Storage
 
     storage = Storage()
-    with patch("shared.services.Table", storage.table):
-        return await open_services(load_settings(SETTINGS), storage.open())
+    with patch("shared.services.Table", storage.table), patch("shared.services.open_storage", storage.open):
+        return await get_services()
 
 
 async def _ingest(services: Any, body: bytes) -> None:
