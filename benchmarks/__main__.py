@@ -19,7 +19,19 @@ from benchmarks.comparison import compare_checkouts
 from benchmarks.report import Options
 
 #: Each is a module of this package with a function `run(options)`.
-BENCHMARKS = ("send", "whole", "broadcast", "audience", "paced", "flood", "messages", "tick", "digests", "cold")
+BENCHMARKS = (
+    "send",
+    "whole",
+    "broadcast",
+    "audience",
+    "paced",
+    "flood",
+    "messages",
+    "tick",
+    "digests",
+    "cold",
+    "stalls",
+)
 #: The number of runs of each kind; the tables show their median.
 DEFAULT_RUNS, QUICK_RUNS = 5, 2
 

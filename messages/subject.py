@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,8 @@ class PreferenceSubject:
 
     async def draw_card(self, preferences: Preferences, **options: Any) -> dict[str, Any]:
         """Return the preferences card; `options` are further arguments of `draw_preferences_card`."""
-        return draw_preferences_card(
+        return await asyncio.to_thread(  # the first card of a day lists all time zones
+            draw_preferences_card,
             preferences,
             await self.categories(),
             zone=self.zone_of(preferences).key,

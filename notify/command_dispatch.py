@@ -7,7 +7,7 @@ cancellation key many notifications have are in `notify.command_pages`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
@@ -17,7 +17,7 @@ from notify.progress import finish, schedule_check, start_sweep
 from notify.redrive import reopen, resume_expansion
 from notify.schedule_commands import run_schedule_command
 from notify.scheduling import check_expiry, compute_due
-from notify.validation import check_content
+from notify.validation import check_content_off_loop
 from shared.concurrency import gather_limited
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import with_id
@@ -118,11 +118,11 @@ async def _apply(services: Services, command: Command, notification: StoredNotif
     elif command.command == "edit":
         content = _dump_sent(command.content) if command.content else None
 
-        def edit(current: StoredNotification) -> Mapping[str, object]:
+        async def edit(current: StoredNotification) -> Mapping[str, object]:
             data = _replace_fields(current.data, content=content, card=command.card)
             # Not as what is stored: that reader fails on a card that is nested too deeply, before the check.
             new = Notification.model_validate(orjson.loads(data), extra="ignore")
-            check_content(new, services.settings.max_activity_bytes, pointer)
+            await check_content_off_loop(new, services.settings.max_activity_bytes, pointer)
             return {} if new == current.content else {"data": data, "revision": current.revision + 1}
 
         notification = await _change(services, notification, edit)
@@ -132,7 +132,7 @@ async def _apply(services: Services, command: Command, notification: StoredNotif
     else:
         recall = command.command == "recall"
 
-        def cancel(current: StoredNotification) -> Mapping[str, object]:
+        async def cancel(current: StoredNotification) -> Mapping[str, object]:
             ended = current.state in (*_NEVER_SENT, NotificationState.FINISHED)
             changes: dict[str, object] = {} if ended else {"state": NotificationState.CANCELLED}
             return changes | ({"recalled": True} if recall and not current.recalled else {})
@@ -156,7 +156,7 @@ async def _reschedule(
     """
     now = services.clock()
 
-    def move(current: StoredNotification) -> Mapping[str, object]:
+    async def move(current: StoredNotification) -> Mapping[str, object]:
         known = current.content.schedule
         schedule = change.apply_to(known) if known else None
         if schedule is not None and schedule == known:
@@ -193,10 +193,12 @@ def _replace_fields(data: bytes, **fields: object) -> bytes:
 
 
 async def _change(
-    services: Services, notification: StoredNotification, change: Callable[[StoredNotification], Mapping[str, object]]
+    services: Services,
+    notification: StoredNotification,
+    change: Callable[[StoredNotification], Awaitable[Mapping[str, object]]],
 ) -> StoredNotification:
     """Write the columns that `change` returns for the current row, if any, and return the notification."""
-    while changes := change(notification):
+    while changes := await change(notification):
         try:
             return await services.notifications.advance(notification, **changes)
         except Conflict:

@@ -13,11 +13,11 @@ from notify.command_dispatch import run_command
 from notify.direct import is_direct, send_directly
 from notify.expansion import expand
 from notify.scheduling import check_expiry, compute_due
-from notify.validation import check_content
+from notify.validation import check_content_off_loop
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import read_identity, with_id
 from shared.contract.models import Command
-from shared.contract.parsing import Request, data_pointer, parse_message
+from shared.contract.parsing import Request, data_pointer, parse_message_off_loop
 from shared.publishing import accept, shard_count
 from shared.queue_messages import NEWER_VERSION_WAITS, NOTIFICATIONS, Expansion
 from shared.queues import to_text
@@ -46,14 +46,14 @@ async def ingest(services: Services, body: bytes, message_id: str, dequeue_count
         return
     now = services.clock()
     try:
-        request = parse_message(body)
+        request = await parse_message_off_loop(body)
         pointer = data_pointer(request)
         if isinstance(request, Command):
             tenant = allowed_tenant(request.tenant, services.settings, pointer)
             await run_command(services, request, tenant, pointer, with_id(body, message_id, commands=True))
             return
         tenant = allowed_tenant(request.notification.tenant, services.settings, pointer)
-        check_content(request.notification, services.settings.max_activity_bytes, pointer)
+        await check_content_off_loop(request.notification, services.settings.max_activity_bytes, pointer)
         await _store(services, request, tenant, request.id or message_id, now)
     except UnreadableRow as unreadable:  # of a newer version: a newer instance must run the command
         log.warning("Message %s is put back: a row that it needs %s", message_id, unreadable.fault)

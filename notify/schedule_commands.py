@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
-from notify.validation import check_content
+from notify.validation import check_content_off_loop
 from shared.announcements import advance_schedule, announce_due, next_occurrence, schedule_zone, set_timer
 from shared.contract.faults import Fault, MessageRefused
 from shared.contract.models import Announcement, Command
@@ -25,7 +26,7 @@ async def run_schedule_command(services: Services, command: Command, tenant: str
     pointer to the command in its message.
     """
     if command.announcement:
-        _check(services, command.announcement, tenant, f"{pointer}/announcement/notification")
+        await _check(services, command.announcement, tenant, f"{pointer}/announcement/notification")
     name, schedule = command.target.schedule or "", None
     while schedule is None:
         known = await _read(services, tenant, name, pointer)
@@ -59,11 +60,11 @@ async def _read(services: Services, tenant: str, name: str, pointer: str) -> Sto
         raise MessageRefused("invalid", [Fault(f"{pointer}/target/schedule", fault)]) from None
 
 
-def _check(services: Services, announcement: Announcement, tenant: str, pointer: str) -> None:
+async def _check(services: Services, announcement: Announcement, tenant: str, pointer: str) -> None:
     notification = announcement.notification
     if notification.tenant and notification.tenant.lower() != tenant:
         raise MessageRefused("invalid", [Fault(f"{pointer}/tenant", "is not the tenant of the command")])
-    check_content(notification, services.settings.max_activity_bytes, pointer)
+    await check_content_off_loop(notification, services.settings.max_activity_bytes, pointer)
 
 
 async def _save(
@@ -74,7 +75,8 @@ async def _save(
     if known and known.data == data and known.state is not ScheduleState.DELETED:
         return known
     zone = schedule_zone(announcement, services.settings.default_time_zone)
-    occurrence = next_occurrence(announcement, services.clock(), zone)
+    # In a thread: to follow the rules of a calendar takes up to a second.
+    occurrence = await asyncio.to_thread(next_occurrence, announcement, services.clock(), zone)
     if occurrence is None:
         raise MessageRefused("invalid", [Fault(f"{pointer}/announcement/rule", "has no occurrence from now on")])
     if known is None:

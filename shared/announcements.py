@@ -7,6 +7,7 @@ that fired is deleted after all of these.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,7 @@ async def _announce_due(services: Services, tenant: str, name: str) -> None:
     while schedule and schedule.state is ScheduleState.ACTIVE and schedule.next_due <= now:
         after = schedule.next_due
         try:
-            _check(services, schedule)
+            await asyncio.to_thread(_check, services, schedule)  # it parses the announcement, maybe with a calendar
             if stored < MAX_MISSED_STORED or after >= _missed_before(services, schedule, now):
                 await _announce_occurrence(services, schedule, now)
                 stored += 1
@@ -96,15 +97,21 @@ async def advance_schedule(services: Services, schedule: StoredSchedule, after: 
     Raises `Conflict`, and `MessageRefused` if this version does not accept the announcement.
     """
     try:
-        zone = schedule_zone(schedule.announcement, services.settings.default_time_zone)
-        found = next_occurrence(schedule.announcement, after, zone)
+        # In a thread: to read a calendar and to follow its rules takes up to a second.
+        found = await asyncio.to_thread(_find_next, schedule, after, services.settings.default_time_zone)
     except ValueError as error:
-        raise MessageRefused("invalid", _faults(schedule, error)) from None
+        faults = await asyncio.to_thread(_faults, schedule, error)
+        raise MessageRefused("invalid", faults) from None
     if found is None:
         return await services.schedules.change(schedule, state=ScheduleState.ENDED)
     return await services.schedules.change(
         schedule, state=ScheduleState.ACTIVE, next_due=found.at, occurrence=found.name
     )
+
+
+def _find_next(schedule: StoredSchedule, after: datetime, default_zone: str) -> Occurrence | None:
+    announcement = schedule.announcement
+    return next_occurrence(announcement, after, schedule_zone(announcement, default_zone))
 
 
 def _command(schedule: StoredSchedule) -> bytes:

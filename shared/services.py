@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from shared import queue_messages, queues, settings
+from shared.contract.models import Notification
 from shared.preferences.categories import Categories, load_categories
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
@@ -97,10 +99,14 @@ async def open_services(
     tables = {name: table(name) for name in TABLES}
     all_queues = queues.Queues(queue_service)
     names = (*queue_messages.WORK_QUEUES, queue_messages.RESPONSES)
-    await asyncio.gather(*(each.create() for each in tables.values()), *(all_queues.create(name) for name in names))
-
-    # aiohttp creates its default context when it is imported, maybe before SSL_CERT_FILE is set.
-    ssl_context = await asyncio.to_thread(ssl.create_default_context)
+    ssl_context, *_ = await asyncio.gather(
+        # aiohttp creates its default context when it is imported, maybe before SSL_CERT_FILE is set.
+        asyncio.to_thread(ssl.create_default_context),
+        # Otherwise, the first notification that is read would build its model on the event loop.
+        asyncio.to_thread(Notification.model_rebuild),
+        asyncio.gather(*(each.create() for each in tables.values())),
+        asyncio.gather(*(all_queues.create(name) for name in names)),
+    )
     http = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=ssl_context), cookie_jar=aiohttp.DummyCookieJar()
     )
@@ -156,7 +162,13 @@ async def get_services() -> Services:
     """Return the services of this process; after a failure to open them, the next call tries again."""
     global _opening
     if _opening is None or (_opening.done() and (_opening.cancelled() or _opening.exception())):
-        configured = settings.load_settings()
-        clock = parse_clock(configured.clock)
-        _opening = asyncio.create_task(open_services(configured, open_storage(), clock, real_time))
+        _opening = asyncio.create_task(_open_configured())
     return await asyncio.shield(_opening)
+
+
+async def _open_configured() -> Services:
+    configured = settings.load_settings()
+    storage = await asyncio.to_thread(open_storage)  # an identity for the storage is slow to import
+    services = await open_services(configured, storage, parse_clock(configured.clock), real_time)
+    gc.freeze()  # modules stay until the end; to look for garbage among them stops the process for 0.1 s
+    return services

@@ -5,6 +5,7 @@ An invalid message raises `MessageRefused`, with a JSON pointer (RFC 6901) to ea
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,6 +51,14 @@ class Request:
     @property
     def content_hash(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+
+async def parse_message_off_loop(body: bytes) -> Request | Command:
+    """Return what `parse_message` returns, called in a thread.
+
+    The first message builds its models, and a calendar, or a zone that is unknown and explained, takes up to a second.
+    """
+    return await asyncio.to_thread(parse_message, body)
 
 
 def parse_message(body: bytes) -> Request | Command:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from heapq import merge
+from threading import Lock
 
 from shared.time.localtime import FIRST_ZONE, load_zone, to_wall_time
 from shared.time.recurrence import Recurrence
@@ -44,8 +45,8 @@ class Holidays:
 
     An event's DTSTART, DTEND (the day after its last) or DURATION, RRULE, EXDATE, RDATE, RECURRENCE-ID and STATUS are
     read; CANCELLED events and events at a time of day do not count. `left_out` has one line for each event that cannot
-    be read. Dates are computed when they are asked for. Raises `ValueError` with one line for a text that is not a
-    calendar, or has no all-day event that can be read.
+    be read. Dates are computed when they are asked for; threads may share one. Raises `ValueError` with one line for a
+    text that is not a calendar, or has no all-day event that can be read.
     """
 
     def __init__(self, calendar: str, first: date, others: Iterable[date] = ()) -> None:
@@ -61,13 +62,15 @@ class Holidays:
         if sum("FREQ=YEARLY" not in rule.rule for rule in rules) > MAX_FREQUENT_EVENTS:
             raise ValueError(f"has more than {MAX_FREQUENT_EVENTS} events that recur more often than each year")
         self._known, self._known_until = set(others), date.min
+        self._computing = Lock()
         self._dates = _dates(merge(*(event.spans(first) for event in events)), first)
 
     def __contains__(self, day: object) -> bool:
-        while isinstance(day, date) and self._known_until < day:
-            self._known_until = next(self._dates, date.max)
-            self._known.add(self._known_until)
-        return day in self._known
+        with self._computing:
+            while isinstance(day, date) and self._known_until < day:
+                self._known_until = next(self._dates, date.max)
+                self._known.add(self._known_until)
+            return day in self._known
 
 
 def _dates(spans: Iterator[tuple[date, timedelta]], first: date) -> Iterator[date]:

@@ -159,8 +159,9 @@ def _fixed_zone(sign: str, hours: str, minutes: str | None) -> str:
 
 
 def _fold(text: str) -> str:
-    plain = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    return "_".join(plain.casefold().split())
+    if not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return "_".join(text.casefold().split())
 
 
 def _key(text: str) -> str:
