@@ -23,7 +23,8 @@ from shared.time.localtime import load_zone
 class PreferenceSubject:
     """`id` is a person's Entra object id or a conversation id, by `kind`.
 
-    `teams_zone` and `locale` are those of the person's Teams client, "" if unknown, and for a conversation.
+    `teams_zone` and `locale` are those of the person's Teams client, "" if unknown, and for a conversation. `known` has
+    the preferences if they were read with the activity.
     """
 
     services: Services
@@ -32,6 +33,7 @@ class PreferenceSubject:
     id: str
     teams_zone: str = ""
     locale: str = ""
+    known: Preferences | None = None
 
     @property
     def recipient(self) -> str:
@@ -54,6 +56,8 @@ class PreferenceSubject:
         return text_of(self.language_of(preferences), source)
 
     async def preferences(self) -> Preferences:
+        if self.known:
+            return self.known
         reference = await self.services.conversations.get(self.tenant, self.kind, self.id)
         return reference.preferences if reference else Preferences()
 

@@ -27,12 +27,17 @@ def get_verified_activity(context: TurnContext) -> VerifiedActivity:
     return verified
 
 
+def set_verified_activity(context: TurnContext, verified: VerifiedActivity) -> None:
+    """Replace the activity of a turn by one of which more is known."""
+    context.turn_state[_STATE_KEY] = verified
+
+
 class TurnAdapter(BotAdapter):  # type: ignore[misc]
     async def process(self, verified: VerifiedActivity, bot: Bot) -> HttpAnswer:
         """Run a turn of `bot`, and return its answer to an invoke, or 200 for any other activity."""
         # The bot dispatches on the type alone; its handlers take everything else from the verified activity.
         context = TurnContext(self, BotbuilderActivity(type=verified.activity.type))
-        context.turn_state[_STATE_KEY] = verified
+        set_verified_activity(context, verified)
         await self.run_pipeline(context, bot.on_turn)
         sent = context.turn_state.get(self._INVOKE_RESPONSE_KEY)
         if sent is None:

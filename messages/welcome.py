@@ -41,7 +41,7 @@ async def _welcome_person(services: Services, verified: VerifiedActivity) -> Non
     if account is None:
         return
     person = account.aad_object_id.lower()
-    stored = await services.conversations.get(verified.tenant, ReferenceKind.USER, person)
+    stored = verified.people.get(person)
     locales = (stored.preferences.locale, stored.locale) if stored else (verified.activity.locale,)
     identifier = _build_identifier(verified, person)
     await welcomes.post_welcome(services, verified.tenant, person, identifier, language_of(*locales))

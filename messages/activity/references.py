@@ -80,6 +80,11 @@ class ReferenceChange:
     status: ReferenceStatus | None = None
 
     @property
+    def is_alias(self) -> bool:
+        """Whether the row only names the person of a personal chat."""
+        return self.kind is ReferenceKind.CONVERSATION and "user" in self.observed
+
+    @property
     def creates_row(self) -> bool:
         return self.status not in INACTIVE_STATUSES
 

@@ -84,9 +84,10 @@ class ActionContext:
 
 
 async def build_context(services: Services, verified: VerifiedActivity, action: CardAction) -> ActionContext:
-    """Return the context of a card action; one point read, of the person's row."""
-    tenant, person = verified.tenant, verified.person_id
-    stored = await services.conversations.get(tenant, ReferenceKind.USER, person) if person else None
+    """Return the context of a card action; it reads the person's row, unless that was read with the activity."""
+    tenant, person, stored = verified.tenant, verified.person_id, verified.sender
+    if person and stored is None:
+        stored = await services.conversations.get(tenant, ReferenceKind.USER, person)
     preferences = stored.preferences if stored else Preferences()
     locale = verified.activity.locale or (stored.locale if stored else "")
     subject = PreferenceSubject(

@@ -43,7 +43,7 @@ async def dispatch_command(services: Services, verified: VerifiedActivity) -> No
     if answer:
         data = answer.data
     else:
-        subject = await (_person_subject if verified.is_personal else _conversation_subject)(services, verified)
+        subject = (_person_subject if verified.is_personal else _conversation_subject)(services, verified)
         card = await answer_command(subject, activity.text)
         data = orjson.dumps(
             {"recipients": [contract_recipient], "category": publishing.CATEGORY, "card": card},
@@ -71,23 +71,20 @@ def _to_contract_recipient(recipient: str) -> Mapping[str, Any] | None:
     return model.model_dump()
 
 
-async def _person_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
-    settings = client_settings_of(verified.activity)
-    zone = settings["time_zone"]
-    if not zone:
-        stored = await services.conversations.get(verified.tenant, ReferenceKind.USER, verified.person_id)
-        zone = stored.time_zone if stored else ""
+def _person_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
+    settings, sender = client_settings_of(verified.activity), verified.sender
     return PreferenceSubject(
         services=services,
         tenant=verified.tenant,
         kind=ReferenceKind.USER,
         id=verified.person_id,
-        teams_zone=zone,
+        teams_zone=settings["time_zone"] or (sender.time_zone if sender else ""),
         locale=settings["locale"],
+        known=sender.preferences if sender else None,
     )
 
 
-async def _conversation_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
+def _conversation_subject(services: Services, verified: VerifiedActivity) -> PreferenceSubject:
     # Without zone and language: those of the sender are not those of the other members.
     conversation = channel_of(verified.activity.conversation.id)
     return PreferenceSubject(

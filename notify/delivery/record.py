@@ -238,6 +238,5 @@ async def store_chat(services: Services, tenant: str, person: str, conversation:
     """Store the reference of a created chat, once a message was sent: Teams also creates chats for unknown ids."""
     now = services.real_time()
     observed = {"conversation_id": conversation, "conversation_type": "personal", "service_url": service_url}
+    await services.conversations.put_alias(tenant, conversation, person)
     await services.conversations.save(tenant, ReferenceKind.USER, person, observed, at=now)
-    alias = {"user": person, "conversation_type": "personal"}
-    await services.conversations.save(tenant, ReferenceKind.CONVERSATION, conversation, alias, at=now)

@@ -62,6 +62,14 @@ class Conversations:
         found = await self.get(tenant, kind, identifier)
         return found or ConversationReference(tenant=tenant, kind=kind, id=identifier)
 
+    async def put_alias(self, tenant: str, chat: str, person: str) -> None:
+        """Store that a personal chat is that of a person. To be called before the chat is in the person's row."""
+        row = {"user": person, "conversation_type": "personal", "status": str(ReferenceStatus.ACTIVE)}
+        keys_of_row = {
+            "PartitionKey": _partition(tenant, ReferenceKind.CONVERSATION, chat), "RowKey": keys.key(chat)
+        }  # fmt: skip
+        await self._table.put({**keys_of_row, **row, "v": VERSION, "id": chat})
+
     async def save_lane(self, tenant: str, recipient: str, lane: StoredLane) -> str:
         """Save the rate lane of a recipient if the row still has the lane's ETag; return the new one.
 
@@ -85,23 +93,28 @@ class Conversations:
         status: ReferenceStatus | None = None,
         create: bool = True,
         before_write: Callable[[ConversationReference | None, Mapping[str, str]], Awaitable[None]] | None = None,
-    ) -> None:
+    ) -> ConversationReference | None:
         """Merge what was observed in an event into the row, and write the row only if that changes it.
+
+        Returns the reference as it is stored now, None if there is no row.
 
         `observed` maps fields of `ConversationReference` to values; empty ones are ignored. Without `create` no row is
         added. `before_write` is called with the row and the columns that will change, for work that must not be lost if
         the worker dies after the write. Raises `Conflict` if other workers changed the row at each attempt.
         """
-        blank = ConversationReference(tenant=tenant, kind=kind, id=identifier)
+        blank, result = ConversationReference(tenant=tenant, kind=kind, id=identifier), None
 
         def changed_columns(old: ConversationReference | None) -> Mapping[str, str]:
+            nonlocal result
+            result = None
             if old is None and not create:
                 return {}
             stored = _columns(old) if old else {}
-            new = merge_observed(old or blank, observed, status, at)
-            return {name: value for name, value in _columns(new).items() if stored.get(name) != value}
+            result = merge_observed(old or blank, observed, status, at)
+            return {name: value for name, value in _columns(result).items() if stored.get(name) != value}
 
         await self._change(tenant, kind, identifier, changed_columns, before_write)
+        return result
 
     async def change_preferences(
         self, tenant: str, kind: ReferenceKind, identifier: str, change: Callable[[Preferences], Preferences]

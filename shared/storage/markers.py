@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared import keys
+from shared.remembered import Remembered
 from shared.storage.table import Conflict, Table
 
 VERSION = 1
@@ -19,15 +20,13 @@ class Markers:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._known: set[tuple[str, str]] = set()
+        self._known = Remembered(MAX_KNOWN)
 
     async def put_once(self, kind: str, name: str) -> None:
         """Set a marker without an owner; this process writes it only once."""
         if (kind, name) in self._known:
             return
         await self.put(kind, name)
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
         self._known.add((kind, name))
 
     async def put(self, kind: str, name: str, owner: str = "") -> None:
