@@ -14,8 +14,9 @@ import pytest
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 
 from shared.queues import Queues
-from shared.storage.clients import TABLE_TIMEOUTS, open_storage
+from shared.storage.clients import open_storage
 from shared.storage.entity_writes import Operation, Row
+from shared.storage.requests import TIMEOUTS
 from shared.storage.table import COLUMN_BYTES, Conflict, Table, etag_of, removal
 from tests.support.storage import Storage
 
@@ -374,8 +375,8 @@ async def test_missing_queue_is_an_error(queue: tuple[Queues, Any]) -> None:
 
 async def test_request_to_tables_that_do_not_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The platform: the tables or the storage are away. Connections are accepted, and nothing comes back."""
-    short = {name: seconds / 100 for name, seconds in TABLE_TIMEOUTS.items()}
-    monkeypatch.setattr("shared.storage.clients.TABLE_TIMEOUTS", short)
+    short = {name: seconds / 100 for name, seconds in TIMEOUTS.items()}
+    monkeypatch.setattr("shared.storage.requests.TIMEOUTS", short)
     writers: list[asyncio.StreamWriter] = []
 
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
