@@ -101,6 +101,7 @@ async def test_values_of_each_type_are_read_as_written(table: Table) -> None:
     await table.insert(row("p", "k", **TEXTS, **TYPES, left_out=None))
     stored = (await rows(table))["k"]
     assert stored == row("p", "k", **TEXTS, **TYPES)
+    assert dict((await table.get("p", "k") or ({}, ""))[0]) == stored
     assert all(stored[name].tzinfo == UTC for name in ("moment", "forever"))
     assert {name: type(stored[name]) for name in ("small", "yes", "empty")} == {"small": int, "yes": bool, "empty": str}
     # A merge does not change columns that are missing or None.
