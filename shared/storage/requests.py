@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 from wsgiref.handlers import format_date_time
 
 import aiohttp
@@ -222,18 +221,16 @@ class Sender:
                 self._token = await self._credential.get_token(_SCOPE, tenant_id=tenant)
 
 
-_senders: WeakKeyDictionary[Any, Sender] = WeakKeyDictionary()
-
-
 def sender_of(client: TableClient | QueueServiceClient) -> Sender:
-    """Return the sender that all clients of one service share."""
+    """Return the sender that all clients of one service share; it is kept by their transport, and ends with it."""
     # The public clients do not show their transport.
     inner: Any = client._client._client if hasattr(client, "table_name") else client
     transport = inner._pipeline._transport
     transport = getattr(transport, "_transport", transport)
-    if transport not in _senders:
-        _senders[transport] = Sender(client, transport)
-    return _senders[transport]
+    if not hasattr(transport, "herald_sender"):
+        transport.herald_sender = Sender(client, transport)
+    sender: Sender = transport.herald_sender
+    return sender
 
 
 def sign_table_request(method: str, resource: str, headers: Mapping[str, str], _query: Mapping[str, str]) -> str:

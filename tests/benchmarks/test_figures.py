@@ -46,11 +46,11 @@ def test_storage_request_is_named_by_table_or_queue_and_operation(
 
 
 async def test_each_request_to_storage_is_observed_once(connection: str) -> None:
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     bodies = []
 
     def observe(method: str, url: str, body: bytes, read_answer: Callable[[], bytes]) -> None:
-        seen[name_operation(method, url, body, "Herald")] += 1
+        counts[name_operation(method, url, body, "Herald")] += 1
         if url.endswith("numofmessages=1"):
             bodies.append(read_answer())
 
@@ -69,7 +69,7 @@ async def test_each_request_to_storage_is_observed_once(connection: str) -> None
             await ours.put("work", "x")
             [_] = [each async for each in queues.get_queue_client("work").receive_messages(max_messages=1)]
         await table.get("p", "a")
-    assert +seen == {
+    assert counts == {
         "Rows: insert": 2, "Rows: merge": 2, "Rows: read": 1, "Rows: query": 1, "Rows: transaction": 1,
         "work: put": 1, "work: receive": 1,
     }  # fmt: skip
