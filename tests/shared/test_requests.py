@@ -16,7 +16,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from azure.core.credentials import AccessToken
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError, ServiceRequestError
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
 from azure.core.pipeline import PipelineContext, PipelineRequest
 from azure.core.pipeline.transport import HttpRequest
 from azure.data.tables import EdmType, EntityProperty
@@ -372,6 +378,30 @@ async def test_error_and_log_name_no_secret(refusing: Refusing, caplog: pytest.L
                     assert SECRET not in f"{raised.value!r} {raised.value} {raised.value.__dict__}"
     # The test's own server logs its requests.
     assert SECRET not in "".join(each.getMessage() for each in caplog.records if each.name != "aiohttp.access")
+
+
+async def test_answer_that_ends_early_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request may have had its effect, so a change is not repeated, and a read is."""
+    monkeypatch.setattr(requests, "BACKOFF_SECONDS", 0)
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        queues, tables = open_storage({"AzureWebJobsStorage": PATH_STYLE.replace(":1/", f":{port}/")})
+        async with queues, tables:
+            table = Table(tables.get_table_client("Rows"))
+            for work, count in ((table.insert(row("p", "k")), 1), (table.get("p", "k"), 4)):
+                connections = 0
+                with pytest.raises(ServiceResponseError):
+                    await work
+                assert connections == count
 
 
 async def test_unreachable_storage_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
