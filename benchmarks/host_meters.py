@@ -1,6 +1,6 @@
 """Meters of a function host, returned by `GET /api/meters`: storage operations, CPU, memory and loop lag.
 
-Storage operations are counted in the transport of the Azure SDK. `?reset=1` resets the operations and the lag.
+Storage operations are counted as requests, with their retries. `?reset=1` resets the operations and the lag.
 """
 
 from __future__ import annotations
@@ -9,32 +9,27 @@ import json
 import os
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
 import azure.functions as func
-from azure.core.pipeline.transport import AioHttpTransport
 
-from benchmarks.operations import EMPTY_RECEIVE, name_operation
+from benchmarks.operations import EMPTY_RECEIVE, name_operation, observe_requests
 from benchmarks.process_meters import LoopLag, peak_mb, resident_mb
 
 operations: Counter[str] = Counter()
 lag = LoopLag()
 blueprint = func.Blueprint()
 
-_send = AioHttpTransport.send
 
-
-async def _count_and_send(self: AioHttpTransport, request: Any, **options: Any) -> Any:
-    answer = await _send(self, request, **options)
-    body = request.data if isinstance(request.data, bytes) else str(request.data or "").encode()
-    name = name_operation(request.method, request.url, body, os.environ.get("HERALD_TABLE_PREFIX") or "Herald")
-    if name.endswith(": receive") and b"<QueueMessage>" not in answer.body():
+def _count(method: str, url: str, body: bytes, read_answer: Callable[[], bytes]) -> None:
+    name = name_operation(method, url, body, os.environ.get("HERALD_TABLE_PREFIX") or "Herald")
+    if name.endswith(": receive") and b"<QueueMessage>" not in read_answer():
         name += EMPTY_RECEIVE
     operations[name] += 1
-    return answer
 
 
-AioHttpTransport.send = _count_and_send
+_observation = observe_requests(_count)  # ends when it is deleted
+_observation.__enter__()
 
 
 @blueprint.route(route="meters", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)

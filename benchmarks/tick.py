@@ -2,26 +2,23 @@
 
 Each person has a row in Conversations, and one in Timers for the next 09:00 in one of 24 zones. The million people are
 simulated: all keys are made, but only the first and last row of each partition are stored, so that a query of a key
-range finds rows wherever it would find some of the million. Operations are counted in the transport of the Azure SDK.
-"Rows in its range" counts the keys, stored or not, in the range that the tick queries.
+range finds rows wherever it would find some of the million. Operations are counted as requests. "Rows in its range"
+counts the keys, stored or not, in the range that the tick queries.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, cast
-from unittest.mock import patch
+from typing import cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from azure.core.pipeline.transport import AioHttpTransport
-
-from benchmarks.operations import name_operation
+from benchmarks.operations import name_operation, observe_requests
 from benchmarks.report import Options, Report
 from benchmarks.testbed import Testbed, open_testbed
 from shared import keys
@@ -134,17 +131,14 @@ async def _measure(testbed: Testbed, rows_by_partition: Counter[str]) -> Mapping
 def _record_requests(prefix: str) -> Iterator[RecordedRequests]:
     """Record the requests of this process to the storage."""
     recorded = RecordedRequests()
-    send = AioHttpTransport.send
 
-    async def record_and_send(self: AioHttpTransport, request: Any, **options: Any) -> Any:
-        body = request.data if isinstance(request.data, bytes) else b""
-        name = name_operation(request.method, request.url, body, prefix)
+    def record(method: str, url: str, body: bytes, _: Callable[[], bytes]) -> None:
+        name = name_operation(method, url, body, prefix)
         recorded.operations[name] += 1
         if name.endswith(": query"):
-            recorded.filters.add(parse_qs(urlsplit(request.url).query)["$filter"][0])
-        return await send(self, request, **options)
+            recorded.filters.add(parse_qs(urlsplit(url).query)["$filter"][0])
 
-    with patch.object(AioHttpTransport, "send", record_and_send):
+    with observe_requests(record):
         yield recorded
 
 

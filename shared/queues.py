@@ -1,16 +1,15 @@
-"""Put messages on the queues of the app; no message expires (`time_to_live=-1`)."""
+"""Put messages on the queues of the app; no message expires."""
 
 from __future__ import annotations
 
 import base64
 import re
-from functools import cache
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import ResourceExistsError
 
 if TYPE_CHECKING:
-    from azure.storage.queue.aio import QueueClient, QueueServiceClient
+    from shared.storage.clients import QueueService
 from shared.queue_messages import (
     DELIVERIES,
     DELIVERIES_URGENT,
@@ -39,24 +38,20 @@ def to_text(body: bytes) -> str:
 
 
 class Queues:
-    def __init__(self, service: QueueServiceClient) -> None:
+    def __init__(self, service: QueueService) -> None:
         self._service = service
-        self._client = cache(self._open)
-
-    def _open(self, name: str) -> QueueClient:
-        return self._service.get_queue_client(name)
 
     async def create(self, name: str) -> None:
         """Create the queue unless it exists."""
         try:
-            await self._client(name).create_queue()
+            await self._service.get_queue_client(name).create_queue()
         except ResourceExistsError:
             return
 
     async def put(self, name: str, text: str, delay: float = 0) -> None:
         """Put `text` on the queue, visible after `delay` seconds, rounded up to whole seconds."""
         seconds = min(max(0, -int(-delay // 1)), MAX_DELAY_SECONDS)
-        await self._client(name).send_message(text, visibility_timeout=seconds, time_to_live=-1)
+        await self._service.put_message(name, text, seconds)
 
     async def enqueue_expansion(self, message: Expansion, delay: float = 0) -> None:
         await self.put(EXPANSIONS, message.encode(), delay)

@@ -41,7 +41,8 @@ from shared.time.clock import parse_clock, real_time
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableServiceClient
-    from azure.storage.queue.aio import QueueServiceClient
+
+    from shared.storage.clients import QueueService
 
 #: The tables, without their prefix.
 TABLES = (
@@ -90,7 +91,7 @@ class Services:
 
 async def open_services(
     configured: settings.Settings,
-    storage: tuple[QueueServiceClient, TableServiceClient],
+    storage: tuple[QueueService, TableServiceClient],
     clock: Callable[[], datetime] = real_time,
     real_time: Callable[[], datetime] | None = None,
 ) -> Services:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.request import getproxies_environment
+from xml.sax.saxutils import escape
 
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
 from shared.states import SettingsError
+from shared.storage import requests
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -26,10 +28,6 @@ log = logging.getLogger(__name__)
 CONNECTION = "AzureWebJobsStorage"
 #: The newest REST version of queues that both Azure and Azurite 3.35 support.
 QUEUE_API_VERSION = "2025-11-05"
-#: Timeouts of a connection to the tables, of its answer, and of a request with its retries, after which none is begun:
-#: at most 40 s in all. The SDK's own are 300 s, 300 s and a week: one request that gets no answer would outlast
-#: `functionTimeout`, and with it `outages.outlast_faults`.
-TABLE_TIMEOUTS: Mapping[str, Any] = {"connection_timeout": 5, "read_timeout": 15, "timeout": 20}
 #: The default account of Azurite, from its documentation.
 _DEVELOPMENT_CONNECTION = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
@@ -40,9 +38,30 @@ _DEVELOPMENT_CONNECTION = (
 )
 
 
+class QueueService(QueueServiceClient):
+    """The SDK's client, with a request of our own for the most frequent operation."""
+
+    async def put_message(self, queue: str, text: str, delay_seconds: int) -> None:
+        """Put a message that never expires on a queue, visible after `delay_seconds`; may put it twice.
+
+        A missing queue raises `ResourceNotFoundError`.
+        """
+        body = f"<QueueMessage><MessageText>{escape(text)}</MessageText></QueueMessage>"
+        answer = await requests.sender_of(self).send(
+            "POST",
+            f"{queue}/messages",
+            {"Accept": "application/xml", "Content-Type": "application/xml"},
+            body.encode(),
+            query={"visibilitytimeout": str(delay_seconds), "messagettl": "-1"},
+            repeatable=True,
+        )
+        if answer.status != 201:
+            raise answer.refusal()
+
+
 def open_storage(
     environ: Mapping[str, str] | None = None, connection: str = CONNECTION
-) -> tuple[QueueServiceClient, TableServiceClient]:
+) -> tuple[QueueService, TableServiceClient]:
     """Return the clients, not connected yet; raise `SettingsError` if the setting is missing or invalid."""
     values = os.environ if environ is None else environ
     # With env settings, aiohttp looks for a proxy and for ~/.netrc in a thread before each request, which takes a tenth
@@ -65,10 +84,8 @@ def open_storage(
     if text:
         try:
             return (
-                QueueServiceClient.from_connection_string(
-                    text, api_version=QUEUE_API_VERSION, use_env_settings=proxied
-                ),
-                TableServiceClient.from_connection_string(text, use_env_settings=proxied, **TABLE_TIMEOUTS),
+                QueueService.from_connection_string(text, api_version=QUEUE_API_VERSION, use_env_settings=proxied),
+                TableServiceClient.from_connection_string(text, use_env_settings=proxied, **requests.TIMEOUTS),
             )
         except ValueError:
             raise SettingsError(f"{connection} is not a connection string of a storage account: correct it") from None
@@ -79,8 +96,8 @@ def open_storage(
         )
     credential = _credential(values.get(f"{connection}__clientId"))
     return (
-        QueueServiceClient(queue_url, credential=credential, api_version=QUEUE_API_VERSION, use_env_settings=proxied),
-        TableServiceClient(table_url, credential=credential, use_env_settings=proxied, **TABLE_TIMEOUTS),
+        QueueService(queue_url, credential=credential, api_version=QUEUE_API_VERSION, use_env_settings=proxied),
+        TableServiceClient(table_url, credential=credential, use_env_settings=proxied, **requests.TIMEOUTS),
     )
 
 

@@ -11,14 +11,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import ResourceExistsError
 
 from shared.concurrency import gather_limited
-from shared.storage.entity_writes import StorageRefusal, write
+from shared.storage.entity_reads import read
+from shared.storage.entity_writes import Operation, Row, write
+from shared.storage.requests import StorageRefusal
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
-from shared.storage.entity_writes import Operation, Row
 
 #: Operations in one entity group transaction, and rows in one answer ("Performing entity group transactions" and
 #: "Query timeout and pagination", Table service REST reference).
@@ -60,13 +61,7 @@ class Table:
 
         A missing table is a fault of the storage, and raises `ResourceNotFoundError`.
         """
-        try:
-            entity = await self._client.get_entity(partition, row, select=list(select) if select else None)
-        except ResourceNotFoundError as error:
-            if "TableNotFound" in f"{getattr(error, 'error_code', '')} {error.message}":
-                raise
-            return None
-        return entity, str(entity.metadata["etag"])
+        return await self._read(partition, row, select)
 
     async def insert(self, row: Row) -> str:
         """Insert the row and return its ETag; raise `Conflict` if it exists."""
@@ -121,6 +116,9 @@ class Table:
             if _is_conflict(refusal):
                 raise Conflict from None
             raise
+
+    async def _read(self, partition: str, row: str, select: Sequence[str] | None) -> tuple[Row, str] | None:
+        return await read(self._client, partition, row, select)
 
     async def _write(self, operations: Sequence[Operation]) -> list[str]:
         return await write(self._client, operations)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from benchmarks.comparison import flatten_figures, report_pairs
-from benchmarks.operations import name_operation
+from benchmarks.operations import name_operation, observe_requests
 from benchmarks.process_meters import PROBE_SECONDS, LoopLag
 from benchmarks.report import Report, median_ratio, medians
 from benchmarks.tick import SampledTable
+from shared.queues import Queues
+from shared.storage.clients import open_storage
+from shared.storage.table import Table
 
 TABLE, QUEUE = "http://127.0.0.1:10002/devstoreaccount1/", "http://127.0.0.1:10001/devstoreaccount1/"
 BATCH = (
@@ -38,6 +43,37 @@ def test_storage_request_is_named_by_table_or_queue_and_operation(
     method: str, url: str, body: bytes, name: str
 ) -> None:
     assert name_operation(method, url, body, "Herald") == name
+
+
+async def test_each_request_to_storage_is_observed_once(connection: str) -> None:
+    counts: Counter[str] = Counter()
+    bodies = []
+
+    def observe(method: str, url: str, body: bytes, read_answer: Callable[[], bytes]) -> None:
+        counts[name_operation(method, url, body, "Herald")] += 1
+        if url.endswith("numofmessages=1"):
+            bodies.append(read_answer())
+
+    queues, tables = open_storage({"AzureWebJobsStorage": connection})
+    async with queues, tables:
+        table, ours = Table(tables.get_table_client("HeraldRows")), Queues(queues)
+        await table.create()
+        await ours.create("work")
+        with observe_requests(observe):
+            for key in ("a", "b"):
+                etag = await table.insert({"PartitionKey": "p", "RowKey": key})
+                await table.merge({"PartitionKey": "p", "RowKey": key}, etag)
+            await table.get("p", "a")
+            await table.query("PartitionKey eq @p", {"p": "p"}, limit=9)
+            await table.clear("p", {"a": "", "b": ""})
+            await ours.put("work", "x")
+            [_] = [each async for each in queues.get_queue_client("work").receive_messages(max_messages=1)]
+        await table.get("p", "a")
+    assert counts == {
+        "Rows: insert": 2, "Rows: merge": 2, "Rows: read": 1, "Rows: query": 1, "Rows: transaction": 1,
+        "work: put": 1, "work: receive": 1,
+    }  # fmt: skip
+    assert all(b"<QueueMessage>" in body for body in bodies)
 
 
 async def test_loop_lag_is_the_delay_of_a_wake_up() -> None:

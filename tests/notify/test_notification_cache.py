@@ -14,14 +14,14 @@ from shared.storage.entity_writes import Row
 from shared.storage.notifications import MAX_CACHE_SECONDS, Notifications
 from shared.storage.table import Table
 from tests.support.herald import Herald
+from tests.support.memory import MemoryTable
 
 
-class SlowTable(Table):
+class SlowTable(MemoryTable):
     """A table that delays the response to its first merge until `may_respond` is set."""
 
     def __init__(self, table: Table) -> None:
         super().__init__(table._client)
-        self._write = table._write  # type: ignore[method-assign]
         self.written, self.may_respond = asyncio.Event(), asyncio.Event()
 
     async def merge(self, row: Row, etag: str) -> str:

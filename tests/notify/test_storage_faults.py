@@ -15,8 +15,8 @@ from notify.delivery.deliver import deliver
 from shared.contract.faults import MessageRefused
 from shared.queue_messages import DELIVERIES, EXPANSIONS, NOTIFICATIONS, SWEEPS, Delivery, Expansion, Sweep, Task
 from shared.storage.deliveries import CLAIM_SECONDS
-from shared.storage.entity_writes import StorageRefusal
 from shared.storage.outages import OUTAGE_SECONDS
+from shared.storage.requests import StorageRefusal
 from shared.time.longer_waits import LongerWaits
 from shared.triggers import MAX_STORAGE_TRIES
 from tests.support.herald import Clock, Herald, notification, user

@@ -12,9 +12,11 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 
 from shared.certificates import read_certificate
+from shared.queues import Queues
 from shared.settings import Settings, load_settings
 from shared.states import SettingsError
 from shared.storage.clients import open_storage
+from shared.storage.table import Conflict, Table
 from tests.support.certificates import create_certificate, encrypt
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -226,10 +228,14 @@ async def test_storage_uses_the_proxy_of_the_environment(monkeypatch: pytest.Mon
             for client in (
                 queues.get_queue_client("notifications").get_queue_properties(),
                 tables.get_table_client("HeraldTimers").get_entity("p", "r"),
+                Queues(queues).put("recipients", "x"),
+                Table(tables.get_table_client("HeraldMarkers")).insert({"PartitionKey": "p", "RowKey": "r"}),
             ):
-                with pytest.raises(HttpResponseError):
+                with pytest.raises((HttpResponseError, Conflict)):
                     await client
     assert [url.split("?")[0].split("(")[0] for url in requested] == [
         "http://q.test/notifications",
         "http://t.test/HeraldTimers",
+        "http://q.test/recipients/messages",
+        "http://t.test/HeraldMarkers",
     ]

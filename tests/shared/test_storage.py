@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceResponseError
 
 from shared.queues import Queues
-from shared.storage.clients import TABLE_TIMEOUTS, open_storage
+from shared.storage.clients import open_storage
 from shared.storage.entity_writes import Operation, Row
+from shared.storage.requests import TIMEOUTS
 from shared.storage.table import COLUMN_BYTES, Conflict, Table, etag_of, removal
 from tests.support.storage import Storage
 
@@ -100,6 +101,7 @@ async def test_values_of_each_type_are_read_as_written(table: Table) -> None:
     await table.insert(row("p", "k", **TEXTS, **TYPES, left_out=None))
     stored = (await rows(table))["k"]
     assert stored == row("p", "k", **TEXTS, **TYPES)
+    assert dict((await table.get("p", "k") or ({}, ""))[0]) == stored
     assert all(stored[name].tzinfo == UTC for name in ("moment", "forever"))
     assert {name: type(stored[name]) for name in ("small", "yes", "empty")} == {"small": int, "yes": bool, "empty": str}
     # A merge does not change columns that are missing or None.
@@ -372,10 +374,10 @@ async def test_missing_queue_is_an_error(queue: tuple[Queues, Any]) -> None:
         await queue[0].put("nowhere", "x")
 
 
-async def test_request_to_tables_that_do_not_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_to_storage_that_does_not_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The platform: the tables or the storage are away. Connections are accepted, and nothing comes back."""
-    short = {name: seconds / 100 for name, seconds in TABLE_TIMEOUTS.items()}
-    monkeypatch.setattr("shared.storage.clients.TABLE_TIMEOUTS", short)
+    short = {name: seconds / 100 for name, seconds in TIMEOUTS.items()}
+    monkeypatch.setattr("shared.storage.requests.TIMEOUTS", short)
     writers: list[asyncio.StreamWriter] = []
 
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -388,9 +390,11 @@ async def test_request_to_tables_that_do_not_answer_ends(monkeypatch: pytest.Mon
     )
     queues, tables = open_storage({"AzureWebJobsStorage": text})
     async with queues, tables:
-        with pytest.raises(AzureError):
-            await Table(tables.get_table_client("HeraldTopics")).get("a", "b")
-    assert 0 < len(writers) <= 3
+        for work in (Table(tables.get_table_client("HeraldTopics")).get("a", "b"), Queues(queues).put("work", "x")):
+            before = len(writers)
+            with pytest.raises(ServiceResponseError):
+                await work
+            assert 0 < len(writers) - before <= 3
     for writer in writers:
         writer.close()
     server.close()

@@ -24,7 +24,8 @@ from typing import Any, Self
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.data.tables import TableEntity
 
-from shared.storage.entity_writes import Operation, Row, StorageRefusal
+from shared.storage.entity_writes import Operation, Row
+from shared.storage.requests import StorageRefusal
 from shared.storage.table import COLUMN_BYTES, MAX_TRANSACTION_ROWS, Table
 
 #: Largest row, transaction and message.
@@ -66,6 +67,9 @@ class MemoryAccount:
     def get_queue_client(self, name: str) -> MemoryQueueClient:
         return self._queues.setdefault(name, MemoryQueueClient(name, self.outage))
 
+    async def put_message(self, queue: str, text: str, delay_seconds: int) -> None:
+        await self.get_queue_client(queue).send_message(text, visibility_timeout=delay_seconds)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -77,11 +81,14 @@ class MemoryAccount:
 
 
 class MemoryTable(Table):
-    """`Table` on a `MemoryTableClient`. Only the write differs: the app makes its own requests for that."""
+    """`Table` on a `MemoryTableClient`. Only what the app makes its own requests for differs."""
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)
         self._rows: MemoryTableClient = client
+
+    async def _read(self, partition: str, row: str, select: Sequence[str] | None) -> tuple[Row, str] | None:
+        return await self._rows.read(partition, row, select)
 
     async def _write(self, operations: Sequence[Operation]) -> list[str]:
         return await self._rows.write(operations)
@@ -110,11 +117,15 @@ class MemoryTableClient:
         self._partitions = {}
 
     async def get_entity(self, partition: str, row: str, *, select: Sequence[str] | None = None) -> TableEntity:
-        await asyncio.sleep(0)
-        found = self._rows.get(partition, {}).get(row)
+        found = await self.read(partition, row, select)
         if found is None:
             raise ResourceNotFoundError("ResourceNotFound")
-        return _select_columns(found, select)
+        return found[0]
+
+    async def read(self, partition: str, row: str, select: Sequence[str] | None) -> tuple[TableEntity, str] | None:
+        await asyncio.sleep(0)
+        found = self._rows.get(partition, {}).get(row)
+        return (_select_columns(found, select), str(found.metadata["etag"])) if found is not None else None
 
     def query_entities(
         self,
