@@ -80,7 +80,7 @@ def _check_recipient(scenario: Scenario, row: dict[str, Any] | None, received: l
 
 
 @pytest.fixture(autouse=True)
-def _counted(request: pytest.FixtureRequest) -> None:
+def _queue_deliveries(request: pytest.FixtureRequest) -> None:
     """Expand the notifications of some scenarios as large ones."""
     if request.node.callspec.params.get("factory") in COUNTED:
         request.getfixturevalue("queued")
