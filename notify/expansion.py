@@ -217,8 +217,9 @@ async def _advance_page(services: Services, notification: StoredNotification, pa
     if page.cursor:
         changes["state"] = NotificationState.EXPANDING
     else:
-        counts = await services.deliveries.counts(notification.key, notification.shards)
-        changes |= {"state": NotificationState.EXPANDED, "total": counts.total()}
+        is_only_page = not current  # then the rows are those of the page; the final counts are counted anyway
+        counts = await services.deliveries.counts(notification.key, notification.shards) if not is_only_page else None
+        changes |= {"state": NotificationState.EXPANDED, "total": counts.total() if counts else len(page.recipients)}
     while notification.page == current and notification.state in EXPANDABLE:
         try:
             return await services.notifications.advance(notification, **changes)

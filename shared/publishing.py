@@ -121,8 +121,11 @@ async def _insert_once(services: Services, new: StoredNotification) -> tuple[Sto
 
 
 def shard_count(recipients: Sequence[Recipient]) -> int:
-    """Return the number of partitions of the deliveries: 16 if the audience may be large, 0 if it is small, else 1."""
-    audiences = (AllRecipient, GroupRecipient, TeamRecipient, TopicRecipient)
-    if len(recipients) >= SHARDED_FROM or any(isinstance(each, audiences) for each in recipients):
+    """Return the number of partitions of the deliveries: 16 if the audience may be large, 0 if it is small, else 1.
+
+    Most teams and topics have fewer people than `SHARDED_FROM`; of a larger one, the counts change in larger batches.
+    """
+    kinds = {type(each) for each in recipients}
+    if len(recipients) >= SHARDED_FROM or kinds & {AllRecipient, GroupRecipient}:
         return 16
-    return 0 if len(recipients) <= MAX_FEW else 1
+    return 1 if len(recipients) > MAX_FEW or kinds & {TeamRecipient, TopicRecipient} else 0

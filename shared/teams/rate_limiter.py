@@ -106,9 +106,9 @@ class RateLimiter:
 
     def seconds_until_free(self, tenant: str, conversation: str, *, urgent: bool) -> float:
         """Return how long a request would wait for others, in seconds, as far as this process knows."""
-        now = self._clock()
+        now, queue = self._clock(), self._queue(tenant)
         lane = self._conversation(tenant, conversation, LaneKind.CONVERSATION)
-        return max(self._queue(tenant).first_slot(now, urgent=urgent), lane.earliest(now)) / SECOND - now / SECOND
+        return max(queue.wait_for_others(now, urgent=urgent), lane.earliest(now) - now) / SECOND
 
     def seconds_until(self, at: float) -> float:
         """Return the time from now until `at`, in seconds since 1970."""
@@ -266,10 +266,11 @@ class _TenantQueue:
             self._task = asyncio.create_task(self._take_slots())
         return await granted
 
-    def first_slot(self, now: int, *, urgent: bool) -> int:
-        """Return the time of the slot that a request would get, as far as it is known."""
+    def wait_for_others(self, now: int, *, urgent: bool) -> int:
+        """Return how much later than in an idle lane a request would get its slot, as far as it is known."""
         ahead = sum(not (urgent and each.is_bulk) for each in self._waiting)
-        return max(now, self.lane.next_slot, self.lane.paused_until) + ahead * SECOND // self._rate
+        next_slot = max(now, self.lane.next_slot - self._lead, self.lane.paused_until)
+        return next_slot - now + ahead * SECOND // self._rate
 
     def adapt_lead(self, spare: int) -> None:
         """Take slots further ahead if one was stored too late, or less far if there were `spare` microseconds."""
