@@ -40,7 +40,7 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     """The welcome of a person comes before the message. A host that is killed loses nobody."""
     teams, tenant = deployment.teams, deployment.teams.tenant
     missing, disabled = count * 2 // MISSING, count // DISABLED
-    settings = _settings(deployment)
+    settings = _settings(deployment) | (SHORT_VISIBILITY if kills else {})
     deployment.start_hosts(**settings)
     known = [*await deployment.add_people(count - missing - disabled)]
     new = (await teams.grow(Growth(tenant=tenant, people=missing, installed=False))).people
@@ -122,7 +122,6 @@ def _settings(deployment: Deployment) -> dict[str, str]:
         "HERALD_GRAPH_URL": deployment.teams.graph_url,
         "HERALD_TEAMS_APP_ID": deployment.teams.app_id,
         "HERALD_CATEGORIES_FILE": str(categories),
-        **SHORT_VISIBILITY,
     }
 
 
