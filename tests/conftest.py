@@ -6,6 +6,7 @@ A test process has one Azurite and one fake Teams, which start when a test first
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from tests.support.local_stack import LocalStack, eventually
 from tests.support.storage import Storage
 from tests.support.tapped import tap
 from tests.support.teams import ServerThread
+
+# Installed only for cyclonedx_py; jsonschema would import it, too, and it compiles its grammars for 3 s.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # A quick run tries the same examples each time; the full run tries more, and new ones each time.
 QUICK = hypothesis.settings(
@@ -125,15 +129,17 @@ async def tapped(
 
 
 @pytest.fixture
-async def host(tapped: Herald, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+async def host(tapped: Herald, _server: ServerThread, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     """A host for workers that die. Pages and digests are small, so that scenarios are short."""
     monkeypatch.setattr("notify.expansion.PAGE_SECONDS", 2)
     monkeypatch.setattr("timer_digest.digest_plan.MAX_SEPARATE_MESSAGES", 2)
-    host = Host(**vars(tapped))
+    host = Host(**vars(tapped), count_requests=_server.request_count)
     await host.services.close()
     await host.start()
     yield host
     await host.services.close()
+    assert host.connections
+    await host.connections.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -16,20 +17,25 @@ from tests.support.herald import notification, user
 
 #: One of so many people does not have the app, one has a disabled account, and one is also in the second group.
 MISSING, DISABLED, NESTED = 5, 50, 4
-#: The share of requests with each fault.
-FAULT_SHARE = 0.05
-FAULTS = (
-    TeamsFault(operation="installApp", status=429, retry_after=1.5, share=FAULT_SHARE, seed=1, count=400),
-    TeamsFault(operation="installApp", status=503, share=FAULT_SHARE, seed=2, count=400),
-    TeamsFault(operation="installApp", drop=True, accept=True, share=FAULT_SHARE, seed=3, count=400),
-    TeamsFault(operation="groupMembers", status=503, count=1),
-)
+#: The share of requests with each fault; it is larger if it would be less than so many of the people.
+FAULT_SHARE, MIN_FAULTS = 0.05, 3
+
+
+def _faults(count: int) -> Sequence[TeamsFault]:
+    """Return the faults while this number of people is reached."""
+    share = max(FAULT_SHARE, MIN_FAULTS / count)
+    return (
+        TeamsFault(operation="installApp", status=429, retry_after=1.5, share=share, seed=1, count=400),
+        TeamsFault(operation="installApp", status=503, share=share, seed=2, count=400),
+        TeamsFault(operation="installApp", drop=True, accept=True, share=share, seed=3, count=400),
+        TeamsFault(operation="groupMembers", status=503, retry_after=1, count=1),
+    )
 
 
 @pytest.mark.parametrize(
     ("count", "kills"),
     [
-        (50, 0),
+        (30, 0),
         pytest.param(10_000, 0, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
         pytest.param(10_000, 4, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
     ],
@@ -39,8 +45,8 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
 ) -> None:
     """The welcome of a person comes before the message. A host that is killed loses nobody."""
     teams, tenant = deployment.teams, deployment.teams.tenant
-    missing, disabled = count * 2 // MISSING, count // DISABLED
-    settings = _settings(deployment)
+    missing, disabled = count * 2 // MISSING, max(1, count // DISABLED)
+    settings = _settings(deployment) | (SHORT_VISIBILITY if kills else {})
     deployment.start_hosts(**settings)
     known = [*await deployment.add_people(count - missing - disabled)]
     new = (await teams.grow(Growth(tenant=tenant, people=missing, installed=False))).people
@@ -51,8 +57,7 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     [group] = (await teams.grow(Growth(tenant=tenant, groups=1, member_ids=[*ids, inner.id]))).groups
     await deployment.install(known[0])  # which shows the tenant's serviceUrl
     await teams.set_behaviour(Behaviour(endpoint=deployment.endpoint, install_events="twice"))
-    for fault in FAULTS:
-        await teams.inject(fault)
+    await teams.inject(*_faults(count))
     body = notification({"group": group.id}, user(known[0]), id="all", onMissing="install", content={"title": "All"})
     await deployment.put(body)
     for kill in range(kills):
@@ -122,7 +127,6 @@ def _settings(deployment: Deployment) -> dict[str, str]:
         "HERALD_GRAPH_URL": deployment.teams.graph_url,
         "HERALD_TEAMS_APP_ID": deployment.teams.app_id,
         "HERALD_CATEGORIES_FILE": str(categories),
-        **SHORT_VISIBILITY,
     }
 
 

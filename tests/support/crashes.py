@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
+
+import aiohttp
 
 from shared.queue_messages import NOTIFICATIONS
 from shared.services import open_services
@@ -119,6 +122,10 @@ class Host(Herald):
     #: Requests to Teams and storage reads of the worker that stopped last.
     requests: int = 0
     reads: int = 0
+    #: Returns the number of requests to Teams so far.
+    count_requests: Callable[[], int] = lambda: 0
+    #: The connections of all workers to Teams: a TLS handshake for each would take as long as the rest of its work.
+    connections: aiohttp.BaseConnector | None = None
     _leased: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     async def put(self, body: bytes) -> None:
@@ -135,12 +142,14 @@ class Host(Herald):
         self.count_errors += worker.count_errors
         return has_finished
 
-    async def pause_worker(self, point: int) -> bool:
-        """Pause a worker at `point` until another has done all work; return whether it got that far."""
+    async def pause_worker(self, point: int, meanwhile: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """Pause a worker at `point` until another has done all work, after `meanwhile`; return if it got that far."""
         worker = Worker(self.count_error, point)
         is_paused, services = not await self._run(worker, self.run_until_idle), self.services
         if is_paused:
             await self.replace_worker(point)
+            if meanwhile:
+                await meanwhile()
             assert await self.run_worker()
             await worker.resume()
             await services.close()
@@ -150,14 +159,11 @@ class Host(Herald):
     async def _run(self, worker: Worker, work: Callable[[], Awaitable[None]]) -> bool:
         if worker.never_stops:
             return await worker.run(work)
-        before = await self._requests()
+        before = self.count_requests()
         has_finished = await worker.run(work)
         if not has_finished:
-            self.requests, self.reads = await self._requests() - before, worker.reads
+            self.requests, self.reads = self.count_requests() - before, worker.reads
         return has_finished
-
-    async def _requests(self) -> int:
-        return sum(sum(found.values()) for found in (await self.teams.stats()).requests.values())
 
     async def advance_clock(self, seconds: float) -> None:
         self.clock.offset += timedelta(seconds=seconds)
@@ -205,6 +211,9 @@ class Host(Herald):
         token = TAP.set(Tap())
         self.services = await open_services(load_settings(environ), self.storage.open(), self.clock)
         TAP.reset(token)
+        http = self.services.http
+        self.connections = self.connections or http.connector
+        http._connector, http._connector_owner = self.connections, False
         set_token(self.services, self.token)
         object.__setattr__(self.services.settings, "tenant_rate", 1)  # pages of two
         follow_clock(self)
@@ -254,17 +263,20 @@ async def crash_at_each_write(
 
 
 async def pause_at_each_write(
-    host: Host, begin: Callable[[], Awaitable[S]], check: Callable[[S], Awaitable[None]]
+    host: Host,
+    begin: Callable[[], Awaitable[S]],
+    check: Callable[[S], Awaitable[None]],
+    meanwhile: Callable[[S], Awaitable[None]] | None = None,
 ) -> None:
     """Repeat a scenario with a worker that pauses at each point in turn, while another does all work.
 
-    It resumes with what it had read before.
+    It resumes with what it had read before. `meanwhile` happens before the other worker begins.
     """
 
     async def stops(point: int) -> bool:
         scenario = await begin()
         host.claims_lost.clear()
-        is_paused = await host.pause_worker(point)
+        is_paused = await host.pause_worker(point, partial(meanwhile, scenario) if meanwhile else None)
         assert await host.run_worker()
         await check(scenario)
         return is_paused

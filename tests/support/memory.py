@@ -162,7 +162,7 @@ class MemoryTableClient:
             raise _refusal(400, "CommandsInBatchActOnDifferentPartitions")
         if len(set(keys)) < len(keys):
             raise _refusal(400, "InvalidDuplicateRow")
-        if sum(_byte_size(value) for _, row, *_ in operations for value in row.values()) > MAX_TRANSACTION_BYTES:
+        if sum(sum(map(_byte_size, row.values())) for _, row, *_ in operations) > MAX_TRANSACTION_BYTES:
             raise _refusal(413, "ContentLengthExceeded")
         rows = self._partitions.get(keys[0][0], {})
         changed: dict[str, TableEntity | None] = {}
@@ -196,9 +196,10 @@ class MemoryTableClient:
             return None
         new = TableEntity(old if old is not None and kind == "update" else {})
         new.update((name, _as_stored(name, value)) for name, value in row.items() if value is not None)
-        if any(_byte_size(value) > COLUMN_BYTES for value in new.values()):
+        sizes = [*map(_byte_size, new.values())]
+        if max(sizes) > COLUMN_BYTES:
             raise _refusal(400, "PropertyValueTooLarge")
-        if 4 + sum(8 + 2 * len(name) + _byte_size(value) for name, value in new.items()) > MAX_ROW_BYTES:
+        if 4 + sum(sizes) + sum(8 + 2 * len(name) for name in new) > MAX_ROW_BYTES:
             raise _refusal(400, "EntityTooLarge")
         written = f"W/\"datetime'2026-01-01T00%3A00%3A00.{next(self._etags):07d}Z'\""
         new._metadata = {"etag": written, "timestamp": datetime.now(UTC)}

@@ -41,6 +41,10 @@ class ServerThread:
         """Return a new access token of the bot, without a request."""
         return asyncio.run_coroutine_threadsafe(self._issue_token(), self._loop).result(TIMEOUT_SECONDS)
 
+    def request_count(self) -> int:
+        """Return the number of requests to the Connector so far."""
+        return sum(counts.total() for counts in list(self._server.state.traffic.requests.values()))
+
     def authorization(self, service_url: str) -> str:
         """Return the header of Teams' requests from a serviceUrl, valid for an hour."""
         state = self._server.state

@@ -154,34 +154,17 @@ async def test_digest_is_completed_while_a_worker_pauses_at_any_write(host: Host
     await pause_at_each_write(host, lambda: scenario(host), lambda held: check(host, held))
 
 
-async def change_preferences_at(host: Host, point: int) -> bool:
-    """Pause a worker at a point while the preferences change and another worker acts on that.
+async def test_preferences_may_change_while_a_worker_pauses_at_any_write(host: Host) -> None:
+    """Another worker acts on the change while the worker that makes the digest pauses."""
 
-    Returns whether it got that far.
-    """
-    held = replace(await digest(host), final_states=("digested", "sent", "superseded"))
-    host.claims_lost.clear()
-    worker, services = Worker(host.count_error, point), host.services
-    is_paused = not await worker.run(host.run_until_idle)
-    if is_paused:
-        await host.replace_worker(point)
+    async def begin() -> HeldNotifications:
+        return replace(await digest(host), final_states=("digested", "sent", "superseded"))
+
+    async def change_preferences(held: HeldNotifications) -> None:
         await set_preferences(host, held.person, categories={})
         await enqueue_task(host, held.person, Task.RECONSIDER)
-        assert await host.run_worker()
-        await worker.resume()
-        await services.close()
-        assert await host.run_worker()
-    host.count_errors += worker.count_errors
-    await check(host, held)
-    return is_paused
 
-
-async def test_preferences_may_change_while_a_worker_pauses_at_any_write(host: Host) -> None:
-    for point in range(1, MAX_POINTS):
-        if not await change_preferences_at(host, point):
-            assert point > 1
-            return
-    raise AssertionError(f"there are more than {MAX_POINTS} points")
+    await pause_at_each_write(host, begin, lambda held: check(host, held), change_preferences)
 
 
 async def test_worker_may_pause_while_it_reconsiders_and_another_crashes_at_the_digest(host: Host) -> None:
