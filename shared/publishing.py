@@ -125,7 +125,9 @@ def shard_count(recipients: Sequence[Recipient]) -> int:
 
     Most teams and topics have fewer people than `SHARDED_FROM`; of a larger one, the counts change in larger batches.
     """
-    kinds = {type(each) for each in recipients}
-    if len(recipients) >= SHARDED_FROM or kinds & {AllRecipient, GroupRecipient}:
+    if len(recipients) >= SHARDED_FROM or any(isinstance(each, AllRecipient | GroupRecipient) for each in recipients):
         return 16
-    return 1 if len(recipients) > MAX_FEW or kinds & {TeamRecipient, TopicRecipient} else 0
+    is_few = len(recipients) <= MAX_FEW and not any(
+        isinstance(each, TeamRecipient | TopicRecipient) for each in recipients
+    )
+    return 0 if is_few else 1

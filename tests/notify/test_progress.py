@@ -163,6 +163,7 @@ async def test_end_of_a_broadcast_reads_few_counts(timed: Herald, monkeypatch: p
         reads += row == COUNTS
         return await get(partition, row, *more)
 
+    monkeypatch.setattr("shared.publishing.SHARDED_FROM", 1)
     submitted = await submit_accepted(timed, {"topic": "nobody's"})
     submitted = await timed.services.notifications.advance(submitted, state=NotificationState.EXPANDED)
     messages = []
@@ -260,6 +261,7 @@ async def test_watchdog_logs_states_of_open_deliveries(timed: Herald, caplog: py
 async def test_watchdog_reads_only_open_deliveries_of_partitions_that_have_any(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("shared.publishing.SHARDED_FROM", 1)
     deliveries, table = timed.services.deliveries, timed.services.deliveries._table
     query, rows_read, partitions = table.query, 0, []
 
