@@ -1,49 +1,69 @@
 """The direct path: a notification to a few recipients that is due now is delivered by the function that ingests it.
 
 It needs no expansion, no second queue, no counts and no watchdog, because its queue message comes again until all is
-stored. A copy of that message expands the notification as usual (`notify.expansion`), which adds what is missing.
+stored. A copy of that message adds the deliveries that are missing, and enqueues those that are open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from notify.audience import list_page
 from notify.delivery.deliver import deliver_directly
-from notify.progress import finish_directly
+from notify.progress import finish, finish_directly
 from shared.concurrency import gather_limited
-from shared.queue_messages import Delivery, Expansion
+from shared.queue_messages import Delivery
 from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW
 from shared.teams.rate_limiter import RetryLater
 
-
-def is_direct(notification: StoredNotification) -> bool:
-    """Return whether a new notification takes the direct path: for what has to wait, a queue is the better place."""
-    content = notification.content
-    return (
-        notification.state is NotificationState.ACCEPTED
-        and not notification.shards
-        and content.schedule is None
-        and content.on_missing != "install"
-    )
+#: Each recipient, with its index in the audience (`AudiencePage.recipients`).
+Recipients = Mapping[str, int]
 
 
-async def send_directly(services: Services, notification: StoredNotification) -> None:
+async def list_few(services: Services, new: StoredNotification) -> Recipients:
+    """Return the recipients of a new notification that takes the direct path; none if another path is better."""
+    content = new.content
+    is_due = new.state is NotificationState.ACCEPTED and content.schedule is None
+    if new.shards or not is_due or content.on_missing == "install":
+        return {}
+    try:
+        return (await list_page(services, new.tenant, content.recipients, "", MAX_FEW)).recipients
+    except RetryLater:  # expansion tries again
+        return {}
+
+
+def as_expanded(new: StoredNotification, recipients: Recipients) -> StoredNotification:
+    """Return a new notification as it is stored if it takes the direct path."""
+    return replace(new, state=NotificationState.EXPANDED, total=len(recipients), page=1)
+
+
+async def send_directly(services: Services, notification: StoredNotification, recipients: Recipients) -> None:
     """Deliver a notification that was just stored. What would have to wait is enqueued.
 
     If this raises, nothing is lost: the notification's queue message has to come again.
     """
-    try:
-        page = await list_page(services, notification.tenant, notification.content.recipients, "", MAX_FEW)
-    except RetryLater as later:
-        await services.queues.enqueue_expansion(Expansion(notification.key, 0), later.seconds)
-        return
     ended: list[DeliveryState] = []
 
     async def deliver_to(recipient: str) -> None:
         message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
-        await deliver_directly(services, notification, message, page.recipients[recipient], ended)
+        await deliver_directly(services, notification, message, recipients[recipient], ended)
 
-    await gather_limited(list(page.recipients), deliver_to)
-    await finish_directly(services, notification, len(page.recipients), ended)
+    await gather_limited(list(recipients), deliver_to)
+    await finish_directly(services, notification, ended)
+
+
+async def resume_directly(services: Services, notification: StoredNotification, recipients: Recipients) -> None:
+    """Do what a worker has left that died in `send_directly`."""
+    if notification.state is not NotificationState.EXPANDED or notification.counts:
+        return
+    key, now = notification.key, services.clock()
+    for message in await services.deliveries.add(key, FEW_SHARD, recipients, now):
+        await services.queues.enqueue_delivery(message, urgent=notification.urgent)
+    total = (await services.deliveries.counts(key, notification.shards)).total()
+    if total != notification.total:  # two addresses may turn out to be those of one person
+        await services.notifications.advance(notification, total=total)
+    await finish(services, key)

@@ -10,7 +10,7 @@ import logging
 from datetime import datetime
 
 from notify.command_dispatch import run_command
-from notify.direct import is_direct, send_directly
+from notify.direct import as_expanded, list_few, resume_directly, send_directly
 from notify.expansion import expand
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content_off_loop
@@ -91,14 +91,17 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         expires=request.expires_at,
         time=request.time,
     )
-    stored, is_new = await accept(services, new)
+    few = await list_few(services, new)
+    stored, is_new = await accept(services, as_expanded(new, few) if few else new)
     if stored.content_hash != new.content_hash:
         raise MessageRefused("reused", [_REUSED])
     await services.markers.put_once(used_categories(tenant), request.notification.category)
     if stored.state is NotificationState.SCHEDULED and stored.due:
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
-    elif is_new and is_direct(stored):
-        await send_directly(services, stored)
+    elif few and is_new:
+        await send_directly(services, stored, few)
+    elif few and stored.state is NotificationState.EXPANDED:
+        await resume_directly(services, stored, few)
     else:
         # Also if the first page is listed: that worker may have died before it enqueued the next page.
         await expand(services, Expansion(stored.key, 0))

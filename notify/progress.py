@@ -42,7 +42,9 @@ async def finish(services: Services, key: str) -> bool:
         notification = await services.notifications.get(key)
     while notification and notification.state in _EXPANDED:
         final = await services.deliveries.final_counts(key, notification.shards)
-        if final is None or (_encode(final[0]), final[1]) == (notification.counts, notification.refused_changes):
+        if final is None or _lacks_rows(notification, final[0]):
+            return False
+        if (_encode(final[0]), final[1]) == (notification.counts, notification.refused_changes):
             return False
         try:
             await _store_counts(services, notification, *final)
@@ -53,19 +55,20 @@ async def finish(services: Services, key: str) -> bool:
     return False
 
 
-async def finish_directly(
-    services: Services, notification: StoredNotification, total: int, ended: Sequence[DeliveryState]
-) -> None:
-    """Record that a notification was expanded to `total` deliveries, of which some ended in these states."""
-    try:
-        if len(ended) == total:
-            counts = Counter(state.count_name for state in ended)
-            await _store_counts(services, notification, counts, state=NotificationState.FINISHED, page=1)
+def _lacks_rows(notification: StoredNotification, counts: Counter[str]) -> bool:
+    """Return whether deliveries of the direct path have no row yet."""
+    is_direct = not notification.shards and notification.state is NotificationState.EXPANDED
+    return is_direct and counts.total() < (notification.total or 0)
+
+
+async def finish_directly(services: Services, notification: StoredNotification, ended: Sequence[DeliveryState]) -> None:
+    """Finish a notification of the direct path, whose deliveries `ended` in these states, unless some are open."""
+    if len(ended) == notification.total:
+        with suppress(Conflict):  # a command changed it meanwhile
+            await _store_counts(services, notification, Counter(state.count_name for state in ended))
             return
-        await services.notifications.advance(notification, state=NotificationState.EXPANDED, total=total, page=1)
-    except Conflict:  # a command or a copy of its message changed it meanwhile: expand what the direct path has begun
-        await services.queues.enqueue_expansion(Expansion(notification.key, 0))
-    await finish(services, notification.key)  # the deliveries that were enqueued may have ended before this
+    if ended:  # deliveries that were enqueued may have ended before these
+        await finish(services, notification.key)
 
 
 async def finish_single(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
@@ -78,9 +81,9 @@ async def finish_single(services: Services, notification: StoredNotification, st
 
 
 async def _store_counts(
-    services: Services, notification: StoredNotification, counts: Counter[str], refused: int = 0, **more: object
+    services: Services, notification: StoredNotification, counts: Counter[str], refused: int = 0
 ) -> None:
-    changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total(), **more}
+    changes: dict[str, object] = {"counts": _encode(counts), "total": counts.total()}
     if refused != notification.refused_changes:
         changes["refused_changes"] = refused
     if notification.state is NotificationState.EXPANDED:

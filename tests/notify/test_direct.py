@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections import Counter
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from local.fake_teams.api import TeamsFault
+from notify.audience import AudiencePage
 from notify.delivery.deliver import deliver_directly
 from notify.ingest import ingest
-from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT, EXPANSIONS
+from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
 from shared.rate_windows import SECOND
 from shared.states import NotificationState
 from shared.storage.delivery_counts import MAX_FEW
@@ -159,9 +161,7 @@ async def test_repeated_message_adds_only_what_is_missing(timed: Herald, monkeyp
     assert (after.state, json.loads(after.counts)) == (NotificationState.FINISHED, {"sent": 3})
 
 
-async def test_recipients_that_cannot_be_found_now_are_expanded_later(
-    timed: Herald, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_recipients_that_cannot_be_found_now_are_expanded(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     [ada] = await stored_people(timed, 1)
 
     async def list_page(*_: Any) -> Any:
@@ -169,7 +169,23 @@ async def test_recipients_that_cannot_be_found_now_are_expanded_later(
 
     monkeypatch.setattr("notify.direct.list_page", list_page)
     submitted = await timed.submit(user(ada))
-    assert submitted.state is NotificationState.ACCEPTED
-    assert await timed.message_count(EXPANSIONS) + len(timed.delayed) == 1
+    assert await timed.message_count(DELIVERIES) == 1
     await timed.run_until_idle()
     assert await timed.counts(submitted) == {"sent": 1}
+    assert (await timed.reload(submitted)).state is NotificationState.FINISHED
+
+
+async def test_two_addresses_that_become_one_person_before_the_repetition_are_finished(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await stored_people(timed, 2)
+    body = notification(user(ada), user(bob))
+    monkeypatch.setattr("notify.direct.deliver_directly", AsyncMock(side_effect=ConnectionError))
+    with pytest.raises(ConnectionError):
+        await ingest(timed.services, body, "m1")
+    page = AudiencePage({f"u:{ada.object_id}": 0}, "")
+    monkeypatch.setattr("notify.direct.list_page", AsyncMock(return_value=page))
+    await ingest(timed.services, body, "m1", 2)
+    await timed.run_until_idle()
+    after = await timed.stored(body)
+    assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 1, '{"sent":1}')
