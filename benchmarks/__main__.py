@@ -26,6 +26,7 @@ BENCHMARKS = (
     "audience",
     "paced",
     "flood",
+    "stream",
     "messages",
     "tick",
     "digests",

@@ -136,7 +136,13 @@ class Testbed:
         return team.id, [channel.id for channel in team.channels]
 
     async def put_notification(
-        self, tenant: str, *recipients: object, category: str = "benchmark", simulate: bool = False
+        self,
+        tenant: str,
+        *recipients: object,
+        title: str = "",
+        category: str = "benchmark",
+        priority: str = "normal",
+        simulate: bool = False,
     ) -> str:
         """Put a new notification for these recipients on the queue, and return its key."""
         identifier = uuid4().hex
@@ -146,7 +152,8 @@ class Testbed:
             "tenant": tenant,
             "recipients": recipients,
             "category": category,
-            "content": {"title": identifier, "text": "Measured"},
+            "content": {"title": title or identifier, "text": "Measured"},
+            "priority": priority,
             "simulate": simulate,
         }
         await self.services.queues.put(queue_messages.NOTIFICATIONS, orjson.dumps(body).decode())
