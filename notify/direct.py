@@ -7,7 +7,6 @@ stored. A copy of that message adds the deliveries that are missing, and enqueue
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from notify.audience import list_page
 from notify.delivery.deliver import deliver_directly
@@ -38,7 +37,7 @@ async def list_few(services: Services, new: StoredNotification) -> Recipients:
 
 def as_expanded(new: StoredNotification, recipients: Recipients) -> StoredNotification:
     """Return a new notification as it is stored if it takes the direct path."""
-    return replace(new, state=NotificationState.EXPANDED, total=len(recipients), page=1)
+    return new.changed(state=NotificationState.EXPANDED, total=len(recipients), page=1)
 
 
 async def send_directly(services: Services, notification: StoredNotification, recipients: Recipients) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
+from typing import Self
 from zoneinfo import ZoneInfo
 
 from shared import keys
@@ -119,6 +120,13 @@ class StoredNotification:
     @cached_property
     def content(self) -> models.Notification:
         return parsing.parse_stored(self.data)
+
+    def changed(self, **changes: object) -> Self:
+        """Return the notification with other values. Content that does not change is not parsed again."""
+        new = replace(self, **changes)  # type: ignore[arg-type]
+        if "data" not in changes and "content" in vars(self):
+            vars(new)["content"] = self.content
+        return new
 
     @property
     def identity(self) -> Identity:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from shared.records import StoredNotification
 from shared.states import NotificationState, Purpose
@@ -47,7 +46,7 @@ class Notifications:
         }
         row |= {name: at for name in _OPTIONAL_COLUMNS if (at := getattr(notification, name))}
         started = self._monotonic()
-        return self._cache_written(replace(notification, etag=await self._table.insert(row)), started)
+        return self._cache_written(notification.changed(etag=await self._table.insert(row)), started)
 
     async def get(self, key: str) -> StoredNotification | None:
         """Return the current notification, or None."""
@@ -82,7 +81,7 @@ class Notifications:
         columns = {name: str(value) if name == "state" else value for name, value in changes.items()}
         started = self._monotonic()
         etag = await self._table.merge(_key_columns(notification.key) | columns, notification.etag)
-        return self._cache_written(replace(notification, **changes, etag=etag), started)  # type: ignore[arg-type]
+        return self._cache_written(notification.changed(**changes, etag=etag), started)
 
     def _cache_written(self, notification: StoredNotification, started: float) -> StoredNotification:
         """Cache a notification whose write began at `started`, and return it."""
