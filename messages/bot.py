@@ -13,7 +13,7 @@ from messages.activity.verified import VerifiedActivity
 from messages.card_actions.dispatch import dispatch_card_action
 from messages.commands.dispatch import dispatch_command
 from messages.turn_adapter import get_verified_activity, set_verified_activity
-from messages.welcome import welcome_people
+from messages.welcome import welcome_members, welcome_person
 from shared.concurrency import gather_limited
 from shared.queue_messages import RecipientTask, Task
 from shared.records import ConversationReference
@@ -49,10 +49,10 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
 
     async def on_conversation_update_activity(self, turn_context: TurnContext) -> None:
         """Welcome people. botbuilder's own method would request every new member from Teams."""
-        await welcome_people(self._services, get_verified_activity(turn_context))
+        await welcome_members(self._services, get_verified_activity(turn_context))
 
     async def on_installation_update(self, turn_context: TurnContext) -> None:
-        await welcome_people(self._services, get_verified_activity(turn_context))
+        await welcome_members(self._services, get_verified_activity(turn_context))
 
     async def on_invoke_activity(self, turn_context: TurnContext) -> InvokeResponse:
         status, body = await dispatch_card_action(self._services, get_verified_activity(turn_context))
@@ -72,6 +72,9 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         async def prepare(stored: ConversationReference | None, changed: Mapping[str, str]) -> None:
             if verified.is_personal and (chat := changed.get("conversation_id")):
                 await self._services.conversations.put_alias(verified.tenant, chat, change.id)
+            if change.kind is ReferenceKind.USER:
+                locale = changed.get("locale") or (stored.locale if stored else "")
+                await welcome_person(self._services, verified, change.id, stored, locale)
             zone, default = changed.get("time_zone"), self._services.settings.default_time_zone
             # The new zone may move the end of a hold, such as the time of a digest.
             has_new_zone = bool(zone) and zone != ((stored and stored.time_zone) or default)

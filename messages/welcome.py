@@ -10,45 +10,45 @@ import hashlib
 
 from pydantic import ValidationError
 
-from messages.activity.references import is_install, person_of, scope_of
+from messages.activity.references import is_install, scope_of
 from messages.activity.verified import VerifiedActivity
 from shared import welcomes
 from shared.cards.welcome import draw_welcome_card
 from shared.contract.parsing import parse_stored
 from shared.publishing import accept, shard_count
 from shared.queue_messages import Expansion
-from shared.records import StoredNotification, notification_key
+from shared.records import ConversationReference, StoredNotification, notification_key
 from shared.services import Services
-from shared.states import NotificationState, Purpose, ReferenceKind
+from shared.states import NotificationState, Purpose, ReferenceKind, ReferenceStatus
 from shared.texts import language_of, text_of
 from shared.welcomes import WELCOME_CATEGORY, WELCOME_SOURCE, encode_welcome
 
 
-async def welcome_people(services: Services, verified: VerifiedActivity) -> None:
-    """If the activity is an install, welcome the person, or the members of the team or group chat."""
-    if not is_install(verified.activity):
+async def welcome_person(
+    services: Services, verified: VerifiedActivity, person: str, stored: ConversationReference | None, locale: str
+) -> None:
+    """If the activity is the install of a person, welcome them, unless an earlier one has.
+
+    `stored` is their row before the activity. It must say that the bot is installed only after this has returned, so
+    that a welcome is posted although a worker dies, and not again by each further report of the install.
+    """
+    if not verified.is_personal or not is_install(verified.activity) or welcomes.are_off(services):
         return
-    if welcomes.are_off(services):
+    if stored and stored.status is ReferenceStatus.ACTIVE and stored.status_at:
         return
-    if verified.is_personal:
-        await _welcome_person(services, verified)
-    elif services.categories.is_declared(WELCOME_CATEGORY):
-        await _welcome_members(services, verified)
+    language = language_of(*((stored.preferences.locale, locale) if stored else (locale,)))
+    await welcomes.post_welcome(services, verified.tenant, person, _build_identifier(verified, person), language)
 
 
-async def _welcome_person(services: Services, verified: VerifiedActivity) -> None:
-    account = person_of(verified.activity)
-    if account is None:
+async def welcome_members(services: Services, verified: VerifiedActivity) -> None:
+    """If the activity is the install in a team or group chat, welcome each member in their own chat.
+
+    Expansion lists the members.
+    """
+    if verified.is_personal or not is_install(verified.activity) or welcomes.are_off(services):
         return
-    person = account.aad_object_id.lower()
-    stored = verified.people.get(person)
-    locales = (stored.preferences.locale, stored.locale) if stored else (verified.activity.locale,)
-    identifier = _build_identifier(verified, person)
-    await welcomes.post_welcome(services, verified.tenant, person, identifier, language_of(*locales))
-
-
-async def _welcome_members(services: Services, verified: VerifiedActivity) -> None:
-    """Welcome each member of the team or group chat in their own chat: expansion lists the members."""
+    if not services.categories.is_declared(WELCOME_CATEGORY):
+        return
     activity, tenant = verified.activity, verified.tenant
     team = activity.channel_data.team.id if scope_of(activity) == "channel" else activity.conversation.id
     adder = None

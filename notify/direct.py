@@ -49,7 +49,7 @@ async def send_directly(services: Services, notification: StoredNotification, re
 
     async def deliver_to(recipient: str) -> None:
         message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
-        await deliver_directly(services, notification, message, recipients[recipient], ended)
+        await deliver_directly(services, notification, message, recipients[recipient], ended, may_wait=False)
 
     await gather_limited(list(recipients), deliver_to)
     await finish_directly(services, notification, ended)

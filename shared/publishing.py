@@ -40,9 +40,6 @@ async def post(
     Returns the notification's key. Posting the same identity again sends nothing twice, whatever its data, and finishes
     what a crashed worker had begun.
     """
-    key = notification_key(tenant, source, identifier)
-    if key in services.posted:
-        return key
     notification, is_new = await store(
         services, tenant=tenant, source=source, identifier=identifier, data=data, purpose=purpose, at=at
     )
@@ -50,8 +47,7 @@ async def post(
         await services.timers.put(at, timers.NOTIFICATION, notification.key)
     elif not at:
         await enqueue(services, notification, recipient, is_new=is_new)
-    services.posted.add(key)
-    return key
+    return notification.key
 
 
 async def store(

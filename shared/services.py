@@ -16,7 +16,6 @@ import aiohttp
 from shared import queue_messages, queues, settings
 from shared.contract.models import Notification
 from shared.preferences.categories import Categories, load_categories
-from shared.remembered import Remembered
 from shared.storage.clients import open_storage
 from shared.storage.conversations import Conversations
 from shared.storage.dead_letters import DeadLetters
@@ -51,8 +50,6 @@ TABLES = (
 )  # fmt: skip
 #: Open connections to Teams and other HTTP services.
 MAX_CONNECTIONS = 100
-#: Herald's own messages that a process remembers to have posted: Teams repeats activities within minutes.
-MAX_POSTED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +57,7 @@ class Services:
     """The clients and settings of a process.
 
     `clock` returns the UTC time of schedules, digests, preferences and expiry, which a developer can move with
-    `HERALD_CLOCK`; `real_time` returns the real UTC time (`shared.time.clock`). `posted` has the keys of Herald's own
-    messages that this process has posted (`shared.publishing`).
+    `HERALD_CLOCK`; `real_time` returns the real UTC time (`shared.time.clock`).
     """
 
     settings: settings.Settings
@@ -83,7 +79,6 @@ class Services:
     connector: Connector
     graph: Graph
     categories: Categories
-    posted: Remembered
     clock: Callable[[], datetime]
     real_time: Callable[[], datetime]
     close: Callable[[], Awaitable[None]]
@@ -155,7 +150,6 @@ async def open_services(
         connector=Connector(http, Tokens(configured, time.monotonic), allowed, real_time, rate_limiter),
         graph=Graph(http, configured, real_time, time.monotonic, limiters),
         categories=load_categories(configured.categories_file),
-        posted=Remembered(MAX_POSTED),
         clock=clock,
         real_time=real_time,
         close=close,

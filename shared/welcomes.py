@@ -8,7 +8,7 @@ import orjson
 
 from shared import publishing
 from shared.cards.welcome import draw_welcome_card
-from shared.records import notification_key
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import Mode, Purpose
 
@@ -26,11 +26,18 @@ def are_off(services: Services) -> bool:
 
 async def post_welcome(services: Services, tenant: str, person: str, identifier: str, language: str) -> None:
     """Welcome a person, by object id, in their own chat. The same identifier sends nothing twice."""
+    welcome, is_new = await store_welcome(services, tenant, person, identifier, language)
+    await publishing.enqueue(services, welcome, f"u:{person}", is_new=is_new)
+
+
+async def store_welcome(
+    services: Services, tenant: str, person: str, identifier: str, language: str
+) -> tuple[StoredNotification, bool]:
+    """Store the welcome of a person without its delivery; return it, and whether it is new."""
     card = draw_welcome_card(language, notification_key(tenant, WELCOME_SOURCE, identifier))
-    await publishing.post(
+    return await publishing.store(
         services,
         tenant=tenant,
-        recipient=f"u:{person}",
         source=WELCOME_SOURCE,
         identifier=identifier,
         data=encode_welcome({"user": person}, card, language),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from azure.core.exceptions import AzureError
 
@@ -22,7 +23,9 @@ from notify.delivery.prepare import find_delay, would_wait
 from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
 from notify.policy import PolicyInput, Step, Target
+from notify.progress import finish_directly
 from notify.recipients import ResolvedRecipient, resolve, store_host
+from shared import publishing
 from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
@@ -31,8 +34,9 @@ from shared.queue_messages import Delivery, Expansion, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
-from shared.states import DeliveryState, Reason, ReferenceKind, ReferenceStatus, Rule
+from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
 from shared.storage.deliveries import CLAIM_SECONDS
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.table import Conflict
 from shared.storage.threads import StoredThread
 from shared.teams.connector import Route
@@ -82,13 +86,15 @@ async def deliver_directly(
     message: Delivery,
     recipient_index: int,
     ended: list[DeliveryState],
+    *,
+    may_wait: bool,
 ) -> None:
     """Send a delivery that has no row and no queue message yet, or enqueue it if it would have to wait.
 
-    `recipient_index` is that of its row, `ended` that of `Sending`. Raises as `deliver` does.
+    `recipient_index` is that of its row; `ended` and `may_wait` are those of `Sending`. Raises as `deliver` does.
     """
     new = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag="", recipient_index=recipient_index)
-    await _send_or_wait(services, notification, message, new, ended)
+    await _send_or_wait(services, notification, message, new, ended, may_wait=may_wait)
 
 
 async def _send_or_wait(
@@ -97,13 +103,16 @@ async def _send_or_wait(
     message: Delivery,
     known: DeliveryRecord | None,
     ended: list[DeliveryState] | None,
+    *,
+    may_wait: bool = True,
 ) -> None:
     for _ in range(MAX_CONFLICTS):
         if known is None:
             raise MessageRefused(
                 "unknown", [Fault("", f"names a delivery of {notification.identity} that is not stored")]
             )
-        sending = Sending(services, notification, message, known, services.real_time(), ended=ended)
+        now = services.real_time()
+        sending = Sending(services, notification, message, known, now, ended=ended, may_wait=may_wait)
         step, until = policy.next_step(known, sending.now)
         if step is Step.END:
             await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
@@ -141,7 +150,7 @@ async def _try(sending: Sending) -> None:
     # Prepare
     identifier = sending.message.recipient
     services.rate_limiter.learn(notification.tenant, channel_of(identifier), recipient.lane, sending.now)
-    if sending.ended is not None and would_wait(services, notification, identifier):
+    if not sending.may_wait and would_wait(services, notification, identifier):
         await sending.requeue(0)
         return
     if delayed := await find_delay(services, notification, sending.message):
@@ -178,7 +187,8 @@ async def _try(sending: Sending) -> None:
         await _yield_to_newer(sending, route)
         return
     if outcome.verdict is Verdict.SUPPRESSED and outcome.reason in policy.MISSING:
-        if is_first:  # Teams does not know of the install yet
+        is_welcome = sending.ended is not None and notification.purpose is Purpose.WELCOME
+        if is_first or is_welcome:  # Teams does not know of the install yet
             await record_outcome(sending, replace(outcome, verdict=Verdict.RETRY), "")
             return
         decision = policy.decide(replace(policy_input, target=outcome.reason))
@@ -222,7 +232,7 @@ async def _decide(sending: Sending) -> tuple[Sending, ResolvedRecipient, PolicyI
         await sending.end(DeliveryState.SIMULATED)
         return None
     if is_sent_now and is_first:
-        installed = await first_contact.install(sending)
+        installed = await first_contact.install(sending, partial(_send_welcome, services, identifier))
         if installed is None:
             return None
         recipient = installed
@@ -234,6 +244,17 @@ async def _decide(sending: Sending) -> tuple[Sending, ResolvedRecipient, PolicyI
         await sending.requeue(first_contact.WELCOME_DELAY_SECONDS, replace(sending.message, etag=""))
         return None
     return sending, recipient, policy_input, is_first
+
+
+async def _send_welcome(services: Services, recipient: str, welcome: StoredNotification, is_new: bool) -> None:
+    """Send a new welcome at once; one that an earlier worker has begun goes through the queue."""
+    if not is_new:
+        await publishing.enqueue(services, welcome, recipient)
+        return
+    ended: list[DeliveryState] = []
+    message = Delivery(welcome.key, FEW_SHARD, recipient, "", 0)
+    await deliver_directly(services, welcome, message, 0, ended, may_wait=True)
+    await finish_directly(services, welcome, ended)
 
 
 async def _has_shown_channel(sending: Sending) -> bool:

@@ -1,11 +1,12 @@
 """Install the app, through Graph, for a person who never had it (`onMissing: install`), before their first message.
 
-The welcome comes first: the message waits until a welcome has its final state, that of the install here or that of its
-event, of which only one is sent. The event is neither certain nor single.
+The welcome comes first: the same worker sends it before the message. If it is put on the queue, or if that of the
+install's event comes before it, the message waits for its final state. The event is neither certain nor single.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,7 +16,7 @@ from notify.policy import PolicyInput, Target
 from notify.recipients import ResolvedRecipient, resolve
 from shared import welcomes
 from shared.queue_messages import Delivery
-from shared.records import ConversationReference
+from shared.records import ConversationReference, StoredNotification
 from shared.states import DeliveryState, Purpose, ReferenceKind, ReferenceStatus
 from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.markers import welcomed
@@ -57,10 +58,13 @@ def pretend_installed(policy_input: PolicyInput) -> PolicyInput:
     return replace(policy_input, target=Target(ReferenceKind.USER, "", "", ""))
 
 
-async def install(sending: Sending) -> ResolvedRecipient | None:
+async def install(
+    sending: Sending, send_welcome: Callable[[StoredNotification, bool], Awaitable[None]]
+) -> ResolvedRecipient | None:
     """Install the app for the recipient, and return them; None if the delivery was requeued or has ended.
 
-    Whoever has removed the app does not get it again.
+    `send_welcome` is called with the welcome that is stored, and whether it is new. Whoever has removed the app does
+    not get it again.
     """
     services, tenant, person = sending.services, sending.notification.tenant, sending.message.recipient[2:]
     now, known = services.real_time(), await _find(sending)
@@ -72,7 +76,8 @@ async def install(sending: Sending) -> ResolvedRecipient | None:
         await _store_default_host(sending, now)
         if not welcomes.are_off(services):  # before the mark, so that a crash loses no welcome
             language = language_of(known.locale if known else "")
-            await welcomes.post_welcome(services, tenant, person, f"{person};install", language)
+            welcome = await welcomes.store_welcome(services, tenant, person, f"{person};install", language)
+            await send_welcome(*welcome)
         await services.conversations.save(
             tenant, ReferenceKind.USER, person, {"status_at": now.isoformat()}, at=now, status=ReferenceStatus.ACTIVE
         )

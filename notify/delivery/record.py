@@ -33,8 +33,9 @@ class Sending:
     """One try of a delivery: its notification, its queue message, and its row as last read or written.
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
-    A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; in the direct path, it
-    receives the final states of the notification's deliveries, and the caller finishes the notification.
+    A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
+    the final states of the notification's deliveries, and the caller finishes the notification. `may_wait` says whether
+    the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
     """
 
     services: Services
@@ -44,6 +45,7 @@ class Sending:
     now: datetime
     rule: Rule | None = None
     ended: list[DeliveryState] | None = None
+    may_wait: bool = True
 
     @property
     def only_schedule_held_it(self) -> bool:

@@ -267,5 +267,5 @@ def without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def do_nothing(*_: object) -> None:
         return
 
-    for name in ("dispatch_command", "welcome_people"):
+    for name in ("dispatch_command", "welcome_members", "welcome_person"):
         monkeypatch.setattr(f"messages.bot.{name}", do_nothing)

@@ -146,9 +146,9 @@ async def test_repeated_message_adds_only_what_is_missing(timed: Herald, monkeyp
     people = await stored_people(timed, 3)
     body, deliver = notification(*map(user, people)), deliver_directly
 
-    async def die(*args: Any) -> None:
+    async def die(*args: Any, **options: Any) -> None:
         if people[0].object_id in args[2].recipient:
-            await deliver(*args)
+            await deliver(*args, **options)
         raise ConnectionError
 
     monkeypatch.setattr("notify.direct.deliver_directly", die)

@@ -9,7 +9,9 @@ import pytest
 
 from local.fake_teams.api import Growth, PersonView, TeamsEvent
 from notify.delivery.first_contact import LONGEST_WELCOME
-from shared.states import Reason, ReferenceKind, ReferenceStatus
+from shared.queue_messages import DELIVERIES
+from shared.records import StoredNotification
+from shared.states import NotificationState, Reason, ReferenceKind, ReferenceStatus
 from shared.teams.graph_answers import Installed, MailboxSettings
 from shared.teams.outcome import Outcome, Verdict
 from tests.messages.users import serve_endpoint
@@ -80,6 +82,24 @@ async def test_welcome_comes_once_and_before_the_message(
     assert graph.installs == [ada.object_id]
     assert await send(timed, ada, content={"title": "Again"}) == ("sent", "")
     assert graph.installs == [ada.object_id]
+
+
+async def test_worker_that_installs_sends_the_welcome_and_the_message(timed: Herald, graph: FakeGraph) -> None:
+    """Nobody looks again and again whether the welcome has arrived: with thousands of people, that fills the queue."""
+    ada = await add_person(timed)
+    notification = await timed.submit(user(ada), onMissing="install")
+    assert await timed.message_count(DELIVERIES) == 1
+    await timed.handle_messages(DELIVERIES)
+    assert await timed.message_count(DELIVERIES) + len(timed.delayed) == 0
+    assert [title == "Done" for title in await titles(timed)] == [False, True]
+    assert (await timed.reload(notification)).counts == '{"sent":1}'
+    assert {stored.state for stored in await stored_notifications(timed)} == {NotificationState.FINISHED}
+
+
+async def stored_notifications(herald: Herald) -> list[StoredNotification]:
+    rows = herald.outside_tables.get_table_client("HeraldNotifications").list_entities()
+    found = [await herald.services.notifications.get(row["RowKey"]) async for row in rows]
+    return [each for each in found if each]
 
 
 async def test_person_who_is_known_is_not_installed(timed: Herald, graph: FakeGraph) -> None:
@@ -185,7 +205,7 @@ async def test_message_is_sent_without_a_welcome_that_does_not_arrive(
     async def lose(*_: Any) -> None:
         return
 
-    monkeypatch.setattr("shared.welcomes.post_welcome", lose)
+    monkeypatch.setattr("notify.delivery.deliver._send_welcome", lose)
     ada = await add_person(timed)
     before = timed.clock()
     assert await send(timed, ada) == ("sent", "")
