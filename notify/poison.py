@@ -13,6 +13,7 @@ from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import UNKNOWN, Identity, read_identity, with_id
 from shared.queue_messages import (
     MESSAGES,
+    NO_ROW,
     NOTIFICATIONS,
     Delivery,
     Expansion,
@@ -114,12 +115,15 @@ async def _store_dead_letter(services: Services, queue: str, body: bytes, messag
 
 
 async def _fail_delivery(services: Services, message: Delivery) -> None:
-    while (known := await services.deliveries.get(message)) and not known.state.final:
-        was_claimed = known.state is DeliveryState.SENDING  # its request may have reached Teams
+    while True:
+        known = await services.deliveries.get(message)
+        if known.state.final if known else message.etag != NO_ROW:
+            break
+        was_claimed = known is not None and known.state is DeliveryState.SENDING  # its request may have reached Teams
         try:
             await services.deliveries.settle(
                 message,
-                known.etag,
+                known.etag if known else "",
                 DeliveryState.FAILED,
                 now=services.real_time(),
                 reason=Reason.POISON,
@@ -134,5 +138,5 @@ async def _fail_delivery(services: Services, message: Delivery) -> None:
         return
     if notification.purpose in DIGESTS:
         await services.queues.enqueue_recipient(RecipientTask(notification.tenant, message.recipient, Task.RELEASE))
-    elif notification.purpose is Purpose.WELCOME and known and known.state is DeliveryState.QUEUED:
+    elif notification.purpose is Purpose.WELCOME and (known is None or known.state is DeliveryState.QUEUED):
         await services.markers.delete(welcomed(notification.tenant), message.recipient, notification.key)

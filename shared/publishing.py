@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from shared.contract.models import AllRecipient, GroupRecipient, Recipient, TeamRecipient, TopicRecipient
+from shared.queue_messages import NO_ROW, Delivery
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
 from shared.states import NotificationState, Purpose
@@ -84,12 +85,17 @@ async def store(
 async def enqueue(
     services: Services, notification: StoredNotification, recipient: str, *, is_new: bool = False
 ) -> None:
-    """Add the delivery of a notification to one recipient, and enqueue it unless it has ended."""
+    """Enqueue the delivery of a notification to one recipient, unless it has ended.
+
+    Of one that is new, the worker that handles the message writes the row with its claim.
+    """
     if notification.state is NotificationState.FINISHED:
         return
-    now, urgent = services.clock(), notification.urgent
-    for message in await services.deliveries.add(notification.key, FEW_SHARD, {recipient: 0}, now, fresh=is_new):
-        await services.queues.enqueue_delivery(message, urgent=urgent)
+    messages = [Delivery(notification.key, FEW_SHARD, recipient, NO_ROW, 0)]
+    if not is_new:
+        messages = await services.deliveries.add(notification.key, FEW_SHARD, {recipient: 0}, services.clock())
+    for message in messages:
+        await services.queues.enqueue_delivery(message, urgent=notification.urgent)
 
 
 async def accept(services: Services, new: StoredNotification) -> tuple[StoredNotification, bool]:

@@ -27,8 +27,10 @@ WORK_QUEUES = (NOTIFICATIONS, EXPANSIONS, DELIVERIES, DELIVERIES_URGENT, SWEEPS,
 #: The responses of people, for the upstream systems.
 RESPONSES = "responses"
 
-VERSION = 2
-#: Fields of version 2. An instance of version 1 puts a message that has one of them back for a newer instance.
+VERSION = 3
+#: The ETag in a message whose delivery has no row yet, since version 3: the row is inserted with the first write.
+NO_ROW = "new"
+#: Fields of version 2. An instance of an older version puts a message of a newer one back for a newer instance.
 _FIELDS_OF_VERSION_2 = frozenset({"next_page", "reserved_turn", "tries", "since", "sent_digest"})
 #: Delays before a message of a newer version is read again, which grow with the age of this process.
 NEWER_VERSION_WAITS = LongerWaits(60, 900)
@@ -62,7 +64,7 @@ _TEXTS = {
     "tenant": re.compile(r"[^\x00-\x1f/\\#?]{1,256}"),
     "shard": re.compile(r"[0-9a-fx]?"),
     "recipient": re.compile(r"[cut]:.{1,512}", re.DOTALL),
-    "etag": re.compile(r'(W/"[ !#-~]{1,256}")?'),
+    "etag": re.compile(r'(W/"[ !#-~]{1,256}"|new)?'),
     "task": re.compile("|".join(Task)),
     "after": re.compile(r"[^\x00-\x1f]{0,512}"),
     "sent_digest": re.compile(r"[0-9a-z]{0,64}"),
@@ -78,7 +80,7 @@ class _Message:
     def encode(self) -> str:
         # Only what is not the default: an instance of version 1 refuses fields that it does not know.
         values = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
-        version = VERSION if _FIELDS_OF_VERSION_2 & values.keys() else 1
+        version = 3 if values.get("etag") == NO_ROW else 2 if _FIELDS_OF_VERSION_2 & values.keys() else 1
         # In ASCII: a queue uses XML, which does not allow some characters that an id may contain.
         return json.dumps({"v": version, **values})
 
@@ -130,11 +132,11 @@ class Delivery(_Message):
 
     `recipient` is `u:` and an Entra object id, or `c:` and a conversation id (`notify.audience` has a third form).
     `shard` names the partition of its row in Deliveries. `etag` and `attempts` are those of the row when the message
-    was written: while the row has this ETag, it need not be read. `poison_retries` counts how often the message was put
-    back from its poison queue. `due_called_at` is when the tick made the delivery due at its recipient's local time, in
-    seconds since 1970; 0 for other deliveries. `next_page` is the page to expand as soon as this message is handled; 0
-    if none. `reserved_turn` is when the windows of its conversation allow it, in seconds since 1970; 0 if it has no
-    turn yet.
+    was written: while the row has this ETag, it need not be read; with `NO_ROW` there was none. `poison_retries` counts
+    how often the message was put back from its poison queue. `due_called_at` is when the tick made the delivery due at
+    its recipient's local time, in seconds since 1970; 0 for other deliveries. `next_page` is the page to expand as soon
+    as this message is handled; 0 if none. `reserved_turn` is when the windows of its conversation allow it, in seconds
+    since 1970; 0 if it has no turn yet.
     """
 
     notification: str

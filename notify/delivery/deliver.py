@@ -30,7 +30,7 @@ from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
 from shared.conversation_ids import channel_of
-from shared.queue_messages import Delivery, Expansion, Task
+from shared.queue_messages import NO_ROW, Delivery, Expansion, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
@@ -75,8 +75,9 @@ async def deliver(services: Services, message: Delivery) -> None:
     if notification is None:
         raise unknown_notification()
     # While the row still has the message's ETag, the delivery was not tried yet, and its row need not be read.
+    etag, message = message.etag, replace(message, etag="" if message.etag == NO_ROW else message.etag)
     untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
-    known = untried if message.etag else await services.deliveries.get(message)
+    known = untried if etag else await services.deliveries.get(message)
     await _send_or_wait(services, notification, message, known, None)
 
 

@@ -95,7 +95,7 @@ async def is_being_welcomed(sending: Sending, recipient: ResolvedRecipient) -> b
     if not welcome:
         return True
     known = await services.deliveries.get(Delivery(welcome, FEW_SHARD, person, "", 0))
-    return known is not None and not known.state.final
+    return known is None or not known.state.final  # its row comes with its claim
 
 
 async def _find(sending: Sending) -> ConversationReference | None:

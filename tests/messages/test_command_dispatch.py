@@ -441,16 +441,16 @@ async def test_same_text_in_two_messages_is_two_commands(chat: ChatUser) -> None
 async def test_command_whose_answer_was_not_posted_is_answered_when_teams_repeats_it(
     chat: ChatUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = chat.herald.services.deliveries.add
+    enqueue = chat.herald.services.queues.enqueue_delivery
 
     async def fail(*_: object, **__: object) -> None:
         raise TimeoutError
 
     event = TeamsEvent(kind="message", person=chat.person.object_id, text="pause", endpoint=chat.endpoint)
-    monkeypatch.setattr(chat.herald.services.deliveries, "add", fail)
+    monkeypatch.setattr(chat.herald.services.queues, "enqueue_delivery", fail)
     [answer] = await chat.herald.teams.send_event(event)
     assert answer.status == 503
-    monkeypatch.setattr(chat.herald.services.deliveries, "add", add)
+    monkeypatch.setattr(chat.herald.services.queues, "enqueue_delivery", enqueue)
     await chat.repeat(answer.activity)
     await chat.herald.handle_messages()
     [received] = await chat.herald.teams.received(person=chat.person.object_id)

@@ -283,7 +283,7 @@ def test_internal_message_decodes_to_what_was_encoded() -> None:
     message = Delivery("n", "0", "u:x", 'W/"etag"', 3)
     assert Delivery.decode(message.encode().encode()) == message
     with pytest.raises(NewerVersion):
-        Delivery.decode(b'{"v": 3, "other": 1}')
+        Delivery.decode(b'{"v": 4, "other": 1}')
     for body in (b"{}", b"[]", b'{"v": 1}', b'{"v": "x"}', b'{"v": 1, "notification": 1}'):
         with pytest.raises(Unreadable):
             Delivery.decode(body)
@@ -304,7 +304,7 @@ async def test_newer_internal_message_is_requeued_and_a_foreign_one_is_a_dead_le
 
     monkeypatch.setattr("shared.triggers.get_services", get_services)
     trigger = send_delivery.build().get_user_function()  # type: ignore[attr-defined]
-    await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 3}'))
+    await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"v": 4}'))
     assert await herald.message_count(DELIVERIES) == 1
     await trigger(func.QueueMessage(id=uuid.uuid4().hex, body=b'{"mine": false}'))
     [letter] = await herald.dead_letters()

@@ -21,6 +21,7 @@ from shared.queue_messages import (
     DELIVERIES,
     DELIVERIES_URGENT,
     EXPANSIONS,
+    NO_ROW,
     NOTIFICATIONS,
     RECIPIENTS,
     SWEEPS,
@@ -122,7 +123,7 @@ async def publish_own_message(herald: Herald, purpose: Purpose) -> tuple[str, De
         purpose=purpose,
     )
     await herald.clear_queue(DELIVERIES)
-    return recipient, Delivery(key, FEW_SHARD, recipient, "", 0, poison_retries=MAX_POISON_RETRIES)
+    return recipient, Delivery(key, FEW_SHARD, recipient, NO_ROW, 0, poison_retries=MAX_POISON_RETRIES)
 
 
 async def test_failed_digest_is_settled(timed: Herald) -> None:
@@ -144,6 +145,19 @@ async def test_poison_duplicate_of_a_sent_welcome_keeps_the_marker(timed: Herald
     await deliver(timed.services, message)
     await handle_poison(timed, DELIVERIES, message)
     assert not await timed.services.markers.claim(welcomed(timed.tenant), recipient, "another")
+
+
+async def test_delivery_without_a_row_fails_with_one(timed: Herald) -> None:
+    recipient, message = await publish_own_message(timed, Purpose.REPLY)
+    await handle_poison(timed, DELIVERIES, message)
+    known = await timed.delivery_record(message)
+    assert (known.state, known.reason) == ("failed", "poison")
+    stored = await timed.services.notifications.get(message.notification)
+    assert stored
+    assert (stored.state, stored.counts) == (NotificationState.FINISHED, '{"failed":1}')
+    await deliver(timed.services, message)
+    assert [each.person for each in await timed.received()] == []
+    assert recipient == message.recipient
 
 
 async def test_delivery_that_has_ended_keeps_its_state(timed: Herald) -> None:
