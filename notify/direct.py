@@ -12,7 +12,6 @@ from notify.audience import list_page
 from notify.delivery.deliver import deliver_directly
 from notify.progress import finish, finish_directly
 from shared.concurrency import gather_limited
-from shared.queue_messages import Delivery
 from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
@@ -48,8 +47,7 @@ async def send_directly(services: Services, notification: StoredNotification, re
     ended: list[DeliveryState] = []
 
     async def deliver_to(recipient: str) -> None:
-        message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
-        await deliver_directly(services, notification, message, recipients[recipient], ended, may_wait=False)
+        await deliver_directly(services, notification, recipient, recipients[recipient], ended, may_wait=False)
 
     await gather_limited(list(recipients), deliver_to)
     await finish_directly(services, notification, ended)

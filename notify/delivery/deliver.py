@@ -75,45 +75,42 @@ async def deliver(services: Services, message: Delivery) -> None:
     if notification is None:
         raise unknown_notification()
     # While the row still has the message's ETag, the delivery was not tried yet, and its row need not be read.
-    etag, message = message.etag, replace(message, etag="" if message.etag == NO_ROW else message.etag)
+    is_untried, message = bool(message.etag), replace(message, etag="" if message.etag == NO_ROW else message.etag)
     untried = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag=message.etag)
-    known = untried if etag else await services.deliveries.get(message)
-    await _send_or_wait(services, notification, message, known, None)
+    known = untried if is_untried else await _read(services, notification, message)
+    await _send_or_wait(Sending(services, notification, message, known, services.real_time()))
 
 
 async def deliver_directly(
     services: Services,
     notification: StoredNotification,
-    message: Delivery,
+    recipient: str,
     recipient_index: int,
     ended: list[DeliveryState],
     *,
     may_wait: bool,
 ) -> None:
-    """Send a delivery that has no row and no queue message yet, or enqueue it if it would have to wait.
+    """Send a delivery of a few that has no row and no queue message yet, or enqueue it if it would have to wait.
 
     `recipient_index` is that of its row; `ended` and `may_wait` are those of `Sending`. Raises as `deliver` does.
     """
+    message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
     new = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag="", recipient_index=recipient_index)
-    await _send_or_wait(services, notification, message, new, ended, may_wait=may_wait)
+    now = services.real_time()
+    await _send_or_wait(Sending(services, notification, message, new, now, ended=ended, may_wait=may_wait))
 
 
-async def _send_or_wait(
-    services: Services,
-    notification: StoredNotification,
-    message: Delivery,
-    known: DeliveryRecord | None,
-    ended: list[DeliveryState] | None,
-    *,
-    may_wait: bool = True,
-) -> None:
+async def _read(services: Services, notification: StoredNotification, message: Delivery) -> DeliveryRecord:
+    known = await services.deliveries.get(message)
+    if known is None:
+        raise MessageRefused("unknown", [Fault("", f"names a delivery of {notification.identity} that is not stored")])
+    return known
+
+
+async def _send_or_wait(sending: Sending) -> None:
+    services, message = sending.services, sending.message
     for _ in range(MAX_CONFLICTS):
-        if known is None:
-            raise MessageRefused(
-                "unknown", [Fault("", f"names a delivery of {notification.identity} that is not stored")]
-            )
-        now = services.real_time()
-        sending = Sending(services, notification, message, known, now, ended=ended, may_wait=may_wait)
+        known = sending.known
         step, until = policy.next_step(known, sending.now)
         if step is Step.END:
             await sending.follow_up(known.state, is_last=True)  # the worker that ended it may have died before this
@@ -135,7 +132,8 @@ async def _send_or_wait(
             await _try(sending)
             return
         except Conflict:
-            known = await services.deliveries.get(message)
+            known = await _read(services, sending.notification, message)
+            sending = replace(sending, known=known, now=services.real_time())
     raise Conflict
 
 
@@ -253,8 +251,7 @@ async def _send_welcome(services: Services, recipient: str, welcome: StoredNotif
         await publishing.enqueue(services, welcome, recipient)
         return
     ended: list[DeliveryState] = []
-    message = Delivery(welcome.key, FEW_SHARD, recipient, "", 0)
-    await deliver_directly(services, welcome, message, 0, ended, may_wait=True)
+    await deliver_directly(services, welcome, recipient, 0, ended, may_wait=True)
     await finish_directly(services, welcome, ended)
 
 

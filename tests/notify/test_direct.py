@@ -147,7 +147,7 @@ async def test_repeated_message_adds_only_what_is_missing(timed: Herald, monkeyp
     body, deliver = notification(*map(user, people)), deliver_directly
 
     async def die(*args: Any, **options: Any) -> None:
-        if people[0].object_id in args[2].recipient:
+        if people[0].object_id in args[2]:
             await deliver(*args, **options)
         raise ConnectionError
 
