@@ -50,7 +50,7 @@ async def send_directly(services: Services, notification: StoredNotification, re
 
     If this raises, nothing is lost: the notification's queue message has to come again.
     """
-    ended: list[DeliveryState] = []
+    ended: dict[str, DeliveryState] = {}
 
     async def deliver_to(recipient: str) -> None:
         await deliver_directly(services, notification, recipient, recipients[recipient], ended, may_wait=False)

@@ -86,7 +86,7 @@ async def deliver_directly(
     notification: StoredNotification,
     recipient: str,
     recipient_index: int,
-    ended: list[DeliveryState],
+    ended: dict[str, DeliveryState],
     *,
     may_wait: bool,
 ) -> None:
@@ -250,7 +250,7 @@ async def _send_welcome(services: Services, recipient: str, welcome: StoredNotif
     if not is_new:
         await publishing.enqueue(services, welcome, recipient)
         return
-    ended: list[DeliveryState] = []
+    ended: dict[str, DeliveryState] = {}
     await deliver_directly(services, welcome, recipient, 0, ended, may_wait=True)
     await finish_directly(services, welcome, ended)
 

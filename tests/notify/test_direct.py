@@ -18,6 +18,7 @@ from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
 from shared.rate_windows import SECOND
 from shared.states import NotificationState
 from shared.storage.delivery_counts import MAX_FEW
+from shared.storage.table import Conflict
 from shared.teams.rate_limiter import RetryLater
 from tests.notify.scenarios import single_recipient
 from tests.notify.test_crashes import begin, check
@@ -302,3 +303,19 @@ async def test_address_that_names_another_person_at_the_repetition_leaves_no_del
         await ingest(timed.services, body, "m1", 2)
     rows, stored = await ended_counts(timed, body)
     assert rows == stored == {"sent": 2}
+
+
+async def test_conflict_after_the_result_counts_no_delivery_twice(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two is sent, and its step after that meets a conflict; the other waits for its next try."""
+    ada, bob = await stored_people(timed, 2)
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    monkeypatch.setattr("notify.delivery.deliver.store_host", AsyncMock(side_effect=[Conflict, None, None, None]))
+    submitted = await timed.submit(user(ada), user(bob))
+    assert await timed.counts(submitted) == {"sent": 1, "open": 1}
+    assert (submitted.state, submitted.counts) == (NotificationState.EXPANDED, "")
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":2}'

@@ -262,3 +262,33 @@ async def test_person_who_was_welcomed_as_a_member_of_a_team_gets_a_message_at_o
         assert len(await timed.received()) == 1
     expires = (timed.clock() + timedelta(minutes=5)).isoformat()
     assert await send(timed, ada, expiresAt=expires) == ("sent", "")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="only a message that waits for it resumes a claimed welcome; a watchdog's timer for each would, too",
+)
+async def test_welcome_of_a_worker_that_died_is_sent_although_the_message_was_cancelled(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the welcome any more, and its marker drops that of the event."""
+    ada = await add_person(timed)
+    notification = await timed.submit(user(ada), onMissing="install")
+    queue = timed.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+    await queue.delete_message(message)
+
+    async def die(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        with pytest.raises(ConnectionError):
+            await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await timed.command("cancel", notification)
+    await timed.advance_clock(30)
+    async with serve_endpoint(timed) as endpoint:
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=endpoint))
+    await timed.services.queues.put(DELIVERIES, message.content)
+    await timed.run_until_idle()
+    assert [title == "Done" for title in await titles(timed)] == [False]
