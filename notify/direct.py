@@ -2,7 +2,7 @@
 
 It needs no expansion, no second queue, no counts and no watchdog, because its queue message comes again until all is
 stored. A copy of that message adds the deliveries that are missing, unless the notification was cancelled, and enqueues
-those that are open.
+all: a worker may have died before it did what follows from a result.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ async def resume_directly(services: Services, notification: StoredNotification, 
         await services.deliveries.add(key, FEW_SHARD, recipients, services.clock())
     elif state is not NotificationState.CANCELLED:
         return
-    # Also those that are no longer listed, such as the one of an address that names somebody else by now.
-    for message, _ in await services.deliveries.page(key, FEW_SHARD, "", 2 * MAX_FEW, only_open=True):
+    # Also those that are no longer listed, as an address may name somebody else by now, and those that have ended: that
+    # worker may have died before it did what follows from the result.
+    for message, _ in await services.deliveries.page(key, FEW_SHARD, "", 2 * MAX_FEW):
         await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     total = (await services.deliveries.counts(key, notification.shards)).total()
     if state is NotificationState.EXPANDED and total != notification.total:

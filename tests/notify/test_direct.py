@@ -319,3 +319,45 @@ async def test_conflict_after_the_result_counts_no_delivery_twice(
     assert (submitted.state, submitted.counts) == (NotificationState.EXPANDED, "")
     await timed.run_until_idle()
     assert (await timed.reload(submitted)).counts == '{"sent":2}'
+
+
+@pytest.mark.parametrize("change", ["edit", "recall"])
+async def test_worker_dies_after_the_result_and_the_command_takes_effect(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The command's sweep found no row, and the worker dies before it enqueues the change."""
+    [ada] = await stored_people(timed, 1)
+    body, claim = notification(user(ada)), timed.services.deliveries.claim
+
+    async def late(*args: Any) -> Any:
+        stored = await timed.stored(body)
+        await timed.command(change, stored, **({"content": {"title": "New"}} if change == "edit" else {}))
+        await timed.advance_clock(30)
+        return await claim(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.services.deliveries, "claim", late)
+        patch.setattr("notify.delivery.record.enqueue_missed_change", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    expected = {"edit": {"sent": 1}, "recall": {"recalled": 1}}[change]
+    assert await ended_counts(timed, body) == (expected, expected)
+    titles = [each.activity["summary"] for each in await timed.received() if not each.deleted_at]
+    assert titles == {"edit": ["New"], "recall": []}[change]
+
+
+async def test_worker_dies_after_the_result_and_the_thread_is_recorded(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ada] = await stored_people(timed, 1)
+    thread = {"key": "build-42", "onRepeat": "update"}
+    body = notification(user(ada), thread=thread)
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._record_conversation", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"sent": 1}, {"sent": 1})
+    await timed.submit(user(ada), thread=thread, content={"title": "Again"})
+    assert len(await timed.received()) == 1

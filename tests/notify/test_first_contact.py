@@ -264,10 +264,6 @@ async def test_person_who_was_welcomed_as_a_member_of_a_team_gets_a_message_at_o
     assert await send(timed, ada, expiresAt=expires) == ("sent", "")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only a message that waits for it resumes a claimed welcome; a watchdog's timer for each would, too",
-)
 async def test_welcome_of_a_worker_that_died_is_sent_although_the_message_was_cancelled(
     timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,3 +288,26 @@ async def test_welcome_of_a_worker_that_died_is_sent_although_the_message_was_ca
     await timed.services.queues.put(DELIVERIES, message.content)
     await timed.run_until_idle()
     assert [title == "Done" for title in await titles(timed)] == [False]
+
+
+async def test_welcome_is_finished_although_its_worker_died_after_it_was_sent(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat is known by then, so that the message that comes again installs nothing."""
+    ada = await add_person(timed)
+    await timed.submit(user(ada), onMissing="install")
+    queue = timed.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+
+    async def die(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver.finish_directly", die)
+        with pytest.raises(ConnectionError):
+            await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await queue.delete_message(message)
+    await timed.run_until_idle()
+    assert [title == "Done" for title in await titles(timed)] == [False, True]
+    assert {stored.state for stored in await stored_notifications(timed)} == {NotificationState.FINISHED}
