@@ -361,3 +361,27 @@ async def test_worker_dies_after_the_result_and_the_thread_is_recorded(
     assert await ended_counts(timed, body) == ({"sent": 1}, {"sent": 1})
     await timed.submit(user(ada), thread=thread, content={"title": "Again"})
     assert len(await timed.received()) == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a copy of the message of a finished notification repeats nothing, to cost nothing when upstream sends it",
+)
+async def test_worker_dies_after_a_result_while_another_ends_the_last_delivery(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await stored_people(timed, 2)
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    thread = {"key": "build-42", "onRepeat": "update"}
+    body = notification(user(ada), user(bob), thread=thread)
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._record_conversation", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await timed.run_until_idle()
+    await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"sent": 2}, {"sent": 2})
+    await timed.submit(user(ada), thread=thread, content={"title": "Again"})
+    assert len(await timed.received()) == 2
