@@ -23,7 +23,16 @@ from shared.contract.faults import Fault, MessageRefused
 from shared.contract.identity import with_id
 from shared.contract.models import Command, Content, DeadLetterSelection, Notification, ScheduleChange
 from shared.contract.parsing import DEFAULT_SOURCE, canonical_json
-from shared.queue_messages import MESSAGES, NOTIFICATIONS, Delivery, Expansion, NewerVersion, Task, Unreadable
+from shared.queue_messages import (
+    MESSAGES,
+    NO_ROW,
+    NOTIFICATIONS,
+    Delivery,
+    Expansion,
+    NewerVersion,
+    Task,
+    Unreadable,
+)
 from shared.queues import to_text
 from shared.records import StoredNotification, notification_key
 from shared.services import Services
@@ -237,7 +246,8 @@ async def _requeue(services: Services, queue: str, body: bytes) -> None:
         known = await services.deliveries.get(message)
         if known:
             await reopen(services, message.notification, [(message, known)])
-        message = replace(message, etag="")
+        has_no_row = known is None and message.etag == NO_ROW
+        message = replace(message, etag=NO_ROW if has_no_row else "")
     elif isinstance(message, Expansion):
         await resume_expansion(services, message.notification)
     await services.queues.put(queue, replace(message, poison_retries=0).encode())

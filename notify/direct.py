@@ -1,7 +1,8 @@
 """The direct path: a notification to a few recipients that is due now is delivered by the function that ingests it.
 
 It needs no expansion, no second queue, no counts and no watchdog, because its queue message comes again until all is
-stored. A copy of that message adds the deliveries that are missing, and enqueues those that are open.
+stored. A copy of that message adds the deliveries that are missing, unless the notification was cancelled, and enqueues
+all: a worker may have died before it did what follows from a result.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Mapping
 
 from notify.audience import list_page
 from notify.delivery.deliver import deliver_directly
+from notify.expansion import expand
 from notify.progress import finish, finish_directly
 from shared.concurrency import gather_limited
+from shared.queue_messages import Expansion
 from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
@@ -22,16 +25,19 @@ from shared.teams.rate_limiter import RetryLater
 Recipients = Mapping[str, int]
 
 
-async def list_few(services: Services, new: StoredNotification) -> Recipients:
-    """Return the recipients of a new notification that takes the direct path; none if another path is better."""
+async def list_few(services: Services, new: StoredNotification) -> Recipients | None:
+    """Return the recipients of a new notification that takes the direct path; none if another path is better.
+
+    None stands for recipients that cannot be found now: expansion tries again.
+    """
     content = new.content
     is_due = new.state is NotificationState.ACCEPTED and content.schedule is None
     if new.shards or not is_due or content.on_missing == "install":
         return {}
     try:
         return (await list_page(services, new.tenant, content.recipients, "", MAX_FEW)).recipients
-    except RetryLater:  # expansion tries again
-        return {}
+    except RetryLater:
+        return None
 
 
 def as_expanded(new: StoredNotification, recipients: Recipients) -> StoredNotification:
@@ -44,7 +50,7 @@ async def send_directly(services: Services, notification: StoredNotification, re
 
     If this raises, nothing is lost: the notification's queue message has to come again.
     """
-    ended: list[DeliveryState] = []
+    ended: dict[str, DeliveryState] = {}
 
     async def deliver_to(recipient: str) -> None:
         await deliver_directly(services, notification, recipient, recipients[recipient], ended, may_wait=False)
@@ -53,14 +59,23 @@ async def send_directly(services: Services, notification: StoredNotification, re
     await finish_directly(services, notification, ended)
 
 
-async def resume_directly(services: Services, notification: StoredNotification, recipients: Recipients) -> None:
-    """Do what a worker has left that died in `send_directly`."""
-    if notification.state is not NotificationState.EXPANDED or notification.counts:
+async def resume_directly(services: Services, notification: StoredNotification, recipients: Recipients | None) -> None:
+    """Do what a worker has left that died in `send_directly`. `recipients` are those of `list_few`."""
+    key, state = notification.key, notification.state
+    if state is NotificationState.EXPANDED and not notification.counts:
+        if recipients is None:
+            again = await services.notifications.advance(notification, state=NotificationState.ACCEPTED, page=0)
+            await expand(services, Expansion(again.key, 0))
+            return
+        await services.deliveries.add(key, FEW_SHARD, recipients, services.clock())
+    elif state is not NotificationState.CANCELLED:
         return
-    key, now = notification.key, services.clock()
-    for message in await services.deliveries.add(key, FEW_SHARD, recipients, now):
+    # Also those that are no longer listed, as an address may name somebody else by now, and those that have ended: that
+    # worker may have died before it did what follows from the result.
+    for message, _ in await services.deliveries.page(key, FEW_SHARD, "", 2 * MAX_FEW):
         await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     total = (await services.deliveries.counts(key, notification.shards)).total()
-    if total != notification.total:  # two addresses may turn out to be those of one person
+    if state is NotificationState.EXPANDED and total != notification.total:
+        # Two addresses may turn out to be those of one person.
         await services.notifications.advance(notification, total=total)
     await finish(services, key)

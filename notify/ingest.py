@@ -100,7 +100,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
     elif few and is_new:
         await send_directly(services, stored, few)
-    elif few and stored.state is NotificationState.EXPANDED:
+    elif (few or few is None) and stored.page and not stored.shards:
         await resume_directly(services, stored, few)
     else:
         # Also if the first page is listed: that worker may have died before it enqueued the next page.

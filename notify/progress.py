@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -61,11 +61,16 @@ def _lacks_rows(notification: StoredNotification, counts: Counter[str]) -> bool:
     return is_direct and counts.total() < (notification.total or 0)
 
 
-async def finish_directly(services: Services, notification: StoredNotification, ended: Sequence[DeliveryState]) -> None:
-    """Finish a notification of the direct path, whose deliveries `ended` in these states, unless some are open."""
+async def finish_directly(
+    services: Services, notification: StoredNotification, ended: Mapping[str, DeliveryState]
+) -> None:
+    """Finish a notification of the direct path, unless deliveries are open.
+
+    `ended` has the final states by recipient.
+    """
     if len(ended) == notification.total:
         with suppress(Conflict):  # a command changed it meanwhile
-            await _store_counts(services, notification, Counter(state.count_name for state in ended))
+            await _store_counts(services, notification, Counter(state.count_name for state in ended.values()))
             return
     if ended:  # deliveries that were enqueued may have ended before these
         await finish(services, notification.key)

@@ -23,7 +23,7 @@ from notify.delivery.prepare import find_delay, would_wait
 from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
 from notify.policy import PolicyInput, Step, Target
-from notify.progress import finish_directly
+from notify.progress import finish_directly, schedule_check
 from notify.recipients import ResolvedRecipient, resolve, store_host
 from shared import publishing
 from shared.cards.size import TooLarge
@@ -86,7 +86,7 @@ async def deliver_directly(
     notification: StoredNotification,
     recipient: str,
     recipient_index: int,
-    ended: list[DeliveryState],
+    ended: dict[str, DeliveryState],
     *,
     may_wait: bool,
 ) -> None:
@@ -250,7 +250,10 @@ async def _send_welcome(services: Services, recipient: str, welcome: StoredNotif
     if not is_new:
         await publishing.enqueue(services, welcome, recipient)
         return
-    ended: list[DeliveryState] = []
+    await schedule_check(
+        services, welcome.key
+    )  # the message that comes again may find the person known, or be cancelled
+    ended: dict[str, DeliveryState] = {}
     await deliver_directly(services, welcome, recipient, 0, ended, may_wait=True)
     await finish_directly(services, welcome, ended)
 

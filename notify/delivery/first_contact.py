@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 
 from notify import policy
 from notify.delivery.record import Sending, record_outcome
-from notify.policy import PolicyInput, Target
+from notify.policy import PolicyInput, Step, Target
 from notify.recipients import ResolvedRecipient, resolve
-from shared import welcomes
+from shared import publishing, welcomes
 from shared.queue_messages import Delivery
-from shared.records import ConversationReference, StoredNotification
+from shared.records import ConversationReference, DeliveryRecord, StoredNotification
 from shared.states import DeliveryState, Purpose, ReferenceKind, ReferenceStatus
-from shared.storage.delivery_counts import FEW_SHARD
+from shared.storage.deliveries import shard_of
 from shared.storage.markers import welcomed
 from shared.teams.graph_answers import MailboxSettings
 from shared.teams.hosts import DEFAULT_SERVICE_URLS
@@ -28,6 +28,8 @@ from shared.texts import language_of
 #: Delay before a message is tried again whose recipient is being welcomed, and how long it waits for that.
 WELCOME_DELAY_SECONDS = 2.0
 LONGEST_WELCOME = timedelta(minutes=10)
+#: How long after the end of its claim, or the time of its next try, the message of a welcome may be lost.
+WELCOME_OVERDUE = timedelta(seconds=30)
 
 
 def may_install(sending: Sending, recipient: ResolvedRecipient) -> bool:
@@ -91,11 +93,26 @@ async def is_being_welcomed(sending: Sending, recipient: ResolvedRecipient) -> b
         return False
     if services.real_time() - datetime.fromisoformat(recipient.status_at) >= LONGEST_WELCOME:
         return False
-    welcome = await services.markers.owner(welcomed(tenant), person)
-    if not welcome:
+    owner = await services.markers.owner(welcomed(tenant), person)
+    if not owner:
         return True
-    known = await services.deliveries.get(Delivery(welcome, FEW_SHARD, person, "", 0))
-    return known is None or not known.state.final  # its row comes with its claim
+    welcome = await services.notifications.recent(owner)
+    if welcome is None:
+        return False
+    known = await services.deliveries.get(Delivery(owner, shard_of(person, welcome.shards), person, "", 0))
+    if known and known.state.final:
+        return False
+    if not welcome.shards and _has_no_worker(known, services.real_time()):
+        await publishing.enqueue(services, welcome, person)
+    return True
+
+
+def _has_no_worker(known: DeliveryRecord | None, now: datetime) -> bool:
+    """Return whether the worker that was to send a welcome itself may have died; its row comes with its claim."""
+    if known is None:
+        return True
+    step, _ = policy.next_step(known, now - WELCOME_OVERDUE)
+    return step is Step.RESOLVE or (step is Step.SEND and known.not_before is not None)
 
 
 async def _find(sending: Sending) -> ConversationReference | None:

@@ -34,8 +34,8 @@ class Sending:
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
-    the final states of the notification's deliveries, and the caller finishes the notification. `may_wait` says whether
-    the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
+    the final states of the notification's deliveries, by recipient, and the caller finishes the
+    notification. `may_wait` says whether the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
     """
 
     services: Services
@@ -44,7 +44,7 @@ class Sending:
     known: DeliveryRecord
     now: datetime
     rule: Rule | None = None
-    ended: list[DeliveryState] | None = None
+    ended: dict[str, DeliveryState] | None = None
     may_wait: bool = True
 
     @property
@@ -93,7 +93,7 @@ class Sending:
         """Finish the notification after its last delivery, and have a digest settled; safe to repeat."""
         notification = self.notification
         if self.ended is not None:
-            self.ended.append(state)
+            self.ended[self.message.recipient] = state  # maybe again: a later step may meet a conflict
         elif is_last and notification.total == 1 and self.message.shard == FEW_SHARD:
             await finish_single(self.services, notification, state)
         elif is_last:

@@ -172,7 +172,7 @@ class CountedPartitions:
 
     async def _read(self, partition: str) -> tuple[Counter[str], str]:
         if _is_uncounted(partition):
-            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=MAX_FEW)
+            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=2 * MAX_FEW)
             counts = Counter(DeliveryState(row["state"]).count_name for row in rows)
             counts[REFUSED_CHANGES] = sum(bool(row.get("refused_change")) for row in rows)
             return counts, ""

@@ -18,6 +18,7 @@ from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
 from shared.rate_windows import SECOND
 from shared.states import NotificationState
 from shared.storage.delivery_counts import MAX_FEW
+from shared.storage.table import Conflict
 from shared.teams.rate_limiter import RetryLater
 from tests.notify.scenarios import single_recipient
 from tests.notify.test_crashes import begin, check
@@ -189,3 +190,198 @@ async def test_two_addresses_that_become_one_person_before_the_repetition_are_fi
     await timed.run_until_idle()
     after = await timed.stored(body)
     assert (after.state, after.total, after.counts) == (NotificationState.FINISHED, 1, '{"sent":1}')
+
+
+async def die(*_: Any, **__: Any) -> Any:
+    raise ConnectionError
+
+
+async def ended_counts(herald: Herald, body: bytes) -> tuple[Counter[str], dict[str, int]]:
+    """Do all work there is; return the counts of the notification's rows, and those that are stored."""
+    await herald.run_until_idle()
+    after = await herald.stored(body)
+    return await herald.counts(after), json.loads(after.counts or "{}")
+
+
+@pytest.mark.parametrize("begun", [0, 1, 2], ids=["before_a_claim", "after_one_claim", "after_all_claims"])
+async def test_worker_dies_with_its_claims_and_the_notification_is_cancelled(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, begun: int
+) -> None:
+    """Nothing but the repeated message knows of the claimed deliveries."""
+    ada, bob = await stored_people(timed, 2)
+    body, deliver = notification(user(ada), user(bob)), deliver_directly
+
+    async def die_later(*args: Any, **options: Any) -> None:
+        if args[2] in [f"u:{each.object_id}" for each in (ada, bob)[:begun]]:
+            await deliver(*args, **options)
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        patch.setattr("notify.direct.deliver_directly", die_later)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await timed.command("cancel", await timed.stored(body))
+    await timed.advance_clock(600)
+    await ingest(timed.services, body, "m1", 2)
+    rows, stored = await ended_counts(timed, body)
+    assert rows == stored
+    assert rows == ({"unknown": begun} if begun else {})
+    assert (await timed.stored(body)).state is NotificationState.CANCELLED
+
+
+async def test_claim_that_comes_after_the_cancellation_is_not_left_open(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancellation has counted that there is nothing; then the delivery is claimed, and its worker dies."""
+    [ada] = await stored_people(timed, 1)
+    body, claim = notification(user(ada)), timed.services.deliveries.claim
+
+    async def late(*args: Any) -> Any:
+        await timed.command("cancel", await timed.stored(body))
+        return await claim(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.services.deliveries, "claim", late)
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await timed.advance_clock(600)
+    await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"unknown": 1}, {"unknown": 1})
+
+
+async def test_recipients_that_cannot_be_found_again_are_not_lost(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies before the first row; when the message comes again, Teams or Graph does not answer."""
+    ada, bob = await stored_people(timed, 2)
+    body = notification(user(ada), user(bob))
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.direct.deliver_directly", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+        patch.setattr("notify.direct.list_page", AsyncMock(side_effect=RetryLater(30)))
+        await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"sent": 2}, {"sent": 2})
+    assert (await timed.stored(body)).state is NotificationState.FINISHED
+    assert len(await timed.received()) == 2
+
+
+async def test_copy_of_a_notification_of_an_older_version_sends_nothing_twice(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That version stored the deliveries of one or two recipients in a counted partition."""
+    ada, bob = await stored_people(timed, 2)
+    body = notification(user(ada), user(bob))
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.ingest.shard_count", lambda _: 1)
+        await ingest(timed.services, body, "m1")
+    await timed.handle_messages()  # the first is sent, the second waits for its next try
+    assert len(await timed.received()) == 1
+    await ingest(timed.services, body, "m2")
+    assert await ended_counts(timed, body) == ({"sent": 2}, {"sent": 2})
+    assert len(await timed.received()) == 2
+
+
+async def test_address_that_names_another_person_at_the_repetition_leaves_no_delivery_open(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await stored_people(timed, 2)
+    body = notification(user(ada))
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+        page = AudiencePage({f"u:{bob.object_id}": 0}, "")
+        patch.undo()
+        patch.setattr("notify.direct.list_page", AsyncMock(return_value=page))
+        await timed.advance_clock(600)
+        await ingest(timed.services, body, "m1", 2)
+    rows, stored = await ended_counts(timed, body)
+    assert rows == stored == {"sent": 2}
+
+
+async def test_conflict_after_the_result_counts_no_delivery_twice(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two is sent, and its step after that meets a conflict; the other waits for its next try."""
+    ada, bob = await stored_people(timed, 2)
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    monkeypatch.setattr("notify.delivery.deliver.store_host", AsyncMock(side_effect=[Conflict, None, None, None]))
+    submitted = await timed.submit(user(ada), user(bob))
+    assert await timed.counts(submitted) == {"sent": 1, "open": 1}
+    assert (submitted.state, submitted.counts) == (NotificationState.EXPANDED, "")
+    await timed.run_until_idle()
+    assert (await timed.reload(submitted)).counts == '{"sent":2}'
+
+
+@pytest.mark.parametrize("change", ["edit", "recall"])
+async def test_worker_dies_after_the_result_and_the_command_takes_effect(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The command's sweep found no row, and the worker dies before it enqueues the change."""
+    [ada] = await stored_people(timed, 1)
+    body, claim = notification(user(ada)), timed.services.deliveries.claim
+
+    async def late(*args: Any) -> Any:
+        stored = await timed.stored(body)
+        await timed.command(change, stored, **({"content": {"title": "New"}} if change == "edit" else {}))
+        await timed.advance_clock(30)
+        return await claim(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.services.deliveries, "claim", late)
+        patch.setattr("notify.delivery.record.enqueue_missed_change", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    expected = {"edit": {"sent": 1}, "recall": {"recalled": 1}}[change]
+    assert await ended_counts(timed, body) == (expected, expected)
+    titles = [each.activity["summary"] for each in await timed.received() if not each.deleted_at]
+    assert titles == {"edit": ["New"], "recall": []}[change]
+
+
+async def test_worker_dies_after_the_result_and_the_thread_is_recorded(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ada] = await stored_people(timed, 1)
+    thread = {"key": "build-42", "onRepeat": "update"}
+    body = notification(user(ada), thread=thread)
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._record_conversation", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"sent": 1}, {"sent": 1})
+    await timed.submit(user(ada), thread=thread, content={"title": "Again"})
+    assert len(await timed.received()) == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a copy of the message of a finished notification repeats nothing, to cost nothing when upstream sends it",
+)
+async def test_worker_dies_after_a_result_while_another_ends_the_last_delivery(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await stored_people(timed, 2)
+    await timed.teams.inject(
+        TeamsFault(operation="send", person=bob.object_id, status=412, code="PreconditionFailed", count=1)
+    )
+    thread = {"key": "build-42", "onRepeat": "update"}
+    body = notification(user(ada), user(bob), thread=thread)
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._record_conversation", die)
+        with pytest.raises(ConnectionError):
+            await ingest(timed.services, body, "m1")
+    await timed.run_until_idle()
+    await ingest(timed.services, body, "m1", 2)
+    assert await ended_counts(timed, body) == ({"sent": 2}, {"sent": 2})
+    await timed.submit(user(ada), thread=thread, content={"title": "Again"})
+    assert len(await timed.received()) == 2

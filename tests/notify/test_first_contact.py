@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from local.fake_teams.api import Growth, PersonView, TeamsEvent
+from notify.delivery.deliver import deliver
 from notify.delivery.first_contact import LONGEST_WELCOME
-from shared.queue_messages import DELIVERIES
+from shared.preferences.categories import Categories, Category
+from shared.queue_messages import DELIVERIES, Delivery
 from shared.records import StoredNotification
 from shared.states import NotificationState, Reason, ReferenceKind, ReferenceStatus
 from shared.teams.graph_answers import Installed, MailboxSettings
@@ -214,3 +217,97 @@ async def test_message_is_sent_without_a_welcome_that_does_not_arrive(
     reference = await timed.services.conversations.get(timed.tenant, ReferenceKind.USER, ada.object_id)
     assert reference
     assert (reference.status, bool(reference.conversation_id)) == (ReferenceStatus.ACTIVE, True)
+
+
+async def test_welcome_of_a_worker_that_died_is_sent_although_the_event_of_the_install_comes_first(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event makes the person known, so that the message that comes again installs nothing."""
+    ada = await add_person(timed)
+
+    async def die(*_: Any) -> Any:
+        raise ConnectionError
+
+    await timed.submit(user(ada), onMissing="install")
+    queue = timed.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+    await queue.delete_message(message)
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        with pytest.raises(ConnectionError):
+            await deliver(timed.services, Delivery.decode(message.content.encode()))
+    async with serve_endpoint(timed) as endpoint:
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=endpoint))
+    await timed.handle_messages()
+    assert await titles(timed) == []
+    await timed.services.queues.put(DELIVERIES, message.content)
+    await timed.run_until_idle()
+    assert [title == "Done" for title in await titles(timed)] == [False, True]
+    assert {stored.state for stored in await stored_notifications(timed)} == {NotificationState.FINISHED}
+
+
+async def test_person_who_was_welcomed_as_a_member_of_a_team_gets_a_message_at_once(
+    timed: Herald, graph: FakeGraph
+) -> None:
+    """That welcome has no delivery in the partition of one to a single person."""
+    timed.services = replace(timed.services, categories=Categories([Category(name="welcome", title="Welcome")]))
+    world = await timed.grow(people=1, teams=1)
+    [ada], [team] = world.people, world.teams
+    async with serve_endpoint(timed) as endpoint:
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, team=team.id, endpoint=endpoint))
+        await timed.handle_messages()
+        assert len(await timed.received()) == 1
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=endpoint))
+        await timed.handle_messages()
+        assert len(await timed.received()) == 1
+    expires = (timed.clock() + timedelta(minutes=5)).isoformat()
+    assert await send(timed, ada, expiresAt=expires) == ("sent", "")
+
+
+async def test_welcome_of_a_worker_that_died_is_sent_although_the_message_was_cancelled(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the welcome any more, and its marker drops that of the event."""
+    ada = await add_person(timed)
+    notification = await timed.submit(user(ada), onMissing="install")
+    queue = timed.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+    await queue.delete_message(message)
+
+    async def die(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver._send_claimed", die)
+        with pytest.raises(ConnectionError):
+            await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await timed.command("cancel", notification)
+    await timed.advance_clock(30)
+    async with serve_endpoint(timed) as endpoint:
+        await timed.teams.send_event(TeamsEvent(kind="install", person=ada.object_id, endpoint=endpoint))
+    await timed.services.queues.put(DELIVERIES, message.content)
+    await timed.run_until_idle()
+    assert [title == "Done" for title in await titles(timed)] == [False]
+
+
+async def test_welcome_is_finished_although_its_worker_died_after_it_was_sent(
+    timed: Herald, graph: FakeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat is known by then, so that the message that comes again installs nothing."""
+    ada = await add_person(timed)
+    await timed.submit(user(ada), onMissing="install")
+    queue = timed.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+
+    async def die(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("notify.delivery.deliver.finish_directly", die)
+        with pytest.raises(ConnectionError):
+            await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await deliver(timed.services, Delivery.decode(message.content.encode()))
+    await queue.delete_message(message)
+    await timed.run_until_idle()
+    assert [title == "Done" for title in await titles(timed)] == [False, True]
+    assert {stored.state for stored in await stored_notifications(timed)} == {NotificationState.FINISHED}

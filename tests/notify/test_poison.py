@@ -385,3 +385,18 @@ async def test_recipient_task_that_became_a_dead_letter_runs_again_the_next_day(
     assert await timed.counts(submitted) == {"open": 1}
     await timed.advance_clock(24 * 3600 + 1)
     assert await timed.counts(submitted) == {"sent": 1}
+
+
+async def test_dead_letter_of_a_delivery_without_a_row_can_be_redriven_before_it_has_failed(timed: Herald) -> None:
+    """The worker dies after it has stored the dead letter."""
+    ada, submitted, _ = await submit_to_one_person(timed)
+    new = replace(submitted, key=submitted.key[:-1] + ("0" if submitted.key[-1] != "0" else "1"), id="new", shards=0)
+    new = await timed.services.notifications.insert(replace(new, total=1, state=NotificationState.EXPANDED))
+    message = Delivery(new.key, FEW_SHARD, f"u:{ada.object_id}", NO_ROW, 0, poison_retries=MAX_POISON_RETRIES)
+    body = message.encode().encode()
+    await timed.services.dead_letters.put(DELIVERIES, "m1", body, "poison", [], timed.clock())
+    command = {"command": "redrive", "target": {"deadLetters": {"queue": DELIVERIES, "reason": "poison"}}}
+    await ingest(timed.services, json.dumps(command).encode(), "m2")
+    await timed.handle_messages(DELIVERIES)
+    assert await timed.dead_letters() == []
+    assert await timed.counts(new) == {"sent": 1}
