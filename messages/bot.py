@@ -8,7 +8,7 @@ from dataclasses import replace
 from botbuilder.core import InvokeResponse, TurnContext
 from botbuilder.core.teams import TeamsActivityHandler
 
-from messages.activity.references import ReferenceChange, find_reference_changes
+from messages.activity.references import ReferenceChange, find_reference_changes, is_update
 from messages.activity.verified import VerifiedActivity
 from messages.card_actions.dispatch import dispatch_card_action
 from messages.commands.dispatch import dispatch_command
@@ -65,7 +65,7 @@ class HeraldBot(TeamsActivityHandler):  # type: ignore[misc]
         if is_known or change.is_alias:  # the alias of a chat is stored with the row of its person
             return None
         observed = dict(change.observed)
-        if change.status is not None and verified.activity.type != "message":
+        if change.status is not None and verified.activity.type != "message" and not is_update(verified.activity):
             # Stored even if the status stays the same: an older install or uninstall may still arrive.
             observed["status_at"] = verified.occurred_at.isoformat()
 

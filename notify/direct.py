@@ -59,8 +59,13 @@ async def send_directly(services: Services, notification: StoredNotification, re
     await finish_directly(services, notification, ended)
 
 
-async def resume_directly(services: Services, notification: StoredNotification, recipients: Recipients | None) -> None:
-    """Do what a worker has left that died in `send_directly`. `recipients` are those of `list_few`."""
+async def resume_directly(
+    services: Services, notification: StoredNotification, recipients: Recipients | None, *, is_redelivered: bool
+) -> None:
+    """Do what a worker has left that died in `send_directly`. `recipients` are those of `list_few`.
+
+    Of a finished notification, something can be left only if the queue has delivered its message again.
+    """
     key, state = notification.key, notification.state
     if state is NotificationState.EXPANDED and not notification.counts:
         if recipients is None:
@@ -68,7 +73,7 @@ async def resume_directly(services: Services, notification: StoredNotification, 
             await expand(services, Expansion(again.key, 0))
             return
         await services.deliveries.add(key, FEW_SHARD, recipients, services.clock())
-    elif state is not NotificationState.CANCELLED:
+    elif not (state is NotificationState.CANCELLED or (state is NotificationState.FINISHED and is_redelivered)):
         return
     # Also those that are no longer listed, as an address may name somebody else by now, and those that have ended: that
     # worker may have died before it did what follows from the result.

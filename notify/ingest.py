@@ -54,7 +54,8 @@ async def ingest(services: Services, body: bytes, message_id: str, dequeue_count
             return
         tenant = allowed_tenant(request.notification.tenant, services.settings, pointer)
         await check_content_off_loop(request.notification, services.settings.max_activity_bytes, pointer)
-        await _store(services, request, tenant, request.id or message_id, now)
+        identifier = request.id or message_id
+        await _store(services, request, tenant, identifier, now, is_redelivered=dequeue_count > 1)
     except UnreadableRow as unreadable:  # of a newer version: a newer instance must run the command
         log.warning("Message %s is put back: a row that it needs %s", message_id, unreadable.fault)
         await services.queues.put(NOTIFICATIONS, to_text(body), NEWER_VERSION_WAITS.failed())
@@ -73,7 +74,9 @@ async def ingest(services: Services, body: bytes, message_id: str, dequeue_count
         )
 
 
-async def _store(services: Services, request: Request, tenant: str, identifier: str, now: datetime) -> None:
+async def _store(
+    services: Services, request: Request, tenant: str, identifier: str, now: datetime, *, is_redelivered: bool
+) -> None:
     due_time = compute_due(request.notification.schedule, services.settings.default_time_zone, now)
     check_expiry(due_time, request.expires_at, f"{data_pointer(request)}/schedule/at")
     state = NotificationState.SCHEDULED if due_time.due else NotificationState.ACCEPTED
@@ -101,7 +104,7 @@ async def _store(services: Services, request: Request, tenant: str, identifier: 
     elif few and is_new:
         await send_directly(services, stored, few)
     elif (few or few is None) and stored.page and not stored.shards:
-        await resume_directly(services, stored, few)
+        await resume_directly(services, stored, few, is_redelivered=is_redelivered)
     else:
         # Also if the first page is listed: that worker may have died before it enqueued the next page.
         await expand(services, Expansion(stored.key, 0))

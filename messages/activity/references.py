@@ -134,6 +134,11 @@ def is_install(activity: Activity) -> bool:
     return activity.type == "conversationUpdate" and _includes_bot(activity.members_added, activity)
 
 
+def is_update(activity: Activity) -> bool:
+    """Return whether the app was updated where the bot stays: that installs nothing."""
+    return activity.type == "installationUpdate" and activity.action == "add-upgrade"
+
+
 def scope_of(activity: Activity) -> str:
     """Return where the activity happened: `personal`, `groupChat` or `channel`."""
     conversation_type = activity.conversation.conversation_type

@@ -250,9 +250,8 @@ async def _send_welcome(services: Services, recipient: str, welcome: StoredNotif
     if not is_new:
         await publishing.enqueue(services, welcome, recipient)
         return
-    await schedule_check(
-        services, welcome.key
-    )  # the message that comes again may find the person known, or be cancelled
+    # The message that comes again after a crash may find the person known, or be cancelled.
+    await schedule_check(services, welcome.key)
     ended: dict[str, DeliveryState] = {}
     await deliver_directly(services, welcome, recipient, 0, ended, may_wait=True)
     await finish_directly(services, welcome, ended)

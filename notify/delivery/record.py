@@ -34,8 +34,8 @@ class Sending:
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
-    the final states of the notification's deliveries, by recipient, and the caller finishes the
-    notification. `may_wait` says whether the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
+    the final states of the notification's deliveries, by recipient, and the caller finishes the notification.
+    `may_wait` says whether the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
     """
 
     services: Services

@@ -244,10 +244,6 @@ async def test_pause_of_the_welcome_ends_tomorrow_and_does_not_shorten_a_longer_
     assert (await card_user.load_preferences()).paused_until == longer
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the report of the update already marks the bot as installed by an event, and no later report welcomes",
-)
 async def test_person_whose_app_gets_the_bot_by_an_update_is_welcomed(app: App, people: Sequence[PersonView]) -> None:
     """Teams reports the update of the app, which is no install, and then that the bot was added."""
     ada = people[0]

@@ -363,10 +363,6 @@ async def test_worker_dies_after_the_result_and_the_thread_is_recorded(
     assert len(await timed.received()) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a copy of the message of a finished notification repeats nothing, to cost nothing when upstream sends it",
-)
 async def test_worker_dies_after_a_result_while_another_ends_the_last_delivery(
     timed: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
