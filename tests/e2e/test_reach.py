@@ -18,7 +18,7 @@ from local.fake_teams.api import Behaviour, Growth, Received, TeamsFault
 from local.processes import FunctionHost
 from shared.contract.parsing import DEFAULT_SOURCE
 from shared.records import notification_key
-from tests.e2e.conftest import SHORT_VISIBILITY, Deployment
+from tests.e2e.conftest import Deployment
 from tests.support.herald import notification, user
 
 #: One of so many people does not have the app, one has a disabled account, and one is also in the second group.
@@ -52,7 +52,7 @@ async def test_everybody_enabled_in_a_group_is_reached_once_and_first_messages_d
     """The welcome of a person comes before the message. A host that is killed loses nobody."""
     teams, tenant = deployment.teams, deployment.teams.tenant
     missing, disabled = count * 2 // MISSING, max(1, count // DISABLED)
-    settings = _settings(deployment) | (SHORT_VISIBILITY if kills else {})
+    settings = _settings(deployment) | ({"HERALD_LOCAL_VISIBILITY_SECONDS": "30"} if kills else {})
     deployment.start_hosts(**settings)
     known = [*await deployment.add_people(count - missing - disabled)]
     new = (await teams.grow(Growth(tenant=tenant, people=missing, installed=False))).people
