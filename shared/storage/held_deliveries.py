@@ -86,7 +86,9 @@ class HeldDeliveries:
         rows = await self._table.query(f"{begins} and ( {matches} )", values, limit=limit + 1)
         items = [_item(row) for row in rows if row["RowKey"] != _DIGEST]
         if len(items) <= limit:  # then the last row is the digest state, if there is one
-            return items, _digest_state(recipient, rows[-1]) if len(rows) > len(items) else DigestState()
+            return items, _digest_state(recipient, rows[-1], etag_of(rows[-1])) if len(rows) > len(
+                items
+            ) else DigestState()
         rows = await self._table.query(f"{begins} and reason ne @reason and until le @now", values, limit=limit)
         found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
         return [found[key] for key in sorted(found)], await self.digest_state(tenant, recipient)
@@ -107,7 +109,7 @@ class HeldDeliveries:
 
     async def digest_state(self, tenant: str, recipient: str) -> DigestState:
         found = await self._table.get(_partition(tenant, recipient), _DIGEST)
-        return _digest_state(recipient, found[0]) if found else DigestState()
+        return _digest_state(recipient, *found) if found else DigestState()
 
     async def save_digest_state(
         self, tenant: str, recipient: str, state: DigestState, delete: Sequence[HeldDelivery] = ()
@@ -165,13 +167,13 @@ def _item(row: Row) -> HeldDelivery:
     )
 
 
-def _digest_state(recipient: str, row: Row) -> DigestState:
+def _digest_state(recipient: str, row: Row, etag: str) -> DigestState:
     return DigestState(
         number=row["number"],
         last_date=_date(row["last_date"]),
         previous_date=_date(row["previous_date"]),
         included=[_delivery(channel_of(recipient), line) for line in row["included"].splitlines()],
-        etag=etag_of(row),
+        etag=etag,
     )
 
 

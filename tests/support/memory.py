@@ -117,15 +117,21 @@ class MemoryTableClient:
         self._partitions = {}
 
     async def get_entity(self, partition: str, row: str, *, select: Sequence[str] | None = None) -> TableEntity:
-        found = await self.read(partition, row, select)
-        if found is None:
-            raise ResourceNotFoundError("ResourceNotFound")
-        return found[0]
-
-    async def read(self, partition: str, row: str, select: Sequence[str] | None) -> tuple[TableEntity, str] | None:
         await asyncio.sleep(0)
         found = self._rows.get(partition, {}).get(row)
-        return (_select_columns(found, select), str(found.metadata["etag"])) if found is not None else None
+        if found is None:
+            raise ResourceNotFoundError("ResourceNotFound")
+        return _select_columns(found, select)
+
+    async def read(self, partition: str, row: str, select: Sequence[str] | None) -> tuple[dict[str, Any], str] | None:
+        """Return plain columns, as `entity_reads.read` does: only rows of queries have metadata."""
+        try:
+            found = await self.get_entity(partition, row, select=select)
+        except ResourceNotFoundError as error:
+            if "TableNotFound" in str(error):
+                raise
+            return None
+        return dict(found), str(found.metadata["etag"])
 
     def query_entities(
         self,
