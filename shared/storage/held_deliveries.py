@@ -86,9 +86,8 @@ class HeldDeliveries:
         rows = await self._table.query(f"{begins} and ( {matches} )", values, limit=limit + 1)
         items = [_item(row) for row in rows if row["RowKey"] != _DIGEST]
         if len(items) <= limit:  # then the last row is the digest state, if there is one
-            return items, _digest_state(recipient, rows[-1], etag_of(rows[-1])) if len(rows) > len(
-                items
-            ) else DigestState()
+            states = [_digest_state(recipient, row, etag_of(row)) for row in rows[len(items) :]]
+            return items, states[0] if states else DigestState()
         rows = await self._table.query(f"{begins} and reason ne @reason and until le @now", values, limit=limit)
         found = {item.key: item for item in (*items[:limit], *map(_item, rows))}
         return [found[key] for key in sorted(found)], await self.digest_state(tenant, recipient)
