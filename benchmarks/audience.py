@@ -11,13 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.report import Options, Report, Run, median_ratio, medians
-from benchmarks.testbed import MAX_PEOPLE_PER_REQUEST, Testbed, measure_sizes, open_testbed
+from benchmarks.report import Options, Report, Run
+from benchmarks.testbed import MAX_PEOPLE_PER_REQUEST, Testbed, measure_sizes, open_testbed, report_sizes
 from local.fake_teams.api import Growth
 
 #: Maximum number of runs by number of members.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 QUICK_SIZES = {1_000: 2, 10_000: 1}
+COLUMNS = {
+    "calls to Graph": "calls",
+    "seconds": "seconds",
+    "members/s": "per_second",
+    "operations a member": "operations",
+    "CPU ms a member": "cpu_ms",
+    "peak RSS, MB": "peak_mb",
+}
 #: More than one host can simulate.
 RATE_PER_SECOND = 1000
 MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
@@ -36,22 +44,7 @@ async def run(options: Options) -> Report:
     async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as opened:
         testbed = GraphTestbed(**vars(opened))
         runs = await measure_sizes(options, SIZES, QUICK_SIZES, partial(_measure, testbed))
-    report = Report({"runs": runs})
-    smallest = min(runs)
-    rows = []
-    for people, size_runs in runs.items():
-        figures = medians(size_runs)
-        growth = median_ratio(size_runs, runs[smallest][: len(size_runs)], "peak_mb")
-        rows.append([
-            f"{people:,}", len(size_runs), figures["calls"], figures["seconds"], figures["per_second"],
-            figures["operations"], figures["cpu_ms"], figures["peak_mb"], growth,
-        ])  # fmt: skip
-    headings = (
-        "members", "runs", "calls to Graph", "seconds", "members/s", "operations a member", "CPU ms a member",
-        "peak RSS, MB", f"ratio to {smallest:,} members",
-    )  # fmt: skip
-    report.add_table(headings, rows)
-    return report
+    return report_sizes(runs, "members", COLUMNS)
 
 
 async def _add_group(testbed: Testbed, tenant: str, ids: Sequence[str]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from benchmarks.report import Options, Report, Run, median_ratio, medians
-from benchmarks.testbed import Testbed, measure_sizes, open_testbed
+from benchmarks.report import Options, Report, Run
+from benchmarks.testbed import Testbed, measure_sizes, open_testbed, report_sizes
 
 #: Maximum number of runs by number of people: the largest takes at least 37 minutes at the rate below.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
@@ -22,18 +22,7 @@ MIN_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_PERSON = 300, 0.1
 async def run(options: Options) -> Report:
     async with open_testbed("--no-limits", rate=RATE_PER_SECOND) as testbed:
         runs = await measure_sizes(options, SIZES, QUICK_SIZES, partial(_measure, testbed))
-    report = Report({"runs": runs})
-    smallest = min(runs)
-    rows = []
-    for people, size_runs in runs.items():
-        figures = medians(size_runs)
-        growth = median_ratio(size_runs, runs[smallest][: len(size_runs)], "peak_mb")
-        rows.append([
-            f"{people:,}", len(size_runs), figures["seconds"], figures["per_second"], figures["peak_mb"], growth,
-        ])  # fmt: skip
-    headings = ("people", "runs", "seconds", "msg/s", "peak RSS, MB", f"ratio to {smallest:,} people")
-    report.add_table(headings, rows)
-    return report
+    return report_sizes(runs, "people", {"seconds": "seconds", "msg/s": "per_second", "peak RSS, MB": "peak_mb"})
 
 
 async def _measure(testbed: Testbed, people: int) -> Run:

@@ -37,7 +37,7 @@ SETTINGS = {
     "ToChannelFromBotLoginUrl": f"https://127.0.0.1:9/{TENANT}",
 }
 LATER = {"at": "2099-01-01T09:00"}
-#: What jsonschema would also import here, since the packages for development depend on it.
+#: Modules that jsonschema would also import here, since the packages for development depend on it.
 DEVELOPMENT_ONLY = ("rfc3987_syntax", "isoduration", "webcolors", "uri_template", "fqdn")
 EVENT = {"specversion": "1.0", "id": "1", "source": "/a", "type": "b"}
 #: Fifty events whose rules are the most expensive of those that a calendar may have.
@@ -202,7 +202,7 @@ async def _verify_token(services: Any) -> None:
     await endpoint.receive({"authorization": "Bearer a.b.c"}, b"{}")
 
 
-#: What is used first: the parts that are used before the measurement, then the part that is measured.
+#: First uses by name, each in an interpreter of its own; a use may use other parts before it is measured.
 USES: dict[str, Callable[[Any], Awaitable[None]]] = {
     "notification": ingesting(notification()),
     "CloudEvent": ingesting(json.dumps({**EVENT, "data": json.loads(notification())}).encode()),

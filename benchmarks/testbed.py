@@ -20,7 +20,7 @@ import orjson
 
 from benchmarks.cores import pin_processes
 from benchmarks.operations import EMPTY_RECEIVE
-from benchmarks.report import Options, Run
+from benchmarks.report import Options, Report, Run, median_ratio, medians
 from local.fake_teams.api import Growth, PersonView
 from local.fake_teams.client import FakeTeams
 from local.processes import ROOT, Azurite, FunctionHost
@@ -217,6 +217,17 @@ async def measure_sizes(
             if number < max_runs:
                 runs[people].append(await measure(people))
     return runs
+
+
+def report_sizes(runs: Mapping[int, Sequence[Run]], subject: str, columns: Mapping[str, str]) -> Report:
+    """Return a table of the runs by size, in a number of `subject`; `columns` maps headings to figures."""
+    report, smallest, rows = Report({"runs": runs}), min(runs), []
+    for size, of_size in runs.items():
+        figures, first = medians(of_size), runs[smallest][: len(of_size)]
+        growth = median_ratio(of_size, first, "peak_mb")
+        rows.append([f"{size:,}", len(of_size), *(figures[name] for name in columns.values()), growth])
+    report.add_table((subject, "runs", *columns, f"ratio to {smallest:,} {subject}"), rows)
+    return report
 
 
 async def poll(find: Callable[[], Awaitable[T | None]], seconds: float) -> T:

@@ -48,7 +48,7 @@ SWEEP_DELAY_SECONDS = 2 * MAX_CACHE_SECONDS
 #: Dead letters that one command requeues.
 MAX_DEAD_LETTERS = 1000
 
-#: What to do, instead of a redrive, about rows that were set aside, by the table that their dead letters name.
+#: Advice, instead of a redrive, about rows that were set aside, by the table that their dead letters name.
 _TABLE_ADVICE = {
     TIMERS: (
         "by what the timer was for, reschedule a scheduled notification (to the same time), redrive another, "

@@ -18,24 +18,24 @@ from shared.queue_messages import Expansion
 from shared.records import StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, NotificationState
-from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW
+from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW, MAX_FEW_ROWS
 from shared.teams.rate_limiter import RetryLater
 
 #: Each recipient, with its index in the audience (`AudiencePage.recipients`).
 Recipients = Mapping[str, int]
 
 
-async def list_few(services: Services, new: StoredNotification) -> Recipients | None:
-    """Return the recipients of a new notification that takes the direct path; none if another path is better.
-
-    None stands for recipients that cannot be found now: expansion tries again.
-    """
+def is_direct(new: StoredNotification) -> bool:
+    """Return whether a new notification takes the direct path: a queue is the better place for what has to wait."""
     content = new.content
     is_due = new.state is NotificationState.ACCEPTED and content.schedule is None
-    if new.shards or not is_due or content.on_missing == "install":
-        return {}
+    return not new.shards and is_due and content.on_missing != "install"
+
+
+async def list_few(services: Services, new: StoredNotification) -> Recipients | None:
+    """Return the recipients of a notification; None if they cannot be found now, so that expansion has to try again."""
     try:
-        return (await list_page(services, new.tenant, content.recipients, "", MAX_FEW)).recipients
+        return (await list_page(services, new.tenant, new.content.recipients, "", MAX_FEW)).recipients
     except RetryLater:
         return None
 
@@ -77,7 +77,7 @@ async def resume_directly(
         return
     # Also those that are no longer listed, as an address may name somebody else by now, and those that have ended: that
     # worker may have died before it did what follows from the result.
-    for message, _ in await services.deliveries.page(key, FEW_SHARD, "", 2 * MAX_FEW):
+    for message, _ in await services.deliveries.page(key, FEW_SHARD, "", MAX_FEW_ROWS):
         await services.queues.enqueue_delivery(message, urgent=notification.urgent)
     total = (await services.deliveries.counts(key, notification.shards)).total()
     if state is NotificationState.EXPANDED and total != notification.total:

@@ -217,9 +217,10 @@ async def _advance_page(services: Services, notification: StoredNotification, pa
     if page.cursor:
         changes["state"] = NotificationState.EXPANDING
     else:
-        is_only_page = not current  # then the rows are those of the page; the final counts are counted anyway
-        counts = await services.deliveries.counts(notification.key, notification.shards) if not is_only_page else None
-        changes |= {"state": NotificationState.EXPANDED, "total": counts.total() if counts else len(page.recipients)}
+        total = len(page.recipients)
+        if current:  # earlier pages may have had some of the same people
+            total = (await services.deliveries.counts(notification.key, notification.shards)).total()
+        changes |= {"state": NotificationState.EXPANDED, "total": total}
     while notification.page == current and notification.state in EXPANDABLE:
         try:
             return await services.notifications.advance(notification, **changes)

@@ -10,7 +10,7 @@ import logging
 from datetime import datetime
 
 from notify.command_dispatch import run_command
-from notify.direct import as_expanded, list_few, resume_directly, send_directly
+from notify.direct import as_expanded, is_direct, list_few, resume_directly, send_directly
 from notify.expansion import expand
 from notify.scheduling import check_expiry, compute_due
 from notify.validation import check_content_off_loop
@@ -94,7 +94,7 @@ async def _store(
         expires=request.expires_at,
         time=request.time,
     )
-    few = await list_few(services, new)
+    few = await list_few(services, new) if is_direct(new) else None
     stored, is_new = await accept(services, as_expanded(new, few) if few else new)
     if stored.content_hash != new.content_hash:
         raise MessageRefused("reused", [_REUSED])
@@ -103,7 +103,7 @@ async def _store(
         await services.timers.put(stored.due, timers.NOTIFICATION, stored.key)
     elif few and is_new:
         await send_directly(services, stored, few)
-    elif (few or few is None) and stored.page and not stored.shards:
+    elif is_direct(new) and stored.page and not stored.shards:  # it was stored as expanded
         await resume_directly(services, stored, few, is_redelivered=is_redelivered)
     else:
         # Also if the first page is listed: that worker may have died before it enqueued the next page.

@@ -11,7 +11,6 @@ from notify import policy, threads
 from notify.delivery.prepare import find_delay
 from notify.progress import schedule_check
 from notify.recipients import resolve, store_host
-from shared.conversation_ids import channel_of
 from shared.queue_messages import Delivery, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
@@ -49,8 +48,7 @@ async def edit_or_recall(services: Services, notification: StoredNotification, m
         await _refuse(services, notification, message, known, target)
         return
     # Prepare
-    services.rate_limiter.learn(notification.tenant, channel_of(message.recipient), recipient.lane, now)
-    if delayed := await find_delay(services, notification, message):
+    if delayed := await find_delay(services, notification, message, recipient.lane, now):
         delay, message = delayed
         await services.queues.enqueue_delivery(message, delay, urgent=notification.urgent)
         return

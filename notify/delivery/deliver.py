@@ -19,7 +19,7 @@ from notify.audience import resolve_channel
 from notify.delivery import first_contact
 from notify.delivery.change import edit_or_recall
 from notify.delivery.decide import build_policy_input, hold_or_end
-from notify.delivery.prepare import find_delay, would_wait
+from notify.delivery.prepare import find_delay
 from notify.delivery.record import Sending, enqueue_missed_change, record_outcome, store_chat
 from notify.delivery.send import send
 from notify.policy import PolicyInput, Step, Target
@@ -29,7 +29,6 @@ from shared import publishing
 from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
-from shared.conversation_ids import channel_of
 from shared.queue_messages import NO_ROW, Delivery, Expansion, Task
 from shared.records import DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
@@ -147,12 +146,9 @@ async def _try(sending: Sending) -> None:
     target = recipient.target
     assert isinstance(target, Target)
     # Prepare
-    identifier = sending.message.recipient
-    services.rate_limiter.learn(notification.tenant, channel_of(identifier), recipient.lane, sending.now)
-    if not sending.may_wait and would_wait(services, notification, identifier):
-        await sending.requeue(0)
-        return
-    if delayed := await find_delay(services, notification, sending.message):
+    message, identifier = sending.message, sending.message.recipient
+    lane, read_at = recipient.lane, sending.now
+    if delayed := await find_delay(services, notification, message, lane, read_at, may_wait=sending.may_wait):
         await sending.requeue(*delayed)
         return
     route = Route(notification.tenant, target.service_url, notification.urgent, identifier)

@@ -64,11 +64,17 @@ class Conversations:
 
     async def put_alias(self, tenant: str, chat: str, person: str) -> None:
         """Store that a personal chat is that of a person. To be called before the chat is in the person's row."""
-        row = {"user": person, "conversation_type": "personal", "status": str(ReferenceStatus.ACTIVE)}
-        keys_of_row = {
-            "PartitionKey": _partition(tenant, ReferenceKind.CONVERSATION, chat), "RowKey": keys.key(chat)
-        }  # fmt: skip
-        await self._table.put({**keys_of_row, **row, "v": VERSION, "id": chat})
+        await self._table.put(
+            {
+                "PartitionKey": _partition(tenant, ReferenceKind.CONVERSATION, chat),
+                "RowKey": keys.key(chat),
+                "v": VERSION,
+                "id": chat,
+                "user": person,
+                "conversation_type": "personal",
+                "status": str(ReferenceStatus.ACTIVE),
+            }
+        )
 
     async def save_lane(self, tenant: str, recipient: str, lane: StoredLane) -> str:
         """Save the rate lane of a recipient if the row still has the lane's ETag; return the new one.
@@ -96,11 +102,10 @@ class Conversations:
     ) -> ConversationReference | None:
         """Merge what was observed in an event into the row, and write the row only if that changes it.
 
-        Returns the reference as it is stored now, None if there is no row.
-
-        `observed` maps fields of `ConversationReference` to values; empty ones are ignored. Without `create` no row is
-        added. `before_write` is called with the row and the columns that will change, for work that must not be lost if
-        the worker dies after the write. Raises `Conflict` if other workers changed the row at each attempt.
+        Returns the reference as it is stored then, None if there is no row. `observed` maps fields of
+        `ConversationReference` to values; empty ones are ignored. Without `create` no row is added. `before_write` is
+        called with the row and the columns that will change, for work that must not be lost if the worker dies after
+        the write. Raises `Conflict` if other workers changed the row at each attempt.
         """
         blank, result = ConversationReference(tenant=tenant, kind=kind, id=identifier), None
 

@@ -311,10 +311,10 @@ def _new_row(partition: str, key: str, recipient: str, recipient_index: int, now
 
 def _changed_row(message: Delivery, etag: str, recipient_index: int, now: datetime) -> dict[str, object]:
     """Return the keys of a row that has this ETag, or with the ETag "" all columns of a new row."""
+    if etag:
+        return _key_columns(message)
     partition, key = _partition(message.notification, message.shard), keys.key(message.recipient)
-    if not etag:
-        return _new_row(partition, key, message.recipient, recipient_index, now)
-    return {"PartitionKey": partition, "RowKey": key}
+    return _new_row(partition, key, message.recipient, recipient_index, now)
 
 
 def _key_columns(message: Delivery) -> dict[str, object]:

@@ -23,6 +23,8 @@ COUNTS = "~counts"
 FEW_SHARD = "x"
 #: Recipients of a notification whose deliveries are in that shard.
 MAX_FEW = 10
+#: Rows that such a partition may have: when the notification's message comes again, an address may name somebody else.
+MAX_FEW_ROWS = 2 * MAX_FEW
 #: Partitions whose counts are kept in memory.
 MAX_CACHED_PARTITIONS = 4096
 #: Deliveries in one transaction: one operation is for the counts.
@@ -172,7 +174,7 @@ class CountedPartitions:
 
     async def _read(self, partition: str) -> tuple[Counter[str], str]:
         if _is_uncounted(partition):
-            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=2 * MAX_FEW)
+            rows = await self._table.query("PartitionKey eq @partition", {"partition": partition}, limit=MAX_FEW_ROWS)
             counts = Counter(DeliveryState(row["state"]).count_name for row in rows)
             counts[REFUSED_CHANGES] = sum(bool(row.get("refused_change")) for row in rows)
             return counts, ""

@@ -1,4 +1,4 @@
-"""What the benchmarks show is counted and reckoned right."""
+"""Benchmarks count and compute their figures correctly."""
 
 from __future__ import annotations
 

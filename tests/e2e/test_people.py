@@ -1,4 +1,4 @@
-"""What people see, click and write in the chat: the page of the real Playground, in a browser."""
+"""People see, click and write in the chat: the page of the real Playground, in a browser."""
 
 from __future__ import annotations
 

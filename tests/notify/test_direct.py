@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -113,25 +113,29 @@ async def test_worker_dies_or_stops_while_it_hands_over(
     await story(host, lambda: begin(host, single_recipient), lambda scenario: check(host, scenario))
 
 
+def claim_after(herald: Herald, command: str, body: bytes) -> Callable[..., Coroutine[Any, Any, str]]:
+    """Return the claim of a worker that stalls before it: meanwhile a command comes and takes effect."""
+    claim = herald.services.deliveries.claim
+
+    async def late(*args: Any) -> str:
+        content = {"content": {"title": "New"}} if command == "edit" else {}
+        await herald.command(command, await herald.stored(body), **content)
+        await herald.advance_clock(30)  # less than a claim allows
+        return await claim(*args)
+
+    return late
+
+
 @pytest.mark.parametrize("change", ["cancel", "edit", "recall"])
 async def test_command_that_comes_while_it_is_sent_takes_effect(
     timed: Herald, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The row of the delivery does not exist yet when the command's sweep looks for it."""
     [ada] = await stored_people(timed, 1)
-    body, claim, commanded = notification(user(ada)), timed.services.deliveries.claim, asyncio.Event()
-
-    async def late(*args: Any) -> Any:
-        monkeypatch.setattr(timed.services.deliveries, "claim", claim)
-        stored = await timed.stored(body)
-        await timed.command(change, stored, **({"content": {"title": "New"}} if change == "edit" else {}))
-        await timed.advance_clock(30)  # less than the claim allows
-        commanded.set()
-        return await claim(*args)
-
-    monkeypatch.setattr(timed.services.deliveries, "claim", late)
-    await ingest(timed.services, body, "m1")
-    assert commanded.is_set()
+    body = notification(user(ada))
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.services.deliveries, "claim", claim_after(timed, change, body))
+        await ingest(timed.services, body, "m1")
     await timed.run_until_idle()
     after = await timed.stored(body)
     expected = {"cancel": {"sent": 1}, "edit": {"sent": 1}, "recall": {"recalled": 1}}[change]
@@ -235,14 +239,9 @@ async def test_claim_that_comes_after_the_cancellation_is_not_left_open(
 ) -> None:
     """The cancellation has counted that there is nothing; then the delivery is claimed, and its worker dies."""
     [ada] = await stored_people(timed, 1)
-    body, claim = notification(user(ada)), timed.services.deliveries.claim
-
-    async def late(*args: Any) -> Any:
-        await timed.command("cancel", await timed.stored(body))
-        return await claim(*args)
-
+    body = notification(user(ada))
     with monkeypatch.context() as patch:
-        patch.setattr(timed.services.deliveries, "claim", late)
+        patch.setattr(timed.services.deliveries, "claim", claim_after(timed, "cancel", body))
         patch.setattr("notify.delivery.deliver._send_claimed", die)
         with pytest.raises(ConnectionError):
             await ingest(timed.services, body, "m1")
@@ -327,16 +326,9 @@ async def test_worker_dies_after_the_result_and_the_command_takes_effect(
 ) -> None:
     """The command's sweep found no row, and the worker dies before it enqueues the change."""
     [ada] = await stored_people(timed, 1)
-    body, claim = notification(user(ada)), timed.services.deliveries.claim
-
-    async def late(*args: Any) -> Any:
-        stored = await timed.stored(body)
-        await timed.command(change, stored, **({"content": {"title": "New"}} if change == "edit" else {}))
-        await timed.advance_clock(30)
-        return await claim(*args)
-
+    body = notification(user(ada))
     with monkeypatch.context() as patch:
-        patch.setattr(timed.services.deliveries, "claim", late)
+        patch.setattr(timed.services.deliveries, "claim", claim_after(timed, change, body))
         patch.setattr("notify.delivery.record.enqueue_missed_change", die)
         with pytest.raises(ConnectionError):
             await ingest(timed.services, body, "m1")

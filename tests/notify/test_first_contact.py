@@ -55,6 +55,17 @@ def graph(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> FakeGraph:
     return graph
 
 
+async def die(*_: Any, **__: Any) -> Any:
+    raise ConnectionError
+
+
+async def take_message(herald: Herald) -> tuple[Any, Any]:
+    """Take the only message on the queue of deliveries; return the queue and the message, which is not deleted."""
+    queue = herald.outside_queues.get_queue_client(DELIVERIES)
+    [message] = [each async for each in queue.receive_messages()]
+    return queue, message
+
+
 async def add_person(herald: Herald) -> PersonView:
     """Return a person who never had the app, in a tenant whose serviceUrl is known."""
     [person] = (await herald.teams.grow(Growth(tenant=herald.tenant, people=1, installed=False))).people
@@ -225,12 +236,8 @@ async def test_welcome_of_a_worker_that_died_is_sent_although_the_event_of_the_i
     """The event makes the person known, so that the message that comes again installs nothing."""
     ada = await add_person(timed)
 
-    async def die(*_: Any) -> Any:
-        raise ConnectionError
-
     await timed.submit(user(ada), onMissing="install")
-    queue = timed.outside_queues.get_queue_client(DELIVERIES)
-    [message] = [each async for each in queue.receive_messages()]
+    queue, message = await take_message(timed)
     await queue.delete_message(message)
     with monkeypatch.context() as patch:
         patch.setattr("notify.delivery.deliver._send_claimed", die)
@@ -270,12 +277,8 @@ async def test_welcome_of_a_worker_that_died_is_sent_although_the_message_was_ca
     """Nobody waits for the welcome any more, and its marker drops that of the event."""
     ada = await add_person(timed)
     notification = await timed.submit(user(ada), onMissing="install")
-    queue = timed.outside_queues.get_queue_client(DELIVERIES)
-    [message] = [each async for each in queue.receive_messages()]
+    queue, message = await take_message(timed)
     await queue.delete_message(message)
-
-    async def die(*_: Any) -> Any:
-        raise ConnectionError
 
     with monkeypatch.context() as patch:
         patch.setattr("notify.delivery.deliver._send_claimed", die)
@@ -296,11 +299,7 @@ async def test_welcome_is_finished_although_its_worker_died_after_it_was_sent(
     """The chat is known by then, so that the message that comes again installs nothing."""
     ada = await add_person(timed)
     await timed.submit(user(ada), onMissing="install")
-    queue = timed.outside_queues.get_queue_client(DELIVERIES)
-    [message] = [each async for each in queue.receive_messages()]
-
-    async def die(*_: Any) -> Any:
-        raise ConnectionError
+    queue, message = await take_message(timed)
 
     with monkeypatch.context() as patch:
         patch.setattr("notify.delivery.deliver.finish_directly", die)

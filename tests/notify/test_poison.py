@@ -148,7 +148,7 @@ async def test_poison_duplicate_of_a_sent_welcome_keeps_the_marker(timed: Herald
 
 
 async def test_delivery_without_a_row_fails_with_one(timed: Herald) -> None:
-    recipient, message = await publish_own_message(timed, Purpose.REPLY)
+    _, message = await publish_own_message(timed, Purpose.REPLY)
     await handle_poison(timed, DELIVERIES, message)
     known = await timed.delivery_record(message)
     assert (known.state, known.reason) == ("failed", "poison")
@@ -156,8 +156,7 @@ async def test_delivery_without_a_row_fails_with_one(timed: Herald) -> None:
     assert stored
     assert (stored.state, stored.counts) == (NotificationState.FINISHED, '{"failed":1}')
     await deliver(timed.services, message)
-    assert [each.person for each in await timed.received()] == []
-    assert recipient == message.recipient
+    assert await timed.received() == []
 
 
 async def test_delivery_that_has_ended_keeps_its_state(timed: Herald) -> None:
