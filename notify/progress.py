@@ -16,6 +16,7 @@ from shared.services import Services
 from shared.states import DeliveryState, NotificationState
 from shared.storage import timers
 from shared.storage.deliveries import shard_names
+from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.table import Conflict
 
 #: Delay before the watchdog's first check of a notification, and the longest interval between later ones. A check adds
@@ -76,9 +77,10 @@ async def finish_directly(
         await finish(services, notification.key)
 
 
-async def finish_single(services: Services, notification: StoredNotification, state: DeliveryState) -> None:
-    """Finish a notification whose only delivery ended in `state` after `notification` was read."""
-    if notification.state is NotificationState.EXPANDED and not notification.counts:
+async def finish_after(services: Services, notification: StoredNotification, shard: str, state: DeliveryState) -> None:
+    """Finish a notification, unless deliveries are open: the last one of a partition has ended in `state`."""
+    is_single = notification.total == 1 and shard == FEW_SHARD
+    if is_single and notification.state is NotificationState.EXPANDED and not notification.counts:
         with suppress(Conflict):  # the delivery may have been reopened
             await _store_counts(services, notification, Counter([state.count_name]))
             return

@@ -9,8 +9,9 @@ Nothing is lost or sent twice, wherever a worker dies and however many workers s
 - The digest is made by one write with If-Match, of the recipient's digest state (table HeldDeliveries): its number and
   what it includes. A worker that loses this write starts again. What was reserved for a digest that was made without it
   is free again.
-- The card's delivery is enqueued. Its identity follows from the digest state, so it is sent once.
-- When the card's delivery has ended, the included deliveries end, their held rows are deleted, the digest is settled.
+- The card is sent at once, or its delivery is enqueued. Its identity follows from the digest state: it is sent once.
+- When the card's delivery has ended, the included deliveries end, their held rows are deleted, the digest is settled:
+  by the same worker, or by a task that the end of an enqueued delivery enqueues.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from notify.delivery.deliver import deliver_single
+from notify.progress import finish
 from shared import publishing
 from shared.concurrency import gather_limited
 from shared.preferences.preferences import FOREVER
@@ -45,7 +48,7 @@ from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priori
 
 #: Delay of the next check if no next digest is scheduled: a fallback for the message that settles the digest.
 FALLBACK_DELAY = timedelta(days=1)
-#: The digest's message is considered lost when its next try, or the end of its claim, is overdue by this much.
+#: The digest's message is considered lost when its next try is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
 
@@ -55,8 +58,11 @@ async def send_digest(
     state: DigestState,
     plan: DigestPlan,
     digest_preferences: DigestPreferences,
-) -> None:
-    """Make and send the planned digest; raises `Conflict` if another worker changed the recipient's digest state."""
+) -> bool:
+    """Make and send the planned digest; return whether more may be due. Of one that was enqueued, its end repeats this.
+
+    Raises `Conflict` if another worker changed the recipient's digest state.
+    """
     tenant, recipient = task.tenant, task.recipient
     await services.timers.put(plan.next_at or services.clock() + FALLBACK_DELAY, timers.DIGEST, tenant, recipient)
     groups = group_by_priority(entry for _, entry in plan.digest)
@@ -69,7 +75,7 @@ async def send_digest(
     reserved = [entry for entry in found if entry]
     if not reserved:  # other workers took all of them: the next tick looks at what they left
         await services.timers.put(services.clock(), timers.DIGEST, tenant, recipient)
-        return
+        return False
     groups = group_by_priority(reserved)
     if len(reserved) < len(planned):  # another entry of a thread may take more space: fewer groups may fit
         count, _, data = _compose(services, task, digest_preferences, groups, more)
@@ -96,8 +102,17 @@ async def send_digest(
     if digest.purpose is not purpose:  # the card of a worker that crashed, made under other conditions: leave it
         await services.held_deliveries.save_digest_state(tenant, recipient, replace(state, number=number))
         raise Conflict
-    await services.held_deliveries.save_digest_state(tenant, recipient, new_state)
-    await publishing.enqueue(services, digest, recipient, is_new=is_new)
+    new_state = replace(new_state, etag=await services.held_deliveries.save_digest_state(tenant, recipient, new_state))
+    # The delivery of a worker that crashed may have a row; `RECONSIDER` has changed the held rows since they were read.
+    if not is_new or task.task is Task.RECONSIDER:
+        await publishing.enqueue(services, digest, recipient, is_new=is_new)
+        return False
+    ended = await deliver_single(services, digest, recipient)
+    if ended is None:
+        return False
+    sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")
+    await settle_last_digest(services, sent, new_state, [item for item, _ in plan.digest])
+    return plan.more is None or len(reserved) < len(planned)
 
 
 async def settle_last_digest(
@@ -105,27 +120,27 @@ async def settle_last_digest(
 ) -> DigestState | None:
     """Settle the recipient's last digest if its delivery has ended, and return the new digest state.
 
-    None if it has not ended; its message is enqueued again if it may be lost.
+    None if it has not ended: its end is the next occasion. Its message is enqueued if it may be lost.
     """
     key = digest_key(task.tenant, task.recipient, state)
     if task.sent_digest == key:
         return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.SENT))
     known = await services.deliveries.get(Delivery(key, FEW_SHARD, task.recipient, "", 0))
     if known and known.state.final:
+        await finish(services, key)  # its worker may have died before that
         reason = Reason(known.reason) if known.reason else None
         return await settle_digest(services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice))
-    if known is None or not _has_message(known, services.real_time()):
-        digest = await services.notifications.get(key)
-        if digest is None:
-            return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.CANCELLED))
-        await publishing.enqueue(services, digest, task.recipient)
+    until = known.not_before if known and known.state is DeliveryState.QUEUED else None
+    if until and until > services.real_time() - LOST_MESSAGE_AFTER:
+        # It was requeued, but its worker may have died just before: then a later look finds it overdue.
+        later = services.clock() + (until - services.real_time()) + LOST_MESSAGE_AFTER
+        await services.timers.put(later, timers.DIGEST, task.tenant, task.recipient)
+        return None
+    digest = await services.notifications.get(key)
+    if digest is None:
+        return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.CANCELLED))
+    await publishing.enqueue(services, digest, task.recipient)
     return None
-
-
-def _has_message(known: DeliveryRecord, now: datetime) -> bool:
-    """Return whether the times in the row say that a worker sends the delivery, or will receive its message."""
-    until = known.claimed_until if known.state is DeliveryState.SENDING else known.not_before
-    return until is not None and until > now - LOST_MESSAGE_AFTER
 
 
 async def clear_rule(services: Services, delivery: Delivery, known: DeliveryRecord) -> str:

@@ -18,7 +18,7 @@ TICK_SCHEDULE = "* * * * * *" if os.environ.get("HERALD_CLOCK") else "0 * * * * 
 
 #: Recipients that one process handles at a time. Making a digest costs as much as sending it, and the host takes as
 #: many recipient tasks as deliveries. Without a limit, digests would be made faster than they can be sent.
-MAX_CONCURRENT_RELEASES = 8
+MAX_CONCURRENT_RELEASES = 24
 
 _release_limit = asyncio.Semaphore(MAX_CONCURRENT_RELEASES)
 

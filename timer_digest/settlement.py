@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from notify.progress import finish_after
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord, DigestState, HeldDelivery, notification_key
@@ -115,13 +116,13 @@ async def end_delivery(services: Services, delivery: Delivery, result: DeliveryR
 
     Returns whether the delivery is final now, whoever ended it.
     """
-    etag, message = delivery.etag, replace(delivery, etag="")
+    etag, message, state = delivery.etag, replace(delivery, etag=""), result.state
     while True:
         try:
             is_last = await services.deliveries.settle(
                 message,
                 etag,
-                result.state,
+                state,
                 previous=DeliveryState.QUEUED,
                 now=services.real_time(),
                 reason=result.reason,
@@ -136,8 +137,9 @@ async def end_delivery(services: Services, delivery: Delivery, result: DeliveryR
                 continue
             if known is None or not known.state.final:
                 return known is None
-            is_last = True  # it may have been: its worker may have crashed before it enqueued the message below
+            # It may have been the last: its worker may have crashed before it finished the notification.
+            is_last, state = True, known.state
             break
-    if is_last:  # a message of any final delivery finishes its notification
-        await services.queues.enqueue_delivery(message)
+    if is_last and (notification := await services.notifications.recent(message.notification)):
+        await finish_after(services, notification, message.shard, state)
     return True

@@ -99,6 +99,18 @@ async def deliver_directly(
     await _send_or_wait(Sending(services, notification, message, new, now, ended=ended, may_wait=may_wait))
 
 
+async def deliver_single(services: Services, notification: StoredNotification, recipient: str) -> DeliveryState | None:
+    """Send a notification of Herald's own that was just stored, and has no row yet; wait for a slot if need be.
+
+    Returns its final state, or None if its delivery was enqueued. If this raises, or the worker dies, somebody has to
+    enqueue the delivery.
+    """
+    ended: dict[str, DeliveryState] = {}
+    await deliver_directly(services, notification, recipient, 0, ended, may_wait=True)
+    await finish_directly(services, notification, ended)
+    return ended.get(recipient)
+
+
 async def _read(services: Services, notification: StoredNotification, message: Delivery) -> DeliveryRecord:
     known = await services.deliveries.get(message)
     if known is None:
@@ -248,9 +260,7 @@ async def _send_welcome(services: Services, recipient: str, welcome: StoredNotif
         return
     # The message that comes again after a crash may find the person known, or be cancelled.
     await schedule_check(services, welcome.key)
-    ended: dict[str, DeliveryState] = {}
-    await deliver_directly(services, welcome, recipient, 0, ended, may_wait=True)
-    await finish_directly(services, welcome, ended)
+    await deliver_single(services, welcome, recipient)
 
 
 async def _has_shown_channel(sending: Sending) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from notify import policy
-from notify.progress import finish, finish_single
+from notify.progress import finish_after
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
@@ -17,7 +17,6 @@ from shared.records import DeliveryRecord, HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, Purpose, Reason, ReferenceKind, Rule
 from shared.storage import timers
-from shared.storage.delivery_counts import FEW_SHARD
 from shared.storage.markers import welcomed
 from shared.storage.outages import OUTAGE_SECONDS, outlast_faults
 from shared.teams.outcome import Outcome, Verdict
@@ -34,7 +33,7 @@ class Sending:
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
-    the final states of the notification's deliveries, by recipient, and the caller finishes the notification.
+    the final states of the notification's deliveries, by recipient, and the caller does what follows from them.
     `may_wait` says whether the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
     """
 
@@ -94,10 +93,9 @@ class Sending:
         notification = self.notification
         if self.ended is not None:
             self.ended[self.message.recipient] = state  # maybe again: a later step may meet a conflict
-        elif is_last and notification.total == 1 and self.message.shard == FEW_SHARD:
-            await finish_single(self.services, notification, state)
-        elif is_last:
-            await finish(self.services, notification.key)
+            return
+        if is_last:
+            await finish_after(self.services, notification, self.message.shard, state)
         if notification.purpose in DIGESTS:
             is_surely_sent = state is DeliveryState.SENT and not self.known.maybe_twice
             sent_digest = notification.key if is_surely_sent else ""

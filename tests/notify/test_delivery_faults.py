@@ -15,10 +15,11 @@ from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestE
 
 from shared.contract.parsing import Request as NotificationRequest
 from shared.contract.parsing import parse_message
-from shared.queue_messages import DELIVERIES, NOTIFICATIONS, WORK_QUEUES, Delivery
-from shared.records import notification_key
+from shared.keys import unkey
+from shared.queue_messages import DELIVERIES, NOTIFICATIONS, RECIPIENTS, WORK_QUEUES, Delivery, RecipientTask
+from shared.records import StoredNotification, notification_key
 from shared.services import Services
-from shared.states import Mode, NotificationState, Purpose, ReferenceKind, ReferenceStatus
+from shared.states import DIGESTS, Mode, NotificationState, Purpose, ReferenceKind, ReferenceStatus
 from shared.storage.deliveries import shard_names
 from tests.support.herald import notification
 from tests.support.memory import MemoryAccount
@@ -110,6 +111,8 @@ class FaultyStorage(Tap):
 
     def _case(self) -> FaultCase | None:
         queue, body = IN_WORK.get(("", b""))
+        if self.is_armed and queue == RECIPIENTS:
+            return self._cases[RecipientTask.decode(body).tenant]
         if not self.is_armed or queue != DELIVERIES:
             return None
         message = Delivery.decode(body)
@@ -139,6 +142,13 @@ class Run:
             if recipient == case.recipient and case.key in ("", key)
             for each in log
         ]
+
+    async def digests(self, case: FaultCase) -> Sequence[StoredNotification]:
+        """Return the digests for the case's person that have a delivery."""
+        rows = self.host.account.get_table_client("HeraldDeliveries").list_entities()
+        keys = {row["PartitionKey"].split(";")[0] async for row in rows if unkey(row["RowKey"]) == case.recipient}
+        stored = [await self.services.notifications.get(key) for key in sorted(keys)]
+        return [each for each in stored if each and each.purpose in DIGESTS]
 
 
 Prepare = Callable[[Run, FaultCase], Awaitable[None]]
@@ -310,7 +320,7 @@ async def find_faults(run: Run, scenario: Scenario, case: FaultCase) -> AsyncIte
         yield f"the requests were {dict(kinds)}"
     key = case.key
     if not key:
-        keys = {key for key, recipient in run.teams.by_delivery if recipient == case.recipient}
+        keys = [each.key for each in await run.digests(case)]
         if len(keys) != 1:
             yield f"there are {len(keys)} digests"
             return

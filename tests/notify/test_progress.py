@@ -218,7 +218,7 @@ async def test_watchdog_finishes_what_a_dead_worker_did_not(timed: Herald, monke
         raise ConnectionError
 
     _, submitted = await submit_to_people(timed)
-    monkeypatch.setattr("notify.delivery.record.finish", crash)
+    monkeypatch.setattr("notify.delivery.record.finish_after", crash)
     with pytest.raises(ConnectionError):
         await timed.handle_messages()
     assert (await timed.reload(submitted)).state is NotificationState.EXPANDED

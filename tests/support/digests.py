@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
 from local.fake_teams.api import PersonView, Received
-from shared.queue_messages import RECIPIENTS, RecipientTask, Task
+from shared.queue_messages import RECIPIENTS, Delivery, RecipientTask, Task
 from shared.records import StoredNotification
 from shared.states import Mode, ReferenceKind
 from tests.support.herald import Herald, user
@@ -37,6 +39,17 @@ async def run_task(herald: Herald, recipient: str, task: Task) -> None:
 async def run_recipient_tasks(herald: Herald) -> None:
     """Do the tasks on the queue of recipients, and not what follows from them."""
     await herald.handle_batch(RECIPIENTS, lambda body: release(herald.services, RecipientTask.decode(body)))
+
+
+@contextmanager
+def slots_taken() -> Iterator[None]:
+    """Let every delivery wait for a slot, so that the card of a digest goes to the queue of deliveries."""
+
+    async def find_delay(_services: Any, _notification: Any, message: Delivery, *_: Any, **__: Any) -> Any:
+        return 0.0, message
+
+    with patch("notify.delivery.deliver.find_delay", find_delay):
+        yield
 
 
 async def add_person(herald: Herald, when: str, **preferences: Any) -> PersonView:

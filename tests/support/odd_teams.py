@@ -24,7 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from shared.contract.parsing import DEFAULT_SOURCE
-from shared.queue_messages import NOTIFICATIONS, Delivery
+from shared.queue_messages import NOTIFICATIONS, RECIPIENTS, Delivery
 from shared.records import notification_key
 from shared.states import Reason
 from tests.support.triggers import IN_WORK
@@ -33,6 +33,8 @@ from tests.support.triggers import IN_WORK
 ANSWER_SECONDS, TIMEOUT_SECONDS = 0.2, 30.0
 #: The part of the requests for lists that is answered oddly.
 ODD_LISTS = 0.3
+#: In place of the key of a digest.
+DIGEST = "digest"
 #: A notification's title in the tests, by which its messages are recognized.
 TITLE = re.compile(rb"Notice [a-c]\d{3}")
 
@@ -201,7 +203,8 @@ class OddTeams:
     rosters: dict[str, Sequence[str]] = field(default_factory=dict)
     channels: dict[str, Sequence[str]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
-    #: The requests of each delivery (notification, recipient) in their order, and those of each other message.
+    #: The requests of each delivery (notification, recipient) in their order, and those of each other message. Digests
+    #: that are sent where they are made are all under `DIGEST`.
     by_delivery: dict[tuple[str, str], list[Request]] = field(default_factory=lambda: defaultdict(list))
     by_expansion: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
     _decks: dict[str, list[Answer]] = field(default_factory=lambda: defaultdict(list))
@@ -223,7 +226,11 @@ class OddTeams:
         if queue.startswith("deliveries"):
             self.by_delivery[Delivery.decode(message).identity].append(sent)
         elif queue == NOTIFICATIONS and kind != "list":
-            self.by_delivery[_direct_identity(json.loads(message), tenant, conversation)].append(sent)
+            parsed = json.loads(message)
+            key = notification_key(tenant, parsed.get("source", DEFAULT_SOURCE), parsed["id"])
+            self.by_delivery[key, _recipient_of(conversation)].append(sent)
+        elif queue == RECIPIENTS:
+            self.by_delivery[DIGEST, _recipient_of(conversation)].append(sent)
         else:
             self.by_expansion[tenant].append(sent)
         if answer.error:
@@ -271,12 +278,11 @@ class OddTeams:
         return json.dumps(page).encode()
 
 
-def _direct_identity(body: Mapping[str, str], tenant: str, conversation: str) -> tuple[str, str]:
-    """Return the notification and the recipient of a delivery that is sent where its notification is ingested."""
+def _recipient_of(conversation: str) -> str:
+    """Return the recipient of a message to a conversation, or to a person whose chat is created."""
     place = conversation.split(";")[0]
     person = place[2:].split("!")[0] if place.startswith("a:") else place
-    recipient = f"u:{person}" if "!" not in place or place.startswith("a:") else f"c:{place}"
-    return notification_key(tenant, body.get("source", DEFAULT_SOURCE), body["id"]), recipient
+    return f"u:{person}" if "!" not in place or place.startswith("a:") else f"c:{place}"
 
 
 def chat_of(person: str) -> str:

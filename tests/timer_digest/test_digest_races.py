@@ -30,6 +30,7 @@ from tests.support.digests import (
     run_task,
     send_to,
     set_preferences,
+    slots_taken,
 )
 from tests.support.herald import Herald, user
 from timer_digest import digest_sender
@@ -44,7 +45,8 @@ async def make_digest(timed: Herald) -> Delivery:
     """Move the clock to 09:00:30 in Berlin on the 24th, make the digest that is due, and return its card's message."""
     timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     return Delivery.decode(message.content.encode())
 
@@ -72,7 +74,8 @@ async def test_repeated_message_of_a_card_does_not_end_the_next_digest(timed: He
     await timed.handle_messages()
     assert await timed.counts(first) == {"digested": 1}
     second = await send_to(timed, ada, "Second")
-    await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    with slots_taken():
+        await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     await deliver(timed.services, card)
     assert await timed.counts(second) == {"open": 1}
     await timed.handle_messages()
@@ -121,7 +124,8 @@ async def test_late_settlement_does_not_end_deliveries_reserved_for_the_next_dig
     services = timed.services
     digests = await services.held_deliveries.digest_state(timed.tenant, card.recipient)
     await release(services, RecipientTask(timed.tenant, card.recipient, Task.RELEASE))
-    await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
+    with slots_taken():
+        await release(services, RecipientTask(timed.tenant, card.recipient, Task.DIGEST_NOW))
     assert (await timed.row(notification, card.recipient))["rule"] == "digest 2"
     task = RecipientTask(timed.tenant, card.recipient, Task.RELEASE)
     with pytest.raises(Conflict):
@@ -136,7 +140,8 @@ async def test_delivery_held_while_a_digest_is_sent_is_in_the_next_one(timed: He
     await send_to(timed, ada, "Before")
     timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     meanwhile = await timed.submit(user(ada), content={"title": "Meanwhile"})
     await deliver(timed.services, await timed.message(meanwhile, f"u:{ada.object_id}"))
     await timed.handle_messages()
@@ -167,7 +172,8 @@ async def test_message_of_a_reserved_delivery_sends_nothing(timed: Herald) -> No
     notification = await send_to(timed, ada)
     timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     await set_preferences(timed, ada, categories={})  # it would be sent alone now
     await deliver(timed.services, await timed.message(notification, f"u:{ada.object_id}"))
     await run_task(timed, f"u:{ada.object_id}", Task.RECONSIDER)
@@ -239,7 +245,8 @@ async def test_digest_is_settled_at_the_next_digest_time_if_its_message_is_lost(
     first = await send_to(timed, ada)
     timed.clock.offset += timedelta(hours=22, seconds=30)
     await timed.tick()
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     await timed.handle_batch(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
     await timed.clear_queue(RECIPIENTS)
     assert await timed.counts(first) == {"open": 1}
@@ -282,7 +289,7 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     services, ada = timed.services, await add_person(timed, "2026-11-23T10:00", time_zone="UTC")
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
 
-    async def plan() -> Callable[[], Coroutine[None, None, None]]:
+    async def plan() -> Callable[[], Coroutine[None, None, bool]]:
         items, state = await services.held_deliveries.list_due(task.tenant, task.recipient, services.clock(), 100)
         digest_preferences = await digest_preferences_of(services, task)
         planned = await make_plan(services, task, digest_preferences, state, items)
@@ -318,10 +325,10 @@ async def test_outdated_plan_does_not_take_deliveries_reserved_for_the_next_dige
     assert [included.count("Build 1"), included.count("Build 2")] == [1, 1]
 
 
-async def crash_before_enqueue(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a person's digest with a worker that crashes before it enqueues the card's delivery."""
+async def crash_before_sending(herald: Herald, person: PersonView, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a person's digest with a worker that crashes before it sends the card."""
     with monkeypatch.context() as crash:
-        crash.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
+        crash.setattr("timer_digest.digest_sender.deliver_single", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(herald.services, RecipientTask(herald.tenant, f"u:{person.object_id}", Task.RELEASE))
 
@@ -333,7 +340,7 @@ async def test_digest_of_a_crashed_worker_is_sent_as_it_was_stored(
     ada = await add_person(timed, "2026-11-23T10:00")
     notifications = [await send_to(timed, ada, f"Build {number}") for number in range(20)]
     timed.clock.offset += datetime(2026, 11, 24, 8, 0, 5, tzinfo=UTC) - timed.clock()
-    await crash_before_enqueue(timed, ada, monkeypatch)
+    await crash_before_sending(timed, ada, monkeypatch)
     long = {"text": "ö" * 120, "link": {"title": "Open", "url": "https://ci.example/" + "x" * 470}}
     for number, each in enumerate(notifications):
         await timed.command("edit", each, content={"title": f"Build {number} " + "Ä" * 100, **long})
@@ -351,7 +358,8 @@ async def test_deliveries_of_an_ended_pause_follow_a_digest_that_is_being_sent(t
     news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
     build = await send_to(timed, ada, "Build 1")
     task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
-    await release(timed.services, task)
+    with slots_taken():
+        await release(timed.services, task)
     await set_preferences(timed, ada, paused_until=None)
     await release(timed.services, replace(task, task=Task.RECONSIDER))
     await timed.handle_messages()
@@ -378,7 +386,7 @@ async def test_card_sent_by_another_worker_is_the_stored_one(timed: Herald, monk
     for number in range(3):
         await send_to(timed, ada, f"Build {number}")
     timed.clock.offset += datetime(2026, 11, 28, 8, 0, 5, tzinfo=UTC) - timed.clock()
-    await crash_before_enqueue(timed, ada, monkeypatch)
+    await crash_before_sending(timed, ada, monkeypatch)
     await run_task(timed, f"u:{ada.object_id}", Task.RELEASE)
     [digest] = await received_by(timed, ada)
     assert {"Vote", "Build 2", " · 27\u00a0Nov\u00a02026,\u00a010:00"} <= set(card_texts(digest))

@@ -15,8 +15,18 @@ from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, Task
 from shared.records import DeliveryRecord
 from shared.states import Mode, ReferenceKind, ReferenceStatus
-from tests.support.digests import add_person, advance_to, card_texts, received_by, run_task, send_to, set_preferences
+from tests.support.digests import (
+    add_person,
+    advance_to,
+    card_texts,
+    received_by,
+    run_recipient_tasks,
+    run_task,
+    send_to,
+    set_preferences,
+)
 from tests.support.herald import Herald, user
+from tests.support.tapped import TAP, OperationCounter
 from timer_digest.digest_plan import MAX_DIGEST_ITEMS, MAX_SEPARATE_MESSAGES
 
 
@@ -35,6 +45,32 @@ async def test_held_deliveries_are_sent_as_one_card_at_the_local_time(timed: Her
         assert (row["state"], row["reason"], row["rule"]) == ("digested", "", "digest")
         assert (await timed.reload(each)).state == "finished"
     assert await timed.services.held_deliveries.list(timed.tenant, f"u:{ada.object_id}", 10) == []
+
+
+async def test_digest_of_three_takes_few_operations(tapped: Herald) -> None:
+    ada = await add_person(tapped, "2026-11-23T10:00")
+    await send_to(tapped, ada, "Another")
+    await advance_to(tapped, "2026-11-24T08:01")  # the state of her digests has a row after the first one
+    notifications = [await send_to(tapped, ada, f"Build {number}") for number in range(3)]
+    tapped.clock.offset += datetime(2026, 11, 25, 8, 0, 30, tzinfo=UTC) - tapped.clock()
+    await tapped.tick()
+    for each in notifications:
+        await tapped.services.notifications.recent(each.key)  # read for another person's digest
+    counter = OperationCounter()
+    token = TAP.set(counter)
+    await run_recipient_tasks(tapped)
+    TAP.reset(token)
+    assert len(await received_by(tapped, ada)) == 2
+    slots, reads = counter.operations.pop("HeraldRateLanes"), counter.operations.pop("")
+    # Her reference, before the digest is made and before it is sent; what is due, and the end of that query's pages.
+    assert (reads, slots) == (4, 1)
+    assert counter.operations == {
+        "HeraldTimers": 1,  # the next digest
+        "HeraldDeliveries": 3 + 2 + 3,  # the three reserved, the digest's claim and result, the three ended
+        "HeraldNotifications": 2 + 3,  # the digest and its result; the results of the three, which have no other reader
+        "HeraldHeldDeliveries": 2,  # the digest is made, and settled
+        "HeraldConversations": 1,  # the conversation's windows
+    }
 
 
 async def test_line_of_a_digest_has_the_first_link_and_plain_names(timed: Herald) -> None:

@@ -24,6 +24,7 @@ from tests.support.digests import (
     run_task,
     send_to,
     set_preferences,
+    slots_taken,
 )
 from tests.support.herald import Herald
 from timer_digest.release_held import release
@@ -132,7 +133,8 @@ async def test_redrive_does_not_send_a_settled_digest(timed: Herald) -> None:
     notification = await send_to(timed, ada)
     timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     await timed.tick()
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     [message] = await timed.outside_queues.get_queue_client(DELIVERIES).peek_messages()
     await timed.clear_queue(DELIVERIES)
     poisoned = replace(Delivery.decode(message.content.encode()), poison_retries=MAX_POISON_RETRIES)
@@ -150,7 +152,7 @@ async def test_stop_applies_to_the_digest_of_a_crashed_worker(timed: Herald, mon
     notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE)
     timed.clock.offset += datetime(2026, 11, 24, 8, 0, 30, tzinfo=UTC) - timed.clock()
     with monkeypatch.context() as crash:
-        crash.setattr("shared.publishing.enqueue", AsyncMock(side_effect=RuntimeError))
+        crash.setattr("timer_digest.digest_sender.deliver_single", AsyncMock(side_effect=RuntimeError))
         with pytest.raises(RuntimeError):
             await release(timed.services, task)
     await set_preferences(timed, ada, stopped=True)
@@ -178,7 +180,8 @@ async def test_urgent_delivery_is_released_while_a_digest_is_sent(timed: Herald)
     await send_to(timed, ada, "News", category="news", priority="urgent")
     await send_to(timed, ada, "Build")
     await timed.services.queues.enqueue_recipient(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
-    await run_recipient_tasks(timed)
+    with slots_taken():
+        await run_recipient_tasks(timed)
     assert (await timed.message_count(DELIVERIES), await timed.message_count(DELIVERIES_URGENT)) == (1, 0)
     timed.clock.offset += timedelta(minutes=59, seconds=30)
     await timed.tick()
