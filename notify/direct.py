@@ -21,6 +21,9 @@ from shared.states import DeliveryState, NotificationState
 from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW, MAX_FEW_ROWS
 from shared.teams.rate_limiter import RetryLater
 
+#: Longest time that a delivery may wait for its slot and its turn.
+LONGEST_WAIT_SECONDS = 0.25
+
 #: Each recipient, with its index in the audience (`AudiencePage.recipients`).
 Recipients = Mapping[str, int]
 
@@ -53,7 +56,9 @@ async def send_directly(services: Services, notification: StoredNotification, re
     ended: dict[str, DeliveryState] = {}
 
     async def deliver_to(recipient: str) -> None:
-        await deliver_directly(services, notification, recipient, recipients[recipient], ended, may_wait=False)
+        await deliver_directly(
+            services, notification, recipient, recipients[recipient], ended, longest_wait=LONGEST_WAIT_SECONDS
+        )
 
     await gather_limited(list(recipients), deliver_to)
     await finish_directly(services, notification, ended)

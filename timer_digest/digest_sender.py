@@ -48,6 +48,8 @@ from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priori
 
 #: Delay of the next check if no next digest is scheduled: a fallback for the message that settles the digest.
 FALLBACK_DELAY = timedelta(days=1)
+#: Longest time that a digest waits for its slot where it is made. The tick makes those of a second due at once.
+LONGEST_WAIT_SECONDS = 2.0
 #: The digest's message is considered lost when its next try is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 
@@ -107,7 +109,7 @@ async def send_digest(
     if not is_new or task.task is Task.RECONSIDER:
         await publishing.enqueue(services, digest, recipient, is_new=is_new)
         return False
-    ended = await deliver_single(services, digest, recipient)
+    ended = await deliver_single(services, digest, recipient, LONGEST_WAIT_SECONDS)
     if ended is None:
         return False
     sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")

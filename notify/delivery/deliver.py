@@ -7,6 +7,7 @@ recorded nothing, the request may have reached Teams; the row then says so.
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -87,26 +88,28 @@ async def deliver_directly(
     recipient_index: int,
     ended: dict[str, DeliveryState],
     *,
-    may_wait: bool,
+    longest_wait: float,
 ) -> None:
     """Send a delivery of a few that has no row and no queue message yet, or enqueue it if it would have to wait.
 
-    `recipient_index` is that of its row; `ended` and `may_wait` are those of `Sending`. Raises as `deliver` does.
+    `recipient_index` is that of its row; `ended` and `longest_wait` are those of `Sending`. Raises as `deliver` does.
     """
     message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
     new = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag="", recipient_index=recipient_index)
     now = services.real_time()
-    await _send_or_wait(Sending(services, notification, message, new, now, ended=ended, may_wait=may_wait))
+    await _send_or_wait(Sending(services, notification, message, new, now, ended=ended, longest_wait=longest_wait))
 
 
-async def deliver_single(services: Services, notification: StoredNotification, recipient: str) -> DeliveryState | None:
-    """Send a notification of Herald's own that was just stored, and has no row yet; wait for a slot if need be.
+async def deliver_single(
+    services: Services, notification: StoredNotification, recipient: str, longest_wait: float = math.inf
+) -> DeliveryState | None:
+    """Send a notification of Herald's own that was just stored, and has no row; `longest_wait` is that of `Sending`.
 
     Returns its final state, or None if its delivery was enqueued. If this raises, or the worker dies, somebody has to
     enqueue the delivery.
     """
     ended: dict[str, DeliveryState] = {}
-    await deliver_directly(services, notification, recipient, 0, ended, may_wait=True)
+    await deliver_directly(services, notification, recipient, 0, ended, longest_wait=longest_wait)
     await finish_directly(services, notification, ended)
     return ended.get(recipient)
 
@@ -160,7 +163,7 @@ async def _try(sending: Sending) -> None:
     # Prepare
     message, identifier = sending.message, sending.message.recipient
     lane, read_at = recipient.lane, sending.now
-    if delayed := await find_delay(services, notification, message, lane, read_at, may_wait=sending.may_wait):
+    if delayed := await find_delay(services, notification, message, lane, read_at, longest_wait=sending.longest_wait):
         await sending.requeue(*delayed)
         return
     route = Route(notification.tenant, target.service_url, notification.urgent, identifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from datetime import datetime
@@ -14,8 +15,6 @@ from shared.teams.rate_limiter import RetryLater
 
 #: Longest random addition to the delay of a delivery that is requeued because a rate lane is paused.
 JITTER_SECONDS = 5.0
-#: Longest time that a delivery of the direct path may wait for its slot and its turn.
-MAX_DIRECT_WAIT_SECONDS = 0.25
 
 
 async def find_delay(
@@ -25,17 +24,17 @@ async def find_delay(
     lane: StoredLane,
     read_at: datetime,
     *,
-    may_wait: bool = True,
+    longest_wait: float = math.inf,
 ) -> tuple[float, Delivery] | None:
     """Return the delay in seconds after which the message has to come back, as returned, for its turn.
 
     None means that a request for the delivery may be sent now. Nothing is claimed while it waits. `lane` is the lane of
-    its recipient, read at `read_at` or later, and `may_wait` is that of `Sending`.
+    its recipient, read at `read_at` or later, and `longest_wait` is that of `Sending`.
     """
     tenant, urgent, limiter = notification.tenant, notification.urgent, services.rate_limiter
     recipient = channel_of(message.recipient)
     limiter.learn(tenant, recipient, lane, read_at)
-    if not may_wait and limiter.seconds_until_free(tenant, recipient, urgent=urgent) > MAX_DIRECT_WAIT_SECONDS:
+    if limiter.seconds_until_free(tenant, recipient, urgent=urgent) > longest_wait:
         return 0.0, message
     if paused := limiter.paused_seconds(tenant):
         return paused + random.uniform(0, min(paused, JITTER_SECONDS)), message  # noqa: S311

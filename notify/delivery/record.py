@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class Sending:
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
     the final states of the notification's deliveries, by recipient, and the caller does what follows from them.
-    `may_wait` says whether the worker may wait for a slot longer than `prepare.MAX_DIRECT_WAIT_SECONDS`.
+    The delivery is enqueued if it would wait for a slot longer than `longest_wait`, in seconds.
     """
 
     services: Services
@@ -44,7 +45,7 @@ class Sending:
     now: datetime
     rule: Rule | None = None
     ended: dict[str, DeliveryState] | None = None
-    may_wait: bool = True
+    longest_wait: float = math.inf
 
     @property
     def only_schedule_held_it(self) -> bool:

@@ -108,7 +108,7 @@ async def test_delivery_whose_conversation_is_paused_goes_to_its_queue(timed: He
 async def test_worker_dies_or_stops_while_it_hands_over(
     host: Host, monkeypatch: pytest.MonkeyPatch, *, pauses: bool
 ) -> None:
-    monkeypatch.setattr("notify.delivery.prepare.MAX_DIRECT_WAIT_SECONDS", -1.0)
+    monkeypatch.setattr("notify.direct.LONGEST_WAIT_SECONDS", -1.0)
     story = pause_at_each_write if pauses else crash_at_each_write
     await story(host, lambda: begin(host, single_recipient), lambda scenario: check(host, scenario))
 
