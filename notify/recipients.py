@@ -31,8 +31,13 @@ class ResolvedRecipient:
     lane: StoredLane = field(default=StoredLane(), compare=False)
 
 
-async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRecipient:
-    """Read what the tables hold about a recipient, which is written as in `notify.audience`."""
+async def resolve(
+    services: Services, tenant: str, recipient: str, reference: ConversationReference | None = None
+) -> ResolvedRecipient:
+    """Read what the tables hold about a recipient, which is written as in `notify.audience`.
+
+    `reference` is the recipient's, if it was just read.
+    """
     conversations, identifier = services.conversations, recipient[2:]
     default_zone = services.settings.default_time_zone
     probe_before = services.real_time() - services.settings.probe_after
@@ -41,7 +46,7 @@ async def resolve(services: Services, tenant: str, recipient: str) -> ResolvedRe
             return ResolvedRecipient(Reason(reason), load_zone(default_zone))
         team = await conversations.get(tenant, ReferenceKind.TEAM, identifier)
         return ResolvedRecipient(policy.unlisted_reason(team), load_zone(default_zone))
-    reference = await conversations.get_recipient(tenant, recipient)
+    reference = reference or await conversations.get_recipient(tenant, recipient)
     if recipient.startswith("u:"):
         of_tenant = None if reference.service_url else await conversations.get(tenant, ReferenceKind.TENANT, tenant)
         target = policy.person_target(reference, of_tenant, probe_before)

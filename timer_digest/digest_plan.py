@@ -14,7 +14,7 @@ from shared.preferences.delivery_rules import quiet_until
 from shared.preferences.digest_schedule import DigestSchedule, DigestTime
 from shared.preferences.preferences import Preferences
 from shared.queue_messages import Delivery
-from shared.records import HeldDelivery
+from shared.records import ConversationReference, HeldDelivery
 from shared.states import DeliveryState, Reason, Rule
 from timer_digest.thread_groups import DigestEntry, group_by_priority, limit_groups
 
@@ -56,7 +56,8 @@ class DigestPlan:
 class DigestPreferences:
     """A recipient's preferences, language and digest schedule, which follows the clocks of `zone`.
 
-    `is_installed`: the bot is installed at the recipient, as far as events tell.
+    `is_installed`: the bot is installed at the recipient, as far as events tell. `read` is the reference that has these
+    preferences, and when reading it began (UTC).
     """
 
     preferences: Preferences
@@ -64,6 +65,7 @@ class DigestPreferences:
     language: str
     schedule: DigestSchedule
     is_installed: bool = True
+    read: tuple[ConversationReference, datetime] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,9 @@ async def send_digest(
     if not is_new or task.task is Task.RECONSIDER:
         await publishing.enqueue(services, digest, recipient, is_new=is_new)
         return False
-    ended = await deliver_single(services, digest, recipient, LONGEST_WAIT_SECONDS)
+    ended = await deliver_single(
+        services, digest, recipient, longest_wait=LONGEST_WAIT_SECONDS, read=digest_preferences.read
+    )
     if ended is None:
         return False
     sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")

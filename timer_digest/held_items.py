@@ -57,14 +57,16 @@ async def make_plan(
 
 async def digest_preferences_of(services: Services, task: RecipientTask) -> DigestPreferences:
     """Return the current preferences of the recipient of `task`; for `digest now`, without pause and quiet hours."""
-    settings, reference = services.settings, await services.conversations.get_recipient(task.tenant, task.recipient)
+    settings, began = services.settings, services.real_time()
+    reference = await services.conversations.get_recipient(task.tenant, task.recipient)
     preferences = reference.preferences
     schedule = parse_digest_schedule(preferences.digest or settings.default_digest)
     if task.task is Task.DIGEST_NOW:
         preferences = without_holds(preferences)
     language = language_of(preferences.locale, reference.locale)
     is_installed = reference.status is ReferenceStatus.ACTIVE and bool(reference.conversation_id)
-    return DigestPreferences(preferences, reference.zone(settings.default_time_zone), language, schedule, is_installed)
+    zone = reference.zone(settings.default_time_zone)
+    return DigestPreferences(preferences, zone, language, schedule, is_installed, (reference, began))
 
 
 async def _evaluate(

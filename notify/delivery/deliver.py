@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from azure.core.exceptions import AzureError
@@ -31,7 +31,7 @@ from shared.cards.size import TooLarge
 from shared.contract.faults import Fault, MessageRefused, unknown_notification
 from shared.contract.models import ChannelRecipient
 from shared.queue_messages import NO_ROW, Delivery, Expansion, Task
-from shared.records import DeliveryRecord, StoredNotification
+from shared.records import ConversationReference, DeliveryRecord, StoredNotification
 from shared.rendering import render_notification
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason, ReferenceKind, ReferenceStatus, Rule
@@ -94,22 +94,37 @@ async def deliver_directly(
 
     `recipient_index` is that of its row; `ended` and `longest_wait` are those of `Sending`. Raises as `deliver` does.
     """
+    sending = _first_try(services, notification, recipient, recipient_index)
+    await _send_or_wait(replace(sending, ended=ended, longest_wait=longest_wait))
+
+
+def _first_try(
+    services: Services, notification: StoredNotification, recipient: str, recipient_index: int = 0
+) -> Sending:
     message = Delivery(notification.key, FEW_SHARD, recipient, "", 0)
     new = DeliveryRecord(state=DeliveryState.QUEUED, attempts=0, etag="", recipient_index=recipient_index)
-    now = services.real_time()
-    await _send_or_wait(Sending(services, notification, message, new, now, ended=ended, longest_wait=longest_wait))
+    return Sending(services, notification, message, new, services.real_time())
 
 
 async def deliver_single(
-    services: Services, notification: StoredNotification, recipient: str, longest_wait: float = math.inf
+    services: Services,
+    notification: StoredNotification,
+    recipient: str,
+    *,
+    longest_wait: float = math.inf,
+    read: tuple[ConversationReference, datetime] | None = None,
 ) -> DeliveryState | None:
-    """Send a notification of Herald's own that was just stored, and has no row; `longest_wait` is that of `Sending`.
+    """Send a notification of Herald's own that was just stored, and has no row yet.
 
     Returns its final state, or None if its delivery was enqueued. If this raises, or the worker dies, somebody has to
-    enqueue the delivery.
+    enqueue the delivery. `longest_wait` is that of `Sending`; `read` is the recipient's reference and when reading it
+    began, if that was just now.
     """
     ended: dict[str, DeliveryState] = {}
-    await deliver_directly(services, notification, recipient, 0, ended, longest_wait=longest_wait)
+    sending = replace(_first_try(services, notification, recipient), ended=ended, longest_wait=longest_wait)
+    if read:
+        sending = replace(sending, reference=read[0], now=read[1])
+    await _send_or_wait(sending)
     await finish_directly(services, notification, ended)
     return ended.get(recipient)
 
@@ -147,7 +162,7 @@ async def _send_or_wait(sending: Sending) -> None:
             return
         except Conflict:
             known = await _read(services, sending.notification, message)
-            sending = replace(sending, known=known, now=services.real_time())
+            sending = replace(sending, known=known, now=services.real_time(), reference=None)
     raise Conflict
 
 
@@ -223,7 +238,7 @@ async def _decide(sending: Sending) -> tuple[Sending, ResolvedRecipient, PolicyI
     Also returns the values that decided, and whether the recipient never had the app, which is installed by now.
     """
     services, notification, identifier = sending.services, sending.notification, sending.message.recipient
-    recipient = await resolve(services, notification.tenant, identifier)
+    recipient = await resolve(services, notification.tenant, identifier, sending.reference)
     if recipient.target in policy.MISSING and sending.known.reason == Reason.NOT_INSTALLED:
         try:
             if await _has_shown_channel(sending):

@@ -14,7 +14,7 @@ from notify.progress import finish_after
 from shared.conversation_ids import channel_of
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
-from shared.records import DeliveryRecord, HeldDelivery, StoredNotification
+from shared.records import ConversationReference, DeliveryRecord, HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DIGESTS, DeliveryState, Purpose, Reason, ReferenceKind, Rule
 from shared.storage import timers
@@ -35,7 +35,8 @@ class Sending:
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
     the final states of the notification's deliveries, by recipient, and the caller does what follows from them.
-    The delivery is enqueued if it would wait for a slot longer than `longest_wait`, in seconds.
+    The delivery is enqueued if it would wait for a slot longer than `longest_wait`, in seconds. `reference` is that of
+    its recipient if it was read for this try, at `now` or later.
     """
 
     services: Services
@@ -46,6 +47,7 @@ class Sending:
     rule: Rule | None = None
     ended: dict[str, DeliveryState] | None = None
     longest_wait: float = math.inf
+    reference: ConversationReference | None = None
 
     @property
     def only_schedule_held_it(self) -> bool:
