@@ -21,8 +21,9 @@ from shared.states import DeliveryState, NotificationState
 from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW, MAX_FEW_ROWS
 from shared.teams.rate_limiter import RetryLater
 
-#: Longest time that a delivery may wait for its slot and its turn.
-LONGEST_WAIT_SECONDS = 0.25
+#: Longest time that a delivery may wait for its slot and its turn. An urgent one waits for those slots at most that are
+#: granted already (`MAX_LEAD`): the queue would take longer.
+LONGEST_WAIT_SECONDS, LONGEST_URGENT_WAIT_SECONDS = 0.25, 1.0
 
 #: Each recipient, with its index in the audience (`AudiencePage.recipients`).
 Recipients = Mapping[str, int]
@@ -54,10 +55,11 @@ async def send_directly(services: Services, notification: StoredNotification, re
     If this raises, nothing is lost: the notification's queue message has to come again.
     """
     ended: dict[str, DeliveryState] = {}
+    longest_wait = LONGEST_URGENT_WAIT_SECONDS if notification.urgent else LONGEST_WAIT_SECONDS
 
     async def deliver_to(recipient: str) -> None:
         await deliver_directly(
-            services, notification, recipient, recipients[recipient], ended, longest_wait=LONGEST_WAIT_SECONDS
+            services, notification, recipient, recipients[recipient], ended, longest_wait=longest_wait
         )
 
     await gather_limited(list(recipients), deliver_to)

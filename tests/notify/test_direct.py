@@ -15,7 +15,7 @@ from notify.audience import AudiencePage
 from notify.delivery.deliver import deliver_directly
 from notify.ingest import ingest
 from shared.queue_messages import DELIVERIES, DELIVERIES_URGENT
-from shared.rate_windows import SECOND
+from shared.rate_windows import SECOND, TenantLane
 from shared.states import NotificationState
 from shared.storage.delivery_counts import MAX_FEW
 from shared.storage.table import Conflict
@@ -82,17 +82,34 @@ async def test_more_than_ten_recipients_are_expanded(timed: Herald) -> None:
     assert await timed.counts(more) == {"sent": MAX_FEW + 1}
 
 
-@pytest.mark.parametrize(("priority", "queue"), [("normal", DELIVERIES), ("urgent", DELIVERIES_URGENT)])
-async def test_delivery_that_would_wait_for_a_slot_goes_to_its_queue(timed: Herald, priority: str, queue: str) -> None:
+@pytest.mark.parametrize(("seconds", "priority"), [(0.1, "normal"), (0.7, "urgent")])
+async def test_delivery_waits_for_a_slot_that_is_near(timed: Herald, seconds: float, priority: str) -> None:
+    """An urgent one waits longer, since its queue is polled once a second only."""
     [ada] = await stored_people(timed, 1)
-    slots = timed.services.rate_limiter._queue(timed.tenant)
-    slots.lane = type(slots.lane)(next_slot=timed.services.rate_limiter._clock() + SECOND // 2)
+    take_slots(timed, seconds)
+    assert await timed.counts(await timed.submit(user(ada), priority=priority)) == {"sent": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "priority", "queue"), [(0.5, "normal", DELIVERIES), (1.5, "urgent", DELIVERIES_URGENT)]
+)
+async def test_delivery_that_would_wait_for_a_slot_goes_to_its_queue(
+    timed: Herald, seconds: float, priority: str, queue: str
+) -> None:
+    [ada] = await stored_people(timed, 1)
+    take_slots(timed, seconds)
     submitted = await timed.submit(user(ada), priority=priority)
     assert await timed.counts(submitted) == {"open": 1}
     assert await timed.message_count(queue) == 1
     await timed.run_until_idle()
     assert (await timed.reload(submitted)).state is NotificationState.FINISHED
     assert len(await timed.received()) == 1
+
+
+def take_slots(herald: Herald, seconds: float) -> None:
+    """Let others take all slots of the next seconds."""
+    limiter = herald.services.rate_limiter
+    limiter._queue(herald.tenant).lane = TenantLane(next_slot=limiter._clock() + int(seconds * SECOND))
 
 
 async def test_delivery_whose_conversation_is_paused_goes_to_its_queue(timed: Herald) -> None:
