@@ -84,18 +84,19 @@ async def store(
 
 async def enqueue(
     services: Services, notification: StoredNotification, recipient: str, *, is_new: bool = False
-) -> None:
-    """Enqueue the delivery of a notification to one recipient, unless it has ended.
+) -> bool:
+    """Enqueue the delivery of a notification to one recipient, unless it has ended; return whether it was enqueued.
 
     Of one that is new, the worker that handles the message writes the row with its claim.
     """
     if notification.state is NotificationState.FINISHED:
-        return
+        return False
     messages = [Delivery(notification.key, FEW_SHARD, recipient, NO_ROW, 0)]
     if not is_new:
         messages = await services.deliveries.add(notification.key, FEW_SHARD, {recipient: 0}, services.clock())
     for message in messages:
         await services.queues.enqueue_delivery(message, urgent=notification.urgent)
+    return bool(messages)
 
 
 async def accept(services: Services, new: StoredNotification) -> tuple[StoredNotification, bool]:

@@ -16,6 +16,7 @@ Nothing is lost or sent twice, wherever a worker dies and however many workers s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -52,6 +53,12 @@ FALLBACK_DELAY = timedelta(days=1)
 LONGEST_WAIT_SECONDS = 2.0
 #: The digest's message is considered lost when its next try is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
+
+#: Digests that one process sends where they are made. Further ones are enqueued, so that a Teams that hangs does not
+#: stop the other tasks of recipients (`functions.MAX_CONCURRENT_RELEASES`).
+MAX_DIRECT_DIGESTS = 16
+
+_direct_limit = asyncio.Semaphore(MAX_DIRECT_DIGESTS)  # never waited for
 
 
 async def send_digest(
@@ -106,17 +113,19 @@ async def send_digest(
         raise Conflict
     new_state = replace(new_state, etag=await services.held_deliveries.save_digest_state(tenant, recipient, new_state))
     # The delivery of a worker that crashed may have a row; `RECONSIDER` has changed the held rows since they were read.
-    if not is_new or task.task is Task.RECONSIDER:
+    if not is_new or task.task is Task.RECONSIDER or _direct_limit.locked():
         await publishing.enqueue(services, digest, recipient, is_new=is_new)
         return False
-    ended = await deliver_single(
-        services, digest, recipient, longest_wait=LONGEST_WAIT_SECONDS, read=digest_preferences.read
-    )
+    async with _direct_limit:
+        ended = await deliver_single(
+            services, digest, recipient, longest_wait=LONGEST_WAIT_SECONDS, read=digest_preferences.read
+        )
     if ended is None:
         return False
     sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")
     await settle_last_digest(services, sent, new_state, [item for item, _ in plan.digest])
-    return plan.more is None or len(reserved) < len(planned)
+    is_held_again = ended is DeliveryState.CANCELLED  # and evaluated by a task of its own
+    return not is_held_again and (more != 0 or len(reserved) < len(planned))
 
 
 async def settle_last_digest(
@@ -124,7 +133,8 @@ async def settle_last_digest(
 ) -> DigestState | None:
     """Settle the recipient's last digest if its delivery has ended, and return the new digest state.
 
-    None if it has not ended: its end is the next occasion. Its message is enqueued if it may be lost.
+    None if it has not ended: its end is the next occasion. Its message is enqueued if it may be lost. Raises `Conflict`
+    if it has ended meanwhile.
     """
     key = digest_key(task.tenant, task.recipient, state)
     if task.sent_digest == key:
@@ -143,7 +153,8 @@ async def settle_last_digest(
     digest = await services.notifications.get(key)
     if digest is None:
         return await settle_digest(services, task, state, items, DeliveryResult(DeliveryState.CANCELLED))
-    await publishing.enqueue(services, digest, task.recipient)
+    if not await publishing.enqueue(services, digest, task.recipient):
+        raise Conflict  # it has ended since its row was read
     return None
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from notify.progress import finish_after
+from notify.progress import finish, finish_after
 from shared.concurrency import gather_limited
 from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord, DigestState, HeldDelivery, notification_key
@@ -116,13 +116,15 @@ async def end_delivery(services: Services, delivery: Delivery, result: DeliveryR
 
     Returns whether the delivery is final now, whoever ended it.
     """
-    etag, message, state = delivery.etag, replace(delivery, etag=""), result.state
+    etag, message = delivery.etag, replace(delivery, etag="")
+    # Read before the delivery ends, so that a command that reopens it meanwhile changes the ETag.
+    notification = await services.notifications.recent(message.notification)
     while True:
         try:
             is_last = await services.deliveries.settle(
                 message,
                 etag,
-                state,
+                result.state,
                 previous=DeliveryState.QUEUED,
                 now=services.real_time(),
                 reason=result.reason,
@@ -138,8 +140,8 @@ async def end_delivery(services: Services, delivery: Delivery, result: DeliveryR
             if known is None or not known.state.final:
                 return known is None
             # It may have been the last: its worker may have crashed before it finished the notification.
-            is_last, state = True, known.state
-            break
-    if is_last and (notification := await services.notifications.recent(message.notification)):
-        await finish_after(services, notification, message.shard, state)
+            await finish(services, message.notification)
+            return True
+    if is_last and notification:
+        await finish_after(services, notification, message.shard, result.state)
     return True

@@ -34,7 +34,8 @@ class Sending:
 
     `now` is when the try began (UTC, `services.real_time`). `rule` is the policy rule that decided, None before that.
     A row that does not exist yet has the ETag "". `ended` is None for a delivery from the queue; otherwise it receives
-    the final states of the notification's deliveries, by recipient, and the caller does what follows from them.
+    the final states of the notification's deliveries, by recipient, and the caller does what follows from them; a
+    delivery that may have arrived twice is left out, and treated like one from the queue.
     The delivery is enqueued if it would wait for a slot longer than `longest_wait`, in seconds. `reference` is that of
     its recipient if it was read for this try, at `now` or later.
     """
@@ -94,7 +95,7 @@ class Sending:
     async def follow_up(self, state: DeliveryState, *, is_last: bool) -> None:
         """Finish the notification after its last delivery, and have a digest settled; safe to repeat."""
         notification = self.notification
-        if self.ended is not None:
+        if self.ended is not None and not self.known.maybe_twice:
             self.ended[self.message.recipient] = state  # maybe again: a later step may meet a conflict
             return
         if is_last:

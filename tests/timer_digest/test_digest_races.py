@@ -18,7 +18,7 @@ from shared.preferences.preferences import FOREVER
 from shared.queue_messages import DELIVERIES, RECIPIENTS, Delivery, RecipientTask, Task
 from shared.records import HeldDelivery, StoredNotification
 from shared.services import Services
-from shared.states import DeliveryState
+from shared.states import DeliveryState, NotificationState, Purpose
 from shared.storage import timers
 from shared.storage.table import Conflict
 from tests.support.digests import (
@@ -431,3 +431,99 @@ async def test_delivery_redriven_before_its_held_row_is_deleted_is_released(
     await release(timed.services, task)
     await timed.handle_messages()
     assert await timed.counts(notification) == {"sent": 1}
+
+
+async def test_release_that_meets_the_end_of_a_card_looks_again(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the card's row before the card ends, and its notification after that: no message would end it again."""
+    services = timed.services
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=FOREVER)
+    news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
+    await send_to(timed, ada, "Build 1")
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    send, get = services.connector.send, services.notifications.get
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def send_slowly(*args: Any, **kwargs: Any) -> Any:
+        outcome = await send(*args, **kwargs)
+        arrived.set()
+        await answered.wait()
+        return outcome
+
+    async def get_after_the_end(key: str) -> StoredNotification | None:
+        if asyncio.current_task() is not sending and not answered.is_set():
+            stored = await get(key)
+            if stored and stored.purpose is Purpose.DIGEST_NOW:
+                answered.set()
+                await sending
+        return await get(key)
+
+    monkeypatch.setattr(services.connector, "send", send_slowly)
+    monkeypatch.setattr(services.notifications, "get", get_after_the_end)
+    sending = asyncio.create_task(release(services, task))
+    await arrived.wait()
+    await set_preferences(timed, ada, paused_until=None)
+    await release(services, replace(task, task=Task.RECONSIDER))
+    await timed.handle_messages()
+    assert answered.is_set()
+    assert [await timed.counts(each) for each in news] == [{"digested": 1}] * len(news)
+
+
+async def test_items_of_a_card_that_a_second_worker_sent_before_may_have_arrived_twice(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that makes a digest stalls; its message comes again, and the answer to the second worker is lost."""
+    ada = await add_person(timed, "2026-11-23T10:00")
+    build, recipient = await send_to(timed, ada), f"u:{ada.object_id}"
+    await timed.teams.inject(TeamsFault(operation="send", person=ada.object_id, status=503, accept=True, count=1))
+    monkeypatch.setattr("notify.policy.backoff", lambda *_: 0.0)
+    claim = timed.services.deliveries.claim
+
+    async def claim_late(*args: Any) -> str:
+        with monkeypatch.context() as second:
+            second.setattr(timed.services.deliveries, "claim", claim)
+            await release(timed.services, RecipientTask(timed.tenant, recipient, Task.RELEASE))
+            await timed.handle_batch(DELIVERIES, lambda body: deliver(timed.services, Delivery.decode(body)))
+        return await claim(*args)
+
+    monkeypatch.setattr(timed.services.deliveries, "claim", claim_late)
+    await release(timed.services, RecipientTask(timed.tenant, recipient, Task.DIGEST_NOW))
+    monkeypatch.undo()
+    await timed.run_until_idle()
+    assert len(await received_by(timed, ada)) == 2
+    row = await timed.row(build, recipient)
+    assert (row["state"], row["maybe_twice"]) == ("digested", True)
+
+
+async def test_delivery_redriven_as_soon_as_its_digest_failed_is_open(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    build, settle = await send_to(timed, ada), timed.services.deliveries.settle
+    fault = TeamsFault(operation="send", person=ada.object_id, status=400, code="Bad Argument", count=1)
+    await timed.teams.inject(fault)
+
+    async def settle_before_a_redrive(message: Delivery, *args: Any, **kwargs: Any) -> bool:
+        is_last = await settle(message, *args, **kwargs)
+        if message.notification == build.key:
+            monkeypatch.undo()
+            await timed.command("redrive", build)
+        return is_last
+
+    monkeypatch.setattr(timed.services.deliveries, "settle", settle_before_a_redrive)
+    await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    stored = await timed.reload(build)
+    assert (stored.state, stored.counts) == (NotificationState.EXPANDED, "")
+    await advance_to(timed, "2026-11-24T08:02")
+    assert (await timed.reload(build)).counts == '{"digested":1}'
+
+
+async def test_more_digests_than_a_process_sends_at_once_are_enqueued(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification = await send_to(timed, ada)
+    monkeypatch.setattr(digest_sender, "_direct_limit", asyncio.Semaphore(0))
+    await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
+    assert await timed.message_count(DELIVERIES) == 1
+    await timed.handle_messages()
+    assert await timed.counts(notification) == {"digested": 1}

@@ -12,7 +12,7 @@ import pytest
 from local.fake_teams.api import TeamsFault
 from notify.command_dispatch import SWEEP_DELAY_SECONDS
 from shared.preferences.preferences import FOREVER
-from shared.queue_messages import Delivery, Task
+from shared.queue_messages import Delivery, RecipientTask, Task
 from shared.records import DeliveryRecord
 from shared.states import Mode, ReferenceKind, ReferenceStatus
 from tests.support.digests import (
@@ -610,3 +610,29 @@ async def test_digest_that_was_surely_sent_is_settled_without_a_read_of_its_deli
     await advance_to(timed, "2026-11-24T08:00")
     assert [(await timed.row(build, f"u:{ada.object_id}"))["state"] for build in builds] == ["digested", "digested"]
     assert [key for key in read if key not in {build.key for build in builds}] == []
+
+
+async def test_items_of_an_ended_pause_that_do_not_fit_a_due_digest_follow_it(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timer_digest.digest_plan.MAX_DIGEST_ITEMS", 3)
+    ada = await add_person(timed, "2026-11-23T10:00", paused_until=datetime(2026, 11, 24, 12, tzinfo=UTC))
+    held = [await send_to(timed, ada, f"Build {number}", priority="urgent") for number in range(2)]
+    held += [await send_to(timed, ada, f"News {number}", category="news") for number in range(8)]
+    await advance_to(timed, "2026-11-24T12:01")
+    await advance_to(timed, "2026-11-24T12:03")
+    assert {"open": 1} not in [await timed.counts(each) for each in held]
+
+
+async def test_digest_is_made_once_just_before_quiet_hours(timed: Herald) -> None:
+    """Policy looks five seconds ahead, so that the digest is cancelled and its items are held again."""
+    paused_until = datetime(2026, 11, 23, 20, 59, 50, tzinfo=UTC)
+    ada = await add_person(timed, "2026-11-23T10:00", quiet="22:00-23:00", digest="off", paused_until=paused_until)
+    for number in range(MAX_SEPARATE_MESSAGES + 1):
+        await send_to(timed, ada, f"News {number}", category="news")
+    timed.clock.offset += datetime(2026, 11, 23, 20, 59, 56, tzinfo=UTC) - timed.clock()
+    await timed.services.queues.enqueue_recipient(RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.RELEASE))
+    await timed.handle_messages()
+    assert (await timed.services.held_deliveries.digest_state(timed.tenant, f"u:{ada.object_id}")).number == 1
+    await advance_to(timed, "2026-11-23T22:01")
+    assert len(await received_by(timed, ada)) == 1
