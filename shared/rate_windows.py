@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 SECOND = 1_000_000
-#: Longest time whose slots one process takes at once: slots that it does not use are lost to the others.
-MAX_BLOCK = SECOND // 2
-#: How far ahead slots are granted. Requests that wait longer have no slot yet, so an urgent one never waits longer
-#: than this for the next slot.
+#: How far ahead slots are granted. Requests that wait longer have no slot yet, so an urgent one waits no longer than this
+#: for the next slot, and a process that does not use its slots takes no more from the others.
+MAX_AHEAD = SECOND // 2
+#: How much later than now the first slot may be, for a storage that is slow.
 MAX_LEAD = SECOND
 #: How late a slot may be used. At 45 requests a second, some that are 100 ms late and others in time make up to 50 in
 #: a second; half of the 100 ms is left for the way to Teams.
@@ -41,7 +41,7 @@ PART_LENGTH = 30 * SECOND
 #: Longest pause of a lane. A stored time that is further ahead is not believed.
 MAX_PAUSE = 900 * SECOND
 #: After a pause, one request is sent first. The next ones follow after this time: other workers take their slots up to
-#: 1.2 s ahead, and have to know its answer by then.
+#: 0.7 s ahead, and have to know its answer by then.
 PROBE_GAP = 2 * SECOND
 #: Longest time that a message waits for its turn in the process, and longest time for which turns are reserved.
 MAX_TURN_WAIT, MAX_TURN_LEAD = SECOND, 3600 * SECOND
@@ -54,11 +54,11 @@ MAX_REFUSED_CONVERSATIONS, REFUSAL_WINDOW = 3, 5 * SECOND
 def grant(next_slot: int, now: int, rate: int, max_count: int) -> tuple[Sequence[int], int]:
     """Return up to `max_count` slots, and the next free slot after them; `next_slot` is the next free slot before.
 
-    Slots are evenly spaced, `rate` a second, from `now` on and at most `MAX_LEAD` ahead. There may be none.
+    Slots are evenly spaced, `rate` a second, from `now` on and at most `MAX_AHEAD` ahead. There may be none.
     """
     gap = -(-SECOND // rate)
     first = max(next_slot, now)
-    count = min(max_count, max(1, MAX_BLOCK // gap), max(0, (now + MAX_LEAD - first) // gap + 1))
+    count = min(max_count, max(0, (now + MAX_AHEAD - first) // gap + 1))
     return [first + gap * index for index in range(count)], first + gap * count if count else next_slot
 
 
@@ -86,7 +86,7 @@ class TenantLane:
         """Return up to `max_count` slots from `now` on, and the lane after them; after a pause, one slot first."""
         if self.paused_until and self.next_slot <= self.paused_until:
             probe = max(now, self.paused_until)
-            return ([probe], replace(self, next_slot=probe + PROBE_GAP)) if probe <= now + MAX_LEAD else ([], self)
+            return ([probe], replace(self, next_slot=probe + PROBE_GAP)) if probe <= now + MAX_AHEAD else ([], self)
         slots, next_slot = grant(self.next_slot, now, rate, max_count)
         return slots, replace(self, next_slot=next_slot)
 

@@ -17,6 +17,7 @@ from itertools import count
 
 from shared import keys
 from shared.rate_windows import (
+    MAX_AHEAD,
     MAX_LATENESS,
     MAX_LEAD,
     MAX_PAUSE,
@@ -326,7 +327,7 @@ class _TenantQueue:
 
     async def _wait(self, now: int) -> None:
         """Wait until slots are granted again; raise `RetryLater` in the requests that would wait too long."""
-        resumes = max(self.lane.next_slot, self.lane.paused_until) - MAX_LEAD
+        resumes = max(self.lane.next_slot, self.lane.paused_until) - MAX_AHEAD
         is_brief = resumes <= now + MAX_PAUSE_MICROSECONDS
         self._refuse(resumes if is_brief else sys.maxsize, resumes - now)
         if self._waiting:
