@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 SECOND = 1_000_000
-#: How far ahead slots are granted. Requests that wait longer have no slot yet, so an urgent one waits no longer than this
-#: for the next slot, and a process that does not use its slots takes no more from the others.
+#: How far ahead slots are granted. Requests that wait longer have no slot yet, so an urgent one waits no longer than
+#: this for the next slot, and a process that does not use its slots takes no more from the others.
 MAX_AHEAD = SECOND // 2
 #: How much later than now the first slot may be, for a storage that is slow.
 MAX_LEAD = SECOND
