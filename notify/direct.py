@@ -21,8 +21,8 @@ from shared.states import DeliveryState, NotificationState
 from shared.storage.delivery_counts import FEW_SHARD, MAX_FEW, MAX_FEW_ROWS
 from shared.teams.rate_limiter import RetryLater
 
-#: Longest time that a delivery may wait for its slot and its turn. An urgent one may wait for the slots that others have
-#: (`rate_windows.MAX_AHEAD`), and a little longer for those of other urgent ones: its queue would take longer.
+#: Longest time that a delivery may wait for its slot and its turn. An urgent one may wait until slots are free that
+#: others have (`rate_windows.MAX_AHEAD`), and for some urgent ones: its queue would take longer.
 LONGEST_WAIT_SECONDS, LONGEST_URGENT_WAIT_SECONDS = 0.25, 1.0
 
 #: Each recipient, with its index in the audience (`AudiencePage.recipients`).
