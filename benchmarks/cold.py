@@ -31,12 +31,14 @@ LAZY_MODULES = (
 )
 #: Contract models that are built on first use; sending needs only the first one, to read stored notifications.
 LAZY_MODELS = ("Notification", "CloudEvent", "CommandEvent", "BareNotification", "BareCommand")
+#: Prevents the import of a grammar that a tool for development brings along, and that `jsonschema` then loads.
+_NO_GRAMMAR = "import sys; sys.modules['rfc3987_syntax'] = None; "
 #: The code of each kind of start. The Python worker of Functions loads azure.functions before it imports the app.
 STARTS = {
     "azure.functions": "import azure.functions",
     "function_app": "import function_app",
     "what only sends": "import function_app, msal, shared.contract.models as c; c.Notification.model_rebuild()",
-    "everything": f"import function_app, {', '.join(LAZY_MODULES)}, shared.contract.models as c; "
+    "everything": f"{_NO_GRAMMAR}import function_app, {', '.join(LAZY_MODULES)}, shared.contract.models as c; "
     + "; ".join(f"c.{name}.model_rebuild()" for name in LAZY_MODELS),
 }
 LISTED_PACKAGES = 10
