@@ -28,7 +28,7 @@ from shared import publishing
 from shared.concurrency import gather_limited
 from shared.preferences.preferences import FOREVER
 from shared.queue_messages import Delivery, RecipientTask, Task
-from shared.records import DeliveryRecord, DigestState, HeldDelivery
+from shared.records import DeliveryRecord, DigestState, HeldDelivery, StoredNotification
 from shared.services import Services
 from shared.states import DeliveryState, Purpose, Reason
 from shared.storage import timers
@@ -53,7 +53,6 @@ FALLBACK_DELAY = timedelta(days=1)
 LONGEST_WAIT_SECONDS = 2.0
 #: The digest's message is considered lost when its next try is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
-
 #: Digests that one process sends where they are made. Further ones are enqueued, so that a Teams that hangs does not
 #: stop the other tasks of recipients (`functions.MAX_CONCURRENT_RELEASES`).
 MAX_DIRECT_DIGESTS = 16
@@ -68,7 +67,7 @@ async def send_digest(
     plan: DigestPlan,
     digest_preferences: DigestPreferences,
 ) -> bool:
-    """Make and send the planned digest; return whether more may be due. Of one that was enqueued, its end repeats this.
+    """Make and send the planned digest; return whether more may be due. After one that was enqueued, its end says so.
 
     Raises `Conflict` if another worker changed the recipient's digest state.
     """
@@ -116,16 +115,28 @@ async def send_digest(
     if not is_new or task.task is Task.RECONSIDER or _direct_limit.locked():
         await publishing.enqueue(services, digest, recipient, is_new=is_new)
         return False
+    ended = await _send_directly(services, task, new_state, digest, plan, digest_preferences)
+    is_held_again = ended is DeliveryState.CANCELLED  # and evaluated by a task of its own
+    return ended is not None and not is_held_again and (more != 0 or len(reserved) < len(planned))
+
+
+async def _send_directly(
+    services: Services,
+    task: RecipientTask,
+    state: DigestState,
+    digest: StoredNotification,
+    plan: DigestPlan,
+    digest_preferences: DigestPreferences,
+) -> DeliveryState | None:
+    """Send a digest that was just made, and settle it; return its final state, or None if it was enqueued."""
     async with _direct_limit:
         ended = await deliver_single(
-            services, digest, recipient, longest_wait=LONGEST_WAIT_SECONDS, read=digest_preferences.read
+            services, digest, task.recipient, longest_wait=LONGEST_WAIT_SECONDS, read=digest_preferences.read
         )
-    if ended is None:
-        return False
-    sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")
-    await settle_last_digest(services, sent, new_state, [item for item, _ in plan.digest])
-    is_held_again = ended is DeliveryState.CANCELLED  # and evaluated by a task of its own
-    return not is_held_again and (more != 0 or len(reserved) < len(planned))
+    if ended:
+        sent = replace(task, sent_digest=digest.key if ended is DeliveryState.SENT else "")
+        await settle_last_digest(services, sent, state, [item for item, _ in plan.digest])
+    return ended
 
 
 async def settle_last_digest(
