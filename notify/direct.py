@@ -7,6 +7,7 @@ all: a worker may have died before it did what follows from a result.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from notify.audience import list_page
@@ -24,6 +25,10 @@ from shared.teams.rate_limiter import RetryLater
 #: Longest time that a delivery may wait for its slot and its turn. An urgent one may wait until slots are free that
 #: others have (`rate_windows.MAX_AHEAD`), and for some urgent ones: its queue would take longer.
 LONGEST_WAIT_SECONDS, LONGEST_URGENT_WAIT_SECONDS = 0.25, 1.0
+#: Urgent notifications of one process that may wait so long at a time: a flood of them would hold up all ingestion.
+MAX_WAITING_URGENT = 8
+
+_urgent_limit = asyncio.Semaphore(MAX_WAITING_URGENT)  # never waited for
 
 #: Each recipient, with its index in the audience (`AudiencePage.recipients`).
 Recipients = Mapping[str, int]
@@ -55,14 +60,19 @@ async def send_directly(services: Services, notification: StoredNotification, re
     If this raises, nothing is lost: the notification's queue message has to come again.
     """
     ended: dict[str, DeliveryState] = {}
-    longest_wait = LONGEST_URGENT_WAIT_SECONDS if notification.urgent else LONGEST_WAIT_SECONDS
 
-    async def deliver_to(recipient: str) -> None:
-        await deliver_directly(
-            services, notification, recipient, recipients[recipient], ended, longest_wait=longest_wait
-        )
+    async def deliver_all(longest_wait: float) -> None:
+        async def deliver_to(recipient: str) -> None:
+            index = recipients[recipient]
+            await deliver_directly(services, notification, recipient, index, ended, longest_wait=longest_wait)
 
-    await gather_limited(list(recipients), deliver_to)
+        await gather_limited(list(recipients), deliver_to)
+
+    if notification.urgent and not _urgent_limit.locked():
+        async with _urgent_limit:
+            await deliver_all(LONGEST_URGENT_WAIT_SECONDS)
+    else:
+        await deliver_all(LONGEST_WAIT_SECONDS)
     await finish_directly(services, notification, ended)
 
 

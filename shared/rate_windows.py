@@ -15,7 +15,7 @@ SECOND = 1_000_000
 #: How far ahead slots are granted. Requests that wait longer have no slot yet, so an urgent one waits no longer than
 #: this for the next slot, and a process that does not use its slots takes no more from the others.
 MAX_AHEAD = SECOND // 2
-#: How much later than now the first slot may be, for a storage that is slow.
+#: The same while the storage is slow, and how much later than now the first slot may be then.
 MAX_LEAD = SECOND
 #: How late a slot may be used. At 45 requests a second, some that are 100 ms late and others in time make up to 50 in
 #: a second; half of the 100 ms is left for the way to Teams.
@@ -41,7 +41,7 @@ PART_LENGTH = 30 * SECOND
 #: Longest pause of a lane. A stored time that is further ahead is not believed.
 MAX_PAUSE = 900 * SECOND
 #: After a pause, one request is sent first. The next ones follow after this time: other workers take their slots up to
-#: 0.7 s ahead, and have to know its answer by then.
+#: 0.7 s ahead (1.5 s while the storage is slow), and have to know its answer by then.
 PROBE_GAP = 2 * SECOND
 #: Longest time that a message waits for its turn in the process, and longest time for which turns are reserved.
 MAX_TURN_WAIT, MAX_TURN_LEAD = SECOND, 3600 * SECOND
@@ -51,14 +51,14 @@ MAX_SKEW = 60 * SECOND
 MAX_REFUSED_CONVERSATIONS, REFUSAL_WINDOW = 3, 5 * SECOND
 
 
-def grant(next_slot: int, now: int, rate: int, max_count: int) -> tuple[Sequence[int], int]:
+def grant(next_slot: int, now: int, rate: int, max_count: int, max_ahead: int = MAX_AHEAD) -> tuple[Sequence[int], int]:
     """Return up to `max_count` slots, and the next free slot after them; `next_slot` is the next free slot before.
 
-    Slots are evenly spaced, `rate` a second, from `now` on and at most `MAX_AHEAD` ahead. There may be none.
+    Slots are evenly spaced, `rate` a second, from `now` on and at most `max_ahead` ahead. There may be none.
     """
     gap = -(-SECOND // rate)
     first = max(next_slot, now)
-    count = min(max_count, max(0, (now + MAX_AHEAD - first) // gap + 1))
+    count = min(max_count, max(0, (now + max_ahead - first) // gap + 1))
     return [first + gap * index for index in range(count)], first + gap * count if count else next_slot
 
 
@@ -82,12 +82,12 @@ class TenantLane:
             return replace(self, next_slot=now, paused_until=now)
         return replace(self, paused_until=paused_until)
 
-    def take(self, now: int, rate: int, max_count: int) -> tuple[Sequence[int], TenantLane]:
+    def take(self, now: int, rate: int, max_count: int, max_ahead: int = MAX_AHEAD) -> tuple[Sequence[int], TenantLane]:
         """Return up to `max_count` slots from `now` on, and the lane after them; after a pause, one slot first."""
         if self.paused_until and self.next_slot <= self.paused_until:
             probe = max(now, self.paused_until)
-            return ([probe], replace(self, next_slot=probe + PROBE_GAP)) if probe <= now + MAX_AHEAD else ([], self)
-        slots, next_slot = grant(self.next_slot, now, rate, max_count)
+            return ([probe], replace(self, next_slot=probe + PROBE_GAP)) if probe <= now + max_ahead else ([], self)
+        slots, next_slot = grant(self.next_slot, now, rate, max_count, max_ahead)
         return slots, replace(self, next_slot=next_slot)
 
     def with_pause(self, until: int) -> TenantLane:

@@ -51,7 +51,7 @@ from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priori
 FALLBACK_DELAY = timedelta(days=1)
 #: Longest time that a digest waits for its slot where it is made. The tick makes those of a second due at once.
 LONGEST_WAIT_SECONDS = 2.0
-#: The digest's message is considered lost when its next try is overdue by this much.
+#: A digest whose next try is overdue by this much is looked at again.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 #: Digests that one process sends where they are made. Further ones are enqueued, so that a Teams that hangs does not
 #: stop the other tasks of recipients (`functions.MAX_CONCURRENT_RELEASES`).
@@ -156,7 +156,7 @@ async def settle_last_digest(
         reason = Reason(known.reason) if known.reason else None
         return await settle_digest(services, task, state, items, DeliveryResult(known.state, reason, known.maybe_twice))
     until = known.not_before if known and known.state is DeliveryState.QUEUED else None
-    if until and until > services.real_time() - LOST_MESSAGE_AFTER:
+    if until and until > services.real_time():
         # It was requeued, but its worker may have died just before: then a later look finds it overdue.
         later = services.clock() + (until - services.real_time()) + LOST_MESSAGE_AFTER
         await services.timers.put(later, timers.DIGEST, task.tenant, task.recipient)

@@ -61,7 +61,8 @@ async def _reconsider(services: Services, task: RecipientTask) -> None:
         await gather_limited(until, lambda each: services.held_deliveries.hold_until(task.tenant, *each))
         if plan.digest and not included:
             await send_digest(services, task, state, plan, digest_preferences)
-        if due_now:
+        # A digest that another worker made meanwhile may have ended: then nothing else releases what is due.
+        if due_now or (plan.digest and included):
             await services.queues.enqueue_recipient(replace(task, task=Task.RELEASE, after="", poison_retries=0))
     if len(items) == MAX_ITEMS:
         await services.queues.enqueue_recipient(replace(task, after=items[-1].key, poison_retries=0))

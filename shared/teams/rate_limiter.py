@@ -39,6 +39,8 @@ MAX_PAUSE_MICROSECONDS = SECOND
 #: How far ahead slots are taken at least, so that the request history of the conversation is stored before the slot: a
 #: slot that is missed is lost. While storage is slower than that, they are taken up to `MAX_LEAD` ahead.
 LEAD_MICROSECONDS = SECOND // 5
+#: Storage counts as slow for this long after a slot was missed.
+SLOW_MICROSECONDS = 10 * SECOND
 #: Conversations whose lane is kept in memory, which saves a read if no other process wrote to it.
 MAX_CACHED_CONVERSATIONS = 4096
 
@@ -254,7 +256,7 @@ class _TenantQueue:
         self._lanes, self._tenant, self._rate, self._clock = lanes, tenant, rate, clock
         #: Slots before its `paused_until` are void, including those already granted.
         self.lane, self._etag = TenantLane(), ""
-        self._lead = LEAD_MICROSECONDS
+        self._lead, self._missed_at = LEAD_MICROSECONDS, 0
         self._waiting: list[_SlotRequest] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
@@ -276,9 +278,15 @@ class _TenantQueue:
     def adapt_lead(self, spare: int) -> None:
         """Take slots further ahead if one was stored too late, or less far if there were `spare` microseconds."""
         if spare < -MAX_LATENESS:
+            self._missed_at = self._clock()
             self._lead = min(2 * self._lead, MAX_LEAD)
         elif spare > self._lead // 2:
             self._lead = max(self._lead * 3 // 4, LEAD_MICROSECONDS)
+
+    @property
+    def _max_ahead(self) -> int:
+        """How far ahead slots are taken: further for a time after one was missed, which slow storage causes."""
+        return MAX_LEAD if self._clock() < self._missed_at + SLOW_MICROSECONDS else MAX_AHEAD
 
     async def change(self, change: Callable[[TenantLane], TenantLane]) -> None:
         """Read the lane, and store what `change` makes of it."""
@@ -309,7 +317,7 @@ class _TenantQueue:
     async def _take_block(self) -> None:
         now = self._clock()
         self._refuse(now - MAX_LEAD, SECOND)  # storage is slow, or other processes were faster each time
-        slots, lane = self.lane.take(now + self._lead, self._rate, len(self._waiting))
+        slots, lane = self.lane.take(now + self._lead, self._rate, len(self._waiting), self._max_ahead)
         if not slots:
             await self._wait(now)
             return
@@ -327,7 +335,7 @@ class _TenantQueue:
 
     async def _wait(self, now: int) -> None:
         """Wait until slots are granted again; raise `RetryLater` in the requests that would wait too long."""
-        resumes = max(self.lane.next_slot, self.lane.paused_until) - MAX_AHEAD
+        resumes = max(self.lane.next_slot, self.lane.paused_until) - self._max_ahead
         is_brief = resumes <= now + MAX_PAUSE_MICROSECONDS
         self._refuse(resumes if is_brief else sys.maxsize, resumes - now)
         if self._waiting:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import azure.functions as func
 
-from shared.rate_windows import TenantLane
+from shared.rate_windows import MAX_AHEAD, TenantLane
 from shared.storage.rate_lanes import RateLanes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,10 @@ _taken: ContextVar[tuple[Sequence[int], TenantLane]] = ContextVar("taken", defau
 _take, _save_tenant = TenantLane.take, RateLanes.save_tenant
 
 
-def _traced_take(self: TenantLane, now: int, rate: int, max_count: int) -> tuple[Sequence[int], TenantLane]:
-    taken = _take(self, now, rate, max_count)
+def _traced_take(
+    self: TenantLane, now: int, rate: int, max_count: int, max_ahead: int = MAX_AHEAD
+) -> tuple[Sequence[int], TenantLane]:
+    taken = _take(self, now, rate, max_count, max_ahead)
     _taken.set(taken)
     return taken
 

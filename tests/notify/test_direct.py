@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -104,6 +105,15 @@ async def test_delivery_that_would_wait_for_a_slot_goes_to_its_queue(
     await timed.run_until_idle()
     assert (await timed.reload(submitted)).state is NotificationState.FINISHED
     assert len(await timed.received()) == 1
+
+
+async def test_flood_of_urgent_notifications_goes_to_its_queue(timed: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only some of them wait where they are ingested: otherwise they would hold up all others."""
+    [ada] = await stored_people(timed, 1)
+    monkeypatch.setattr("notify.direct._urgent_limit", asyncio.Semaphore(0))
+    take_slots(timed, 0.7)
+    assert await timed.counts(await timed.submit(user(ada), priority="urgent")) == {"open": 1}
+    assert await timed.message_count(DELIVERIES_URGENT) == 1
 
 
 def take_slots(herald: Herald, seconds: float) -> None:

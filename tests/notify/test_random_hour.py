@@ -36,7 +36,7 @@ WORKERS = 2
 MAX_UNKNOWN_OUTCOMES = 3
 #: How long requests may still leave for a recipient that is refused meanwhile: two that end without an answer.
 MARK_SECONDS = 70
-#: How long slots may still be used that another process took before a pause (`rate_windows.MAX_LEAD`, twice).
+#: How long slots may still be used that another process took before a pause (at most `rate_windows.MAX_LEAD`, twice).
 PAUSE_SLACK_SECONDS = 2.5
 #: Teams makes nobody wait longer than 15 minutes; the rest is jitter.
 MAX_DELAY_SECONDS = 900 + 30

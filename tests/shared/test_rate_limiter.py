@@ -14,6 +14,7 @@ import pytest
 
 from shared.rate_windows import SECOND, TenantLane
 from shared.storage.clients import open_storage
+from shared.storage.entity_writes import Row
 from shared.storage.rate_lanes import LaneKind, RateLanes, TenantLaneKind
 from shared.storage.table import Table
 from shared.teams.rate_limiter import RateLimiter, RetryLater
@@ -203,3 +204,41 @@ async def test_storage_failure_fails_only_the_requests_that_wait(new_limiter: Ne
         await limiter.wait_for_slot("t", "")
     lanes.is_down = False
     await limiter.wait_for_slot("t", "")
+
+
+class SlowTable(MemoryTable):
+    """Each write takes a quarter of a second."""
+
+    async def merge(self, row: Row, etag: str) -> str:
+        await asyncio.sleep(0.25)
+        return await super().merge(row, etag)
+
+    async def insert(self, row: Row) -> str:
+        await asyncio.sleep(0.25)
+        return await super().insert(row)
+
+
+def test_slow_storage_lets_few_slots_lapse() -> None:
+    """Slots are taken further ahead then: with half a second, a third of these would be sent."""
+
+    async def count() -> int:
+        table, sent = SlowTable(MemoryAccount().get_table_client("HeraldRateLanes")), 0
+        await table.create()
+        limiter = RateLimiter(RateLanes(table), 45, virtual_now)
+
+        async def send(conversation: str) -> None:
+            nonlocal sent
+            while True:
+                try:
+                    await limiter.wait_for_slot("t", conversation)
+                    sent += 1
+                except RetryLater:
+                    await asyncio.sleep(0.2)
+
+        tasks = [asyncio.create_task(send(f"c:{number}")) for number in range(1000)]
+        await asyncio.sleep(20)
+        for task in tasks:
+            task.cancel()
+        return sent
+
+    assert run_virtual(count) >= 20 * 25

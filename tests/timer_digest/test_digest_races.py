@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from azure.core.exceptions import ServiceResponseError
 
 from local.fake_teams.api import PersonView, TeamsFault
 from notify.delivery.deliver import deliver
@@ -525,5 +526,54 @@ async def test_more_digests_than_a_process_sends_at_once_are_enqueued(
     monkeypatch.setattr(digest_sender, "_direct_limit", asyncio.Semaphore(0))
     await release(timed.services, RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW))
     assert await timed.message_count(DELIVERIES) == 1
+    await timed.handle_messages()
+    assert await timed.counts(notification) == {"digested": 1}
+
+
+async def test_resumed_deliveries_are_released_after_a_digest_that_was_made_meanwhile(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`digest now` wins against the worker that reconsiders, and ends without that worker's items."""
+    services, reserve, send = timed.services, digest_sender._reserve, timed.services.connector.send
+    ada = await add_person(timed, "2026-11-23T10:00")
+    await send_to(timed, ada)
+    await set_preferences(timed, ada, paused_until=FOREVER)
+    news = [await send_to(timed, ada, f"News {number}", category="news") for number in range(MAX_SEPARATE_MESSAGES + 1)]
+    task = RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    is_sending, is_answered = asyncio.Event(), asyncio.Event()
+    other: list[asyncio.Task[None]] = []
+
+    async def send_slowly(*args: Any, **kwargs: Any) -> Any:
+        is_sending.set()
+        await is_answered.wait()
+        return await send(*args, **kwargs)
+
+    async def reserve_late(services: Services, task: RecipientTask, *rest: Any) -> DigestEntry | None:
+        if task.task is Task.RECONSIDER:
+            if not other:
+                other.append(asyncio.create_task(release(services, replace(task, task=Task.DIGEST_NOW))))
+            await is_sending.wait()
+        return await reserve(services, task, *rest)
+
+    monkeypatch.setattr(services.connector, "send", send_slowly)
+    monkeypatch.setattr(digest_sender, "_reserve", reserve_late)
+    await set_preferences(timed, ada, paused_until=None)
+    await release(services, replace(task, task=Task.RECONSIDER))
+    is_answered.set()
+    await other[0]
+    await timed.run_until_idle()
+    assert [await timed.counts(each) for each in news] == [{"digested": 1}] * len(news)
+
+
+async def test_digest_is_sent_again_at_once_after_a_fault_of_the_storage(
+    timed: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await add_person(timed, "2026-11-23T10:00")
+    notification, task = await send_to(timed, ada), RecipientTask(timed.tenant, f"u:{ada.object_id}", Task.DIGEST_NOW)
+    with monkeypatch.context() as fault:
+        fault.setattr(timed.services.rate_limiter, "wait_for_slot", AsyncMock(side_effect=ServiceResponseError("away")))
+        with pytest.raises(ServiceResponseError):
+            await release(timed.services, task)
+    await release(timed.services, task)  # its message comes again
     await timed.handle_messages()
     assert await timed.counts(notification) == {"digested": 1}
