@@ -41,7 +41,7 @@ PART_LENGTH = 30 * SECOND
 #: Longest pause of a lane. A stored time that is further ahead is not believed.
 MAX_PAUSE = 900 * SECOND
 #: After a pause, one request is sent first. The next ones follow after this time: other workers take their slots up to
-#: 0.7 s ahead (1.5 s while the storage is slow), and have to know its answer by then.
+#: 0.7 s ahead (2 s while the storage is slow), and have to know its answer by then.
 PROBE_GAP = 2 * SECOND
 #: Longest time that a message waits for its turn in the process, and longest time for which turns are reserved.
 MAX_TURN_WAIT, MAX_TURN_LEAD = SECOND, 3600 * SECOND
