@@ -39,7 +39,7 @@ MAX_PAUSE_MICROSECONDS = SECOND
 #: How far ahead slots are taken at least, so that the request history of the conversation is stored before the slot: a
 #: slot that is missed is lost. While storage is slower than that, they are taken up to `MAX_LEAD` ahead.
 LEAD_MICROSECONDS = SECOND // 5
-#: Storage counts as slow for this long after a slot was missed.
+#: Storage counts as slow for this long after slots were taken as far ahead as `MAX_LEAD`.
 SLOW_MICROSECONDS = 10 * SECOND
 #: Conversations whose lane is kept in memory, which saves a read if no other process wrote to it.
 MAX_CACHED_CONVERSATIONS = 4096
@@ -256,7 +256,7 @@ class _TenantQueue:
         self._lanes, self._tenant, self._rate, self._clock = lanes, tenant, rate, clock
         #: Slots before its `paused_until` are void, including those already granted.
         self.lane, self._etag = TenantLane(), ""
-        self._lead, self._missed_at = LEAD_MICROSECONDS, 0
+        self._lead, self._slow_at = LEAD_MICROSECONDS, 0
         self._waiting: list[_SlotRequest] = []
         self._order = count()
         self._task: asyncio.Task[None] | None = None
@@ -278,15 +278,16 @@ class _TenantQueue:
     def adapt_lead(self, spare: int) -> None:
         """Take slots further ahead if one was stored too late, or less far if there were `spare` microseconds."""
         if spare < -MAX_LATENESS:
-            self._missed_at = self._clock()
             self._lead = min(2 * self._lead, MAX_LEAD)
+            if self._lead == MAX_LEAD:
+                self._slow_at = self._clock()
         elif spare > self._lead // 2:
             self._lead = max(self._lead * 3 // 4, LEAD_MICROSECONDS)
 
     @property
     def _max_ahead(self) -> int:
-        """How far ahead slots are taken: further for a time after one was missed, which slow storage causes."""
-        return MAX_LEAD if self._clock() < self._missed_at + SLOW_MICROSECONDS else MAX_AHEAD
+        """How far ahead slots are taken: further for a time after the longest lead, which slow storage causes."""
+        return MAX_LEAD if self._clock() < self._slow_at + SLOW_MICROSECONDS else MAX_AHEAD
 
     async def change(self, change: Callable[[TenantLane], TenantLane]) -> None:
         """Read the lane, and store what `change` makes of it."""
