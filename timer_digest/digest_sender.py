@@ -51,7 +51,7 @@ from timer_digest.thread_groups import DigestEntry, ThreadGroup, group_by_priori
 FALLBACK_DELAY = timedelta(days=1)
 #: Longest time that a digest waits for its slot where it is made. The tick makes those of a second due at once.
 LONGEST_WAIT_SECONDS = 2.0
-#: A digest whose next try is overdue by this much is looked at again.
+#: A digest is looked at again when its next try is overdue by this much.
 LOST_MESSAGE_AFTER = timedelta(minutes=2)
 #: Digests that one process sends where they are made. Further ones are enqueued, so that a Teams that hangs does not
 #: stop the other tasks of recipients (`functions.MAX_CONCURRENT_RELEASES`).
@@ -67,9 +67,10 @@ async def send_digest(
     plan: DigestPlan,
     digest_preferences: DigestPreferences,
 ) -> bool:
-    """Make and send the planned digest; return whether more may be due. After one that was enqueued, its end says so.
+    """Make and send the planned digest; return whether more may be due now.
 
-    Raises `Conflict` if another worker changed the recipient's digest state.
+    After a digest that was enqueued, a task at its end looks for what is due. Raises `Conflict` if another worker
+    changed the recipient's digest state.
     """
     tenant, recipient = task.tenant, task.recipient
     await services.timers.put(plan.next_at or services.clock() + FALLBACK_DELAY, timers.DIGEST, tenant, recipient)

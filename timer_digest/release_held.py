@@ -78,7 +78,7 @@ async def _release_due(services: Services, task: RecipientTask) -> None:
     await gather_limited(messages, lambda each: services.queues.enqueue_delivery(each[0], urgent=each[1]))
     await services.held_deliveries.delete(task.tenant, task.recipient, alone)
     held = [item for item in items if item.reason not in SENT_ALONE]
-    is_more_due, is_sending = bool(alone) and len(items) >= MAX_ITEMS, False
+    has_released, is_more_due, is_sending = bool(alone), False, False
     if state.included:
         included = {delivery.identity for delivery in state.included}
         settled = await settle_last_digest(services, task, state, held)
@@ -91,12 +91,12 @@ async def _release_due(services: Services, task: RecipientTask) -> None:
     if held:
         digest_preferences = await digest_preferences_of(services, task)
         plan = await _plan(services, task, digest_preferences, state, held)
-        is_more_due |= bool(plan.release) and len(items) >= MAX_ITEMS
+        has_released |= bool(plan.release)
         state = await release_items(services, task, state, plan.release)
         if plan.digest and not is_sending:  # else this is repeated when that digest has ended
-            is_more_due |= await send_digest(services, task, state, plan, digest_preferences)
+            is_more_due = await send_digest(services, task, state, plan, digest_preferences)
             task = replace(task, task=Task.RELEASE)  # what `digest now` has left waits for the next digest
-    if is_more_due:
+    if is_more_due or (has_released and len(items) >= MAX_ITEMS):
         await services.queues.enqueue_recipient(replace(task, poison_retries=0))
 
 
